@@ -1,0 +1,308 @@
+"""From a source of text to batches of token windows (§III.A and III.C).
+
+    load_corpus  →  Corpus (text of each split)  →  token_ids (cached)  →  TokenWindows  →  loaders
+
+Three sources stand behind `load_corpus`: the Hub, a folder of WikiText's files
+(`wiki.{train,valid,test}.{raw,tokens}`) and the bundled sample. All become the same `datasets`
+rows and then the same text, byte for byte. Knows nothing about models; a tokenizer is anything with
+`encode_to_array`, `eot_id`, `dtype` and `fingerprint`.
+"""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from tqdm.auto import tqdm
+
+from llmlite.config import DataConfig, fingerprint
+from llmlite.errors import DataError
+from llmlite.files import replacing
+
+HUB_REPOSITORY = "Salesforce/wikitext"
+DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder of WikiText files
+SPLITS = ("train", "valid", "test")
+_HUB_SPLIT = {"train": "train", "valid": "validation", "test": "test"}
+BLANK_LINE = " \n"  # how WikiText's files write an empty line; the Hub's rows hold "" instead
+
+# SHA-256 of WikiText-2's files (Merity et al., 2016): tells a damaged copy from one's own text.
+KNOWN_SHA256 = {
+    "wiki.train.tokens": "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+    "wiki.valid.tokens": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+    "wiki.test.tokens": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+    "wiki.valid.raw": "4cd0f6876d07a413aa911261ff6d363c72d757d47f0fdd6015702014c89cb9c7",
+    "wiki.test.raw": "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
+}
+
+# A top-level heading between two blank lines. Without that context, lines in the middle of an
+# article match as well: 629 instead of 600 in the training split.
+_ARTICLE_START = re.compile(r"(?:(?<=\n)|\A) \n = (?!= )(?P<title>.+) = \n(?= \n)")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The text of the three splits, and what to call it."""
+
+    name: str  # as shown beside every result, e.g. "wikitext-2-v1, split 80/10/10"
+    splits: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([hashlib.sha256(self.splits[s].encode()).hexdigest() for s in SPLITS])
+
+    def articles(self, split: str) -> list["Article"]:
+        return split_articles(self.splits[split])
+
+
+@dataclass(frozen=True)
+class Article:
+    title: str
+    text: str
+
+
+def load_corpus(config: DataConfig, hub_repository: str = HUB_REPOSITORY) -> Corpus:
+    """The corpus that `config` names, split as it says. Raises DataError, one sentence each.
+
+    `hub_repository` may be a local folder laid out like the repository on the Hub.
+    """
+    source = config.source
+    if source == "auto":
+        source = os.environ.get(DATA_VARIABLE) or "hub"
+    if source == "hub":
+        name, rows = config.name, _hub_rows(config.name, hub_repository)
+    elif source == "sample":
+        name, rows = "bundled sample", _folder_rows(sample_folder())[1]
+    else:
+        name, rows = _folder_rows(Path(source).expanduser())
+    splits = {split: rows_to_text(rows[split]["text"]) for split in SPLITS}
+    for split, text in splits.items():
+        if not text.strip():
+            raise DataError(f"The {split} split of {name} holds no text; check the source.")
+    if config.split == "paper":
+        splits = paper_split("".join(splits.values()))
+        name += ", split 80/10/10"
+    return Corpus(name, splits)
+
+
+def rows_to_text(rows) -> str:
+    """The corpus's text from rows in the Hub's form, where a blank line is the empty string."""
+    return "".join(row or BLANK_LINE for row in rows)
+
+
+def text_to_rows(text: str) -> list[str]:
+    """The Hub's rows of a text: a line each with its line end, "" for a blank line."""
+    lines = re.findall(r"[^\n]*\n|[^\n]+\Z", text)
+    return ["" if line == BLANK_LINE else line for line in lines]
+
+
+def split_articles(text: str) -> list[Article]:
+    """Cut `text` before each top-level heading; the pieces joined together are `text` again."""
+    starts = list(_ARTICLE_START.finditer(text))
+    if not starts:
+        return [Article("", text)] if text else []
+    ends = [start.start() for start in starts[1:]] + [len(text)]
+    articles = [
+        Article(start["title"], text[start.start() : end])
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    if starts[0].start() > 0:
+        articles.insert(0, Article("", text[: starts[0].start()]))
+    return articles
+
+
+def paper_split(text: str) -> dict[str, str]:
+    """§III.A: 80/10/10 of the text in its order, each cut moved to the nearest article boundary."""
+    articles = split_articles(text)
+    if len(articles) < 3:
+        raise DataError(
+            f"The corpus has {len(articles)} article(s), so it cannot be split 80/10/10 between "
+            "articles; use split='official' or add headings of the form ' = Title = '."
+        )
+    ends = np.cumsum([len(article.text) for article in articles])
+    first = int(np.clip(np.abs(ends - 0.8 * len(text)).argmin() + 1, 1, len(articles) - 2))
+    second = int(np.abs(ends - 0.9 * len(text)).argmin() + 1)
+    second = int(np.clip(second, first + 1, len(articles) - 1))
+    parts = articles[:first], articles[first:second], articles[second:]
+    return {s: "".join(a.text for a in part) for s, part in zip(SPLITS, parts, strict=True)}
+
+
+# -- sources --------------------------------------------------------------------------------------
+
+
+def sample_folder() -> Path:
+    """The bundled sample: `data/sample` of a clone, or the copy that an installation carries."""
+    package = Path(__file__).resolve().parent
+    clone = package.parent / "data" / "sample"
+    return clone if clone.is_dir() else package / "sample"
+
+
+def _hub_rows(name: str, repository: str) -> datasets.DatasetDict:
+    try:
+        rows = datasets.load_dataset(repository, name)
+    except ValueError as error:  # how `datasets` answers a configuration that is not there
+        raise DataError(f"{repository} on the Hub has no configuration '{name}': {error}") from None
+    except OSError as error:  # ConnectionError and FileNotFoundError among them
+        raise DataError(
+            f"The Hub's {repository} cannot be reached ({type(error).__name__}): point "
+            f"${DATA_VARIABLE} or --data at a folder of wiki.train/valid/test files, or use the "
+            "bundled sample with --data sample."
+        ) from None
+    return datasets.DatasetDict({split: rows[_HUB_SPLIT[split]] for split in SPLITS})
+
+
+def _folder_rows(folder: Path) -> tuple[str, datasets.DatasetDict]:
+    """The name and the rows of a folder of WikiText files, verified."""
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; name one with wiki.train/valid/test files.")
+    found = {
+        suffix: [s for s in SPLITS if (folder / f"wiki.{s}.{suffix}").is_file()]
+        for suffix in ("raw", "tokens")
+    }
+    suffix = max(found, key=lambda s: len(found[s]))
+    missing = [f"wiki.{s}.{suffix}" for s in SPLITS if s not in found[suffix]]
+    if missing:
+        raise DataError(
+            f"The folder {folder} lacks {', '.join(missing)}; it must hold "
+            "wiki.train, wiki.valid and wiki.test, all ending in .raw or all in .tokens."
+        )
+    content = {s: (folder / f"wiki.{s}.{suffix}").read_bytes() for s in SPLITS}
+    known = _verify(folder, {f"wiki.{s}.{suffix}": data for s, data in content.items()})
+    wikitext = "wikitext-2-raw-v1" if suffix == "raw" else "wikitext-2-v1"
+    name = wikitext if known else f"own text in {folder.resolve().name}"
+    rows = {
+        split: datasets.Dataset.from_dict(
+            {"text": text_to_rows(_decode(data, folder / f"wiki.{split}.{suffix}"))}
+        )
+        for split, data in content.items()
+    }
+    return name, datasets.DatasetDict(rows)
+
+
+def _verify(folder: Path, files: dict[str, bytes]) -> bool:
+    """Check files against a SHA256SUMS beside them, and against the corpus's own checksums.
+
+    Returns whether they are WikiText-2's. Some files of the corpus beside others that differ from
+    it mean a damaged copy; if all differ, it is somebody's own text under the same names.
+    """
+    digest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    expected = {}
+    sums = folder / "SHA256SUMS"
+    if sums.is_file():
+        lines = (line.split(maxsplit=1) for line in sums.read_text("utf-8").splitlines())
+        expected = {name.lstrip("*").strip(): sha for sha, name in (li for li in lines if li)}
+    genuine = [name for name in files if digest[name] == KNOWN_SHA256.get(name)]
+    if genuine:
+        expected |= KNOWN_SHA256
+    for name in files:
+        if name in expected and digest[name] != expected[name]:
+            raise DataError(
+                f"{folder / name} is damaged or was changed: its SHA-256 is "
+                f"{digest[name][:12]}…, expected {expected[name][:12]}…; fetch the file again."
+            )
+    return bool(genuine)
+
+
+def _decode(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} is not UTF-8: byte {error.start} (line {line}) is 0x{data[error.start]:02x}; "
+            "convert the file to UTF-8."
+        ) from None
+
+
+# -- tokens ---------------------------------------------------------------------------------------
+
+
+def encode_split(corpus: Corpus, split: str, tokenizer, progress: bool = False) -> np.ndarray:
+    """Token ids of a split: <|endoftext|> before each article, so that the first token has context.
+
+    Shape (tokens,), the tokenizer's smallest unsigned type.
+    """
+    parts = []
+    for article in tqdm(
+        corpus.articles(split), desc=f"Encode {split}", unit="article", disable=not progress
+    ):
+        parts += [[tokenizer.eot_id], tokenizer.encode_to_array(article.text)]
+    return np.concatenate(parts).astype(tokenizer.dtype)
+
+
+def token_ids(
+    corpus: Corpus, tokenizer, folder: str | Path, progress: bool = False
+) -> dict[str, torch.Tensor]:
+    """Token ids of all splits, int64 (tokens,), cached in `folder`.
+
+    The cache's file name holds the fingerprints of text and tokenizer: a stale one is never read.
+    """
+    folder = Path(folder)
+    path = folder / f"tokens-{corpus.fingerprint}-{tokenizer.fingerprint}.npz"
+    if not path.exists():
+        arrays = {split: encode_split(corpus, split, tokenizer, progress) for split in SPLITS}
+        with replacing(path) as aside:
+            np.savez(aside, **arrays)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {split: torch.from_numpy(arrays[split].astype(np.int64)) for split in SPLITS}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"The token cache {path} is damaged ({error}); delete it.") from None
+
+
+class TokenWindows(Dataset):
+    """Windows of `block_size` inputs and their next-token targets over one stream of ids.
+
+    Window i starts at i × stride. `windows[i]` or `windows[[i, j, …]]` gives (inputs, targets) of
+    shape (…, block_size), a whole batch in one indexing operation. The end of the stream that does
+    not fill a window is left out.
+    """
+
+    def __init__(self, ids: torch.Tensor, block_size: int, stride: int | None = None):
+        if len(ids) <= block_size:
+            raise DataError(
+                f"The text has {len(ids)} tokens, too few for one window of {block_size} and its "
+                "targets; use more text or a smaller block_size."
+            )
+        self.ids, self.stride = ids, stride or block_size
+        self._offsets = torch.arange(block_size + 1, device=ids.device)
+        self._length = (len(ids) - block_size - 1) // self.stride + 1
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index) -> tuple[torch.Tensor, torch.Tensor]:
+        starts = torch.as_tensor(index, device=self.ids.device) * self.stride
+        window = self.ids[starts.unsqueeze(-1) + self._offsets]  # (…, block_size + 1)
+        return window[..., :-1], window[..., 1:]
+
+
+class EpochShuffle(Sampler):
+    """A permutation of range(n) drawn from (seed, epoch) alone, so it can be taken up again."""
+
+    def __init__(self, n: int, seed: int):
+        self.n, self.seed, self.epoch, self.start = n, seed, 0, 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and how many of its windows an interrupted run has seen already."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        return self.n - self.start
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        yield from torch.randperm(self.n, generator=generator)[self.start :].tolist()
+
+
+def train_loader(windows: TokenWindows, batch_size: int, seed: int) -> DataLoader:
+    """Batches of windows in an order that is drawn anew each epoch (§III.C).
+
+    Call `loader.sampler.sampler.set_epoch(epoch)` before each pass. The last batch may be smaller.
+    """
+    sampler = BatchSampler(EpochShuffle(len(windows), seed), batch_size, drop_last=False)
+    return DataLoader(windows, sampler=sampler, batch_size=None)

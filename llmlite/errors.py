@@ -1,0 +1,21 @@
+"""The errors that a person is meant to read: one sentence with what, where and what to do."""
+
+
+class LLMLiteError(Exception):
+    """Bad input or an impossible request. The command line prints it and exits with code 2."""
+
+
+class DataError(LLMLiteError):
+    """The corpus cannot be had, or is not what it says it is."""
+
+
+class TokenizerError(LLMLiteError):
+    """A tokenizer cannot be trained, loaded or asked for this."""
+
+
+class CheckpointError(LLMLiteError):
+    """A file of weights or a training state is missing, damaged or belongs to something else."""
+
+
+class DivergedError(LLMLiteError):
+    """The loss or the gradient became NaN or infinite; the run was stopped and says where."""

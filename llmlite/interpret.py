@@ -1,0 +1,116 @@
+"""What the attention heads do: ablation (§IV.D) and attention maps (§IV.E), with numbers."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from llmlite.config import ModelConfig
+from llmlite.errors import LLMLiteError
+from llmlite.metrics import total_loss
+from llmlite.model import GPT
+
+
+def mask_heads(
+    config: ModelConfig, heads: Iterable[int], layers: Iterable[int] | None = None
+) -> Tensor:
+    """A head mask (n_layer, n_head): 1, and 0 for `heads` in `layers` (None: in every layer)."""
+    mask = torch.ones(config.n_layer, config.n_head)
+    layers = list(range(config.n_layer) if layers is None else layers)
+    for head in heads:
+        for layer in layers:
+            if not (0 <= head < config.n_head and 0 <= layer < config.n_layer):
+                raise LLMLiteError(
+                    f"There is no head {head} in layer {layer}: the model has {config.n_layer} "
+                    f"layers of {config.n_head} heads, counted from 0."
+                )
+            mask[layer, head] = 0.0
+    return mask
+
+
+def ablation_effects(model: GPT, ids: Tensor, progress: bool = False) -> tuple[float, np.ndarray]:
+    """(loss of the whole model, change of the loss without each head), in nats per token.
+
+    ids: (tokens,), the text that the loss is measured on. The changes are (n_layer, n_head);
+    positive means that the head helps.
+    """
+    config, device = model.config, model.device
+    baseline = _mean_loss(model, ids, None)
+    effects = np.zeros((config.n_layer, config.n_head))
+    heads = [(layer, head) for layer in range(config.n_layer) for head in range(config.n_head)]
+    for layer, head in tqdm(heads, desc="Ablate", unit="head", disable=not progress):
+        mask = mask_heads(config, [head], [layer]).to(device)
+        effects[layer, head] = _mean_loss(model, ids, mask) - baseline
+    return baseline, effects
+
+
+def loss_without(model: GPT, ids: Tensor, heads: Iterable[int]) -> float:
+    """Nats per token with `heads` removed from every layer, as the paper does."""
+    return _mean_loss(model, ids, mask_heads(model.config, heads).to(model.device))
+
+
+def _mean_loss(model: GPT, ids: Tensor, head_mask: Tensor | None) -> float:
+    nats, tokens = total_loss(model, ids, head_mask=head_mask)
+    return nats / tokens
+
+
+@torch.inference_mode()
+def attention_maps(model: GPT, ids: Tensor) -> Tensor:
+    """The attention weights of every head on one text: ids (time,) → (layer, head, query, key)."""
+    model.eval()
+    output = model(ids.to(model.device).unsqueeze(0), return_attention=True)
+    return output.attention[:, 0].float().cpu()
+
+
+def attention_statistics(
+    model: GPT, texts: Sequence[Tensor], progress: bool = False
+) -> pd.DataFrame:
+    """A row a head, averaged over all positions but the first of all `texts`, each (time,).
+
+    distance: mean number of tokens looked back. entropy: of the weights, in nats; 0 is one token
+    alone. self, previous, first: weight on the token itself, the one before it, and the first one.
+    uniform_distance: what a head that spreads its weight evenly would have, for comparison.
+    """
+    sums, positions = 0.0, 0
+    for ids in tqdm(texts, desc="Attention", unit="text", disable=not progress):
+        maps = attention_maps(model, ids)  # (layer, head, query, key)
+        time = maps.size(-1)
+        query, key = torch.arange(time).unsqueeze(1), torch.arange(time)
+        back = (query - key).clamp(min=0).float()
+        even = torch.ones(time, time).tril() / (query + 1)
+        per_query = torch.stack(
+            [
+                (maps * back).sum(-1),
+                torch.special.entr(maps).sum(-1),
+                maps.diagonal(dim1=-2, dim2=-1),
+                torch.nn.functional.pad(maps.diagonal(-1, dim1=-2, dim2=-1), (1, 0)),
+                maps[..., 0],
+                (even * back).sum(-1).expand(maps.shape[:3]),
+            ]
+        )  # (statistic, layer, head, query)
+        sums = sums + per_query[..., 1:].double().sum(-1)
+        positions += time - 1
+    if not positions:
+        raise LLMLiteError("Attention statistics need a text of at least two tokens.")
+    means = (sums / positions).flatten(1).T.numpy()
+    names = ["distance", "entropy", "self", "previous", "first", "uniform_distance"]
+    table = pd.DataFrame(means, columns=names)
+    heads = np.indices((model.config.n_layer, model.config.n_head)).reshape(2, -1)
+    table.insert(0, "layer", heads[0])
+    table.insert(1, "head", heads[1])
+    return table
+
+
+def attention_received(maps: Tensor, position: int) -> Tensor:
+    """How much later tokens look at `position`: (layer, head), relative to spreading evenly.
+
+    maps: (layer, head, query, key). 1 is the share that even attention would give it, 2 twice that.
+    """
+    later = maps[:, :, position + 1 :, position]  # (layer, head, later queries)
+    if later.size(-1) == 0:
+        raise LLMLiteError("No token comes after this position; choose an earlier one.")
+    length = torch.arange(position + 2, maps.size(-1) + 1)  # keys that each of them may look at
+    return (later * length).mean(-1)

@@ -1,0 +1,149 @@
+"""Scores of a model and of generated text. Knows nothing about files or training.
+
+Loss is in nats per token. Perplexity per token depends on the vocabulary, so two tokenizers cannot
+be compared by it; perplexity per word and bits per byte can.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts a text: `nats` over `tokens` that spell `words` and `bytes`."""
+
+    nats: float
+    tokens: int
+    words: int
+    bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return perplexity(self.loss)
+
+    @property
+    def word_perplexity(self) -> float:
+        """Per whitespace word and line end, as the literature on WikiText counts."""
+        return perplexity(self.nats / self.words)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where that is too large for a float."""
+    return math.exp(loss) if loss < 709 else math.inf
+
+
+def count_words(text: str) -> int:
+    """Whitespace words and line ends: 245,569 for the test split of wikitext-2-v1."""
+    return len(text.split()) + text.count("\n")
+
+
+@torch.inference_mode()
+def total_loss(
+    model,
+    ids: Tensor,
+    batch_size: int = 32,
+    head_mask: Tensor | None = None,
+    progress: str | None = None,
+) -> tuple[float, int]:
+    """(nats, tokens): the model's loss summed over ids[1:], every token scored exactly once.
+
+    ids: (tokens,). Windows of the model's block_size stand side by side, so a token sees between 1
+    and block_size tokens before it; the last window may be shorter. In float32, without dropout.
+    `progress` names a progress bar.
+    """
+    was_training = model.training
+    model.eval()
+    ids = ids.to(model.device)
+    size = model.config.block_size
+    full = (len(ids) - 1) // size
+    inputs = list(ids[: full * size].view(full, size).split(batch_size)) if full else []
+    targets = list(ids[1 : full * size + 1].view(full, size).split(batch_size)) if full else []
+    if full * size < len(ids) - 1:
+        inputs.append(ids[full * size : -1].unsqueeze(0))
+        targets.append(ids[full * size + 1 :].unsqueeze(0))
+    nats = torch.zeros((), dtype=torch.float64, device=ids.device)
+    for x, y in tqdm(
+        zip(inputs, targets, strict=True),
+        total=len(inputs),
+        desc=progress,
+        unit="batch",
+        disable=progress is None,
+        leave=False,
+    ):
+        logits = model(x, head_mask=head_mask).logits
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
+        nats += losses.double().sum()
+    model.train(was_training)
+    return nats.item(), len(ids) - 1
+
+
+def evaluate(model, ids: Tensor, text: str, progress: str | None = None) -> Score:
+    """The Score of `model` on a split: its token ids and the text that they spell."""
+    nats, tokens = total_loss(model, ids, progress=progress)
+    return Score(nats, tokens, count_words(text), len(text.encode("utf-8")))
+
+
+# -- generated text -------------------------------------------------------------------------------
+
+
+def bleu_matrix(texts: Sequence[str]) -> np.ndarray:
+    """Pairwise sentence BLEU (§IV.C), (n, n): row = reference, column = hypothesis, in [0, 1].
+
+    Words are split at white space, up to 4-grams count equally, and a count of 0 is smoothed
+    (Chen and Cherry, 2014, method 1), since short continuations seldom share a 4-gram.
+    """
+    words = [text.split() for text in texts]
+    smooth = SmoothingFunction().method1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about n-grams that do not overlap, which is the point
+        return np.array(
+            [
+                [
+                    sentence_bleu([reference], hypothesis, smoothing_function=smooth)
+                    for hypothesis in words
+                ]
+                for reference in words
+            ]
+        )
+
+
+def off_diagonal(matrix: np.ndarray) -> np.ndarray:
+    """The entries of a square matrix that compare two different things."""
+    return matrix[~np.eye(len(matrix), dtype=bool)]
+
+
+def distinct_n(items: Sequence, n: int) -> float:
+    """Distinct n-grams over all n-grams (Li et al., 2016); 1.0 is no repetition, 0.0 no n-gram."""
+    grams = list(zip(*(items[i:] for i in range(n)), strict=False))
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition_rate(items: Sequence, window: int = 8) -> float:
+    """Share of items that also occur among the `window` items just before them."""
+    repeated = sum(item in items[max(0, i - window) : i] for i, item in enumerate(items))
+    return repeated / len(items) if items else 0.0
+
+
+def most_common_share(items: Sequence) -> float:
+    """Share of the single most frequent item: 1.0 for a text that is stuck on one word."""
+    return max(Counter(items).values()) / len(items) if items else 0.0
