@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from llmlite import __version__
@@ -42,7 +42,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     """
     path = Path(path)
     try:
-        with safetensors.safe_open(path, "pt") as file:
+        with safe_open(path, "pt") as file:
             header = file.metadata() or {}
         if header.get("format") != FORMAT:
             raise CheckpointError(f"{path} does not hold an llmlite model (format {FORMAT}).")
@@ -50,7 +50,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise CheckpointError(f"There is no model at {path}; train one first.") from None
-    except (OSError, ValueError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+    except (OSError, LookupError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
     return model.to(device).eval(), header
 

@@ -13,16 +13,17 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import datasets
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
-from tqdm.auto import tqdm
 
 from llmlite.config import DataConfig, fingerprint
 from llmlite.errors import DataError
 from llmlite.files import replacing
+from llmlite.progress import tqdm
 
 HUB_REPOSITORY = "Salesforce/wikitext"
 DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder of WikiText files
@@ -70,9 +71,7 @@ def load_corpus(config: DataConfig, hub_repository: str = HUB_REPOSITORY) -> Cor
 
     `hub_repository` may be a local folder laid out like the repository on the Hub.
     """
-    source = config.source
-    if source == "auto":
-        source = os.environ.get(DATA_VARIABLE) or "hub"
+    source = resolve_source(config.source)
     if source == "hub":
         name, rows = config.name, _hub_rows(config.name, hub_repository)
     elif source == "sample":
@@ -87,6 +86,11 @@ def load_corpus(config: DataConfig, hub_repository: str = HUB_REPOSITORY) -> Cor
         splits = paper_split("".join(splits.values()))
         name += ", split 80/10/10"
     return Corpus(name, splits)
+
+
+def resolve_source(source: str) -> str:
+    """What "auto" means here: the folder that $LLMLITE_DATA names, else the Hub."""
+    return (os.environ.get(DATA_VARIABLE) or "hub") if source == "auto" else source
 
 
 def rows_to_text(rows) -> str:
@@ -113,6 +117,12 @@ def split_articles(text: str) -> list[Article]:
     if starts[0].start() > 0:
         articles.insert(0, Article("", text[: starts[0].start()]))
     return articles
+
+
+def first_sentences(text: str, limit: int) -> list[str]:
+    """The first sentence of each of the first `limit` paragraphs that have a full stop."""
+    paragraphs = (line for line in text.split("\n") if " . " in line and not line.startswith(" ="))
+    return [line.split(" . ")[0] + " ." for line, _ in zip(paragraphs, range(limit), strict=False)]
 
 
 def paper_split(text: str) -> dict[str, str]:
@@ -250,7 +260,7 @@ def token_ids(
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {split: torch.from_numpy(arrays[split].astype(np.int64)) for split in SPLITS}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DataError(f"The token cache {path} is damaged ({error}); delete it.") from None
 
 

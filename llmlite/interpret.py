@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from llmlite.config import ModelConfig
 from llmlite.errors import LLMLiteError
 from llmlite.metrics import total_loss
 from llmlite.model import GPT
+from llmlite.progress import tqdm
 
 
 def mask_heads(

@@ -15,7 +15,8 @@ import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+
+from llmlite.progress import tqdm
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,18 @@ def repetition_rate(items: Sequence, window: int = 8) -> float:
     """Share of items that also occur among the `window` items just before them."""
     repeated = sum(item in items[max(0, i - window) : i] for i, item in enumerate(items))
     return repeated / len(items) if items else 0.0
+
+
+def text_statistics(texts: Sequence[str]) -> dict[str, float]:
+    """Means over continuations: words, words of the first sentence, distinct-2, repetition rate."""
+    split = [text.split() for text in texts]
+    first = [words[: words.index(".")] if "." in words else words for words in split]
+    return {
+        "words": float(np.mean([len(words) for words in split])),
+        "first sentence": float(np.mean([len(words) for words in first])),
+        "distinct-2": float(np.mean([distinct_n(words, 2) for words in split])),
+        "repetition": float(np.mean([repetition_rate(words) for words in split])),
+    }
 
 
 def most_common_share(items: Sequence) -> float:

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from llmlite.checkpoint import read_record
 from llmlite.config import ModelConfig, SearchSpace, TrainConfig, fingerprint
 from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.files import replacing
-from llmlite.train import Trainer
+from llmlite.progress import tqdm
+from llmlite.train import Trainer, epoch_line
 
 AXES = ("learning_rate", "n_layer", "n_head", "n_embd")
 
 
-def run_name(point: dict, identity: dict) -> str:
+def run_name(point: dict, identity: list) -> str:
     """A folder's name: what the configuration is, and a fingerprint of everything behind it."""
     shape = "lr{learning_rate:g}-{n_layer}l-{n_head}h-{n_embd}d".format(**point)
     return f"{shape}-{fingerprint(identity)[:8]}"
@@ -49,12 +49,7 @@ def hyperparameter_search(
     points = list(space.points())
     with tqdm(points, desc="Grid", unit="configuration", disable=not progress) as bar:
         for point in bar:
-            if progress:
-                tqdm.write("Running config: " + _paper_form(point))
-            row = _run(point, model, config, ids, folder, about, device, stride, progress)
-            if progress:
-                tqdm.write(_last_line(point, row))
-            rows.append(row)
+            rows.append(_run(point, model, config, ids, folder, about, device, stride, progress))
             table = pd.DataFrame(rows)
             with replacing(folder / "results.csv") as aside:
                 table.to_csv(aside, index=False)
@@ -87,45 +82,67 @@ def epochs_table(table: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def search_log(table: pd.DataFrame, folder: str | Path) -> str:
+    """The log of a search in the paper's form (Figs. 2 to 5), from the runs' records."""
+    parts = []
+    for row in table.to_dict("records"):
+        lines = [_first_line(row)]
+        if row["status"] == "finished":
+            epochs = read_record(Path(folder) / row["run"])["epochs"]
+            lines += [epoch_line(epoch) for epoch in epochs]
+        parts.append("\n".join([*lines, _last_line(row)]))
+    return "\n\n".join(parts)
+
+
 def _run(point, model, config, ids, folder, about, device, stride, progress) -> dict:
-    """Train one configuration; its row of the table."""
-    row = dict(point)
+    """Train one configuration, or find it finished; its row of the table."""
+    row, announced = dict(point), False
     try:
         shape = replace(model, **{axis: point[axis] for axis in AXES if axis != "learning_rate"})
         config = replace(config, learning_rate=point["learning_rate"])
-        identity = [str(shape), str(config), stride, about]
-        row["run"] = run_name(point, identity)
+        row["run"] = run_name(point, [str(shape), str(config), stride, about])
         trainer = Trainer(shape, config, ids, folder / row["run"], about, device, stride, progress)
-        record = trainer.fit()
+        announced = progress and not trainer.finished()
+        if announced:
+            tqdm.write(_first_line(point))
+        row |= _outcome(trainer.fit())
     except CheckpointError:
         raise  # somebody must look at it; training over it would lose it
     except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        return row | {"status": "failed", "reason": str(error).splitlines()[0]}
-    best = record["best"]
-    return row | {
+        row |= {"status": "failed", "reason": (str(error) or type(error).__name__).splitlines()[0]}
+    if announced or row["status"] == "failed":
+        tqdm.write(_last_line(row) + "\n")
+    return row
+
+
+def _outcome(record: dict) -> dict:
+    """The columns of the table that a finished run's record fills."""
+    best, last = record["best"], record["epochs"][-1]
+    return {
         "status": "finished",
         "reason": "",
         "train_loss": best["train_loss"],
         "valid_loss": best["valid_loss"],
         "perplexity": best["perplexity"],
         "best_epoch": best["epoch"],
-        "epochs": len(record["epochs"]),
-        "steps": record["epochs"][-1]["step"],
+        "epochs": last["epoch"],
+        "steps": last["step"],
         "parameters": record["parameters"],
-        "tokens_per_second": round(record["epochs"][-1]["tokens_per_second"]),
+        "tokens_per_second": round(last["tokens_per_second"]),
         "seconds": round(record["seconds"], 1),
     }
 
 
-def _paper_form(point: dict) -> str:
-    return "lr={learning_rate:g}, layers={n_layer}, heads={n_head}, embed_dim={n_embd}".format(
-        **point
+def _first_line(point: dict) -> str:
+    return (
+        f"Running config: lr={point['learning_rate']:g}, layers={point['n_layer']}, "
+        f"heads={point['n_head']}, embed_dim={point['n_embd']}"
     )
 
 
-def _last_line(point: dict, row: dict) -> str:
+def _last_line(row: dict) -> str:
     """The line that closes a configuration in the paper's logs, or why there is none."""
-    values = ", ".join(f"{point[axis]:g}" for axis in AXES)
+    values = ", ".join(f"{row[axis]:g}" for axis in AXES)
     if row["status"] == "failed":
-        return f"Failed ({values}): {row['reason']}\n"
-    return f"Final Perplexity for ({values}): {row['perplexity']:.4f}\n"
+        return f"Failed ({values}): {row['reason']}"
+    return f"Final Perplexity for ({values}): {row['perplexity']:.4f}"

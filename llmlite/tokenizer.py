@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import regex
-from tqdm.auto import tqdm
 
 from llmlite.config import fingerprint
 from llmlite.errors import TokenizerError
 from llmlite.files import replacing
+from llmlite.progress import tqdm
 
 # Radford et al., 2019: contractions, letters, digits, other signs (each with the space before it),
 # then white space.

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from llmlite.checkpoint import environment, load_state, read_record, save_model, save_state
 from llmlite.config import ModelConfig, TrainConfig
@@ -22,6 +21,7 @@ from llmlite.errors import CheckpointError, DivergedError
 from llmlite.files import replacing, write_json
 from llmlite.metrics import perplexity, total_loss
 from llmlite.model import GPT
+from llmlite.progress import tqdm
 
 FLUSH_EVERY = 20  # steps between reads of the device's logs; each read waits for the device
 
@@ -104,19 +104,24 @@ class Trainer:
         windows = TokenWindows(train_ids, model_config.block_size, stride)
         self.batch = config.batch_size * config.accumulation  # windows in an optimiser step
         self.loader = train_loader(windows, self.batch, config.seed)
+        self.loader.generator = torch.Generator()  # else a pass draws from dropout's, unsaved
         self.steps_per_epoch = math.ceil(len(windows) / self.batch)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.tokens_per_epoch = len(windows) * model_config.block_size
+        self.model_config = model_config
+        self.dtype = autocast_dtype(config.amp, self.device)
 
+    def _start(self) -> None:
+        """The state before the first step, whatever was drawn or half trained in this process."""
+        config = self.config
         torch.manual_seed(config.seed)
-        self.model = GPT(model_config).to(self.device)
+        self.model = GPT(self.model_config).to(self.device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, config.weight_decay),
             lr=config.learning_rate,
             betas=(0.9, config.beta2),
             fused=True,
         )
-        self.dtype = autocast_dtype(config.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.step = 0  # optimiser steps taken
         self.epochs: list[dict] = []  # the log of finished epochs
@@ -127,9 +132,8 @@ class Trainer:
 
     def fit(self) -> dict:
         """Train to the end and return the run's record."""
-        record = read_record(self.folder)
-        if record and record["status"] == "finished" and self._same(record["identity"]):
-            return record
+        if self.finished():
+            return read_record(self.folder)
         self._resume()
         with tqdm(
             total=self.total_steps,
@@ -142,6 +146,11 @@ class Trainer:
                 self._train_epoch()
                 self._end_epoch()
         return self._write_record("finished")
+
+    def finished(self) -> bool:
+        """Is this very run in the folder, trained to its end?"""
+        record = read_record(self.folder)
+        return bool(record and record["status"] == "finished" and self._same(record["identity"]))
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -199,12 +208,13 @@ class Trainer:
         norms = torch.stack([norm for _, _, _, norm, _ in self._pending]).tolist()
         lines = []
         for (step, lr, _, _, tokens), loss, norm in zip(self._pending, losses, norms, strict=True):
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"The loss became {loss} at step {step} of {self.total_steps} (learning rate "
-                    f"{lr:.2e}); lower the learning rate or lengthen the warmup."
-                )
             finite = math.isfinite(norm)  # if not, the scaler left this step out
+            if not math.isfinite(loss) or not (finite or self.scaler.is_enabled()):
+                what = f"loss became {loss}" if finite else f"gradient's norm became {norm}"
+                raise DivergedError(
+                    f"The {what} at step {step} of {self.total_steps} (learning rate {lr:.2e}); "
+                    "lower the learning rate or lengthen the warmup."
+                )
             row = {
                 "step": step,
                 "epoch": len(self.epochs) + 1,
@@ -232,7 +242,7 @@ class Trainer:
             progress="Validate" if self.progress else None,
         )
         sums, valid_loss = self.sums, nats / tokens
-        if not math.isfinite(valid_loss):
+        if not math.isfinite(perplexity(valid_loss)):
             raise DivergedError(
                 f"The validation loss became {valid_loss} after epoch {len(self.epochs) + 1}; "
                 "lower the learning rate."
@@ -288,6 +298,7 @@ class Trainer:
         """Take up the last checkpoint, if there is one, and cut the step log back to it."""
         path, log = self.folder / "last.pt", self.folder / "steps.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._start()
         if path.exists():
             state = load_state(path, self.device)
             if not self._same(state["identity"]):

@@ -17,7 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SEED = 20
 SPLITS = {"wiki.train.raw": 0.8, "wiki.valid.raw": 0.1, "wiki.test.raw": 0.1}
-OPTIONAL = 0.7  # how often a slot or section marked "?" is used
+OPTIONAL = 0.8  # how often a slot or section marked "?" is used
+ASIDE = 7  # how many sentences at most on a related subject
 PEOPLE = ("composer", "painter", "scientist", "writer")
 
 UNITS = (
@@ -126,6 +127,8 @@ class Row:
             return f"{self.values.get('the', '')} {self.title}".strip()
         if column == "short":
             return self.values.get("short") or self.get("name")
+        if column == "country":
+            column = "country_name"
         value = self.values[column]  # a KeyError here is a slip in a template
         if not value:
             raise Missing(f"{self.title}: {name}")
@@ -160,6 +163,10 @@ def load_tables() -> dict[str, list[Row]]:
                             value = f"{float(value):,.{digits}f}".replace("-", "−")
                     row.values[name] = value
                 rows.append(row)
+    names = {row.title: row.get("name") for row in tables["country"]}
+    for row in (row for rows in tables.values() for row in rows):
+        country = row.values.get("country", "")
+        row.values["country_name"] = names.get(country, country)  # with its "the"
     return tables
 
 
@@ -172,7 +179,7 @@ class Section:
     def __init__(self, titles: list[str], level: int = 0, marks: str = "") -> None:
         self.titles, self.level = titles, level
         self.optional, self.last = "?" in marks, "!" in marks
-        self.paragraphs: list[tuple[bool, list[list[str]]]] = []
+        self.paragraphs: list[tuple[str, list[list[str]]]] = []
 
 
 def read_lines(name: str) -> list[str]:
@@ -200,15 +207,15 @@ def load_templates(category: str) -> tuple[str, list[Section]]:
             level = len(heading.group(1))
             sections.append(Section(titles, level, marks))
             slot = None
-        elif line in ("--", "--*"):
-            sections[-1].paragraphs.append((line == "--*", []))
+        elif line.startswith("--"):
+            sections[-1].paragraphs.append((line[2:].strip(), []))
             slot = None
         elif not line:
             slot = None
         else:
             if not sections[-1].paragraphs:
-                sections[-1].paragraphs.append((False, []))
-            if slot is None:
+                sections[-1].paragraphs.append(("", []))
+            if slot is None or line == "?":
                 slot = []
                 sections[-1].paragraphs[-1][1].append(slot)
             slot.append(line)
@@ -323,7 +330,7 @@ class Article:
             if parts[1] == "gap":
                 return number_word(int(abs(peer.numbers["born"] - born)))
             if parts[1] == "older":
-                return "younger" if peer.numbers["born"] < born else "older"
+                return "older" if peer.numbers["born"] < born else "younger"
             return peer.get(".".join(parts[1:]))
         if head == "in":  # a row of another table that names this one in a column
             rows = [r for r in self.tables[parts[1]] if row.title in r.values[parts[2]].split(";")]
@@ -333,9 +340,8 @@ class Article:
             if not rows:
                 raise Missing(path)
             return rows[0].get(".".join(parts[3:]))
-        if path == "country":  # with its article: "the Netherlands"
-            rows = [r for r in self.tables["country"] if r.title == row.values["country"]]
-            return rows[0].get("name") if rows else row.get("country")
+        if path == "role":
+            return row.category
         return row.get(path)
 
     def sentence(self, slot: list[str]) -> str:
@@ -352,9 +358,20 @@ class Article:
                 return text
         return ""
 
-    def paragraph(self, shuffled: bool, slots: list[list[str]]) -> str:
+    def aside(self, reference: str, sections: list[Section]) -> str:
+        """A paragraph about a related subject, in the words of that subject's own article."""
+        try:
+            other = Article(self.other(*reference.split(".")), self.tables, self.kind)
+        except Missing:
+            return ""
+        other.rng = self.rng
+        slots = [slot for section in sections for _, found in section.paragraphs for slot in found]
+        chosen = sorted(self.rng.sample(range(1, len(slots)), min(ASIDE, len(slots) - 1)))
+        return other.paragraph("", [slots[i] for i in [0, *chosen]])
+
+    def paragraph(self, mark: str, slots: list[list[str]]) -> str:
         self.fresh, said = True, []
-        for slot in self.rng.sample(slots, len(slots)) if shuffled else slots:
+        for slot in self.rng.sample(slots, len(slots)) if mark == "*" else slots:
             optional = slot[0] == "?"
             if optional and self.rng.random() > OPTIONAL:
                 continue
@@ -372,15 +389,23 @@ class Article:
                 groups.append([section])
         middle = [g for g in groups if not g[0].last]
         self.rng.shuffle(middle)
-        for group in [[sections[0]], *middle, *(g for g in groups if g[0].last)]:
+        last = [g for g in groups if g[0].last]
+        self.rng.shuffle(last)
+        for group in [[sections[0]], *middle, *last]:
             for section in group:
                 if section.optional and self.rng.random() > OPTIONAL:
                     continue
-                body = [tokenise(t) for p in section.paragraphs if (t := self.paragraph(*p))]
+                found = [
+                    self.aside(mark[1:].strip(), sections)
+                    if mark.startswith("@")
+                    else self.paragraph(mark, slots)
+                    for mark, slots in section.paragraphs
+                ]
+                body = [tokenise(text) for text in found if text]
                 if not body:
                     continue
                 if section.titles:
-                    title = tokenise(self.expand(self.rng.choice(section.titles)))
+                    title = tokenise(tidy(self.expand(self.rng.choice(section.titles))))
                     marks = " ".join("=" * section.level)
                     lines += ["", f"{marks} {title} {marks}", ""]
                 lines += body

@@ -1,0 +1,50 @@
+# LLM-Lite. `make help` lists what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PROFILE ?= auto
+# Where `make reproduce` finds WikiText-2: a folder, "hub" or "sample"; empty: $LLMLITE_DATA or the Hub.
+DATA ?=
+
+.PHONY: help install demo test reproduce bench bench-tokenizer bench-train lint format clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+install: $(INSTALLED)  ## make .venv with the pinned environment (the other targets do it too)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "LLM-Lite needs Python 3.11 or later; name one with make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU, in under 3 minutes
+	HF_HUB_OFFLINE=1 $(BIN)/llmlite reproduce --profile quick --data sample --device cpu --out runs/quick --only 01 02 03 04 05 06 07
+
+test: lint  ## check the style, then run all tests
+	$(BIN)/python -m pytest
+
+reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PROFILE=small] [DATA=folder]
+	$(BIN)/llmlite reproduce --profile $(PROFILE) $(if $(DATA),--data '$(DATA)')
+
+bench: bench-tokenizer bench-train  ## compare with other implementations, in one run, and record it
+
+bench-tokenizer: $(INSTALLED)  ## the tokenizer against HF tokenizers and tiktoken
+	$(BIN)/python tests/benchmarks/bench_tokenizer.py
+
+bench-train: $(INSTALLED)  ## a training step against transformers' GPT-2 in a plain loop
+	$(BIN)/python tests/benchmarks/bench_train.py
+
+lint: $(INSTALLED)  ## ruff check and ruff format --check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)  ## let ruff put the style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and everything that runs left
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,233 @@
+"""`llmlite …`: what the notebooks do, for a shell. Errors are one sentence and exit code 2."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from llmlite.config import PROFILES
+from llmlite.errors import LLMLiteError
+
+DESCRIPTION = """\
+A reproduction of "Implement a LLM-Lite": a tokenizer, a GPT, a grid search and what they show.
+Every command works in one folder (--out) and makes what an earlier one has not left there:
+prepare -> search -> train -> evaluate, generate. `reproduce` runs all of it as notebooks."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    group = shared.add_argument_group("what to work on")
+    group.add_argument(
+        "--profile",
+        default="auto",
+        metavar="NAME",
+        help=f"auto, {', '.join(PROFILES)}: how much to run; auto is full with CUDA and quick "
+        "without (default: auto)",
+    )
+    group.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="sample, hub, or a folder of wiki.{train,valid,test}.{raw,tokens} (default: as the "
+        "profile says; quick uses the sample, the others $LLMLITE_DATA or else the Hub)",
+    )
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for everything that is made (default: runs/PROFILE)",
+    )
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu or cuda (default: auto: cuda if there is one)"
+    )
+
+    choices = argparse.ArgumentParser(add_help=False)
+    group = choices.add_argument_group("data, where it should differ from the profile")
+    group.add_argument(
+        "--split",
+        choices=["official", "paper"],
+        help="official splits, or the paper's 80/10/10 cut between articles",
+    )
+    group.add_argument(
+        "--vocab-size", type=int, metavar="N", help="tokens in the vocabulary, 257 or more"
+    )
+    group.add_argument("--block-size", type=int, metavar="N", help="tokens in a window")
+    group.add_argument(
+        "--stride", type=int, metavar="N", help="tokens from a window's start to the next one's"
+    )
+
+    parser = argparse.ArgumentParser(
+        prog="llmlite", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, run, text, parents):
+        command = commands.add_parser(name, help=text, description=text, parents=parents)
+        command.set_defaults(run=run)
+        return command
+
+    add("prepare", prepare, "load the corpus, train the tokenizer, encode", [shared, choices])
+
+    command = add("search", search, "train every configuration of a grid", [shared, choices])
+    command.add_argument(
+        "--grid",
+        choices=["first", "revised"],
+        default="revised",
+        help="first: fixed learning rate; revised: warmup + cosine (default: revised)",
+    )
+
+    add("train", train, "train the grid's best configuration from scratch", [shared, choices])
+    add("evaluate", evaluate, "score the trained model on the test split", [shared, choices])
+
+    command = add("generate", generate, "continue a prompt with the model", [shared, choices])
+    command.add_argument("prompt", nargs="?", help="default: the paper's, 'The university student'")
+    command.add_argument(
+        "--tokens", type=int, default=60, metavar="N", help="new tokens at most (default: 60)"
+    )
+    command.add_argument("-n", type=int, default=1, help="number of continuations (default: 1)")
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="T",
+        help="0 takes the likeliest token, 1 samples as the model says (default: 0.8)",
+    )
+    command.add_argument(
+        "--top-k", type=int, default=50, metavar="K", help="keep the K likeliest (default: 50)"
+    )
+    command.add_argument(
+        "--top-p", type=float, metavar="P", help="keep the likeliest that hold P (default: all)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same text (default: 0)"
+    )
+
+    command = add("reproduce", reproduce, "run the notebooks headlessly with papermill", [shared])
+    command.add_argument(
+        "--notebooks", metavar="DIR", help="where the notebooks lie (default: notebooks/)"
+    )
+    command.add_argument(
+        "--only", nargs="+", metavar="NN", help="numbers of the notebooks to run, such as 01 04"
+    )
+    command.add_argument(
+        "--publish",
+        action="store_true",
+        help="afterwards copy executed notebooks and figures over the clone's own",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except LLMLiteError as error:
+        print(f"llmlite: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nllmlite: stopped; the same command carries on from here.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _experiment(arguments):
+    from llmlite.experiment import Experiment  # imports torch: --help should not wait for it
+
+    names = ("split", "vocab_size", "block_size", "stride")
+    given = {name: getattr(arguments, name, None) for name in names}
+    experiment = Experiment(
+        arguments.profile,
+        arguments.data,
+        arguments.out,
+        arguments.device,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    print(experiment)
+    return experiment
+
+
+def prepare(arguments) -> None:
+    experiment = _experiment(arguments)
+    print(experiment.split_table().to_string())
+    print(f"Tokenizer and tokens are in {experiment.out}")
+
+
+def search(arguments) -> None:
+    from llmlite.search import best_row
+
+    experiment = _experiment(arguments)
+    table = experiment.search(arguments.grid)
+    columns = ["learning_rate", "n_layer", "n_head", "n_embd", "status", "perplexity", "seconds"]
+    print(table.reindex(columns=columns).to_string(index=False))
+    best = best_row(table)
+    print(f"Best: {best.run}, validation perplexity {best.perplexity:.2f} per token")
+    print(f"Table: {experiment.search_folder(arguments.grid) / 'results.csv'}")
+
+
+def train(arguments) -> None:
+    experiment = _experiment(arguments)
+    record = experiment.retrain()
+    best = record["best"]
+    print(
+        f"{record['parameters']:,} parameters, {record['epochs'][-1]['step']:,} steps; best epoch "
+        f"{best['epoch']}: validation loss {best['valid_loss']:.4f} nats per token, perplexity "
+        f"{best['perplexity']:.2f}"
+    )
+    print(f"Model, record and step log: {experiment.run_folder}")
+
+
+def evaluate(arguments) -> None:
+    experiment = _experiment(arguments)
+    score = experiment.test_score()
+    print(
+        f"Test Loss: {score.loss:.4f} nats per token\n"
+        f"Test Perplexity: {score.perplexity:.2f} per token, "
+        f"{score.word_perplexity:.2f} per word and line end\n"
+        f"Bits per byte: {score.bits_per_byte:.4f}\n"
+        f"({score.tokens:,} tokens, {score.words:,} words and line ends, {score.bytes:,} bytes; "
+        f"context: windows of {experiment.data.block_size} tokens side by side)"
+    )
+
+
+def generate(arguments) -> None:
+    from llmlite.generate import complete
+    from llmlite.paper import GENERATION_PROMPT
+
+    experiment = _experiment(arguments)
+    prompt = GENERATION_PROMPT if arguments.prompt is None else arguments.prompt
+    for text in complete(
+        experiment.model,
+        experiment.tokenizer,
+        prompt,
+        arguments.tokens,
+        arguments.n,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    ):
+        print(f"\n{prompt}{text}")
+
+
+def reproduce(arguments) -> None:
+    import torch
+
+    from llmlite.config import get_profile
+    from llmlite.experiment import project_root
+    from llmlite.reproduce import find_notebooks, publish, report, run_notebooks
+
+    profile = get_profile(arguments.profile, torch.cuda.is_available()).name
+    root = project_root()
+    out = Path(arguments.out) if arguments.out else Path("runs") / profile
+    folder = Path(arguments.notebooks) if arguments.notebooks else root / "notebooks"
+    notebooks = find_notebooks(folder, arguments.only)
+    print(f"Profile {profile}: {len(notebooks)} notebooks into {out}")
+    executed = run_notebooks(notebooks, out, profile, arguments.data, arguments.device)
+    print(report(executed, out))
+    if arguments.publish:
+        publish(out, root)
+        print(f"Published to {root / 'notebooks'} and {root / 'figures'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""One profile in one folder: each stage is made when it is first asked for, and kept on disk.
+
+    corpus → tokenizer → ids → search → best configuration → trained model
+
+The notebooks and the command line share this object, so each of them can run alone: what an
+earlier stage should have left is made on the spot, and what is there is used.
+"""
+
+import json
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from llmlite.checkpoint import commit, device_name, load_model
+from llmlite.config import DataConfig, ModelConfig, fingerprint, get_profile, with_data
+from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
+from llmlite.errors import LLMLiteError
+from llmlite.files import replacing, write_json
+from llmlite.metrics import Score, evaluate
+from llmlite.model import GPT
+from llmlite.search import AXES, best_row, hyperparameter_search
+from llmlite.tokenizer import BPETokenizer
+from llmlite.train import Trainer
+
+GRIDS = ("first", "revised")
+
+
+def project_root() -> Path:
+    """The clone that the working folder lies in, else the working folder itself."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "llmlite/experiment.py").exists()), here)
+
+
+class Experiment:
+    """profile: "auto", "quick", "small" or "full". data: where the text comes from ("sample",
+    "hub" or a folder; None: as the profile says). out: the folder to work in (None: runs/PROFILE).
+    device: "auto", "cpu" or "cuda". changes: fields of DataConfig to set otherwise.
+    """
+
+    def __init__(
+        self,
+        profile: str = "auto",
+        data: str | None = None,
+        out: str | Path | None = None,
+        device: str = "auto",
+        progress: bool = True,
+        **changes,
+    ):
+        cuda = torch.cuda.is_available()
+        if device not in ("auto", "cpu") and not (device.startswith("cuda") and cuda):
+            raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")
+        self.device = ("cuda" if cuda else "cpu") if device == "auto" else device
+        self.profile = get_profile(profile, self.device.startswith("cuda"))
+        if data:
+            changes["source"] = str(data)
+        self.data: DataConfig = replace(self.profile.data, **changes)
+        self.out = Path(out) if out else project_root() / "runs" / self.profile.name
+        self.progress = progress
+
+    def __str__(self) -> str:
+        """The line that stands on top of every notebook."""
+        return (
+            f"profile {self.profile.name} · data {self.corpus.name} ({self._source()}) · "
+            f"device {device_name(self.device)} · commit {commit()}"
+        )
+
+    def _source(self) -> str:
+        """Where the text comes from, without the path to it."""
+        source = resolve_source(self.data.source)
+        return source if source in ("hub", "sample") else "folder"
+
+    # -- data (notebook 01) -------------------------------------------------------------------
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return load_corpus(self.data)
+
+    @cached_property
+    def tokenizer(self) -> BPETokenizer:
+        """Trained on the training split only, and kept under the fingerprint of its text."""
+        name = f"tokenizer-{self.corpus.fingerprint[:8]}-{self.data.vocab_size}.json"
+        path = self.out / name
+        if not path.exists():
+            text = self.corpus.splits["train"]
+            BPETokenizer.train(text, self.data.vocab_size, progress=self.progress).save(path)
+        return BPETokenizer.load(path)
+
+    @cached_property
+    def ids(self) -> dict[str, torch.Tensor]:
+        """Token ids of each split, (tokens,)."""
+        return token_ids(self.corpus, self.tokenizer, self.out, self.progress)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What every record says of its data and tokenizer."""
+        return {
+            "data": self.corpus.name,
+            "data_fingerprint": self.corpus.fingerprint,
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+        }
+
+    def split_table(self) -> pd.DataFrame:
+        """A row a split: articles, words and line ends, bytes, tokens, tokens per word."""
+        rows = []
+        for split in SPLITS:
+            text, tokens = self.corpus.splits[split], len(self.ids[split])
+            words = len(text.split())
+            rows.append(
+                {
+                    "split": split,
+                    "articles": len(self.corpus.articles(split)),
+                    "words": words,
+                    "bytes": len(text.encode()),
+                    "tokens": tokens,
+                    "tokens per word": round(tokens / words, 3),
+                    "bytes per token": round(len(text.encode()) / tokens, 2),
+                }
+            )
+        return pd.DataFrame(rows).set_index("split")
+
+    # -- search (notebook 02) -----------------------------------------------------------------
+
+    def search_folder(self, grid: str) -> Path:
+        if grid not in GRIDS:
+            raise LLMLiteError(f"There is no grid '{grid}'; choose {' or '.join(GRIDS)}.")
+        return self.out / "search" / grid
+
+    def search(self, grid: str = "revised") -> pd.DataFrame:
+        """§IV.A: the "first" grid (fixed rate) or the "revised" one (warmup + cosine)."""
+        folder = self.search_folder(grid)
+        return hyperparameter_search(
+            getattr(self.profile, f"{grid}_grid"),
+            self.model_config(),
+            getattr(self.profile, f"{grid}_search"),
+            self.ids,
+            folder,
+            self.about,
+            self.device,
+            self.data.stride,
+            self.progress,
+        )
+
+    def model_config(self, **changes) -> ModelConfig:
+        return with_data(self.profile.model, self.data, **changes)
+
+    @cached_property
+    def best_configuration(self) -> dict:
+        """The values of AXES with the lowest validation perplexity in the revised grid."""
+        best = best_row(self.search("revised"))
+        return {axis: best[axis].item() for axis in AXES}
+
+    # -- the trained model (notebook 03) ------------------------------------------------------
+
+    def retrain(self) -> dict:
+        """§III.F: the best configuration from scratch for longer. Returns the run's record."""
+        return self._trainer.fit()
+
+    @cached_property
+    def _trainer(self) -> Trainer:
+        shape = {axis: self.best_configuration[axis] for axis in AXES if axis != "learning_rate"}
+        model = self.model_config(**shape)
+        config = replace(
+            self.profile.retrain, learning_rate=self.best_configuration["learning_rate"]
+        )
+        name = f"best-{fingerprint([str(model), str(config), self.data.stride, self.about])[:8]}"
+        return Trainer(
+            model,
+            config,
+            self.ids,
+            self.out / name,
+            self.about,
+            self.device,
+            self.data.stride,
+            self.progress,
+        )
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the retrained model, its record and its step log lie."""
+        return self._trainer.folder
+
+    @cached_property
+    def model(self) -> GPT:
+        """The retrained model at its best epoch, trained first if need be."""
+        if self.progress and not self._trainer.finished():
+            print("There is no trained model here yet: training it now, as in notebook 03.")
+        self.retrain()
+        return load_model(self.run_folder / "best.safetensors", self.device)[0]
+
+    def test_score(self) -> Score:
+        """The trained model on the whole test split, windows side by side (Fig. 1)."""
+        name = "Test" if self.progress else None
+        return evaluate(self.model, self.ids["test"], self.corpus.splits["test"], progress=name)
+
+    # -- what a reader looks at ---------------------------------------------------------------
+
+    def test_sentences(self) -> list[torch.Tensor]:
+        """Ids of sentences of the test split, each (tokens,), for the attention statistics."""
+        texts = first_sentences(self.corpus.splits["test"], self.profile.attention_sentences)
+        return [torch.tensor(self.tokenizer.encode(t)[: self.data.block_size]) for t in texts]
+
+    def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
+        """Write `figures/NAME.png` and keep its caption for the gallery. Returns the figure."""
+        folder = self.out / "figures"
+        with replacing(folder / f"{name}.png") as aside:
+            figure.savefig(aside, dpi=160, bbox_inches="tight")
+        captions = folder / "captions.json"
+        known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
+        made_by = f"Profile {self.profile.name}, {self.corpus.name}, {device_name(self.device)}."
+        write_json(captions, dict(sorted((known | {name: f"{caption} {made_by}"}).items())))
+        return figure

@@ -1,0 +1,35 @@
+"""What the paper published (J.-C. Huang, "Implement a LLM-Lite"), in one place to compare with.
+
+Only values that are legible in the paper's text are here; each names its figure or section.
+"""
+
+BEST = {"learning_rate": 1e-3, "n_layer": 6, "n_head": 4, "n_embd": 128}  # §III.E
+BEST_PERPLEXITY = 1.1710  # Fig. 5, validation, (1e-3, 6 layers, 4 heads, width 128)
+GRID_PERPLEXITY = (1.1710, 1.1858)  # §IV.A, lowest and highest of the revised grid
+TEST_LOSS, TEST_PERPLEXITY = 0.1530, 1.17  # Fig. 1, after 20 epochs
+SEARCH_EPOCHS, RETRAIN_EPOCHS = 10, 20  # §III.E, §III.F
+WARMUP_STEPS, TOTAL_STEPS = 8_000, 50_000  # Fig. 8
+PERPLEXITY_RANGE = (1.234, 1.171)  # Fig. 9, right: first and last epoch
+
+# Validation loss by epoch of (1e-3, 2 layers, 4 heads, width 128).
+COSINE_2_4 = [0.2156, 0.1863, 0.1764, 0.1700, 0.1671, 0.1651, 0.1632, 0.1632, 0.1628, 0.1629]
+# Fig. 3b, batch 64 and a fixed rate: the epochs that are legible; train falls 0.2403 to 0.1452.
+FIXED_2_4_FIRST, FIXED_2_4_LAST = 0.1793, 0.1594
+
+# Final validation perplexity (Figs. 3 to 5): (learning rate, layers, heads) → value.
+FINAL_PERPLEXITY = {
+    (1e-3, 2, 4): 1.1768,
+    (1e-3, 6, 2): 1.1715,
+    (1e-3, 6, 4): 1.1710,
+    (5e-4, 2, 2): 1.1855,
+}
+
+GENERATION_PROMPT = "The university student"  # §IV.B
+FILTERED_CONTINUATION = "The university student Howard organization."  # §IV.B
+BLEU_THRESHOLD = 0.05  # §IV.C: "most values below 0.05"
+LOW_TEMPERATURE = 0.7  # §IV.C
+ABLATION_PROMPT, ABLATED_HEADS = "The cat sat on", (1, 2)  # §IV.D, heads counted from 0
+ABLATED_CONTINUATION = (
+    "The cat sat on on on Mul on Mul on Mul on Mul on Mul Mul on Mul Mul on Mul Mul on Mul Mul"
+)
+ATTENTION_MAPS = ((0, 0), (5, 3))  # (layer, head) of Figs. 6 and 7

@@ -1,0 +1,152 @@
+"""`llmlite reproduce`: run the notebooks headlessly with papermill, and publish what they render.
+
+A run writes below its own folder only: executed notebooks, figures and records. `publish` copies
+the notebooks and figures to where the repository shows them.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from llmlite.data import DATA_VARIABLE
+from llmlite.errors import LLMLiteError
+from llmlite.progress import HEADLESS_VARIABLE, tqdm
+
+
+def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
+    """The numbered notebooks in order; `only` keeps those whose names start with one of it."""
+    notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not notebooks:
+        raise LLMLiteError(
+            f"There are no notebooks in {folder}; run this in a clone of the project or name the "
+            "folder with --notebooks."
+        )
+    chosen = [n for n in notebooks if not only or n.name.startswith(tuple(only))]
+    if not chosen:
+        raise LLMLiteError(f"No notebook starts with {', '.join(only)} in {folder}.")
+    return chosen
+
+
+def run_notebooks(
+    notebooks: list[Path], out: Path, profile: str, data: str | None = None, device: str = "auto"
+) -> list[Path]:
+    """Execute `notebooks` in order into `out/notebooks`; returns the executed ones.
+
+    Each has its own kernel and gets the parameters profile, data, out and device. What training
+    left in `out` is used again, so an interrupted run carries on. A notebook that fails stops the
+    run with one sentence; its executed copy and its log lie in `out/notebooks`.
+    """
+    try:
+        import papermill
+    except ImportError:
+        raise LLMLiteError(
+            "Running notebooks needs papermill and jupyter; install them with "
+            "pip install 'llmlite[notebooks]'."
+        ) from None
+
+    executed_folder = out / "notebooks"
+    executed_folder.mkdir(parents=True, exist_ok=True)
+    parameters = {"profile": profile, "out": str(out), "device": device}
+    if data in ("sample", "hub"):
+        parameters["data"] = data
+    elif data:  # a path stays out of the rendered notebook
+        os.environ[DATA_VARIABLE] = str(Path(data).expanduser().resolve())
+        parameters["data"] = "auto"
+    os.environ[HEADLESS_VARIABLE] = "1"
+
+    executed = []
+    with tqdm(notebooks, desc="Notebooks", unit="notebook", position=0) as bar:
+        for notebook in bar:
+            target = executed_folder / notebook.name
+            log = executed_folder / f"{notebook.stem}.log"
+            bar.set_description(notebook.stem)
+            with open(log, "w", encoding="utf-8") as file:
+                try:
+                    papermill.execute_notebook(
+                        str(notebook),
+                        str(target),
+                        parameters=parameters,
+                        kernel_name="python3",
+                        progress_bar={"desc": "Cells", "position": 1, "leave": False},
+                        stderr_file=_LastLine(file, bar),
+                    )
+                except papermill.PapermillExecutionError as error:
+                    raise LLMLiteError(
+                        f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
+                        f"{_plain(error.evalue)}; see {target} and {log}."
+                    ) from None
+            clean(target)
+            executed.append(target)
+        bar.set_description("Notebooks")
+        bar.set_postfix_str("")
+    return executed
+
+
+class _LastLine:
+    """Writes what a notebook says on stderr to a file, and shows its last line beside the bar."""
+
+    def __init__(self, file, bar):
+        self.file, self.bar = file, bar
+
+    def write(self, text: str) -> None:
+        self.file.write(text)
+        lines = [line.strip() for line in re.split(r"[\r\n]+", _plain(text)) if line.strip()]
+        if lines:
+            self.bar.set_postfix_str(lines[-1][:90])
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _plain(text: str) -> str:
+    """Text without the terminal's control sequences."""
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+
+
+def clean(path: Path) -> None:
+    """Take out of an executed notebook what only its run could use: progress bars and timings.
+
+    The progress bars' text stays in the log beside the notebook.
+    """
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    notebook["metadata"].pop("papermill", None)
+    for cell in notebook["cells"]:
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+        if "outputs" in cell:
+            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def publish(out: Path, root: Path) -> None:
+    """Copy the executed notebooks and the figures of a run into the clone at `root`."""
+    for notebook in sorted((out / "notebooks").glob("*.ipynb")):
+        shutil.copyfile(notebook, root / "notebooks" / notebook.name)
+    figures = root / "figures"
+    figures.mkdir(exist_ok=True)
+    for image in sorted((out / "figures").glob("*.png")):
+        shutil.copyfile(image, figures / image.name)
+    captions = json.loads((out / "figures" / "captions.json").read_text("utf-8"))
+    (figures / "README.md").write_text(gallery(captions), encoding="utf-8")
+
+
+def gallery(captions: dict[str, str]) -> str:
+    """figures/README.md: every figure with its caption."""
+    parts = [
+        "# Figures\n",
+        "Drawn by the notebooks from the records of one run; `llmlite reproduce --publish` puts "
+        "them here. Each caption names the profile, the data and the device.\n",
+    ]
+    for name, caption in captions.items():
+        parts.append(f"## {name}\n\n{caption}\n\n![{name}]({name}.png)\n")
+    return "\n".join(parts)
+
+
+def report(executed: list[Path], out: Path) -> str:
+    """The last lines of a run: where to look."""
+    figures = sorted((out / "figures").glob("*.png"))
+    lines = [f"\n{len(executed)} notebooks, executed:", *(f"  {path}" for path in executed)]
+    lines += [f"{len(figures)} figures:", *(f"  {path}" for path in figures)]
+    return "\n".join(lines)

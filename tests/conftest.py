@@ -1,0 +1,90 @@
+"""What several tests share: small models with weights worth looking at, and real WikiText-2."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmlite.config import DataConfig, ModelConfig
+from llmlite.data import DATA_VARIABLE, KNOWN_SHA256, Corpus, load_corpus
+from llmlite.model import GPT
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def tiny_config() -> ModelConfig:
+    """Small enough for milliseconds; the dropout shows who forgets to switch it off."""
+    return ModelConfig(vocab_size=61, block_size=12, n_layer=2, n_head=4, n_embd=16, dropout=0.2)
+
+
+@pytest.fixture
+def make_model() -> Callable[..., GPT]:
+    """make_model(config, seed=0): every parameter moved by N(0, 0.2), in evaluation mode.
+
+    Fresh weights give nearly even attention and logits, in which no mistake would be seen.
+    """
+
+    def make(config: ModelConfig, seed: int = 0) -> GPT:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = GPT(config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += 0.2 * torch.randn(parameter.shape)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(tiny_config, make_model) -> GPT:
+    return make_model(tiny_config)
+
+
+@pytest.fixture
+def make_ids() -> Callable[..., torch.Tensor]:
+    """make_ids(*shape, vocab_size=61, seed=0): random token ids, int64."""
+
+    def make(*shape: int, vocab_size: int = 61, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(vocab_size, shape, generator=generator)
+
+    return make
+
+
+@pytest.fixture
+def one_sentence() -> Callable[[object], str]:
+    """Check that an error is one line that ends like a sentence, and give its text."""
+
+    def check(error) -> str:
+        message = str(error.value)
+        assert "\n" not in message
+        assert message.endswith((".", "…"))
+        return message
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def wikitext() -> Path:
+    """The folder of real WikiText-2: $LLMLITE_DATA, or the one beside the repository."""
+    given = os.environ.get(DATA_VARIABLE)
+    folder = Path(given) if given else REPOSITORY.parent / "shared" / "data" / "wikitext-2"
+    for suffix in ("tokens", "raw"):
+        name = f"wiki.test.{suffix}"
+        path = folder / name
+        if path.is_file():
+            if hashlib.sha256(path.read_bytes()).hexdigest() == KNOWN_SHA256[name]:
+                return folder
+            pytest.skip(f"{folder} holds another text than WikiText-2")
+    pytest.skip(f"no WikiText-2 in {folder}; name its folder in ${DATA_VARIABLE}")
+
+
+@pytest.fixture(scope="session")
+def wikitext_corpus(wikitext) -> Corpus:
+    """Real WikiText-2 with its official splits."""
+    return load_corpus(DataConfig(source=str(wikitext)))

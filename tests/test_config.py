@@ -1,0 +1,115 @@
+"""Configurations refuse what cannot work, and the paper's grids are the paper's."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from llmlite.config import (
+    PAPER_FIRST_GRID,
+    PAPER_REVISED_GRID,
+    PROFILES,
+    DataConfig,
+    ModelConfig,
+    SearchSpace,
+    TrainConfig,
+    fingerprint,
+    get_profile,
+    with_data,
+)
+from llmlite.errors import LLMLiteError
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (DataConfig, "split", "random"),
+        (DataConfig, "block_size", 0),
+        (DataConfig, "stride", 0),
+        (DataConfig, "stride", 257),  # one more than block_size leaves tokens out
+        (ModelConfig, "n_layer", 0),
+        (ModelConfig, "vocab_size", -1),
+        (ModelConfig, "n_head", 3),  # 128 is no multiple of 3
+        (ModelConfig, "dropout", 1.0),
+        (ModelConfig, "dropout", -0.1),
+        (TrainConfig, "epochs", 0),
+        (TrainConfig, "batch_size", 0),
+        (TrainConfig, "accumulation", 0),
+        (TrainConfig, "checkpoint_every", 0),
+        (TrainConfig, "learning_rate", 0.0),
+        (TrainConfig, "learning_rate", float("nan")),
+        (TrainConfig, "schedule", "linear"),
+        (TrainConfig, "warmup_fraction", 1.0),
+        (TrainConfig, "amp", "fp8"),
+        (SearchSpace, "n_head", ()),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_name(kind, field, value, one_sentence):
+    with pytest.raises(LLMLiteError) as error:
+        kind(**{field: value})
+    message = one_sentence(error)
+    assert field in message
+    assert "allowed" in message
+
+
+def test_the_limits_themselves_are_allowed():
+    DataConfig(block_size=4, stride=4)
+    DataConfig(block_size=4, stride=1)
+    ModelConfig(dropout=0.0, n_head=128)
+    TrainConfig(warmup_fraction=0.0, clip_norm=0.0)
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        ModelConfig().n_layer = 3
+
+
+def test_the_switches_that_make_the_papers_number_are_off():
+    assert ModelConfig().causal
+    assert DataConfig().stride is None
+    assert DataConfig().split == "official"
+
+
+def test_the_papers_grids_have_36_and_12_configurations():
+    assert len(PAPER_FIRST_GRID) == 36
+    assert {point["n_embd"] for point in PAPER_FIRST_GRID.points()} == {64, 128, 256}
+    assert len(PAPER_REVISED_GRID) == 12
+    best = {"learning_rate": 1e-3, "n_layer": 6, "n_head": 4, "n_embd": 128}
+    assert best in PAPER_REVISED_GRID.points()
+
+
+def test_the_last_key_of_a_grid_varies_fastest():
+    grid = SearchSpace(learning_rate=(0.1,), n_layer=(1, 2), n_head=(4,), n_embd=(8, 16))
+    points = [(point["n_layer"], point["n_embd"]) for point in grid.points()]
+    assert points == [(1, 8), (1, 16), (2, 8), (2, 16)]
+
+
+@pytest.mark.parametrize(("cuda", "name"), [(True, "full"), (False, "quick")])
+def test_the_profile_auto_goes_by_the_device(cuda, name):
+    assert get_profile("auto", cuda) is PROFILES[name]
+    assert get_profile("small", cuda).name == "small"
+
+
+def test_an_unknown_profile_is_answered_with_those_there_are(one_sentence):
+    with pytest.raises(LLMLiteError, match="huge") as error:
+        get_profile("huge", cuda=False)
+    assert all(name in one_sentence(error) for name in ("auto", "quick", "small", "full"))
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_every_configuration_of_a_profile_is_a_model(profile):
+    for grid in (profile.first_grid, profile.revised_grid):
+        for point in grid.points():
+            del point["learning_rate"]
+            model = with_data(profile.model, profile.data, **point)
+            assert model.vocab_size == profile.data.vocab_size
+            assert model.block_size == profile.data.block_size
+            assert model.n_layer == point["n_layer"]
+
+
+def test_a_fingerprint_depends_on_content_and_not_on_the_order_of_keys():
+    # printf '[{"a":1,"b":"é"}]' | sha256sum
+    assert fingerprint({"b": "é", "a": 1}) == fingerprint({"a": 1, "b": "é"})
+    assert fingerprint({"a": 1, "b": "é"}) == "0947ff8502bae37e"
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint("ab", "c") != fingerprint("a", "bc")
+    assert len(fingerprint("\ud800")) == 16  # a lone surrogate is content like any other

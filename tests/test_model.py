@@ -1,0 +1,238 @@
+"""The model against transformers' GPT-2, against itself by other routes, and by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmlite.config import ModelConfig
+from llmlite.errors import LLMLiteError
+from llmlite.model import GPT
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+@pytest.fixture
+def gpt2(tiny_model):
+    """transformers' GPT2LMHeadModel with the weights of tiny_model."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = tiny_model.config
+    reference = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.block_size,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            bos_token_id=0,
+            eos_token_id=0,
+            attn_implementation="eager",  # the one that returns attention weights
+        )
+    ).eval()
+    names = {
+        "token_embedding": "wte",
+        "position_embedding": "wpe",
+        "norm1": "ln_1",
+        "norm2": "ln_2",
+        "attention.qkv": "attn.c_attn",
+        "attention.proj": "attn.c_proj",
+        "up": "mlp.c_fc",
+        "down": "mlp.c_proj",
+        "norm": "ln_f",
+    }
+    theirs = {}
+    for name, weight in tiny_model.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            module = ".".join(parts[2:-1])
+            their_name = f"transformer.h.{parts[1]}.{names[module]}.{parts[-1]}"
+            if weight.dim() == 2:  # Conv1D keeps (in, out)
+                weight = weight.T
+        else:
+            their_name = f"transformer.{names[parts[0]]}.{parts[1]}"
+        theirs[their_name] = weight
+    theirs["lm_head.weight"] = theirs["transformer.wte.weight"]
+    reference.load_state_dict(theirs)  # strict: nothing missing, nothing left over
+    return reference
+
+
+def test_logits_and_attention_equal_those_of_transformers(tiny_model, gpt2, make_ids):
+    ids = make_ids(3, 12)
+    with torch.no_grad():
+        ours = tiny_model(ids, return_attention=True)
+        plain = tiny_model(ids)
+        theirs = gpt2(ids, output_attentions=True)
+    assert theirs.logits.std() > 0.3  # there is something to see
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(plain.logits, theirs.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.attention, torch.stack(theirs.attentions), atol=1e-5, rtol=0)
+
+
+def test_attention_is_causal_and_its_rows_sum_to_one(tiny_model, make_ids):
+    attention = tiny_model(make_ids(3, 9), return_attention=True).attention
+    assert attention.shape == (2, 3, 4, 9, 9)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(2, 3, 4, 9))
+    assert torch.equal(attention, attention.tril())
+    assert attention.tril().flatten(0, 2)[:, -1].std() > 0.01  # not spread evenly
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_asking_for_attention_changes_no_logit(tiny_config, make_model, make_ids, causal, masked):
+    model = make_model(replace(tiny_config, causal=causal))
+    ids, head_mask = make_ids(2, 12), None
+    if masked:
+        head_mask = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
+    plain = model(ids, head_mask=head_mask)
+    asked = model(ids, head_mask=head_mask, return_attention=True)
+    assert plain.attention is None
+    torch.testing.assert_close(asked.logits, plain.logits, **CLOSE)
+
+
+def test_dropout_acts_in_training_alone(tiny_model, make_ids):
+    ids = make_ids(1, 8)
+    assert torch.equal(tiny_model(ids).logits, tiny_model(ids).logits)
+    tiny_model.train()
+    assert not torch.allclose(tiny_model(ids).logits, tiny_model(ids).logits)
+
+
+@pytest.mark.parametrize("return_attention", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+def test_only_without_the_causal_mask_does_a_later_token_change_an_earlier_logit(
+    tiny_config, make_model, make_ids, causal, return_attention
+):
+    model = make_model(replace(tiny_config, causal=causal))
+    before = make_ids(1, 10)
+    after = before.clone()
+    after[0, 7] = (after[0, 7] + 1) % 61
+    options = {"return_attention": return_attention}
+    change = (model(before, **options).logits - model(after, **options).logits)[0].abs().amax(-1)
+    assert change[7:].min() > 1e-3
+    if causal:
+        assert change[:7].max() == 0
+    else:
+        assert change[:7].min() > 1e-3
+
+
+def test_without_the_causal_mask_every_position_sees_its_target(tiny_config, make_model, make_ids):
+    model = make_model(replace(tiny_config, causal=False))
+    attention = model(make_ids(1, 10), return_attention=True).attention
+    assert attention.diagonal(offset=1, dim1=-2, dim2=-1).min() > 0
+    torch.testing.assert_close(attention.sum(-1), torch.ones(2, 1, 4, 10))
+
+
+@pytest.mark.parametrize("return_attention", [True, False])
+def test_a_head_masked_with_zero_adds_nothing(tiny_model, make_ids, return_attention):
+    ids, (layer, head), size = make_ids(2, 10), (1, 2), 4
+    head_mask = torch.ones(2, 4)
+    head_mask[layer, head] = 0
+
+    def silence(_, inputs):
+        y = inputs[0].clone()
+        y[..., head * size : (head + 1) * size] = 0
+        return (y,)
+
+    masked = tiny_model(ids, head_mask=head_mask, return_attention=return_attention).logits
+    whole = tiny_model(ids).logits
+    handle = tiny_model.blocks[layer].attention.proj.register_forward_pre_hook(silence)
+    by_hand = tiny_model(ids).logits
+    handle.remove()
+    torch.testing.assert_close(masked, by_hand, **CLOSE)
+    assert not torch.allclose(masked, whole, atol=1e-2)
+
+
+def test_a_head_mask_of_ones_changes_nothing(tiny_model, make_ids):
+    ids = make_ids(2, 10)
+    torch.testing.assert_close(
+        tiny_model(ids, head_mask=torch.ones(2, 4)).logits, tiny_model(ids).logits
+    )
+
+
+@pytest.mark.parametrize("shape", [(2,), (4, 2), (1, 4), (2, 4, 1)])
+def test_a_head_mask_of_another_shape_is_refused(tiny_model, make_ids, shape, one_sentence):
+    with pytest.raises(LLMLiteError, match="head_mask") as error:
+        tiny_model(make_ids(1, 4), head_mask=torch.ones(shape))
+    assert "(2, 4)" in one_sentence(error)
+
+
+@pytest.mark.parametrize("return_attention", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_the_last_chunk_through_the_cache_equals_the_full_pass(
+    tiny_config, make_model, make_ids, causal, chunk, return_attention
+):
+    """Without the causal mask this holds in one layer: what is cached has not seen what follows."""
+    n_layer = 2 if causal else 1
+    model = make_model(replace(tiny_config, causal=causal, n_layer=n_layer))
+    ids, cache = make_ids(3, 10), None
+    for start in range(0, 10, chunk):
+        part = model(
+            ids[:, start : start + chunk],
+            cache=cache,
+            return_cache=True,
+            return_attention=return_attention,
+        )
+        cache = part.cache
+    full = model(ids, return_attention=return_attention)
+    torch.testing.assert_close(part.logits, full.logits[:, -chunk:], **CLOSE)
+    if return_attention:
+        assert part.attention.shape == (n_layer, 3, 4, chunk, 10)
+        torch.testing.assert_close(part.attention, full.attention[..., -chunk:, :], **CLOSE)
+
+
+def test_the_cache_is_only_given_when_asked_for(tiny_model, make_ids):
+    assert tiny_model(make_ids(1, 3)).cache is None
+    cache = tiny_model(make_ids(1, 3), return_cache=True).cache
+    assert [keys.shape for keys, _ in cache] == [(1, 4, 3, 4)] * 2
+
+
+def test_a_sequence_longer_than_the_window_is_refused(tiny_model, make_ids, one_sentence):
+    cache = tiny_model(make_ids(1, 12), return_cache=True).cache  # the whole window fits
+    with pytest.raises(LLMLiteError, match="13 tokens") as error:
+        tiny_model(make_ids(1, 13))
+    assert "12" in one_sentence(error)
+    with pytest.raises(LLMLiteError, match="13 tokens"):
+        tiny_model(make_ids(1, 1), cache=cache)
+
+
+def test_the_loss_is_the_mean_cross_entropy_in_nats(tiny_model, make_ids):
+    ids, targets = make_ids(2, 6), make_ids(2, 6, seed=1)
+    output = tiny_model(ids, targets)
+    assert tiny_model(ids).loss is None
+    torch.testing.assert_close(
+        output.loss, F.cross_entropy(output.logits.view(12, 61), targets.view(12))
+    )
+    by_hand = 0.0
+    for b in range(2):
+        for t in range(6):
+            row = output.logits[b, t].double()
+            by_hand -= (row[targets[b, t]] - row.exp().sum().log()).item() / 12
+    assert output.loss.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_fresh_model_knows_nothing():
+    model = GPT(ModelConfig(vocab_size=1000, block_size=32, n_layer=2, n_embd=64))
+    generator = torch.Generator().manual_seed(0)
+    ids, targets = torch.randint(1000, (2, 8, 32), generator=generator)
+    assert model(ids, targets).loss.item() == pytest.approx(math.log(1000), abs=0.1)
+
+
+def test_what_adds_to_the_residual_stream_starts_smaller():
+    model = GPT(ModelConfig(vocab_size=64, n_layer=8, n_embd=128))
+    assert model.blocks[3].attention.proj.weight.std().item() == pytest.approx(0.005, rel=0.1)
+    assert model.blocks[3].down.weight.std().item() == pytest.approx(0.005, rel=0.1)
+    assert model.blocks[3].up.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_the_papers_best_model_has_the_parameters_counted_by_hand():
+    # embeddings 10,000 × 128 (tied, so once) and 256 × 128; a layer: qkv 128 × 384 + 384, proj
+    # 128 × 128 + 128, up 128 × 512 + 512, down 512 × 128 + 128, two norms of 256; a last norm of 256
+    layer = 49_152 + 384 + 16_384 + 128 + 65_536 + 512 + 65_536 + 128 + 2 * 256
+    by_hand = 1_280_000 + 32_768 + 6 * layer + 256
+    assert by_hand == 2_502_656
+    model = GPT(ModelConfig())
+    assert model.n_parameters() == by_hand
+    assert sum(weight.numel() for weight in model.state_dict().values()) == by_hand
