@@ -203,8 +203,13 @@ def _verify(folder: Path, files: dict[str, bytes]) -> bool:
     expected = {}
     sums = folder / "SHA256SUMS"
     if sums.is_file():
-        lines = (line.split(maxsplit=1) for line in sums.read_text("utf-8").splitlines())
-        expected = {name.lstrip("*").strip(): sha for sha, name in (li for li in lines if li)}
+        try:
+            lines = (line.split(maxsplit=1) for line in sums.read_text("utf-8").splitlines())
+            expected = {name.lstrip("*").strip(): sha for sha, name in (li for li in lines if li)}
+        except ValueError:
+            raise DataError(
+                f"{sums} is not a list of checksums as sha256sum writes it; correct or delete it."
+            ) from None
     genuine = [name for name in files if digest[name] == KNOWN_SHA256.get(name)]
     if genuine:
         expected |= KNOWN_SHA256

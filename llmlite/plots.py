@@ -9,6 +9,7 @@ from functools import wraps
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000"]
@@ -25,6 +26,7 @@ STYLE = {
     "axes.prop_cycle": plt.cycler(color=COLOURS),
     "legend.frameon": False,
 }
+ATTENTION_SCALE = PowerNorm(0.5, vmin=0, vmax=1)  # square root: small weights stay visible
 MAP_STYLE = {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
 
 
@@ -49,7 +51,7 @@ def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
     """words: the number of words of each article, by split."""
     fig, ax = plt.subplots(figsize=(7, 3.2))
     largest = max(max(values) for values in words.values())
-    bins = np.geomspace(max(1, min(min(v) for v in words.values())), largest + 1, 30)
+    bins = np.geomspace(max(1, min(min(v) for v in words.values())), largest + 1, 16)
     for split, values in words.items():
         weights = np.full(len(values), 100 / len(values))
         label = f"{split}: {len(values)} articles"
@@ -90,12 +92,10 @@ def learning_curves(curves: dict[str, pd.DataFrame], title: str) -> Figure:
         style = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)]}
         left.plot(epochs.epoch, epochs.perplexity, label=label, **style)
         right.plot(epochs.epoch, epochs.train_loss, **style)
-    left.set(xlabel="epoch", ylabel="validation perplexity per token", yscale="log")
+    left.set(xlabel="epoch", ylabel="validation perplexity per token")
     right.set(xlabel="epoch", ylabel="training loss, nats per token")
     for ax in (left, right):
         ax.xaxis.get_major_locator().set_params(integer=True)
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("{x:g}")
     fig.legend(loc="outside lower center", ncols=min(3, len(curves)))
     fig.suptitle(title)
     return fig
@@ -143,8 +143,8 @@ def learning_rate_schedule(steps: pd.DataFrame) -> Figure:
     ax.plot(steps.step, steps.lr)
     peak = steps.loc[steps.lr.idxmax()]
     text = f"peak {peak.lr:.4g} at step {peak.step:,.0f}"
-    ax.annotate(text, (peak.step, peak.lr), (12, -4), textcoords="offset points")
-    ax.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
+    ax.annotate(text, (peak.step, peak.lr), (0, 6), textcoords="offset points")
+    ax.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, 1.12 * peak.lr))
     ax.set_title(f"Linear warmup, then a cosine to zero at step {steps.step.iloc[-1]:,}")
     return fig
 
@@ -160,9 +160,9 @@ def losses(epochs: pd.DataFrame, best: int) -> Figure:
     right.plot(epochs.epoch, epochs.perplexity, marker="s", color=COLOURS[1])
     kept = epochs[epochs.epoch == best].iloc[0]
     text = f"kept: {kept.perplexity:.1f}"
-    right.annotate(
-        text, (kept.epoch, kept.perplexity), (-6, 10), textcoords="offset points", ha="right"
-    )
+    below = {"xytext": (0, -14), "textcoords": "offset points", "ha": "center"}
+    right.annotate(text, (kept.epoch, kept.perplexity), **below)
+    right.margins(0.1, 0.15)
     right.set(xlabel="epoch", ylabel="perplexity per token", title="Validation perplexity")
     for ax in (left, right):
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -180,6 +180,8 @@ def gradient_norm(steps: pd.DataFrame, clip: float, smooth: int) -> Figure:
     if clip:
         ax.axhline(clip, color="black", linestyle=":", label=f"clipped at {clip:g}")
     ax.set(xlabel="optimiser step", ylabel="L2 norm of the unscaled gradient", yscale="log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
     ax.set_title("Gradient norm before clipping")
     ax.legend(ncols=3)
     return fig
@@ -247,7 +249,7 @@ def sampling_grid(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
 def head_effects(effects: np.ndarray, baseline: float) -> Figure:
     """§IV.D. effects: change of the loss without each head, (n_layer, n_head), nats per token."""
     with plt.rc_context(MAP_STYLE):
-        size = (2.6 + 0.9 * effects.shape[1], 1.6 + 0.5 * len(effects))
+        size = (3.2 + 0.9 * effects.shape[1], 2.2 + 0.5 * len(effects))
         fig, ax = plt.subplots(figsize=size)
     limit = np.abs(effects).max() or 1.0
     image = ax.imshow(effects, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
@@ -259,7 +261,7 @@ def head_effects(effects: np.ndarray, baseline: float) -> Figure:
     ax.set(
         xlabel="head", ylabel="layer", title=f"Change of the loss ({baseline:.3f})\nwithout a head"
     )
-    fig.colorbar(image, label="nats per token; red: the head helps")
+    fig.colorbar(image, label="nats per token")
     return fig
 
 
@@ -269,7 +271,7 @@ def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Fig
     side = 2.2 + 0.36 * len(tokens)
     with plt.rc_context(MAP_STYLE):
         fig, ax = plt.subplots(figsize=(side + 0.8, side))
-    image = ax.imshow(weights, cmap="viridis", vmin=0, vmax=1)
+    image = ax.imshow(weights, cmap="viridis", norm=ATTENTION_SCALE)
     labels = [token.replace("\n", "↵") for token in tokens]
     ax.set_xticks(range(len(labels)), labels, rotation=90, family="monospace")
     ax.set_yticks(range(len(labels)), labels, family="monospace")
@@ -286,7 +288,7 @@ def attention_grid(maps: np.ndarray) -> Figure:
         size = (1.7 * heads + 1.2, 1.7 * layers + 0.6)
         fig, axes = plt.subplots(layers, heads, figsize=size, squeeze=False)
     for (layer, head), ax in np.ndenumerate(axes):
-        image = ax.imshow(maps[layer, head], cmap="viridis", vmin=0, vmax=1)
+        image = ax.imshow(maps[layer, head], cmap="viridis", norm=ATTENTION_SCALE)
         ax.set_xticks([])
         ax.set_yticks([])
         if layer == 0:
@@ -311,10 +313,13 @@ def attention_by_layer(statistics: pd.DataFrame) -> Figure:
             ax.scatter(part.layer, part[column], s=26, label=f"head {head}", marker=MARKERS[head])
         mean = statistics.groupby("layer")[column].mean()
         ax.plot(mean.index, mean, color="black", linewidth=1, label="mean of the layer")
-        ax.set(xlabel="layer", ylabel=label, ylim=(0, None))
+        if column == "distance":
+            even = statistics.uniform_distance.iloc[0]
+            ax.axhline(even, color="black", linestyle=":", label="weight spread evenly")
+        ax.set(xlabel="layer", ylabel=label)
+        ax.margins(0.1)
+        ax.set_ylim(bottom=0)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    even = statistics.uniform_distance.iloc[0]
-    axes[0].axhline(even, color="black", linestyle=":", label="weight spread evenly")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return fig

@@ -71,6 +71,7 @@ def run_notebooks(
                         kernel_name="python3",
                         progress_bar={"desc": "Cells", "position": 1, "leave": False},
                         stderr_file=_LastLine(file, bar),
+                        extra_arguments=["--IPKernelApp.log_level=ERROR"],
                     )
                 except papermill.PapermillExecutionError as error:
                     raise LLMLiteError(

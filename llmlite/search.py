@@ -5,6 +5,7 @@ every run. Called again, it skips what is finished, carries on what was interrup
 what failed.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,14 +105,14 @@ def _run(point, model, config, ids, folder, about, device, stride, progress) -> 
         trainer = Trainer(shape, config, ids, folder / row["run"], about, device, stride, progress)
         announced = progress and not trainer.finished()
         if announced:
-            tqdm.write(_first_line(point))
+            tqdm.write(_first_line(point), file=sys.stderr)
         row |= _outcome(trainer.fit())
     except CheckpointError:
         raise  # somebody must look at it; training over it would lose it
     except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         row |= {"status": "failed", "reason": (str(error) or type(error).__name__).splitlines()[0]}
     if announced or row["status"] == "failed":
-        tqdm.write(_last_line(row) + "\n")
+        tqdm.write(_last_line(row) + "\n", file=sys.stderr)
     return row
 
 

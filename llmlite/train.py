@@ -7,6 +7,7 @@ same call is made again, and on a CPU ends with the same weights, bit for bit.
 
 import json
 import math
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -209,8 +210,9 @@ class Trainer:
         lines = []
         for (step, lr, _, _, tokens), loss, norm in zip(self._pending, losses, norms, strict=True):
             finite = math.isfinite(norm)  # if not, the scaler left this step out
-            if not math.isfinite(loss) or not (finite or self.scaler.is_enabled()):
-                what = f"loss became {loss}" if finite else f"gradient's norm became {norm}"
+            bad_loss = not math.isfinite(loss)
+            if bad_loss or not (finite or self.scaler.is_enabled()):
+                what = f"loss became {loss}" if bad_loss else f"gradient's norm became {norm}"
                 raise DivergedError(
                     f"The {what} at step {step} of {self.total_steps} (learning rate {lr:.2e}); "
                     "lower the learning rate or lengthen the warmup."
@@ -263,7 +265,7 @@ class Trainer:
         )
         self.sums = dict.fromkeys(sums, 0) | {"loss": 0.0, "norm": 0.0, "seconds": 0.0}
         if self.progress:
-            tqdm.write(epoch_line(self.epochs[-1]))
+            tqdm.write(epoch_line(self.epochs[-1]), file=sys.stderr)
         if valid_loss < best:
             about = {k: v for k, v in self.identity.items() if isinstance(v, str)}
             save_model(self.model, self.folder / "best.safetensors", **about)

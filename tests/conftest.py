@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,16 @@ def tiny_config() -> ModelConfig:
 
 
 @pytest.fixture
-def make_model() -> Callable[..., GPT]:
+def one_thread() -> Iterator[None]:
+    """One thread for this test: with small tensors a second one only waits for the first."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def make_model(one_thread) -> Callable[..., GPT]:
     """make_model(config, seed=0): every parameter moved by N(0, 0.2), in evaluation mode.
 
     Fresh weights give nearly even attention and logits, in which no mistake would be seen.

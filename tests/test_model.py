@@ -228,8 +228,8 @@ def test_what_adds_to_the_residual_stream_starts_smaller():
 
 
 def test_the_papers_best_model_has_the_parameters_counted_by_hand():
-    # embeddings 10,000 × 128 (tied, so once) and 256 × 128; a layer: qkv 128 × 384 + 384, proj
-    # 128 × 128 + 128, up 128 × 512 + 512, down 512 × 128 + 128, two norms of 256; a last norm of 256
+    # Embeddings: 10,000 × 128 (tied, so once) and 256 × 128. A layer: qkv 128 × 384 + 384, proj
+    # 128 × 128 + 128, up 128 × 512 + 512, down 512 × 128 + 128, two norms of 256. One norm more.
     layer = 49_152 + 384 + 16_384 + 128 + 65_536 + 512 + 65_536 + 128 + 2 * 256
     by_hand = 1_280_000 + 32_768 + 6 * layer + 256
     assert by_hand == 2_502_656

@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+import regex
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,14 +19,14 @@ from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETo
 TIES = "".join(f" {a}{b}{c}" for a in "abcde" for b in "cdeab" for c in "éeda") + " aaaa aaaaaaa"
 PROSE = """ = Beryllium = \n \n Beryllium was found in 1798 by Louis @-@ Nicolas Vauquelin , who
 didn't name it . It's a hard , grey metal ; its density is 1 @.@ 85 g / cm3 . They'll say that
-beryllium isn't common : we've 2 @,@ 800 t a year , and they're mined in Utah .   \n\n\n Naïve façade ,
-Ελληνικά , русский , 日本語 , עברית , العربية , 🙂 👩‍👧 , x² + y₂ .\t\tTabs , too .\r\n"""
+beryllium isn't common : we've 2 @,@ 800 t a year , and they're mined in Utah .   \n\n\n Naïve
+façade , Ελληνικά , русский , 日本語 , עברית , العربية , 🙂 👩‍👧 , x² + y₂ .\t\tTabs , too .\r\n"""
 VARIED = [
     "",
     " ",
     "a",
     "The cat sat on the mat . It isn't , we're sure , they'll say 'twas .",
-    " \n = Title = \n \n A paragraph of the corpus with its joiners : 1 @,@ 234 @.@ 5 well @-@ known .\n",
+    " \n = Title = \n \n The corpus and its joiners : 1 @,@ 234 @.@ 5 well @-@ known .\n",
     "   leading and trailing   \n\n\n",
     "x² ½ ٣٤ 一二三 Ⅷ",
     "naïve façade — “quotes” … Ελληνικά, русский, 日本語, עברית, العربية",
@@ -71,8 +73,7 @@ def test_training_on_an_example_worked_out_by_hand():
     # Words: "ab" twice, " ab" once, "abc" once, "bc" once. Pairs: a+b 4, b+c 2, " "+a 1.
     # After ab: ab+c 1, b+c 1, " "+ab 1. The byte order has a = 64, b = 65, c = 66 and puts the
     # space, which does not print, last but 35: ties fall to the smaller left id, then the right.
-    words = "ab\nab\n ab\nabc\nbc".replace("\n", "1")  # digits cut words and join nothing here
-    tokenizer = BPETokenizer.train(words, 260)
+    tokenizer = BPETokenizer.train("ab1ab1 ab1abc1bc", 260)  # digits are words of their own
     a, b, c = (BYTE_ORDER.index(ord(letter)) for letter in "abc")
     space = BYTE_ORDER.index(ord(" "))
     assert (a, b, c, space) == (64, 65, 66, 220)
@@ -200,8 +201,6 @@ def test_varied_text_survives_encoding_and_decoding(trained, text):
 @given(text=st.text(alphabet="ab é\n'ts1 ", max_size=60))
 def test_words_bound_the_merges(trained, text):
     """Each token lies within one word of the split pattern."""
-    import regex
-
     expected = [i for word in regex.findall(GPT2_SPLIT_PATTERN, text) for i in trained.encode(word)]
     assert trained.encode(text) == expected
 
@@ -219,11 +218,13 @@ def test_the_array_holds_the_same_ids_in_the_smallest_type(trained):
     assert array.dtype == np.uint16
     assert array.tolist() == trained.encode(PROSE)
     assert trained.encode_to_array("").shape == (0,)
-    # 65,279 merges and 257 tokens fill 16 bits to the last id; one more does not fit
-    chain = [(64, 64), *((256 + i, 64) for i in range(3))]
-    small, large = BPETokenizer(chain), BPETokenizer(chain)
-    small.vocab_size, large.vocab_size = 65_536, 65_537
-    assert (small.dtype, large.dtype) == (np.uint16, np.uint32)
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
+def test_16_bits_hold_ids_up_to_65535(vocab_size, dtype):
+    tokenizer = BPETokenizer([])
+    tokenizer.vocab_size = vocab_size
+    assert tokenizer.dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,6 @@ def test_ids_that_are_not_utf8_decode_to_replacement_characters(trained, data, t
 
 
 def test_decoding_takes_arrays_and_tensors(trained):
-    torch = pytest.importorskip("torch")
     ids = trained.encode("beryllium")
     assert trained.decode(np.array(ids, dtype=np.uint16)) == "beryllium"
     assert trained.decode(torch.tensor(ids)) == "beryllium"

@@ -9,93 +9,37 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import random
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 SEED = 20
 SPLITS = {"wiki.train.raw": 0.8, "wiki.valid.raw": 0.1, "wiki.test.raw": 0.1}
 OPTIONAL = 0.8  # how often a slot or section marked "?" is used
 ASIDE = 7  # how many sentences at most on a related subject
+NAMED = ("country", "university")  # columns that name a row of another table
 PEOPLE = ("composer", "painter", "scientist", "writer")
 
-UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-).split()
-TENS = ". . twenty thirty forty fifty sixty seventy eighty ninety".split()
-ORDINALS = {
-    "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth",
-    "nine": "ninth", "twelve": "twelfth",
-}  # fmt: skip
+
+def _sibling(name: str) -> ModuleType:
+    """The module beside this file, found by its path: this file is not in a package."""
+    spec = importlib.util.spec_from_file_location(f"sample_{name}", HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-class Missing(LookupError):
+english = _sibling("english")
+
+
+class MissingError(LookupError):
     """A template asks for a value that this row does not have: another template is tried."""
-
-
-# ---------------------------------------------------------------- ordinary English to WikiText
-
-
-def tokenise(text: str) -> str:
-    """Ordinary English to WikiText's spaced form: this is the one place that knows the format."""
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", " @,@ ", text)
-    text = re.sub(r"(?<=\d)\.(?=\d)", " @.@ ", text)
-    text = re.sub(r"(?<=\w)-(?=\w)", " @-@ ", text)
-    text = re.sub(r"'s\b", " 's", text)
-    text = re.sub(r"(?<=s)'(?=\s|[.,;:)]|$)", " '", text)
-    text = re.sub(r"([(),;:?!\"°–−%])", r" \1 ", text)
-    text = re.sub(r"(?<!\b[A-Z])\.(?=\s|$)", " .", text)
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def number_word(n: int) -> str:
-    """Small numbers in words, as running text has them; larger ones in figures."""
-    if 0 <= n < 20:
-        return UNITS[n]
-    if n < 100:
-        return TENS[n // 10] + (f"-{UNITS[n % 10]}" if n % 10 else "")
-    return f"{n:,}"
-
-
-def ordinal(n: int) -> str:
-    """Ordinal in words."""
-    head, dash, tail = number_word(n).rpartition("-")
-    if tail in ORDINALS:
-        tail = ORDINALS[tail]
-    else:
-        tail = tail[:-1] + "ieth" if tail.endswith("y") else tail + "th"
-    return head + dash + tail
-
-
-def join(items: list[str]) -> str:
-    """A list in prose: "a, b and c"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def tidy(text: str) -> str:
-    """Settle what depends on the neighbouring word: a or an, one or many, the capital letter."""
-
-    def article(match: re.Match[str]) -> str:
-        word = match.group(1)
-        vowel = re.match(r"[AEIOUaeiou]|8|11\b|18\b|honest|hour", word)
-        sounds_like_consonant = re.match(r"(?i)uni|use|usu|eu|one\b|once\b|ura|uru|ut", word)
-        return f"{'an' if vowel and not sounds_like_consonant else 'a'} {word}"
-
-    def plural(match: re.Match[str]) -> str:
-        count, noun = match.groups()
-        if count.lower() in ("one", "1"):
-            return f"{count} {noun}"
-        return f"{count} {noun[:-1] + 'ies' if noun.endswith('y') else noun + 's'}"
-
-    text = re.sub(r"\s+", " ", text).strip()
-    text = re.sub(r"\s+([,.;:)])", r"\1", text)
-    text = re.sub(r"\b[aA]\(n\) (\S+)", article, text)
-    text = re.sub(r"(\S+) ([\w-]+)\(s\)", plural, text)
-    at = 1 if text.startswith('"') else 0
-    return text[:at] + text[at : at + 1].upper() + text[at + 1 :]
 
 
 # ---------------------------------------------------------------- the tables
@@ -113,7 +57,7 @@ class Row:
         if column not in self.values:
             raise KeyError(f"{self.category} has no column {column}")
         if column not in self.numbers:
-            raise Missing(f"{self.title}: {column}")
+            raise MissingError(f"{self.title}: {column}")
         return self.numbers[column]
 
     @property
@@ -121,27 +65,27 @@ class Row:
         return self.values["title"]
 
     def get(self, name: str) -> str:
-        """A column's text as prose, or Missing."""
+        """A column's text as prose, or MissingError."""
         column, _, how = name.partition(".")
         if column == "name":
-            return f"{self.values.get('the', '')} {self.title}".strip()
+            return f"{self.values.get('the', '')} {self.title.partition(' (')[0]}".strip()
         if column == "short":
             return self.values.get("short") or self.get("name")
-        if column == "country":
-            column = "country_name"
+        if column in NAMED:
+            column += "_name"
         value = self.values[column]  # a KeyError here is a slip in a template
         if not value:
-            raise Missing(f"{self.title}: {name}")
+            raise MissingError(f"{self.title}: {name}")
         items = value.split(";")
         if how == "w":
-            return number_word(int(self.numbers[column]))
+            return english.number_word(int(self.numbers[column]))
         if how == "n":
-            return number_word(len(items))
+            return english.number_word(len(items))
         if how:
             if how not in ("0", "1", "2") or int(how) >= len(items):
-                raise Missing(f"{self.title}: {name}")
+                raise MissingError(f"{self.title}: {name}")
             return items[int(how)]
-        return join(items)
+        return english.join(items)
 
 
 def load_tables() -> dict[str, list[Row]]:
@@ -160,13 +104,14 @@ def load_tables() -> dict[str, list[Row]]:
                         row.numbers[name] = float(value)
                         if key.endswith("#"):
                             digits = len(value.partition(".")[2])
-                            value = f"{float(value):,.{digits}f}".replace("-", "−")
+                            value = f"{float(value):,.{digits}f}".replace("-", "\u2212")
                     row.values[name] = value
                 rows.append(row)
-    names = {row.title: row.get("name") for row in tables["country"]}
-    for row in (row for rows in tables.values() for row in rows):
-        country = row.values.get("country", "")
-        row.values["country_name"] = names.get(country, country)  # with its "the"
+    for column in NAMED:  # as in running text, with "the" where it has one
+        names = {row.title: row.get("name") for row in tables[column]}
+        for row in (row for rows in tables.values() for row in rows):
+            title = row.values.get(column, "")
+            row.values[f"{column}_name"] = names.get(title, title)
     return tables
 
 
@@ -261,7 +206,7 @@ class Article:
             used = [id(row) for row in self.picked.values()]
             fresh = [row for row in candidates if id(row) not in used and row is not self.row]
             if not fresh:
-                raise Missing(f"{self.row.title}: {key}")
+                raise MissingError(f"{self.row.title}: {key}")
             self.picked[key] = self.rng.choice(fresh)
         return self.picked[key]
 
@@ -290,45 +235,45 @@ class Article:
             return self.pronoun(path)
         if "-" in path:
             after, before = path.split("-")
-            return number_word(round(row.number(after) - row.number(before)))
+            return english.number_word(round(row.number(after) - row.number(before)))
         head = parts[0].rstrip("2")
         if head in ("lo", "hi", "same"):
             return self.other(parts[0], parts[1]).get(".".join(parts[2:]))
         if head == "gap":
             other = self.other(parts[1], parts[2])
             whole = round(abs(other.number(parts[2]) - row.number(parts[2])), 2)
-            return number_word(int(whole)) if whole == int(whole) else f"{whole:,g}"
+            return english.number_word(int(whole)) if whole == int(whole) else f"{whole:,g}"
         if head == "times":
             mine, its = row.number(parts[2]), self.other(parts[1], parts[2]).number(parts[2])
             ratio = round(max(mine, its) / max(min(mine, its), 1e-9))
             if not 2 <= ratio <= 19 or min(mine, its) <= 0:
-                raise Missing(path)
-            return "twice" if ratio == 2 else f"{number_word(ratio)} times"
+                raise MissingError(path)
+            return "twice" if ratio == 2 else f"{english.number_word(ratio)} times"
         if head == "rank":
             column, word = parts[1], parts[2]
             sign = -1 if word in ("smallest", "lightest", "shortest", "lowest", "oldest") else 1
             mine = sign * row.number(column)
             rows = self.tables[row.category]
             place = 1 + sum(sign * r.numbers[column] > mine for r in rows if column in r.numbers)
-            return word if place == 1 else f"{ordinal(place)}-{word}"
+            return word if place == 1 else f"{english.ordinal(place)}-{word}"
         if head in ("count", "list"):
             mine, rows = row.values[parts[1]], self.tables[row.category]
             found = [r for r in rows if mine and r.values[parts[1]] == mine and r is not row]
             if len(found) < 2:
-                raise Missing(path)
+                raise MissingError(path)
             if head == "count":
-                return number_word(len(found))
+                return english.number_word(len(found))
             sample = self.rng.sample(found, min(len(found), self.rng.randint(2, 4)))
-            return join([r.get("name") for r in sample])
+            return english.join([r.get("name") for r in sample])
         if head == "peer":
             born = row.numbers["born"]
             people = [r for name in PEOPLE for r in self.tables[name]]
-            near = [r for r in people if 0 < abs(r.numbers["born"] - born) <= 25]
+            near = [r for r in people if 0 < abs(r.numbers["born"] - born) <= 15]
             peer = self.pick(parts[0], near)
             if parts[1] == "kind":
                 return peer.category
             if parts[1] == "gap":
-                return number_word(int(abs(peer.numbers["born"] - born)))
+                return english.number_word(int(abs(peer.numbers["born"] - born)))
             if parts[1] == "older":
                 return "older" if peer.numbers["born"] < born else "younger"
             return peer.get(".".join(parts[1:]))
@@ -338,8 +283,12 @@ class Article:
         if head == "to":  # the row of another table that this one names in a column
             rows = [r for r in self.tables[parts[1]] if r.title == row.values[parts[2]]]
             if not rows:
-                raise Missing(path)
+                raise MissingError(path)
             return rows[0].get(".".join(parts[3:]))
+        if path.startswith("!"):  # a sentence for rows that lack this value
+            if row.values[path[1:]]:
+                raise MissingError(path)
+            return ""
         if path == "role":
             return row.category
         return row.get(path)
@@ -350,8 +299,8 @@ class Article:
             for _ in range(4):
                 fresh, last = self.fresh, self.last
                 try:
-                    text = tidy(self.expand(line))
-                except Missing:
+                    text = english.tidy(self.expand(line))
+                except MissingError:
                     self.fresh, self.last = fresh, last
                     continue
                 self.fresh = False
@@ -362,7 +311,7 @@ class Article:
         """A paragraph about a related subject, in the words of that subject's own article."""
         try:
             other = Article(self.other(*reference.split(".")), self.tables, self.kind)
-        except Missing:
+        except MissingError:
             return ""
         other.rng = self.rng
         slots = [slot for section in sections for _, found in section.paragraphs for slot in found]
@@ -380,7 +329,7 @@ class Article:
 
     def text(self, sections: list[Section]) -> str:
         """The whole article."""
-        lines = ["", f"= {tokenise(self.row.title)} =", ""]
+        lines = ["", f"= {english.tokenise(english.tidy(self.row.title))} =", ""]
         groups: list[list[Section]] = []
         for section in sections[1:]:
             if section.level == 3 and groups:
@@ -401,11 +350,13 @@ class Article:
                     else self.paragraph(mark, slots)
                     for mark, slots in section.paragraphs
                 ]
-                body = [tokenise(text) for text in found if text]
+                body = [english.tokenise(text) for text in found if text]
                 if not body:
                     continue
                 if section.titles:
-                    title = tokenise(tidy(self.expand(self.rng.choice(section.titles))))
+                    title = english.tokenise(
+                        english.tidy(self.expand(self.rng.choice(section.titles)))
+                    )
                     marks = " ".join("=" * section.level)
                     lines += ["", f"{marks} {title} {marks}", ""]
                 lines += body

@@ -1,0 +1,266 @@
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from llmlite import experiment as module
+from llmlite.checkpoint import commit, read_record
+from llmlite.config import PROFILES, SearchSpace, TrainConfig
+from llmlite.errors import LLMLiteError
+from llmlite.experiment import Experiment
+from llmlite.metrics import total_loss
+from llmlite.search import AXES
+from llmlite.train import Trainer
+
+TRAIN = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-2, amp="off")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """One thread: on small tensors a second one only waits, long on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def text_of(articles, word="river"):
+    """Articles in WikiText's form."""
+    parts = []
+    for number in range(articles):
+        lines = [
+            "", f"= Place {number} =", "", f"Place {number} lies on the {word} {number} .", "",
+            "= = History = =", "", f"It was founded in {1800 + number} by a {word} @-@ side .",
+        ]  # fmt: skip
+        parts.append("".join(f" {line} \n" if line else " \n" for line in lines) + " \n")
+    return "".join(parts)
+
+
+def write_corpus(folder, word="river"):
+    folder.mkdir(exist_ok=True)
+    for split, articles in (("train", 40), ("valid", 6), ("test", 5)):
+        (folder / f"wiki.{split}.raw").write_text(text_of(articles, word), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny_profile(monkeypatch):
+    """Profile "quick" with next to nothing to train."""
+    profile = replace(
+        PROFILES["quick"],
+        first_grid=SearchSpace((1e-2,), (1,), (1,), (8, 16)),
+        revised_grid=SearchSpace((1e-2, 1e-4), (1,), (2,), (8,)),
+        first_search=replace(TRAIN, schedule="fixed"),
+        revised_search=TRAIN,
+        retrain=replace(TRAIN, epochs=2, learning_rate=1.0),
+    )
+    monkeypatch.setitem(PROFILES, "quick", profile)
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """How often each costly stage was really done."""
+    done = {"tokenizer": 0, "encode": 0, "steps": 0}
+    train, encode, step = (
+        module.BPETokenizer.train, module.BPETokenizer.encode_to_array, Trainer._optimiser_step
+    )  # fmt: skip
+
+    def counted(name, call):
+        def wrapper(*args, **kwargs):
+            done[name] += 1
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(module.BPETokenizer, "train", staticmethod(counted("tokenizer", train)))
+    monkeypatch.setattr(module.BPETokenizer, "encode_to_array", counted("encode", encode))
+    monkeypatch.setattr(Trainer, "_optimiser_step", counted("steps", step))
+    return done
+
+
+@pytest.fixture
+def start(tmp_path):
+    write_corpus(tmp_path / "text")
+
+    def start(**changes):
+        settings = {"vocab_size": 300, "block_size": 16, **changes}
+        return Experiment(
+            "quick", str(tmp_path / "text"), tmp_path / "out", "cpu", progress=False, **settings
+        )
+
+    return start
+
+
+def test_each_stage_is_made_when_it_is_asked_for_and_only_once(start, work):
+    experiment = start()
+    assert not experiment.out.exists()
+    score = experiment.test_score()
+    assert score.tokens == len(experiment.ids["test"]) - 1
+    assert score.words == len(text_of(5).split()) + text_of(5).count("\n")
+    assert 1 < score.perplexity < 300
+    assert work["tokenizer"] == 1
+    assert work["encode"] == 40 + 6 + 5
+    before = dict(work)
+    experiment.test_score()
+    experiment.retrain()
+    experiment.search("revised")
+    assert work == before
+
+
+def test_a_second_experiment_in_the_folder_uses_what_is_there(start, work):
+    first = start()
+    first.test_score()
+    work.update(dict.fromkeys(work, 0))
+    second = start()
+    assert second.test_score() == first.test_score()
+    assert second.best_configuration == first.best_configuration
+    assert second.run_folder == first.run_folder
+    assert work == {"tokenizer": 0, "encode": 0, "steps": 0}
+
+
+def test_another_text_is_never_answered_from_the_old_files(start, tmp_path, work):
+    first = start()
+    first.retrain()
+    old = {path: path.read_bytes() for path in tmp_path.glob("out/**/*") if path.is_file()}
+    work.update(dict.fromkeys(work, 0))
+    write_corpus(tmp_path / "text", word="mountain")
+    second = start()
+    record = second.retrain()
+    assert min(work.values()) > 0
+    assert second.tokenizer.fingerprint != first.tokenizer.fingerprint
+    assert second.tokenizer.decode(second.ids["valid"].tolist()).count("mountain") == 12
+    assert second.run_folder != first.run_folder
+    assert record["identity"]["data_fingerprint"] == second.corpus.fingerprint
+    assert {row["run"] for row in second.search().to_dict("records")}.isdisjoint(
+        {path.parent.name for path in old}
+    )
+    changed = [path.name for path, content in old.items() if path.read_bytes() != content]
+    assert changed == ["results.csv"]
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 280}, {"block_size": 8}, {"stride": 4}])
+def test_another_setting_is_another_run(start, work, change):
+    first, second = start(), start(**change)
+    first.retrain()
+    work["steps"] = 0
+    second.retrain()
+    assert work["steps"] > 0
+    assert second.run_folder != first.run_folder
+
+
+def test_the_best_configuration_of_the_revised_grid_is_trained(start):
+    experiment = start()
+    table = experiment.search("revised")
+    best = experiment.best_configuration
+    lowest = min(table.to_dict("records"), key=lambda row: row["perplexity"])
+    assert best == {axis: lowest[axis] for axis in AXES}
+    assert [type(best[axis]) for axis in AXES] == [float, int, int, int]
+    identity = experiment.retrain()["identity"]
+    assert identity["train"]["learning_rate"] == best["learning_rate"] != 1.0
+    assert identity["train"]["epochs"] == 2
+    assert identity["model"]["n_head"] == 2
+    assert identity["model"]["vocab_size"] == 300
+    assert identity["model"]["block_size"] == 16
+    assert identity["tokenizer_fingerprint"] == experiment.tokenizer.fingerprint
+    assert read_record(experiment.run_folder)["status"] == "finished"
+
+
+def test_the_model_is_the_one_of_the_best_epoch(start):
+    experiment = start()
+    record = experiment.retrain()
+    assert not experiment.model.training
+    nats, tokens = total_loss(experiment.model, experiment.ids["valid"])
+    assert nats / tokens == pytest.approx(record["best"]["valid_loss"], abs=1e-5)
+
+
+def test_each_grid_has_a_folder_of_its_own(start):
+    experiment = start()
+    assert experiment.search("first").n_embd.tolist() == [8, 16]
+    assert experiment.search("revised").learning_rate.tolist() == [1e-2, 1e-4]
+    assert (experiment.out / "search" / "first" / "results.csv").exists()
+    assert (experiment.out / "search" / "revised" / "results.csv").exists()
+    first = experiment.search_folder("first") / experiment.search("first").run[0]
+    assert read_record(first)["identity"]["train"]["schedule"] == "fixed"
+
+
+def test_the_split_table_counts(start):
+    experiment = start()
+    table = experiment.split_table()
+    assert table.index.tolist() == ["train", "valid", "test"]
+    assert table.articles.tolist() == [40, 6, 5]
+    assert table.words.tolist() == [len(text_of(n).split()) for n in (40, 6, 5)]
+    assert table.bytes.tolist() == [len(text_of(n).encode()) for n in (40, 6, 5)]
+    assert table.tokens["test"] == len(experiment.ids["test"])
+
+
+def test_the_first_line_names_profile_data_device_and_commit(start):
+    parts = str(start()).split(" · ")
+    assert parts[0] == "profile quick"
+    assert parts[1] == "data own text in text (folder)"
+    assert re.fullmatch(r"device CPU \(.+ threads\)", parts[2])
+    assert parts[3] == f"commit {commit()}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"profile": "huge"}, "There is no profile 'huge'; choose auto, quick, small, full"),
+        ({"device": "tpu"}, "There is no device 'tpu' here"),
+        ({"split": "random"}, "split is 'random'; allowed: official, paper"),
+        ({"stride": 1000}, "stride is 1000"),
+    ],
+)
+def test_what_there_is_not_is_said_in_a_sentence(tmp_path, settings, message):
+    with pytest.raises(LLMLiteError, match=re.escape(message)):
+        Experiment(out=tmp_path, **settings)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_without_a_gpu_is_refused(tmp_path):
+    with pytest.raises(LLMLiteError, match="There is no device 'cuda' here"):
+        Experiment(out=tmp_path, device="cuda")
+
+
+def test_an_unknown_grid_is_refused_before_anything_is_made(start):
+    experiment = start()
+    with pytest.raises(LLMLiteError, match="There is no grid 'third'; choose first or revised"):
+        experiment.search("third")
+    assert not experiment.out.exists()
+
+
+def test_auto_is_quick_without_cuda_and_full_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Experiment(out=tmp_path).profile.name == "quick"
+    assert Experiment(out=tmp_path).device == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Experiment(out=tmp_path).profile.name == "full"
+    assert Experiment(out=tmp_path).device == "cuda"
+    assert Experiment(out=tmp_path, device="cpu").profile.name == "quick"
+
+
+def test_a_figure_is_saved_with_its_caption(start):
+    experiment, figure = start(), Figure(figsize=(2, 1))
+    assert experiment.save_figure(figure, "b-loss", "The loss.") is figure
+    experiment.save_figure(figure, "a-rate", "The rate.")
+    experiment.save_figure(figure, "b-loss", "The loss again.")
+    folder = experiment.out / "figures"
+    assert (folder / "b-loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    captions = json.loads((folder / "captions.json").read_text("utf-8"))
+    assert list(captions) == ["a-rate", "b-loss"]
+    assert captions["b-loss"].startswith("The loss again. Profile quick, own text in text, CPU")
+    assert {path.name for path in folder.iterdir()} == {
+        "a-rate.png", "b-loss.png", "captions.json"
+    }  # fmt: skip
+
+
+def test_a_figure_has_at_least_150_dots_an_inch(start):
+    experiment, figure = start(), Figure(figsize=(4, 2))
+    figure.add_axes((0, 0, 1, 1))
+    experiment.save_figure(figure, "plain", "Nothing.")
+    height, width, _ = imread(experiment.out / "figures" / "plain.png").shape
+    assert width >= 4 * 150
+    assert height >= 2 * 150

@@ -1,0 +1,232 @@
+"""Sampling against plain loops and distributions worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llmlite.errors import LLMLiteError
+from llmlite.generate import (
+    PARAGRAPH,
+    complete,
+    generate,
+    next_token_probabilities,
+    remove_repeated_tokens,
+)
+from llmlite.interpret import mask_heads
+from llmlite.tokenizer import BPETokenizer
+
+
+@pytest.fixture
+def tokenizer() -> BPETokenizer:
+    return BPETokenizer.train("the cat sat on the mat , the cat sat there", 270)
+
+
+@pytest.fixture
+def text_model(tiny_config, make_model, tokenizer):
+    return make_model(replace(tiny_config, vocab_size=tokenizer.vocab_size, block_size=24))
+
+
+# -- the distribution -----------------------------------------------------------------------------
+
+HALF_TO_EIGHTH = torch.tensor([[0.125, 0.5, 0.125, 0.25]]).log()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
+        ({"temperature": 0.5}, [1 / 22, 16 / 22, 1 / 22, 4 / 22]),  # the squares, over their sum
+        ({"top_k": 1}, [0, 1, 0, 0]),
+        ({"top_k": 2}, [0, 2 / 3, 0, 1 / 3]),
+        ({"top_k": 4}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
+        ({"top_k": 99}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
+        ({"top_p": 0.01}, [0, 1, 0, 0]),  # never fewer than one token
+        ({"top_p": 0.49}, [0, 1, 0, 0]),
+        ({"top_p": 0.51}, [0, 2 / 3, 0, 1 / 3]),  # half is not enough
+        ({"top_p": 0.74}, [0, 2 / 3, 0, 1 / 3]),
+        ({"top_p": 1.0}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
+        ({"temperature": 0.5, "top_p": 0.75}, [0, 4 / 5, 0, 1 / 5]),  # 16/22 is less than 0.75
+        ({"top_k": 2, "top_p": 0.6}, [0, 1, 0, 0]),  # of the two kept, the first holds 2/3
+    ],
+)
+def test_the_distribution_worked_out_by_hand(options, expected):
+    options = {"temperature": 1.0, **options}
+    probabilities = next_token_probabilities(HALF_TO_EIGHTH, **options)
+    torch.testing.assert_close(probabilities, torch.tensor([expected], dtype=torch.float32))
+
+
+def test_top_p_keeps_the_fewest_tokens_that_hold_so_much():
+    logits = 2 * torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
+    whole = logits.softmax(-1)
+    kept = next_token_probabilities(logits, 1.0, top_p=0.8) > 0
+    for row, keep in zip(whole, kept, strict=True):
+        held = row[keep]
+        assert held.sum() >= 0.8
+        assert held.sum() - held.min() < 0.8  # without the least likely of them it is too little
+        assert held.min() > row[~keep].max()
+
+
+def test_each_row_is_cut_on_its_own():
+    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
+    for options in ({"top_k": 1}, {"top_p": 0.5}):
+        probabilities = next_token_probabilities(logits, 1.0, **options)
+        torch.testing.assert_close(probabilities, torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
+
+
+def test_tokens_are_drawn_with_their_probabilities(text_model):
+    ids = torch.tensor([[1, 2, 3]])
+    drawn = generate(text_model, ids.repeat(20_000, 1), 1, temperature=0.5, seed=1)[:, -1]
+    with torch.no_grad():
+        expected = (text_model(ids).logits[0, -1] / 0.5).softmax(-1)
+    share = drawn.bincount(minlength=len(expected)) / len(drawn)
+    torch.testing.assert_close(share, expected, atol=0.02, rtol=0)
+    assert expected.max() > 0.05
+
+
+# -- the loop -------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def argmax_loop(model, ids, n, head_mask=None):
+    for _ in range(n):
+        window = ids[:, -model.config.block_size :]
+        ids = torch.cat([ids, model(window, head_mask=head_mask).logits[:, -1:].argmax(-1)], dim=1)
+    return ids
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 1, "temperature": 2.0}])
+def test_greedy_generation_equals_a_plain_loop(tiny_model, make_ids, options, use_cache):
+    ids = make_ids(3, 4)
+    new = generate(tiny_model, ids, 20, use_cache=use_cache, **options)  # past the window of 12
+    assert torch.equal(new, argmax_loop(tiny_model, ids, 20))
+    assert torch.equal(new[:, :4], ids)
+    assert new.unique().numel() > 5
+
+
+@pytest.mark.parametrize("prompt", [1, 5, 11, 12, 13, 20])  # the window is 12
+def test_sampling_with_the_cache_equals_sampling_without(tiny_model, make_ids, prompt):
+    ids = make_ids(4, prompt)
+    options = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 5}
+    kept, anew = (
+        generate(tiny_model, ids, 18, use_cache=use_cache, **options) for use_cache in (True, False)
+    )
+    assert torch.equal(kept, anew)
+    assert kept.shape == (4, prompt + 18)
+
+
+def test_the_cache_is_used_while_the_text_fits_the_window(tiny_model, make_ids):
+    fed = []
+    handle = tiny_model.register_forward_pre_hook(lambda _, args: fed.append(args[0].size(1)))
+    generate(tiny_model, make_ids(1, 10), 5, seed=0)
+    handle.remove()
+    assert fed == [10, 1, 1, 12, 12]
+
+
+def test_the_head_mask_reaches_every_step(tiny_model, make_ids):
+    ids, mask = make_ids(1, 4), mask_heads(tiny_model.config, [1, 2])
+    masked = generate(tiny_model, ids, 20, temperature=0, head_mask=mask)
+    assert torch.equal(masked, argmax_loop(tiny_model, ids, 20, mask))
+    assert not torch.equal(masked, argmax_loop(tiny_model, ids, 20))
+
+
+def test_the_seed_decides_and_nothing_else_does(tiny_model, make_ids):
+    ids = make_ids(2, 4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = generate(tiny_model, ids, 10, seed=1)
+        state = torch.get_rng_state()
+        again = generate(tiny_model, ids, 10, seed=1)
+        other = generate(tiny_model, ids, 10, seed=2)
+        assert torch.equal(state, torch.get_rng_state())  # a seeded call draws on its own
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_without_a_seed_every_call_is_another(tiny_model, make_ids):
+    ids = make_ids(2, 4)
+    assert not torch.equal(generate(tiny_model, ids, 20), generate(tiny_model, ids, 20))
+
+
+def test_generation_is_without_dropout(tiny_model, make_ids):
+    ids = make_ids(2, 4)
+    expected = argmax_loop(tiny_model, ids, 15)
+    assert torch.equal(generate(tiny_model.train(), ids, 15, temperature=0), expected)
+
+
+def test_no_new_tokens_are_none(tiny_model, make_ids):
+    ids = make_ids(2, 4)
+    assert torch.equal(generate(tiny_model, ids, 0), ids)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+    ],
+)
+def test_an_impossible_request_is_refused_by_name(
+    tiny_model, make_ids, options, name, one_sentence
+):
+    with pytest.raises(LLMLiteError, match=name) as error:
+        generate(tiny_model, make_ids(1, 4), **{"max_new_tokens": 2, **options})
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3)])
+def test_an_empty_prompt_of_ids_is_refused(tiny_model, make_ids, shape):
+    with pytest.raises(LLMLiteError, match="prompt is empty"):
+        generate(tiny_model, make_ids(*shape), 2)
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+def test_a_completion_continues_a_paragraph_that_starts_with_the_prompt(text_model, tokenizer):
+    start = tokenizer.encode(" \n The cat")
+    assert PARAGRAPH + "The cat" == " \n The cat"
+    ids = generate(text_model, torch.tensor([start] * 3), 12, seed=3, top_k=50)[:, len(start) :]
+    expected = [tokenizer.decode(row) for row in ids]
+    assert complete(text_model, tokenizer, "  The cat\n", 12, n=3, seed=3, top_k=50) == expected
+    assert len(set(expected)) == 3
+
+
+def test_a_completion_ends_before_the_special_token(text_model, tokenizer, monkeypatch):
+    the, cat, eot = tokenizer.encode("the")[0], tokenizer.encode(" cat")[0], tokenizer.eot_id
+    new = torch.tensor([[the, cat, eot, the], [eot, the, the, eot], [the, the, cat, cat]])
+    monkeypatch.setattr(
+        "llmlite.generate.generate", lambda model, ids, *_, **__: torch.cat([ids, new], dim=1)
+    )
+    word = {i: tokenizer.decode([i]) for i in (the, cat)}
+    assert complete(text_model, tokenizer, "the", 4, n=3) == [
+        word[the] + word[cat],
+        "",
+        word[the] * 2 + word[cat] * 2,
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_is_refused(text_model, tokenizer, prompt, one_sentence):
+    with pytest.raises(LLMLiteError, match="prompt is empty") as error:
+        complete(text_model, tokenizer, prompt)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "filtered"),
+    [
+        ("on on on Mul on Mul", "on Mul"),
+        ("the cat and the dog and a bird", "the cat and dog a bird"),
+        ("The the", "The the"),  # words are compared as they are written
+        (" spaced \n out ", "spaced out"),
+        ("", ""),
+    ],
+)
+def test_the_papers_filter_keeps_each_word_where_it_occurs_first(text, filtered):
+    assert remove_repeated_tokens(text) == filtered
