@@ -110,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--publish",
         action="store_true",
-        help="afterwards copy executed notebooks and figures over the clone's own",
+        help="afterwards copy executed notebooks, figures and results over the clone's own",
     )
     return parser
 
@@ -213,7 +213,7 @@ def reproduce(arguments) -> None:
     import torch
 
     from llmlite.config import get_profile
-    from llmlite.experiment import project_root
+    from llmlite.experiment import Experiment, project_root
     from llmlite.reproduce import find_notebooks, publish, report, run_notebooks
 
     profile = get_profile(arguments.profile, torch.cuda.is_available()).name
@@ -225,7 +225,8 @@ def reproduce(arguments) -> None:
     executed = run_notebooks(notebooks, out, profile, arguments.data, arguments.device)
     print(report(executed, out))
     if arguments.publish:
-        publish(out, root)
+        data = arguments.data
+        publish(Experiment(profile, data, out, arguments.device, progress=False), root)
         print(f"Published to {root / 'notebooks'} and {root / 'figures'}")
 
 

@@ -7,7 +7,7 @@ earlier stage should have left is made on the spot, and what is there is used.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from llmlite.checkpoint import commit, device_name, load_model
+from llmlite.checkpoint import commit, device_name, environment, load_model
 from llmlite.config import DataConfig, ModelConfig, fingerprint, get_profile, with_data
 from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
 from llmlite.errors import LLMLiteError
@@ -192,9 +192,16 @@ class Experiment:
         return load_model(self.run_folder / "best.safetensors", self.device)[0]
 
     def test_score(self) -> Score:
-        """The trained model on the whole test split, windows side by side (Fig. 1)."""
+        """The trained model on the whole test split, windows side by side (Fig. 1).
+
+        Also written to `test_score.json` beside the model.
+        """
         name = "Test" if self.progress else None
-        return evaluate(self.model, self.ids["test"], self.corpus.splits["test"], progress=name)
+        text = self.corpus.splits["test"]
+        score = evaluate(self.model, self.ids["test"], text, progress=name)
+        content = {**asdict(score), "environment": environment(self.device)}
+        write_json(self.run_folder / "test_score.json", content)
+        return score
 
     # -- what a reader looks at ---------------------------------------------------------------
 

@@ -10,9 +10,16 @@ import re
 import shutil
 from pathlib import Path
 
+from llmlite import paper
+from llmlite.checkpoint import read_record
 from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
+from llmlite.experiment import Experiment
+from llmlite.metrics import Score
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
+from llmlite.search import AXES, best_row, read_results
+
+RESULTS_START, RESULTS_END = "<!-- results -->", "<!-- end of results -->"
 
 
 def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
@@ -121,16 +128,78 @@ def clean(path: Path) -> None:
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def publish(out: Path, root: Path) -> None:
-    """Copy the executed notebooks and the figures of a run into the clone at `root`."""
-    for notebook in sorted((out / "notebooks").glob("*.ipynb")):
+def publish(experiment: Experiment, root: Path) -> None:
+    """Copy a run's executed notebooks and figures into the clone at `root`, and put its results
+    into the README."""
+    for notebook in sorted((experiment.out / "notebooks").glob("*.ipynb")):
         shutil.copyfile(notebook, root / "notebooks" / notebook.name)
     figures = root / "figures"
     figures.mkdir(exist_ok=True)
-    for image in sorted((out / "figures").glob("*.png")):
+    for image in sorted((experiment.out / "figures").glob("*.png")):
         shutil.copyfile(image, figures / image.name)
-    captions = json.loads((out / "figures" / "captions.json").read_text("utf-8"))
+    captions = json.loads((experiment.out / "figures" / "captions.json").read_text("utf-8"))
     (figures / "README.md").write_text(gallery(captions), encoding="utf-8")
+    readme = root / "README.md"
+    readme.write_text(with_results(readme.read_text("utf-8"), results(experiment)), "utf-8")
+
+
+def results(experiment: Experiment) -> str:
+    """The README's table of results, from the records of a run."""
+    table = read_results(experiment.search_folder("revised"))
+    best, grid = best_row(table), table[table.status == "finished"].perplexity
+    record = read_record(experiment.run_folder)
+    score = Score(
+        **{
+            name: value
+            for name, value in json.loads(
+                (experiment.run_folder / "test_score.json").read_text("utf-8")
+            ).items()
+            if name != "environment"
+        }
+    )
+    shape = "{learning_rate:g}, {n_layer}, {n_head}, {n_embd}".format
+    low, high = paper.GRID_PERPLEXITY
+    rows = [
+        (
+            "best configuration: learning rate, layers, heads, width",
+            shape(**paper.BEST),
+            shape(**{axis: best[axis] for axis in AXES}),
+        ),
+        ("configurations in the revised grid", "12", str(len(table))),
+        (
+            "validation perplexity per token over the grid",
+            f"{low} to {high}",
+            f"{grid.min():.1f} to {grid.max():.1f}",
+        ),
+        (
+            "epochs and optimiser steps of the retraining",
+            f"{paper.RETRAIN_EPOCHS}, not stated",
+            f"{len(record['epochs'])}, {record['epochs'][-1]['step']:,}",
+        ),
+        ("test loss, nats per token", f"{paper.TEST_LOSS:.4f}", f"{score.loss:.4f}"),
+        ("test perplexity per token", f"{paper.TEST_PERPLEXITY}", f"{score.perplexity:.1f}"),
+        ("test perplexity per word", "not stated", f"{score.word_perplexity:.1f}"),
+        ("test bits per byte", "not stated", f"{score.bits_per_byte:.3f}"),
+    ]
+    lines = ["| | paper | here |", "|---|---|---|"]
+    lines += [f"| {what} | {theirs} | {ours} |" for what, theirs, ours in rows]
+    data, made = experiment.data, record["environment"]
+    lines.append(
+        f"\nHere: profile `{experiment.profile.name}`, {experiment.corpus.name}, {data.split} "
+        f"split, vocabulary {data.vocab_size:,}, windows of {data.block_size} tokens, a new one "
+        f"every {data.stride or data.block_size}; {made['device']}, {record['amp']}, one seed, "
+        f"trained at commit {made['commit']}. Written by `llmlite reproduce --publish` from the "
+        "run's records."
+    )
+    return "\n".join(lines)
+
+
+def with_results(readme: str, table: str) -> str:
+    """`readme` with `table` between its two result marks."""
+    if not (RESULTS_START in readme and RESULTS_END in readme):
+        raise LLMLiteError(f"README.md has no {RESULTS_START} and {RESULTS_END} to write between.")
+    head, rest = readme.split(RESULTS_START)
+    return f"{head}{RESULTS_START}\n{table}\n{RESULTS_END}{rest.split(RESULTS_END)[1]}"
 
 
 def gallery(captions: dict[str, str]) -> str:

@@ -7,19 +7,9 @@ import torch
 
 from llmlite import search, train
 from llmlite.checkpoint import read_record
-from llmlite.config import (
-    ModelConfig,
-    SearchSpace,
-    TrainConfig,
-)
+from llmlite.config import ModelConfig, SearchSpace, TrainConfig
 from llmlite.errors import CheckpointError, LLMLiteError
-from llmlite.search import (
-    best_row,
-    epochs_table,
-    hyperparameter_search,
-    read_results,
-    search_log,
-)
+from llmlite.search import best_row, epochs_table, hyperparameter_search, read_results, search_log
 from llmlite.train import Trainer
 
 GRID = SearchSpace(learning_rate=(0.02, 0.0001), n_layer=(1,), n_head=(1, 2), n_embd=(8,))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import importlib.util
 import random
 import re
@@ -367,7 +368,8 @@ class Article:
 
 
 def compose() -> dict[str, str]:
-    """File name to text; each category is divided on its own so that every split has some."""
+    """File name to text, with the checksums; each category is divided on its own, so that every
+    split has some of it."""
     tables = load_tables()
     rng = random.Random(SEED)
     parts: dict[str, list[str]] = {name: [] for name in SPLITS}
@@ -381,7 +383,9 @@ def compose() -> dict[str, str]:
         parts["wiki.train.raw"] += articles[2 * tenth :]
     for articles in parts.values():
         rng.shuffle(articles)
-    return {name: "".join(articles) for name, articles in parts.items()}
+    texts = {name: "".join(articles) for name, articles in parts.items()}
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    return texts | {"SHA256SUMS": "".join(f"{sums[name]}  {name}\n" for name in texts)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -402,7 +406,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, text in texts.items():
         with (args.out / name).open("w", encoding="utf-8", newline="\n") as handle:
             handle.write(text)
-        print(f"{name}: {text.count(f'{chr(10)} = ')} headings, {len(text.encode())} bytes")
+        print(f"{name}: {len(text.encode())} bytes")
     return 0
 
 

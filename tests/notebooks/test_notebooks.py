@@ -1,0 +1,105 @@
+"""Every notebook of the repository, run by papermill with profile `quick` on the bundled sample."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmlite.reproduce import find_notebooks, run_notebooks
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = find_notebooks(ROOT / "notebooks")
+FIGURES = {  # what each notebook must draw, beside what it prints
+    "01": ["01_article_lengths", "01_token_lengths"],
+    "02": ["02_fig2_width", "02_fig3_schedule", "02_fig4_learning_rate", "02_fig5_depth_heads"],
+    "03": ["03_fig8_learning_rate", "03_fig9_losses", "03_fig10_gradient_norm"],
+    "04": ["04_next_tokens"],
+    "05": ["05_bleu", "05_sampling"],
+    "06": ["06_head_effects"],
+    "07": [
+        "07_fig6_first_layer",
+        "07_fig7_deep_layer",
+        "07_all_heads",
+        "07_attention_by_layer",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """All notebooks, executed once in one folder, as `make demo` does it."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LLMLITE_HEADLESS", "1")
+    out = tmp_path_factory.mktemp("quick")
+    executed = run_notebooks(NOTEBOOKS, out, "quick", "sample", "cpu")
+    yield out, {path.name[:2]: json.loads(path.read_text()) for path in executed}
+    patch.undo()
+
+
+def outputs(content):
+    """All text that a notebook shows."""
+    texts = []
+    for cell in content["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            text = output.get("text") or data.get("text/markdown") or data.get("text/plain") or ""
+            texts.append("".join(text))
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("number", sorted(FIGURES))
+def test_a_notebook_runs_and_draws_its_figures(run, number):
+    out, notebooks = run
+    text = outputs(notebooks[number])
+    assert text.startswith("profile quick · data bundled sample"), "what made it stands on top"
+    assert "device CPU" in text.splitlines()[0]
+    assert "commit " in text.splitlines()[0]
+    for name in FIGURES[number]:
+        assert (out / "figures" / f"{name}.png").stat().st_size > 5000
+    assert "**Compared with the paper.**" in text
+    assert "nan" not in text.split("**Compared with the paper.**")[1]
+
+
+def test_every_figure_has_a_caption(run):
+    captions = json.loads((run[0] / "figures" / "captions.json").read_text())
+    assert set(captions) == {name for names in FIGURES.values() for name in names}
+    assert all("Profile quick" in caption for caption in captions.values())
+
+
+def test_the_model_of_the_demo_has_learnt_something(run):
+    """Far below the 1,024 of a uniform guess, and far above what a leak would give."""
+    (record,) = run[0].glob("best-*/record.json")
+    assert 8 < json.loads(record.read_text())["best"]["perplexity"] < 100
+
+
+def test_a_later_notebook_runs_alone(tmp_path, monkeypatch):
+    """What the earlier ones should have left is made on the spot."""
+    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
+    last = [n for n in NOTEBOOKS if n.name.startswith("06")]
+    (executed,) = run_notebooks(last, tmp_path / "out", "quick", "sample", "cpu")
+    assert "training it now" in executed.read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestAsCommitted:
+    """Rules that hold for the notebooks as they lie in the repository."""
+
+    def cells(self, path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [c for c in content["cells"] if c["cell_type"] == "code"]
+
+    def test_it_has_a_parameters_cell(self, path):
+        tags = [c["metadata"].get("tags", []) for c in self.cells(path)]
+        assert sum("parameters" in t for t in tags) == 1
+
+    def test_it_is_rendered_without_an_error(self, path):
+        results = [o for c in self.cells(path) for o in c["outputs"]]
+        assert results, "people read it without running it"
+        assert all(o["output_type"] != "error" for o in results)
+
+    def test_no_cell_is_longer_than_a_screen(self, path):
+        assert all(len("".join(c["source"]).splitlines()) <= 30 for c in self.cells(path))
+
+    def test_colab_is_named_in_the_first_cells_only(self, path):
+        later = self.cells(path)[3:]
+        assert not any("colab" in "".join(c["source"]).lower() for c in later)

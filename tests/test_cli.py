@@ -1,0 +1,141 @@
+"""The command line: help that teaches, results on stdout, errors in one sentence, exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+from llmlite.cli import main
+
+COMMANDS = ("prepare", "search", "train", "evaluate", "generate", "reproduce")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A corpus of three small articles a split, in WikiText's format."""
+    for split in ("train", "valid", "test"):
+        articles = "".join(
+            f" \n = {split} {i} = \n \n The cat number {i} sat on the mat in the {split} text . \n"
+            for i in range(40)
+        )
+        (tmp_path / f"wiki.{split}.raw").write_text(articles, encoding="utf-8")
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_defaults_and_units(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "default" in text
+    assert "--profile" in text
+    if command not in ("reproduce",):
+        assert "tokens" in text
+
+
+def test_the_top_level_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+def sentence(err):
+    """What is left on stderr besides progress bars must be one line that ends like a sentence."""
+    lines = [line for line in err.strip().splitlines() if line.startswith("llmlite:")]
+    assert len(lines) == 1
+    assert "Traceback" not in err
+    assert lines[0].endswith(".")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "no/such/folder"], "no folder"),
+        (["--profile", "huge"], "quick, small, full"),
+        (["--device", "tpu"], "device"),
+        (["--vocab-size", "100"], "257"),
+        (["--block-size", "0"], "block_size"),
+        (["--stride", "999"], "stride"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(capsys, folder, tmp_path, arguments, words):
+    defaults = ["--profile", "quick", "--out", tmp_path / "out", "--data", folder]
+    code, _, err = run(capsys, "prepare", *defaults, *arguments)
+    assert code == 2
+    assert words in sentence(err)
+
+
+def test_a_folder_with_a_file_missing_is_named(capsys, folder, tmp_path):
+    (folder / "wiki.valid.raw").unlink()
+    code, _, err = run(capsys, "prepare", "--data", folder, "--out", tmp_path / "out")
+    assert code == 2
+    assert "wiki.valid.raw" in sentence(err)
+
+
+def test_a_corpus_too_small_for_the_vocabulary_says_what_it_allows(capsys, folder, tmp_path):
+    code, _, err = run(
+        capsys, "prepare", "--profile", "quick", "--data", folder, "--out", tmp_path / "out"
+    )
+    assert code == 2
+    assert "smaller vocab_size" in sentence(err)
+    assert not list((tmp_path / "out").glob("*")), "nothing half-written stays behind"
+
+
+def test_reproduce_without_notebooks_says_so(capsys, tmp_path):
+    code, _, err = run(capsys, "reproduce", "--notebooks", tmp_path, "--profile", "quick")
+    assert code == 2
+    assert "no notebooks" in sentence(err)
+
+
+def test_an_unknown_command_exits_with_2():
+    with pytest.raises(SystemExit) as stop:
+        main(["fly"])
+    assert stop.value.code == 2
+
+
+def test_the_whole_way_on_ones_own_text(capsys, folder, tmp_path):
+    out = tmp_path / "out"
+    shared = ["--profile", "quick", "--data", folder, "--out", out, "--device", "cpu"]
+    shared += ["--vocab-size", "280", "--block-size", "16"]
+
+    code, text, _ = run(capsys, "prepare", *shared)
+    assert code == 0
+    assert "own text" in text
+    assert "train" in text
+
+    code, text, _ = run(capsys, "evaluate", *shared)  # searches and trains on the spot
+    assert code == 0
+    assert "Test Perplexity" in text
+    assert list(out.glob("best-*/best.safetensors"))
+
+    arguments = ["generate", "The cat", "--tokens", "5", "--seed", "3", *shared]
+    first, second = run(capsys, *arguments), run(capsys, *arguments)
+    assert first[0] == 0
+    assert "The cat" in first[1]
+    assert first[1] == second[1], "a seed fixes the text"
+
+    code, _, err = run(capsys, "generate", "  ", *shared)
+    assert code == 2
+    assert "empty" in sentence(err)
+    code, _, err = run(capsys, "generate", "The cat", "--temperature", "-1", *shared)
+    assert code == 2
+    assert "temperature" in sentence(err)
+
+
+def test_the_installed_command_runs():
+    run = subprocess.run(
+        [sys.executable, "-m", "llmlite.cli", "prepare", "--data", "nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1

@@ -1,0 +1,156 @@
+"""Running notebooks headlessly, and publishing what they render, on tiny notebooks."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from llmlite.errors import LLMLiteError
+from llmlite.experiment import Experiment
+from llmlite.reproduce import (
+    RESULTS_END,
+    RESULTS_START,
+    clean,
+    find_notebooks,
+    gallery,
+    publish,
+    report,
+    results,
+    run_notebooks,
+    with_results,
+)
+
+
+def notebook(path: Path, *sources: str) -> Path:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+PARAMETERS = 'profile = "auto"\nout = None\ndata = None\ndevice = "auto"'
+
+
+def test_notebooks_run_in_order_with_parameters_and_keep_stderr_in_a_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
+    source = notebook(
+        tmp_path / "01_a.ipynb",
+        PARAMETERS,
+        "import sys\nprint(profile, data)\nprint('a bar', file=sys.stderr)",
+    )
+    executed = run_notebooks([source], tmp_path / "out", "quick", "sample")
+    content = json.loads(executed[0].read_text())
+    outputs = [o for cell in content["cells"] for o in cell["outputs"]]
+    assert ["".join(o["text"]) for o in outputs] == ["quick sample\n"]
+    assert "papermill" not in json.dumps(content["metadata"])
+    assert "a bar" in (tmp_path / "out" / "notebooks" / "01_a.log").read_text()
+    assert not nbformat.read(source, 4).cells[1].outputs, "the source stays as it was"
+
+
+def test_a_folder_of_data_reaches_the_kernel_and_stays_out_of_the_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
+    monkeypatch.setenv("LLMLITE_DATA", "elsewhere")
+    (tmp_path / "mytext").mkdir()
+    source = notebook(
+        tmp_path / "01_a.ipynb",
+        PARAMETERS,
+        "import os\nprint(data, os.environ['LLMLITE_DATA'].endswith('mytext'))",
+    )
+    executed = run_notebooks([source], tmp_path / "out", "quick", str(tmp_path / "mytext"))
+    text = executed[0].read_text()
+    assert "auto True" in text
+    assert 'mytext"' not in text.replace("'mytext')", "")
+
+
+def test_a_failing_cell_is_one_sentence_that_names_notebook_cell_and_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
+    source = notebook(tmp_path / "02_b.ipynb", PARAMETERS, "raise ValueError('no such thing')")
+    with pytest.raises(LLMLiteError) as error:
+        run_notebooks([source], tmp_path / "out", "quick")
+    message = str(error.value)
+    assert "\n" not in message
+    for part in ("02_b.ipynb", "ValueError", "no such thing", "02_b.log"):
+        assert part in message
+
+
+def test_find_notebooks_takes_numbered_ones_in_order(tmp_path):
+    for name in ("02_b", "01_a", "scratch"):
+        notebook(tmp_path / f"{name}.ipynb", PARAMETERS)
+    assert [n.stem for n in find_notebooks(tmp_path)] == ["01_a", "02_b"]
+    assert [n.stem for n in find_notebooks(tmp_path, ["02"])] == ["02_b"]
+    with pytest.raises(LLMLiteError, match="No notebook starts with 09"):
+        find_notebooks(tmp_path, ["09"])
+
+
+def test_clean_takes_out_stderr_and_timings_and_keeps_results(tmp_path):
+    path = notebook(tmp_path / "01_a.ipynb", PARAMETERS, "1")
+    content = nbformat.read(path, 4)
+    content.metadata["papermill"] = {"duration": 1.0}
+    content.cells[1].metadata["papermill"] = {"duration": 1.0}
+    content.cells[1].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="50%|#####"),
+        nbformat.v4.new_output("stream", name="stdout", text="result"),
+    ]
+    nbformat.write(content, path)
+    clean(path)
+    cleaned = nbformat.read(path, 4)
+    assert [o.text for o in cleaned.cells[1].outputs] == ["result"]
+    assert "papermill" not in cleaned.metadata
+    assert "papermill" not in cleaned.cells[1].metadata
+
+
+def finished_run(out: Path) -> Experiment:
+    """An Experiment whose search and training are done, on a tiny corpus, with a figure."""
+    data = out.parent / "data"
+    data.mkdir()
+    for split in ("train", "valid", "test"):
+        text = "".join(
+            f" \n = {split} {i} = \n \n Cat number {i} sat on the mat . \n" for i in range(40)
+        )
+        (data / f"wiki.{split}.raw").write_text(text, encoding="utf-8")
+    experiment = Experiment(
+        "quick", data, out, "cpu", progress=False, vocab_size=270, block_size=16
+    )
+    experiment.test_score()
+    (out / "figures").mkdir()
+    (out / "figures" / "01_x.png").write_bytes(b"picture")
+    (out / "figures" / "captions.json").write_text('{"01_x": "What it shows. Profile quick."}')
+    (out / "notebooks").mkdir()
+    notebook(out / "notebooks" / "01_a.ipynb", PARAMETERS)
+    return experiment
+
+
+def test_publish_copies_what_a_run_rendered_and_writes_its_results(tmp_path):
+    experiment, root = finished_run(tmp_path / "out"), tmp_path / "root"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "README.md").write_text(f"before\n{RESULTS_START}\nold\n{RESULTS_END}\nafter\n")
+    publish(experiment, root)
+    assert (root / "notebooks" / "01_a.ipynb").exists()
+    assert (root / "figures" / "01_x.png").read_bytes() == b"picture"
+    text = (root / "figures" / "README.md").read_text()
+    assert text == gallery({"01_x": "What it shows. Profile quick."})
+    assert "(01_x.png)" in text
+
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("before\n")
+    assert readme.endswith("after\n")
+    assert "old" not in readme
+    score = experiment.test_score()
+    assert f"| test loss, nats per token | 0.1530 | {score.loss:.4f} |" in readme
+    for words in ("profile `quick`", "own text", "CPU", "commit"):
+        assert words in readme
+    assert readme == with_results(readme, results(experiment)), "publishing twice changes nothing"
+
+
+def test_a_readme_without_marks_is_refused():
+    with pytest.raises(LLMLiteError, match="README"):
+        with_results("no marks", "table")
+
+
+def test_the_report_names_notebooks_and_figures(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "01_x.png").touch()
+    text = report([tmp_path / "notebooks" / "01_a.ipynb"], tmp_path)
+    assert "01_a.ipynb" in text
+    assert "01_x.png" in text
