@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PROFILE ?= auto
-# Where `make reproduce` finds WikiText-2: a folder, "hub" or "sample"; empty: $LLMLITE_DATA or the Hub.
-DATA ?=
+# Where `make reproduce` finds WikiText-2: a folder or "hub"; auto: $LLMLITE_DATA, else the Hub.
+DATA ?= auto
 
 .PHONY: help install demo test reproduce bench bench-tokenizer bench-train lint format clean
 
@@ -28,7 +28,7 @@ test: lint  ## check the style, then run all tests
 	$(BIN)/python -m pytest
 
 reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PROFILE=small] [DATA=folder]
-	$(BIN)/llmlite reproduce --profile $(PROFILE) $(if $(DATA),--data '$(DATA)')
+	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)'
 
 bench: bench-tokenizer bench-train  ## compare with other implementations, in one run, and record it
 

@@ -27,8 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--data",
         metavar="SOURCE",
-        help="sample, hub, or a folder of wiki.{train,valid,test}.{raw,tokens} (default: as the "
-        "profile says; quick uses the sample, the others $LLMLITE_DATA or else the Hub)",
+        help="sample, hub, a folder of wiki.{train,valid,test}.{raw,tokens}, or auto: the folder "
+        "in $LLMLITE_DATA or else the Hub (default: sample for quick, auto for the others)",
     )
     group.add_argument(
         "--out",
@@ -54,6 +54,28 @@ def build_parser() -> argparse.ArgumentParser:
         "--stride", type=int, metavar="N", help="tokens from a window's start to the next one's"
     )
 
+    model = argparse.ArgumentParser(add_help=False)
+    group = model.add_argument_group(
+        "the model, where it should differ from the search's best and the profile (give the same "
+        "to train, evaluate and generate)"
+    )
+    group.add_argument("--learning-rate", type=float, metavar="R", help="peak learning rate")
+    group.add_argument("--n-layer", type=int, metavar="N", help="number of layers")
+    group.add_argument("--n-head", type=int, metavar="N", help="attention heads in a layer")
+    group.add_argument("--n-embd", type=int, metavar="N", help="width, a multiple of the heads")
+    group.add_argument("--epochs", type=int, metavar="N", help="passes over the training windows")
+    group.add_argument("--batch-size", type=int, metavar="N", help="windows in a forward pass")
+    group.add_argument(
+        "--accumulation", type=int, metavar="N", help="forward passes in an optimiser step"
+    )
+    group.add_argument(
+        "--amp",
+        choices=["auto", "fp16", "bf16", "off"],
+        help="mixed precision; auto: bf16 on a GPU that has it, fp16 with scaling on older ones, "
+        "off on a CPU",
+    )
+    group.add_argument("--random-seed", type=int, metavar="N", help="of weights and shuffling")
+
     parser = argparse.ArgumentParser(
         prog="llmlite", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -74,10 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="first: fixed learning rate; revised: warmup + cosine (default: revised)",
     )
 
-    add("train", train, "train the grid's best configuration from scratch", [shared, choices])
-    add("evaluate", evaluate, "score the trained model on the test split", [shared, choices])
+    every = [shared, choices, model]
+    add("train", train, "train the grid's best configuration from scratch", every)
+    add("evaluate", evaluate, "score the trained model on the test split", every)
 
-    command = add("generate", generate, "continue a prompt with the model", [shared, choices])
+    command = add("generate", generate, "continue a prompt with the model", every)
     command.add_argument("prompt", nargs="?", help="default: the paper's, 'The university student'")
     command.add_argument(
         "--tokens", type=int, default=60, metavar="N", help="new tokens at most (default: 60)"
@@ -133,14 +156,21 @@ def main(argv: list[str] | None = None) -> int:
 def _experiment(arguments):
     from llmlite.experiment import Experiment  # imports torch: --help should not wait for it
 
-    names = ("split", "vocab_size", "block_size", "stride")
-    given = {name: getattr(arguments, name, None) for name in names}
+    def given(*names):
+        values = {name: getattr(arguments, name, None) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    training = given("epochs", "batch_size", "accumulation", "amp")
+    if getattr(arguments, "random_seed", None) is not None:
+        training["seed"] = arguments.random_seed
     experiment = Experiment(
         arguments.profile,
         arguments.data,
         arguments.out,
         arguments.device,
-        **{name: value for name, value in given.items() if value is not None},
+        configuration=given("learning_rate", "n_layer", "n_head", "n_embd"),
+        training=training,
+        **given("split", "vocab_size", "block_size", "stride"),
     )
     print(experiment)
     return experiment

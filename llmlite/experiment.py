@@ -37,8 +37,11 @@ def project_root() -> Path:
 
 class Experiment:
     """profile: "auto", "quick", "small" or "full". data: where the text comes from ("sample",
-    "hub" or a folder; None: as the profile says). out: the folder to work in (None: runs/PROFILE).
-    device: "auto", "cpu" or "cuda". changes: fields of DataConfig to set otherwise.
+    "hub", a folder, or "auto": $LLMLITE_DATA or else the Hub; None: as the profile says). out: the
+    folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda". configuration: values
+    of AXES for the trained model (what it leaves out is the profile's choice or the search's best).
+    training: fields of the retraining's TrainConfig to set otherwise. changes: the same for
+    DataConfig.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class Experiment:
         out: str | Path | None = None,
         device: str = "auto",
         progress: bool = True,
+        configuration: dict | None = None,
+        training: dict | None = None,
         **changes,
     ):
         cuda = torch.cuda.is_available()
@@ -59,6 +64,8 @@ class Experiment:
             changes["source"] = str(data)
         self.data: DataConfig = replace(self.profile.data, **changes)
         self.out = Path(out) if out else project_root() / "runs" / self.profile.name
+        self._given = (self.profile.retrain_configuration or {}) | (configuration or {})
+        self.training = training or {}
         self.progress = progress
 
     def __str__(self) -> str:
@@ -153,19 +160,25 @@ class Experiment:
         best = best_row(self.search("revised"))
         return {axis: best[axis].item() for axis in AXES}
 
+    @cached_property
+    def configuration(self) -> dict:
+        """The values of AXES to retrain: what was given, and for the rest the search's best."""
+        if set(AXES) <= set(self._given):  # nothing left to search for
+            return {axis: self._given[axis] for axis in AXES}
+        return self.best_configuration | self._given
+
     # -- the trained model (notebook 03) ------------------------------------------------------
 
     def retrain(self) -> dict:
-        """§III.F: the best configuration from scratch for longer. Returns the run's record."""
+        """§III.F: one configuration from scratch for longer. Returns the run's record."""
         return self._trainer.fit()
 
     @cached_property
     def _trainer(self) -> Trainer:
-        shape = {axis: self.best_configuration[axis] for axis in AXES if axis != "learning_rate"}
+        shape = dict(self.configuration)
+        rate = shape.pop("learning_rate")
         model = self.model_config(**shape)
-        config = replace(
-            self.profile.retrain, learning_rate=self.best_configuration["learning_rate"]
-        )
+        config = replace(self.profile.retrain, learning_rate=rate, **self.training)
         name = f"best-{fingerprint([str(model), str(config), self.data.stride, self.about])[:8]}"
         return Trainer(
             model,

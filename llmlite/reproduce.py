@@ -56,7 +56,7 @@ def run_notebooks(
     executed_folder = out / "notebooks"
     executed_folder.mkdir(parents=True, exist_ok=True)
     parameters = {"profile": profile, "out": str(out), "device": device}
-    if data in ("sample", "hub"):
+    if data in ("sample", "hub", "auto"):
         parameters["data"] = data
     elif data:  # a path stays out of the rendered notebook
         os.environ[DATA_VARIABLE] = str(Path(data).expanduser().resolve())
@@ -161,7 +161,7 @@ def results(experiment: Experiment) -> str:
     low, high = paper.GRID_PERPLEXITY
     rows = [
         (
-            "best configuration: learning rate, layers, heads, width",
+            "best configuration of the search: learning rate, layers, heads, width",
             shape(**paper.BEST),
             shape(**{axis: best[axis] for axis in AXES}),
         ),

@@ -1,5 +1,6 @@
 """The command line: help that teaches, results on stdout, errors in one sentence, exit code 2."""
 
+import json
 import subprocess
 import sys
 
@@ -128,6 +129,25 @@ def test_the_whole_way_on_ones_own_text(capsys, folder, tmp_path):
     code, _, err = run(capsys, "generate", "The cat", "--temperature", "-1", *shared)
     assert code == 2
     assert "temperature" in sentence(err)
+
+
+def test_a_configuration_given_in_full_is_trained_without_a_search(capsys, folder, tmp_path):
+    out = tmp_path / "out"
+    shared = ["--profile", "quick", "--data", folder, "--out", out, "--vocab-size", "280"]
+    shared += ["--block-size", "16", "--learning-rate", "0.002", "--n-layer", "1", "--n-head", "2"]
+    shared += ["--n-embd", "16", "--epochs", "1", "--batch-size", "4", "--random-seed", "5"]
+    code, text, _ = run(capsys, "train", *shared)
+    assert code == 0
+    assert "perplexity" in text
+    assert not (out / "search").exists()
+    (record,) = out.glob("best-*/record.json")
+    identity = json.loads(record.read_text())["identity"]
+    assert identity["model"]["n_layer"] == 1
+    assert identity["train"]["seed"] == 5
+    assert identity["train"]["learning_rate"] == 0.002
+    code, _, err = run(capsys, "train", *shared, "--n-head", "3")
+    assert code == 2
+    assert "multiple of n_head" in sentence(err)
 
 
 def test_the_installed_command_runs():
