@@ -19,6 +19,7 @@ from llmlite.metrics import Score
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
 from llmlite.search import AXES, best_row, read_results
 
+INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
 RESULTS_START, RESULTS_END = "<!-- results -->", "<!-- end of results -->"
 
 
@@ -125,14 +126,25 @@ def clean(path: Path) -> None:
             cell["metadata"].pop(key, None)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_notebook(path, notebook)
+
+
+def _tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def _write_notebook(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def publish(experiment: Experiment, root: Path) -> None:
     """Copy a run's executed notebooks and figures into the clone at `root`, and put its results
     into the README."""
     for notebook in sorted((experiment.out / "notebooks").glob("*.ipynb")):
-        shutil.copyfile(notebook, root / "notebooks" / notebook.name)
+        content = json.loads(notebook.read_text("utf-8"))
+        # Whoever opens the published notebook starts from its own parameters, not this run's.
+        content["cells"] = [c for c in content["cells"] if INJECTED not in _tags(c)]
+        _write_notebook(root / "notebooks" / notebook.name, content)
     figures = root / "figures"
     figures.mkdir(exist_ok=True)
     for image in sorted((experiment.out / "figures").glob("*.png")):

@@ -351,7 +351,7 @@ class Trainer:
 
 
 def _flat(nested: dict) -> dict:
-    """{"a": {"b": 1}} → {"a.b": 1}, and tuples as lists, as JSON has them."""
+    """{"a": {"b": 1}} → {"a.b": 1}."""
     flat = {}
     for key, value in nested.items():
         if isinstance(value, dict):

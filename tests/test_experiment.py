@@ -57,6 +57,7 @@ def tiny_profile(monkeypatch):
         first_search=replace(TRAIN, schedule="fixed"),
         revised_search=TRAIN,
         retrain=replace(TRAIN, epochs=2, learning_rate=1.0),
+        retrain_configuration=None,
     )
     monkeypatch.setitem(PROFILES, "quick", profile)
 
@@ -86,8 +87,8 @@ def work(monkeypatch):
 def start(tmp_path):
     write_corpus(tmp_path / "text")
 
-    def start(**changes):
-        settings = {"vocab_size": 300, "block_size": 16, **changes}
+    def start(**settings):
+        settings = {"vocab_size": 300, "block_size": 16, **settings}
         return Experiment(
             "quick", str(tmp_path / "text"), tmp_path / "out", "cpu", progress=False, **settings
         )
@@ -167,6 +168,36 @@ def test_the_best_configuration_of_the_revised_grid_is_trained(start):
     assert identity["model"]["block_size"] == 16
     assert identity["tokenizer_fingerprint"] == experiment.tokenizer.fingerprint
     assert read_record(experiment.run_folder)["status"] == "finished"
+
+
+def test_a_value_that_is_given_takes_the_place_of_the_searchs_best(start):
+    experiment = start(configuration={"n_layer": 3}, training={"epochs": 1, "seed": 5})
+    best = experiment.best_configuration
+    assert experiment.configuration == {**best, "n_layer": 3}
+    identity = experiment.retrain()["identity"]
+    assert (identity["model"]["n_layer"], identity["model"]["n_head"]) == (3, 2)
+    assert identity["train"]["learning_rate"] == best["learning_rate"]
+    assert (identity["train"]["epochs"], identity["train"]["seed"]) == (1, 5)
+
+
+def test_nothing_is_searched_for_where_the_configuration_is_given(start, monkeypatch):
+    given = {"learning_rate": 0.003, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    profile = replace(PROFILES["quick"], retrain_configuration={**given, "n_head": 4})
+    monkeypatch.setitem(PROFILES, "quick", profile)
+    assert start().configuration == {**given, "n_head": 4}
+    experiment = start(configuration={"n_head": 1})
+    identity = experiment.retrain()["identity"]
+    assert {**identity["model"], **identity["train"]}.items() >= given.items()
+    assert not (experiment.out / "search").exists()
+
+
+def test_the_test_score_is_kept_beside_the_model(start):
+    experiment = start()
+    score = experiment.test_score()
+    kept = json.loads((experiment.run_folder / "test_score.json").read_text("utf-8"))
+    assert kept["nats"] == score.nats
+    assert kept["tokens"] == score.tokens
+    assert kept["environment"]["commit"] == commit()
 
 
 def test_the_model_is_the_one_of_the_best_epoch(start):

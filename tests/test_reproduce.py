@@ -25,7 +25,9 @@ from llmlite.reproduce import (
 def notebook(path: Path, *sources: str) -> Path:
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(content, path)
     return path
 
 
@@ -117,7 +119,10 @@ def finished_run(out: Path) -> Experiment:
     (out / "figures" / "01_x.png").write_bytes(b"picture")
     (out / "figures" / "captions.json").write_text('{"01_x": "What it shows. Profile quick."}')
     (out / "notebooks").mkdir()
-    notebook(out / "notebooks" / "01_a.ipynb", PARAMETERS)
+    executed = notebook(out / "notebooks" / "01_a.ipynb", PARAMETERS, 'profile = "quick"', "1")
+    content = nbformat.read(executed, 4)
+    content.cells[1].metadata["tags"] = ["injected-parameters"]
+    nbformat.write(content, executed)
     return experiment
 
 
@@ -126,7 +131,8 @@ def test_publish_copies_what_a_run_rendered_and_writes_its_results(tmp_path):
     (root / "notebooks").mkdir(parents=True)
     (root / "README.md").write_text(f"before\n{RESULTS_START}\nold\n{RESULTS_END}\nafter\n")
     publish(experiment, root)
-    assert (root / "notebooks" / "01_a.ipynb").exists()
+    published = nbformat.read(root / "notebooks" / "01_a.ipynb", 4)
+    assert [cell.source for cell in published.cells] == [PARAMETERS, "1"]
     assert (root / "figures" / "01_x.png").read_bytes() == b"picture"
     text = (root / "figures" / "README.md").read_text()
     assert text == gallery({"01_x": "What it shows. Profile quick."})

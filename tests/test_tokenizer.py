@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import regex
+import tiktoken
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,7 +173,6 @@ def test_ids_equal_those_of_hf_tokenizers(trained, text):
 
 
 def test_ids_equal_those_of_tiktoken(trained):
-    tiktoken = pytest.importorskip("tiktoken", reason="tiktoken is not installed")
     theirs = tiktoken.Encoding(
         "llmlite",
         pat_str=trained.pattern,

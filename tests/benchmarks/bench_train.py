@@ -28,6 +28,7 @@ def main() -> None:
         trainer = Trainer(
             shape, config, {"train": ids, "valid": ids}, folder, {}, device, progress=False
         )
+        trainer._start()
     theirs = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=shape.vocab_size,
