@@ -86,6 +86,11 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulation", "checkpoint_every"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "1 or more")
+        for name in ("patience", "clip_norm", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}", "0 or more")
+        for name in ("train_tokens", "valid_tokens"):
+            value = getattr(self, name)
+            _require(value is None or value >= 2, f"{name} is {value}", "2 or more, or None")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}", "above 0")
         _require(
             self.schedule in ("cosine", "fixed"), f"schedule is '{self.schedule}'", "cosine, fixed"
@@ -151,28 +156,28 @@ class Profile:
 PROFILES = {
     "quick": Profile(
         name="quick",
-        data=DataConfig(source="sample", vocab_size=1024, block_size=64),
+        data=DataConfig(source="sample", vocab_size=2048, block_size=64),
         model=ModelConfig(dropout=0.0),
         # Models this small learn best at higher rates than the paper's.
-        first_grid=SearchSpace((4e-3,), (2,), (2, 4), (32, 64)),
+        first_grid=SearchSpace((4e-3,), (2,), (4,), (32, 64)),
         revised_grid=SearchSpace((4e-3, 2e-3), (2, 4), (2, 4), (64,)),
         first_search=TrainConfig(
             epochs=2,
             batch_size=4,
             schedule="fixed",
             amp="off",
-            train_tokens=60_000,
-            valid_tokens=10_000,
+            train_tokens=30_000,
+            valid_tokens=6_000,
         ),
         revised_search=TrainConfig(
             epochs=2,
             batch_size=4,
             accumulation=2,
             amp="off",
-            train_tokens=60_000,
-            valid_tokens=10_000,
+            train_tokens=30_000,
+            valid_tokens=6_000,
         ),
-        retrain=TrainConfig(epochs=4, batch_size=8, amp="off"),
+        retrain=TrainConfig(epochs=3, batch_size=4, amp="off"),
         retrain_configuration=None,
         samples=4,
         sample_tokens=40,

@@ -1,5 +1,7 @@
 """Sampling from a trained model (§IV.B and IV.C), and the paper's filter of repeated tokens."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -101,7 +103,10 @@ def _check(ids, max_new_tokens, temperature, top_k, top_p) -> None:
     for wrong, what in (
         (ids.numel() == 0, "the prompt is empty"),
         (max_new_tokens < 0, f"max_new_tokens is {max_new_tokens}; it must be 0 or more"),
-        (not temperature >= 0, f"temperature is {temperature}; it must be 0 or more"),
+        (
+            temperature != 0 and not 0.01 <= temperature < math.inf,
+            f"temperature is {temperature}; it must be 0 or at least 0.01",
+        ),
         (top_k is not None and top_k < 1, f"top_k is {top_k}; it must be 1 or more"),
         (
             top_p is not None and not 0 < top_p <= 1,

@@ -109,8 +109,10 @@ def attention_received(maps: Tensor, position: int) -> Tensor:
 
     maps: (layer, head, query, key). 1 is the share that even attention would give it, 2 twice that.
     """
+    if not 0 <= position < maps.size(-1) - 1:
+        raise LLMLiteError(
+            f"No later token looks at position {position}; choose 0 to {maps.size(-1) - 2}."
+        )
     later = maps[:, :, position + 1 :, position]  # (layer, head, later queries)
-    if later.size(-1) == 0:
-        raise LLMLiteError("No token comes after this position; choose an earlier one.")
     length = torch.arange(position + 2, maps.size(-1) + 1)  # keys that each of them may look at
     return (later * length).mean(-1)

@@ -16,6 +16,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmlite.errors import LLMLiteError
 from llmlite.progress import tqdm
 
 
@@ -72,6 +73,8 @@ def total_loss(
     and block_size tokens before it; the last window may be shorter. In float32, without dropout.
     `progress` names a progress bar.
     """
+    if len(ids) < 2:
+        raise LLMLiteError(f"A loss needs a text of at least two tokens; this one has {len(ids)}.")
     was_training = model.training
     model.eval()
     ids = ids.to(model.device)
