@@ -11,6 +11,7 @@ import json
 import platform
 import subprocess
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from llmlite import __version__
 from llmlite.config import ModelConfig
-from llmlite.errors import CheckpointError
+from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.files import replacing
 from llmlite.model import GPT
 
@@ -44,13 +45,16 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise CheckpointError(f"{path} does not hold an llmlite model (format {FORMAT}).")
-        model = GPT(ModelConfig(**json.loads(header["config"])))
-        model.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise CheckpointError(f"There is no model at {path}; train one first.") from None
-    except (OSError, LookupError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} does not hold an llmlite model (format {FORMAT}).")
+    try:
+        model = GPT(ModelConfig(**json.loads(header["config"])))
+        model.load_state_dict(load_file(path))
+    except (LookupError, ValueError, RuntimeError, TypeError, LLMLiteError) as error:
         raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
     return model.to(device).eval(), header
 
@@ -61,15 +65,18 @@ def save_state(state: dict, path: str | Path) -> None:
 
 
 def load_state(path: str | Path, device: str | torch.device) -> dict:
-    """A training state, tensors on `device`. Raises CheckpointError for a damaged file."""
+    """A training state, tensors on `device`. CheckpointError if the file is damaged or foreign."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
+        reason = "" if isinstance(state, dict) and "identity" in state else "not a training state"
     except Exception as error:  # torch raises a different type for each kind of damage
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if reason:
         raise CheckpointError(
             f"{path} is damaged ({reason}); delete the folder {Path(path).parent} to start the run "
             "again."
-        ) from None
+        )
+    return state
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -107,8 +114,11 @@ def device_name(device: str | torch.device) -> str:
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+@cache
 def commit() -> str:
-    """The commit of the clone that this package lies in, "+" if changed since; or "unknown"."""
+    """The commit of the clone that this package runs from, "+" if its files were changed since, or
+    "unknown". Asked once a process: the code that runs is the code that was there at the start.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*arguments):
@@ -117,7 +127,8 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
-        # Only the package's own files decide a number.
+        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
+            return "unknown"  # installed inside somebody else's repository
         changed = git("status", "--porcelain", "--", str(here))
         return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -320,4 +320,5 @@ def train_loader(windows: TokenWindows, batch_size: int, seed: int) -> DataLoade
     Call `loader.sampler.sampler.set_epoch(epoch)` before each pass. The last batch may be smaller.
     """
     sampler = BatchSampler(EpochShuffle(len(windows), seed), batch_size, drop_last=False)
-    return DataLoader(windows, sampler=sampler, batch_size=None)
+    # A generator of its own: each pass draws a seed, which must not come from dropout's.
+    return DataLoader(windows, sampler=sampler, batch_size=None, generator=torch.Generator())

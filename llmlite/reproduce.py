@@ -183,6 +183,7 @@ def results(experiment: Experiment) -> str:
             f"{low} to {high}",
             f"{grid.min():.1f} to {grid.max():.1f}",
         ),
+        ("retrained configuration", shape(**paper.BEST), shape(**experiment.configuration)),
         (
             "epochs and optimiser steps of the retraining",
             f"{paper.RETRAIN_EPOCHS}, not stated",

@@ -80,6 +80,8 @@ def epochs_table(table: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     for row in table[table.status == "finished"].to_dict("records"):
         epochs = pd.DataFrame(read_record(Path(folder) / row["run"])["epochs"])
         frames.append(epochs.assign(**{axis: row[axis] for axis in AXES}))
+    if not frames:
+        best_row(table)  # says why none finished
     return pd.concat(frames, ignore_index=True)
 
 

@@ -105,12 +105,12 @@ class Trainer:
         windows = TokenWindows(train_ids, model_config.block_size, stride)
         self.batch = config.batch_size * config.accumulation  # windows in an optimiser step
         self.loader = train_loader(windows, self.batch, config.seed)
-        self.loader.generator = torch.Generator()  # else a pass draws from dropout's, unsaved
         self.steps_per_epoch = math.ceil(len(windows) / self.batch)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.tokens_per_epoch = len(windows) * model_config.block_size
         self.model_config = model_config
         self.dtype = autocast_dtype(config.amp, self.device)
+        self.environment = environment(self.device)
 
     def _start(self) -> None:
         """The state before the first step, whatever was drawn or half trained in this process."""
@@ -300,6 +300,8 @@ class Trainer:
         """Take up the last checkpoint, if there is one, and cut the step log back to it."""
         path, log = self.folder / "last.pt", self.folder / "steps.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
+        for half_written in self.folder.glob(".*.tmp*"):  # by a process that was killed
+            half_written.unlink()
         self._start()
         if path.exists():
             state = load_state(path, self.device)
@@ -337,7 +339,7 @@ class Trainer:
         record = {
             "status": status,
             "identity": self.identity,
-            "environment": environment(self.device),
+            "environment": self.environment,
             "amp": str(self.dtype or torch.float32).removeprefix("torch."),
             "parameters": self.model.n_parameters(),
             "steps_per_epoch": self.steps_per_epoch,

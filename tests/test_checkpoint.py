@@ -117,11 +117,27 @@ class Malicious:
 
 
 def test_a_state_comes_back(tmp_path):
-    state = {"step": 3, "epochs": [{"loss": 1.5}], "model": {"w": torch.arange(3.0)}}
+    weights = {"w": torch.arange(3.0)}
+    state = {"identity": {}, "step": 3, "epochs": [{"loss": 1.5}], "model": weights}
     save_state(state, tmp_path / "last.pt")
     loaded = load_state(tmp_path / "last.pt", "cpu")
     assert (loaded["step"], loaded["epochs"]) == (3, [{"loss": 1.5}])
     assert torch.equal(loaded["model"]["w"], torch.tensor([0.0, 1.0, 2.0]))
+
+
+def test_a_file_with_something_else_in_it_is_named(tmp_path):
+    path = tmp_path / "last.pt"
+    torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        load_state(path, "cpu")
+
+
+def test_a_header_with_an_impossible_shape_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = {"format": "llmlite-gpt-1", "config": json.dumps({"n_layer": 0})}
+    save_file({"a": torch.zeros(1)}, path, header)
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        load_model(path)
 
 
 def test_no_code_from_a_state_is_executed(tmp_path):
@@ -202,16 +218,37 @@ def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, mo
     git("add", ".")
     git("commit", "-qm", "First")
     head = git("rev-parse", "HEAD")[:10]
-    assert commit() == head
+    assert now() == head
     (tmp_path / "README.md").write_text("changes no number")
-    assert commit() == head
+    assert now() == head
     (package / "checkpoint.py").write_text("two")
-    assert commit() == head + "+"
+    assert commit() == head, "a process keeps the code that it started with"
+    assert now() == head + "+"
+
+
+def now():
+    """What a process that starts now would say."""
+    commit.cache_clear()
+    return commit()
+
+
+@pytest.fixture(autouse=True)
+def forget_the_commit():
+    yield
+    commit.cache_clear()
+
+
+def test_commit_is_unknown_when_installed_inside_somebody_elses_repository(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    package = tmp_path / "venv" / "llmlite"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(checkpoint, "__file__", str(package / "checkpoint.py"))
+    assert now() == "unknown"
 
 
 def test_commit_is_unknown_without_a_clone_or_without_git(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
-    assert commit() == "unknown"
+    assert now() == "unknown"
     monkeypatch.setenv("PATH", "")
-    assert commit() == "unknown"
+    assert now() == "unknown"

@@ -167,6 +167,6 @@ def test_attention_received_worked_out_by_hand():
 
 
 def test_nobody_can_look_at_the_last_position(one_sentence):
-    with pytest.raises(LLMLiteError, match="No token comes after") as error:
+    with pytest.raises(LLMLiteError, match="No later token") as error:
         attention_received(torch.ones(1, 1, 4, 4), 3)
     one_sentence(error)

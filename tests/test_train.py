@@ -654,3 +654,9 @@ def test_a_validation_loss_without_a_perplexity_stops_the_run(tmp_path, monkeypa
     script_validation(monkeypatch, [2.0, loss])
     with pytest.raises(DivergedError, match=r"validation loss became .* after epoch 2"):
         trainer(tmp_path).fit()
+
+
+def test_what_a_killed_process_half_wrote_is_cleared_away(tmp_path):
+    (tmp_path / ".last.pt.123.tmp.pt").write_bytes(b"half")
+    Trainer(MODEL, THREE_EPOCHS, random_ids(), tmp_path, {}, progress=False).fit()
+    assert not list(tmp_path.glob(".*"))
