@@ -53,6 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--stride", type=int, metavar="N", help="tokens from a window's start to the next one's"
     )
+    group.add_argument(
+        "--name",
+        choices=["wikitext-2-raw-v1", "wikitext-2-v1"],
+        help="the Hub's configuration, where the text comes from the Hub (default: "
+        "wikitext-2-raw-v1)",
+    )
 
     model = argparse.ArgumentParser(add_help=False)
     group = model.add_argument_group(
@@ -82,7 +88,14 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, run, text, parents):
-        command = commands.add_parser(name, help=text, description=text, parents=parents)
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            parents=parents,
+            epilog=_profile_defaults(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.set_defaults(run=run)
         return command
 
@@ -138,6 +151,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _profile_defaults() -> str:
+    """What the profiles choose where no option says otherwise, from the profiles themselves."""
+    lines = ["what the profiles choose:"]
+    for name, profile in PROFILES.items():
+        data, train = profile.data, profile.retrain
+        lines.append(
+            f"  {name:6} vocabulary {data.vocab_size:,}, windows of {data.block_size} tokens every "
+            f"{data.stride or data.block_size}; grids of {len(profile.first_grid)} and "
+            f"{len(profile.revised_grid)}; train {train.epochs} epochs, batch {train.batch_size} "
+            f"windows × {train.accumulation}, amp {train.amp}, seed {train.seed}"
+        )
+    return "\n".join(lines)
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
@@ -170,7 +197,7 @@ def _experiment(arguments):
         arguments.device,
         configuration=given("learning_rate", "n_layer", "n_head", "n_embd"),
         training=training,
-        **given("split", "vocab_size", "block_size", "stride"),
+        **given("split", "vocab_size", "block_size", "stride", "name"),
     )
     print(experiment)
     return experiment

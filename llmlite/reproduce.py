@@ -170,6 +170,7 @@ def results(experiment: Experiment) -> str:
         }
     )
     shape = "{learning_rate:g}, {n_layer}, {n_head}, {n_embd}".format
+    search = experiment.profile.revised_search
     low, high = paper.GRID_PERPLEXITY
     rows = [
         (
@@ -177,7 +178,12 @@ def results(experiment: Experiment) -> str:
             shape(**paper.BEST),
             shape(**{axis: best[axis] for axis in AXES}),
         ),
-        ("configurations in the revised grid", "12", str(len(table))),
+        (
+            "revised grid: configurations, epochs, tokens of training text",
+            f"12, {paper.SEARCH_EPOCHS}, all",
+            f"{len(table)}, {search.epochs}, "
+            + (f"{search.train_tokens:,}" if search.train_tokens else "all"),
+        ),
         (
             "validation perplexity per token over the grid",
             f"{low} to {high}",
