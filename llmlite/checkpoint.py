@@ -12,6 +12,7 @@ import platform
 import subprocess
 from dataclasses import asdict
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +129,17 @@ def commit() -> str:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != here.parent:
-            return "unknown"  # installed inside somebody else's repository
+            return _installed_commit()  # inside somebody else's repository
         changed = git("status", "--porcelain", "--", str(here))
         return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
+        return _installed_commit()
+
+
+def _installed_commit() -> str:
+    """The commit that pip noted when it installed the package from a git address, or "unknown"."""
+    try:
+        noted = json.loads(distribution("llmlite").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
         return "unknown"
+    return noted.get("vcs_info", {}).get("commit_id", "unknown")[:10]
