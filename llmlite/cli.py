@@ -172,11 +172,14 @@ def main(argv: list[str] | None = None) -> int:
     except LLMLiteError as error:
         print(f"llmlite: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"llmlite: {error.filename}: {error.strerror}; name another path.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nllmlite: stopped; the same command carries on from here.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -262,6 +265,7 @@ def generate(arguments) -> None:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         seed=arguments.seed,
+        progress=True,
     ):
         print(f"\n{prompt}{text}")
 

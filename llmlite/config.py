@@ -177,7 +177,13 @@ PROFILES = {
             train_tokens=30_000,
             valid_tokens=6_000,
         ),
-        retrain=TrainConfig(epochs=3, batch_size=4, amp="off"),
+        retrain=TrainConfig(
+            epochs=3,
+            batch_size=4,
+            amp="off",
+            train_tokens=250_000,  # the whole sample; a part of anything bigger
+            valid_tokens=50_000,
+        ),
         retrain_configuration=None,
         samples=4,
         sample_tokens=40,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from llmlite.errors import LLMLiteError
 from llmlite.model import GPT
+from llmlite.progress import tqdm
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
 
@@ -22,6 +23,7 @@ def generate(
     seed: int | None = None,
     head_mask: Tensor | None = None,
     use_cache: bool = True,
+    progress: bool = False,
 ) -> Tensor:
     """Continue each row of `ids` (batch, time) by sampling; returns (batch, time + new).
 
@@ -36,7 +38,7 @@ def generate(
     if seed is not None:
         generator = torch.Generator(device=model.device).manual_seed(seed)
     cache, fed = None, 0  # what the cache holds, and how many tokens that is
-    for _ in range(max_new_tokens):
+    for _ in tqdm(range(max_new_tokens), "Generate", unit="token", disable=not progress):
         if use_cache and ids.size(1) <= model.config.block_size:
             output = model(ids[:, fed:], head_mask=head_mask, cache=cache, return_cache=True)
             cache, fed = output.cache, ids.size(1)
@@ -83,6 +85,8 @@ def complete(
     The prompt is set as the start of a paragraph, as the corpus writes it. `sampling` is as in
     `generate`.
     """
+    if n < 1:
+        raise LLMLiteError(f"Cannot generate {n} continuations; ask for 1 or more.")
     if not prompt.strip():
         raise LLMLiteError("The prompt is empty; give at least one word.")
     start = torch.tensor([tokenizer.encode(PARAGRAPH + prompt.strip())])

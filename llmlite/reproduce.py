@@ -180,7 +180,7 @@ def results(experiment: Experiment) -> str:
         ),
         (
             "revised grid: configurations, epochs, tokens of training text",
-            f"12, {paper.SEARCH_EPOCHS}, all",
+            f"12, {paper.SEARCH_EPOCHS}, not stated",
             f"{len(table)}, {search.epochs}, "
             + (f"{search.train_tokens:,}" if search.train_tokens else "all"),
         ),

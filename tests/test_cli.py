@@ -96,6 +96,15 @@ def test_reproduce_without_notebooks_says_so(capsys, tmp_path):
     assert "no notebooks" in sentence(err)
 
 
+def test_a_path_that_cannot_be_written_is_one_sentence(capsys, folder, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    out = tmp_path / "file" / "out"
+    arguments = ["--data", folder, "--out", out, "--profile", "quick", "--vocab-size", "270"]
+    code, _, err = run(capsys, "prepare", *arguments)
+    assert code == 2
+    assert "file" in sentence(err)
+
+
 def test_an_unknown_command_exits_with_2():
     with pytest.raises(SystemExit) as stop:
         main(["fly"])
@@ -126,6 +135,9 @@ def test_the_whole_way_on_ones_own_text(capsys, folder, tmp_path):
     code, _, err = run(capsys, "generate", "  ", *shared)
     assert code == 2
     assert "empty" in sentence(err)
+    code, _, err = run(capsys, "generate", "The cat", "-n", "0", *shared)
+    assert code == 2
+    assert "1 or more" in sentence(err)
     code, _, err = run(capsys, "generate", "The cat", "--temperature", "-1", *shared)
     assert code == 2
     assert "temperature" in sentence(err)
