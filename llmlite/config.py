@@ -153,6 +153,15 @@ class Profile:
     ablation_tokens: int  # tokens of the validation split behind each head's effect on the loss
 
 
+# As in the paper, the revised grid doubles the batch of the first and swaps its fixed rate for
+# warmup + cosine.
+_QUICK_SEARCH = TrainConfig(
+    epochs=2, batch_size=4, amp="off", train_tokens=30_000, valid_tokens=6_000
+)
+_SMALL_SEARCH = TrainConfig(
+    epochs=4, batch_size=8, amp="bf16", train_tokens=150_000, valid_tokens=50_000
+)
+
 PROFILES = {
     "quick": Profile(
         name="quick",
@@ -161,22 +170,8 @@ PROFILES = {
         # Models this small learn best at higher rates than the paper's.
         first_grid=SearchSpace((4e-3,), (2,), (4,), (32, 64)),
         revised_grid=SearchSpace((4e-3, 2e-3), (2, 4), (2, 4), (64,)),
-        first_search=TrainConfig(
-            epochs=2,
-            batch_size=4,
-            schedule="fixed",
-            amp="off",
-            train_tokens=30_000,
-            valid_tokens=6_000,
-        ),
-        revised_search=TrainConfig(
-            epochs=2,
-            batch_size=4,
-            accumulation=2,
-            amp="off",
-            train_tokens=30_000,
-            valid_tokens=6_000,
-        ),
+        first_search=replace(_QUICK_SEARCH, schedule="fixed"),
+        revised_search=replace(_QUICK_SEARCH, accumulation=2),
         retrain=TrainConfig(
             epochs=3,
             batch_size=4,
@@ -196,22 +191,8 @@ PROFILES = {
         model=ModelConfig(dropout=0.0),
         first_grid=SearchSpace((1e-3,), (2, 6), (4,), (64, 128, 256)),
         revised_grid=SearchSpace((1e-3, 5e-4), (2, 6), (2, 4), (128,)),
-        first_search=TrainConfig(
-            epochs=4,
-            batch_size=8,
-            schedule="fixed",
-            amp="bf16",
-            train_tokens=150_000,
-            valid_tokens=50_000,
-        ),
-        revised_search=TrainConfig(
-            epochs=4,
-            batch_size=8,
-            accumulation=2,
-            amp="bf16",
-            train_tokens=150_000,
-            valid_tokens=50_000,
-        ),
+        first_search=replace(_SMALL_SEARCH, schedule="fixed"),
+        revised_search=replace(_SMALL_SEARCH, accumulation=2),
         retrain=TrainConfig(epochs=3, batch_size=16, amp="bf16"),
         # Its short runs on a part of the text rank depth too early; the paper's best is retrained.
         retrain_configuration=paper.BEST,

@@ -160,15 +160,9 @@ def results(experiment: Experiment) -> str:
     table = read_results(experiment.search_folder("revised"))
     best, grid = best_row(table), table[table.status == "finished"].perplexity
     record = read_record(experiment.run_folder)
-    score = Score(
-        **{
-            name: value
-            for name, value in json.loads(
-                (experiment.run_folder / "test_score.json").read_text("utf-8")
-            ).items()
-            if name != "environment"
-        }
-    )
+    kept = json.loads((experiment.run_folder / "test_score.json").read_text("utf-8"))
+    del kept["environment"]
+    score = Score(**kept)
     shape = "{learning_rate:g}, {n_layer}, {n_head}, {n_embd}".format
     search = experiment.profile.revised_search
     low, high = paper.GRID_PERPLEXITY
@@ -197,7 +191,7 @@ def results(experiment: Experiment) -> str:
         ),
         ("test loss, nats per token", f"{paper.TEST_LOSS:.4f}", f"{score.loss:.4f}"),
         ("test perplexity per token", f"{paper.TEST_PERPLEXITY}", f"{score.perplexity:.1f}"),
-        ("test perplexity per word", "not stated", f"{score.word_perplexity:.1f}"),
+        ("test perplexity per word and line end", "not stated", f"{score.word_perplexity:.1f}"),
         ("test bits per byte", "not stated", f"{score.bits_per_byte:.3f}"),
     ]
     lines = ["| | paper | here |", "|---|---|---|"]
