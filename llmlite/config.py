@@ -194,8 +194,8 @@ PROFILES = {
         first_search=replace(_SMALL_SEARCH, schedule="fixed"),
         revised_search=replace(_SMALL_SEARCH, accumulation=2),
         retrain=TrainConfig(epochs=3, batch_size=16, amp="bf16"),
-        # Its short runs on a part of the text say little about longer ones on all of it: the paper's
-        # best is retrained.
+        # Its short runs on a part of the text say little about longer ones on all of it, so the
+        # paper's best is retrained.
         retrain_configuration=paper.BEST,
         samples=20,
         sample_tokens=60,
