@@ -21,9 +21,9 @@ def tiny_config() -> ModelConfig:
     return ModelConfig(vocab_size=61, block_size=12, n_layer=2, n_head=4, n_embd=16, dropout=0.2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """One thread for this test: with small tensors a second one only waits for the first."""
+    """One thread for this module: with small tensors a second one only waits for the first."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

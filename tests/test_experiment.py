@@ -19,13 +19,7 @@ from llmlite.train import Trainer
 TRAIN = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-2, amp="off")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """One thread: on small tensors a second one only waits, long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def text_of(articles, word="river"):

@@ -33,13 +33,7 @@ THREE_EPOCHS = TrainConfig(
 KILL_AT = 18
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """One thread: on small tensors a second one only waits, long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_ids(windows=40):
