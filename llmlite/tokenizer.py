@@ -3,135 +3,275 @@
 Knows nothing about corpora, splits or models: text goes in, integers come out. With bytes as the
 base alphabet no text is out of vocabulary.
 
-Training (Sennrich et al., 2016) starts from single bytes and joins the most frequent pair of
-neighbouring tokens again and again; each join is a *merge* and adds one token. Words, as cut by
-GPT-2's split pattern, bound the merges, so it is enough to keep one copy of each distinct word
-with its count, the count of each pair, and the words that each pair occurs in.
+Training starts from single bytes and joins the most frequent pair of neighbouring tokens again and
+again; each join is a *merge* and adds one token (`bpe.learn_merges`). Words, as cut by GPT-2's
+split pattern, bound the merges (`words.Splitter`). Encoding cuts a text into words and applies the
+merges to each, the earliest learnt first (`bpe.merge_word`).
+
+A short text is encoded just so, word by word. A long one goes the same way as arrays: all its
+words at once, each distinct word once (`words.distinct`, `bpe.Merger`), with the same ids.
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
-from itertools import pairwise
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import regex
 
+from llmlite import interchange
+from llmlite.bpe import BYTE_ORDER, ID_OF_BYTE, Merger, Pair, learn_merges, merge_word
 from llmlite.config import fingerprint
 from llmlite.errors import TokenizerError
 from llmlite.files import replacing
 from llmlite.progress import tqdm
+from llmlite.words import (
+    GPT2_SPLIT_PATTERN,
+    PADDING,
+    Splitter,
+    Words,
+    distinct,
+    ragged,
+    tally,
+    utf8,
+)
 
-# Radford et al., 2019: contractions, letters, digits, other signs (each with the space before it),
-# then white space.
-GPT2_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 END_OF_TEXT = "<|endoftext|>"
 FORMAT = "llmlite-bpe-1"
+SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
+CACHE = 1 << 16  # words whose ids are kept from one short text to the next
+CHUNK = 1 << 15  # tokens that are decoded at once: their arrays stay in the processor's cache
 
-# Ids 0..255 are the bytes in GPT-2's order: those that print first. Ties between pairs fall to
-# the smaller ids, so this order decides them; it is the one that HF tokenizers uses as well.
-_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-BYTE_ORDER = bytes(_PRINTABLE + sorted(set(range(256)) - set(_PRINTABLE)))
-_ID_OF_BYTE = bytes(BYTE_ORDER.index(byte) for byte in range(256))
-
-Pair = tuple[int, int]
+Text = str | Path | Iterable[str | Path]
 
 
 class BPETokenizer:
     """A vocabulary: 256 bytes, then one token a merge, then the special token <|endoftext|>.
 
-    Encoding and decoding are pure functions of `merges`, the ordered list of pairs of ids.
+    Encoding and decoding are pure functions of `merges`, the ordered list of pairs of ids, and of
+    `pattern`, which must match every character for a text to survive unchanged.
     """
 
     def __init__(self, merges: list[Pair], pattern: str = GPT2_SPLIT_PATTERN):
         self.merges = [tuple(pair) for pair in merges]
         self.pattern = pattern
-        self._split = regex.compile(pattern).findall
-        self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
         self.token_bytes = [bytes([byte]) for byte in BYTE_ORDER]
-        for left, right in self.merges:
-            self.token_bytes.append(self.token_bytes[left] + self.token_bytes[right])
+        for pair in self.merges:
+            if not all(0 <= token < len(self.token_bytes) for token in pair):
+                raise TokenizerError(
+                    f"Merge {len(self.token_bytes) - 255} joins the tokens {pair}, which are not "
+                    "both there yet."
+                )
+            self.token_bytes.append(self.token_bytes[pair[0]] + self.token_bytes[pair[1]])
         self.eot_id = len(self.token_bytes)
         self.token_bytes.append(END_OF_TEXT.encode())
         self.vocab_size = len(self.token_bytes)
         self.fingerprint = fingerprint(FORMAT, pattern, self.merges)
+        self._splitter = Splitter(pattern)
         self._cache: dict[str, list[int]] = {}
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest unsigned type that holds every id."""
+        return np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+
+    def truncate(self, vocab_size: int) -> "BPETokenizer":
+        """The tokenizer that training would have given for a smaller vocabulary."""
+        if not 257 <= vocab_size <= self.vocab_size:
+            raise TokenizerError(
+                f"A vocabulary of {self.vocab_size} cannot be cut to {vocab_size}; allowed: 257 to "
+                f"{self.vocab_size}."
+            )
+        return BPETokenizer(self.merges[: vocab_size - 257], self.pattern)
 
     # -- training -----------------------------------------------------------------------------
 
     @classmethod
     def train(
         cls,
-        text: str | Iterable[str],
+        text: Text,
         vocab_size: int,
         pattern: str = GPT2_SPLIT_PATTERN,
+        min_frequency: int = 1,
         progress: bool = False,
     ) -> "BPETokenizer":
-        """Learn `vocab_size - 257` merges from `text`, a string or an iterable of strings.
+        """Learn `vocab_size - 257` merges from `text`.
 
-        The most frequent pair is merged first; among equals the one with the smaller ids, so the
-        result depends on the text alone. Raises TokenizerError if the text is too small.
+        `text` is a string, a Path (a file of UTF-8, read in pieces), or an iterable of these, each
+        a text of its own. The most frequent pair is merged first; among equals the one with the
+        smaller ids, so the result depends on the text alone. With a `min_frequency` above 1 the
+        vocabulary may end smaller: pairs that occur less often are not merged. Raises
+        TokenizerError if the text is empty, too small or not Unicode.
         """
         n_merges = vocab_size - 257
         if n_merges < 0:
             raise TokenizerError(
                 f"A vocabulary of {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need 257."
             )
-        split = regex.compile(pattern).findall
-        counts = Counter()
-        for part in [text] if isinstance(text, str) else text:
-            counts.update(split(part))
-        words = [list(_encode_utf8(word).translate(_ID_OF_BYTE)) for word in counts]
-        merges = _learn_merges(words, list(counts.values()), n_merges, progress)
-        if len(merges) < n_merges:
+        splitter = Splitter(pattern)
+        sources = [text] if isinstance(text, str | Path) else text
+        with tqdm(
+            total=_size(sources) if progress else None,
+            desc="Count words",
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar:
+            parts = _words(splitter, _texts(splitter, sources), bar.update)
+            words, counts = tally(words for words, _, _ in parts)
+        if not len(words):
+            raise TokenizerError("There is no text to train on: it is empty; check where it is from.")
+        with tqdm(total=n_merges, desc="Merges", unit="merge", disable=not progress) as bar:
+            merges = learn_merges(words, counts, n_merges, min_frequency, bar.update)
+        if len(merges) < n_merges and min_frequency <= 1:
             raise TokenizerError(
                 f"The text allows only {len(merges)} merges, a vocabulary of {len(merges) + 257}; "
                 f"{vocab_size} was asked for: use more text or a smaller vocab_size."
             )
         return cls(merges, pattern)
 
-    # -- encoding and decoding ----------------------------------------------------------------
+    # -- encoding -----------------------------------------------------------------------------
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`. Special tokens inside it are text like any other."""
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Token ids of `text`. <|endoftext|> in it is text like any other, unless it is allowed."""
+        if allow_special:
+            first, *others = self.encode_batch(text.split(END_OF_TEXT))
+            return first + [i for ids in others for i in (self.eot_id, *ids)]
+        if len(text) > SHORT:
+            return self.encode_to_array(text).tolist()
         ids, cache = [], self._cache
-        for word in self._split(text):
+        for word in self._splitter.find(text):
             if word not in cache:
+                if len(cache) >= CACHE:
+                    cache.clear()
                 cache[word] = self._encode_word(word)
             ids += cache[word]
         return ids
 
-    def encode_to_array(self, text: str) -> np.ndarray:
-        """`encode` as an array of the smallest unsigned type that holds the vocabulary."""
-        return np.array(self.encode(text), dtype=self.dtype)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
-
     def _encode_word(self, word: str) -> list[int]:
         """Apply the merges to one word, the earliest learnt first."""
-        ids = list(_encode_utf8(word).translate(_ID_OF_BYTE))
-        while len(ids) > 1:
-            pair = min(pairwise(ids), key=lambda p: self._rank.get(p, _NEVER))
-            if pair not in self._rank:
-                break
-            ids = _merge(ids, pair, 256 + self._rank[pair])
-        return ids
+        return merge_word(list(utf8(word).translate(ID_OF_BYTE)), self._merger.rank)
+
+    def encode_to_array(self, text: str, progress: bool = False) -> np.ndarray:
+        """`encode` as an array (tokens,) of the smallest unsigned type that holds the vocabulary."""
+        return self._encode([text], progress)[0]
+
+    def encode_batch(self, texts: Iterable[str], progress: bool = False) -> list[list[int]]:
+        """`encode` for each text, together in one go."""
+        ids, ends = self._encode(texts, progress)
+        ids, bounds = ids.tolist(), [0, *ends.tolist()]
+        return [ids[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+
+    def encode_batch_to_arrays(
+        self, texts: Iterable[str], progress: bool = False
+    ) -> list[np.ndarray]:
+        """`encode_to_array` for each text, together in one go."""
+        ids, ends = self._encode(texts, progress)
+        return np.split(ids, ends[:-1]) if len(ends) else []
+
+    def _encode(self, texts: Iterable[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all `texts`, and where those of each text end."""
+        parts, numbers, words_in, text_of = [], [], [], []
+        with tqdm(desc="Encode", unit="B", unit_scale=True, disable=not progress) as bar:
+            for words, n_words, owners in _words(self._splitter, texts, bar.update):
+                words, number = distinct(words)
+                parts.append(Words.join([words]))  # a small buffer of its own
+                numbers.append(number)
+                words_in.append(n_words)
+                text_of += owners
+        offsets = np.cumsum([0] + [len(part) for part in parts])
+        words, number_of = distinct(Words.join(parts))
+        ids, starts, sizes = self._merger.merge_words(words)
+        ids = ids.astype(self.dtype)
+
+        encoded, n_ids = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)]
+        for number, n_words, offset in zip(numbers, words_in, offsets, strict=False):
+            word = number_of[offset + number]
+            encoded.append(ragged(ids, starts[word], sizes[word]))
+            ends = np.concatenate(([0], np.cumsum(sizes[word])))
+            n_ids.append(np.diff(ends[np.concatenate(([0], np.cumsum(n_words)))]))
+        n_texts = text_of[-1] + 1 if text_of else 0
+        in_text = np.zeros(n_texts, np.int64)
+        np.add.at(in_text, text_of, np.concatenate(n_ids))
+        return np.concatenate(encoded), in_text.cumsum()
+
+    @cached_property
+    def _merger(self) -> Merger:
+        return Merger(self.merges)
+
+    # -- decoding -----------------------------------------------------------------------------
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of any ids; bytes that are not UTF-8 become replacement characters (U+FFFD)."""
-        ids = [int(i) for i in ids]
-        wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
-        if wrong is not None:
+        """The text of any ids; bytes that are not UTF-8 become replacement characters (U+FFFD).
+
+        `ids` is a list, an array, a tensor or any iterable of integers. Raises TokenizerError for
+        one that is not in the vocabulary.
+        """
+        if hasattr(ids, "__array__"):
+            ids = np.asarray(ids)
+        elif not isinstance(ids, list):
+            ids = list(ids)
+        chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+        return b"".join([self._bytes(chunk) for chunk in chunks]).decode("utf-8", errors="replace")
+
+    def _bytes(self, ids: list[int] | np.ndarray) -> bytes:
+        """The bytes of `ids`, one token behind the other.
+
+        Eight bytes of each token are written at once, in order, so that what a shorter token writes
+        too much is overwritten by the tokens after it. Bytes of a longer one that are still missing
+        are then written, again by eight, the last eight ending where it ends.
+        """
+        ids = self._checked(ids)
+        lengths = self._lengths.take(ids)
+        ends = lengths.cumsum()
+        starts = ends - lengths
+        out = np.empty(int(ends[-1]) + 8, np.uint8)
+        eight_at = _eights(out)
+        eight_at[starts] = self._first_eight.take(ids)
+        longer = np.flatnonzero(lengths > 8)
+        written = 8
+        while len(longer):
+            offset = np.minimum(written, lengths[longer] - 8)
+            source = self._token_starts[ids[longer]] + offset
+            eight_at[starts[longer] + offset] = self._vocabulary_eights[source]
+            written += 8
+            longer = longer[lengths[longer] > written]
+        return out[: ends[-1]].tobytes()
+
+    def _checked(self, ids: list[int] | np.ndarray) -> np.ndarray:
+        """`ids` as an integer array, or TokenizerError for the first that is not in the vocabulary."""
+        try:
+            if isinstance(ids, list):  # twice as fast as np.array
+                ids = np.frombuffer(struct.pack(f"{len(ids)}q", *ids), np.int64)
+            if ids.ndim != 1 or ids.dtype.kind not in "iu":
+                raise TypeError
+        except (struct.error, TypeError):
+            raise TokenizerError("Token ids must be integers in one dimension.") from None
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
             raise TokenizerError(
                 f"Token id {wrong} is outside this vocabulary (0 to {self.vocab_size - 1})."
             )
-        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
+        return ids
 
-    # -- files --------------------------------------------------------------------------------
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.array([len(token) for token in self.token_bytes])
+
+    @cached_property
+    def _token_starts(self) -> np.ndarray:
+        return self._lengths.cumsum() - self._lengths
+
+    @cached_property
+    def _vocabulary_eights(self) -> np.ndarray:
+        return _eights(np.frombuffer(b"".join(self.token_bytes) + bytes(8), np.uint8))
+
+    @cached_property
+    def _first_eight(self) -> np.ndarray:
+        return self._vocabulary_eights[self._token_starts]
+
+    # -- files and other libraries ------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary as JSON, aside first and then renamed."""
@@ -166,75 +306,61 @@ class BPETokenizer:
             )
         return cls(merges, pattern)
 
+    @classmethod
+    def from_gpt2(cls, vocab: str | Path, merges: str | Path) -> "BPETokenizer":
+        """Read GPT-2's form: `vocab.json` and `merges.txt`. The ids are those of the files."""
+        return cls(interchange.read_gpt2(vocab, merges, END_OF_TEXT))
 
-_NEVER = float("inf")
+    def save_tokenizer_json(self, path: str | Path) -> None:
+        """Write a `tokenizer.json`, which HF tokenizers and transformers load: the same ids."""
+        with replacing(path) as aside:
+            content = interchange.tokenizer_json(self.merges, self.pattern, END_OF_TEXT)
+            aside.write_text(content, encoding="utf-8")
+
+    def to_tokenizers(self):
+        """The same tokenizer as a `tokenizers.Tokenizer`, for `PreTrainedTokenizerFast` as well."""
+        content = interchange.tokenizer_json(self.merges, self.pattern, END_OF_TEXT)
+        return interchange.imported("tokenizers").Tokenizer.from_str(content)
+
+    def to_tiktoken(self):
+        """The same tokenizer as a `tiktoken.Encoding`."""
+        return interchange.imported("tiktoken").Encoding(
+            f"llmlite-{self.fingerprint}",
+            pat_str=self.pattern,
+            mergeable_ranks={token: i for i, token in enumerate(self.token_bytes[: self.eot_id])},
+            special_tokens={END_OF_TEXT: self.eot_id},
+            explicit_n_vocab=self.vocab_size,
+        )
 
 
-def _encode_utf8(text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TokenizerError(
-            f"The text holds a lone surrogate (U+{ord(text[error.start]):04X}), which is not "
-            "Unicode text; decode your input with errors='replace' first."
-        ) from None
+def _eights(data: np.ndarray) -> np.ndarray:
+    """A view of bytes (n,) as the 64-bit numbers that begin at each byte: (n - 7,)."""
+    return np.ndarray((len(data) - 7,), np.uint64, data, strides=(1,))
 
 
-def _merge(ids: list[int], pair: Pair, new: int) -> list[int]:
-    """Replace each occurrence of `pair` in `ids`, from the left, by `new`."""
-    out, i = [], 0
-    while i < len(ids):
-        if i + 1 < len(ids) and ids[i] == pair[0] and ids[i + 1] == pair[1]:
-            out.append(new)
-            i += 2
+def _texts(splitter: Splitter, sources: Iterable[str | Path]) -> Iterator[str]:
+    for source in sources:
+        if isinstance(source, Path):
+            yield from splitter.read(source)
         else:
-            out.append(ids[i])
-            i += 1
-    return out
+            yield source
 
 
-def _learn_merges(
-    words: list[list[int]], counts: list[int], n_merges: int, progress: bool
-) -> list[Pair]:
-    """The merges in order. `words` holds distinct words as ids and is rewritten in place.
+def _size(sources: Iterable[str | Path]) -> int | None:
+    """Bytes of all sources, or None for an iterator, which can be gone through only once."""
+    if isinstance(sources, Iterator):
+        return None
+    return sum(
+        source.stat().st_size if isinstance(source, Path) and source.exists() else len(str(source))
+        for source in sources
+    )
 
-    The heap is lazy: entries whose count is out of date are corrected when they come to the top,
-    so a merge costs only the words that hold its pair.
-    """
-    pair_count: Counter[Pair] = Counter()
-    where: dict[Pair, set[int]] = defaultdict(set)
-    for w, (word, count) in enumerate(zip(words, counts, strict=True)):
-        for pair in pairwise(word):
-            pair_count[pair] += count
-            where[pair].add(w)
-    heap = [(-count, pair) for pair, count in pair_count.items()]
-    heapify(heap)
 
-    merges: list[Pair] = []
-    bar = tqdm(total=n_merges, desc="Merges", unit="merge", disable=not progress)
-    while heap and len(merges) < n_merges:
-        negative, pair = heappop(heap)
-        count = pair_count[pair]
-        if count != -negative:
-            if count > 0:
-                heappush(heap, (-count, pair))
-            continue
-        new = 256 + len(merges)
-        merges.append(pair)
-        changed: Counter[Pair] = Counter()
-        for w in where.pop(pair):
-            old = words[w]
-            words[w] = merged = _merge(old, pair, new)
-            for neighbour in pairwise(old):
-                changed[neighbour] -= counts[w]
-            for neighbour in pairwise(merged):
-                changed[neighbour] += counts[w]
-                where[neighbour].add(w)
-        for neighbour, difference in changed.items():
-            pair_count[neighbour] += difference
-            if difference > 0:
-                heappush(heap, (-pair_count[neighbour], neighbour))
-        del pair_count[pair]
-        bar.update()
-    bar.close()
-    return merges
+def _words(
+    splitter: Splitter, texts: Iterable[str], advance: Callable[[int], None]
+) -> Iterator[tuple[Words, np.ndarray, list[int]]]:
+    """The words of each batch of pieces of `texts`, how many each piece has, and its text."""
+    for pieces, owners in splitter.batches(texts):
+        words, n_words = splitter.cut(pieces)
+        yield words, n_words, owners
+        advance(len(words.data) - PADDING)

@@ -1,0 +1,345 @@
+"""Words: text cut by GPT-2's pattern, and equal words found, about a million characters at a time.
+
+Knows nothing about tokens. A Python object for each of two million words is what costs the time in
+a tokenizer written in Python, so here a word is a slice of one buffer of UTF-8, and both steps are
+array operations: a word begins where the kind of character changes, and words are equal if the
+64-bit numbers that their bytes make are.
+
+Which characters are letters, numbers or white space is read from a table of Unicode 16.0, the
+version that HF tokenizers and tiktoken have compiled in, and not left to the version of a library.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import regex
+
+from llmlite.errors import TokenizerError
+
+# Radford et al., 2019: contractions, letters, numbers, other signs (each with the space before it),
+# then white space, of which the last goes with what follows.
+GPT2_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+OTHER, LETTER, NUMBER, SPACE, END = range(5)
+END_CODE = 0x110000  # stands before, between and after texts; no character has this code
+BATCH = 1 << 20  # characters that are cut at once: enough to hide the cost of a NumPy call
+PADDING = 8  # zero bytes after the last word, so that 8 bytes can be read from any byte
+
+
+@dataclass(frozen=True)
+class Words:
+    """Word i is data[starts[i] : starts[i] + lengths[i]], in UTF-8."""
+
+    data: np.ndarray  # uint8 (bytes + PADDING,)
+    starts: np.ndarray  # int64 (words,)
+    lengths: np.ndarray  # int64 (words,)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @classmethod
+    def of(cls, data: bytes, lengths: np.ndarray) -> "Words":
+        """Words that lie one behind the other in `data`."""
+        lengths = np.asarray(lengths, np.int64)
+        padded = np.frombuffer(data + bytes(PADDING), np.uint8)
+        return cls(padded, lengths.cumsum() - lengths, lengths)
+
+    @classmethod
+    def join(cls, parts: list["Words"]) -> "Words":
+        """The words of all parts, one behind the other in a buffer of their own."""
+        data = b"".join(ragged(w.data, w.starts, w.lengths).tobytes() for w in parts)
+        return cls.of(data, np.concatenate([np.zeros(0, np.int64), *(w.lengths for w in parts)]))
+
+    def take(self, index: np.ndarray) -> "Words":
+        return Words(self.data, self.starts[index], self.lengths[index])
+
+
+def ragged(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """values[starts[0] : starts[0] + lengths[0]], then the same for 1, 2, …, in one array."""
+    ends = lengths.cumsum()
+    index = np.repeat(starts - ends + lengths, lengths)
+    index += np.arange(len(index))
+    return values.take(index)
+
+
+# -- which character is what ----------------------------------------------------------------------
+
+
+@cache
+def _ranges() -> list[tuple[int, int, int]]:
+    """(first, last, kind) of all letters, numbers and white space."""
+    kinds = {"letter": LETTER, "number": NUMBER, "space": SPACE}
+    text = Path(__file__).with_name("unicode-16.0.txt").read_text(encoding="utf-8")
+    found = re.findall(r"^([0-9A-F]+)\.\.([0-9A-F]+) (\w+)$", text, re.MULTILINE)
+    return [(int(first, 16), int(last, 16), kinds[kind]) for first, last, kind in found]
+
+
+@cache
+def _kind_of_code() -> np.ndarray:
+    """The kind of every code point and of END_CODE, uint8 (0x110001,)."""
+    kinds = np.full(END_CODE + 1, OTHER, np.uint8)
+    for first, last, kind in _ranges():
+        kinds[first : last + 1] = kind
+    kinds[END_CODE] = END
+    return kinds
+
+
+@cache
+def gpt2_pattern() -> re.Pattern:
+    r"""GPT2_SPLIT_PATTERN with its \p{L}, \p{N} and \s written out as the ranges of the table."""
+    sets = {}
+    for kind, name in ((LETTER, r"\p{L}"), (NUMBER, r"\p{N}"), (SPACE, r"\s")):
+        sets[name] = "".join(
+            f"\\U{first:08X}-\\U{last:08X}" for first, last, of_kind in _ranges() if of_kind == kind
+        )
+    letter, number, space = sets.values()
+    return re.compile(
+        rf"'(?:[sdmt]|ll|ve|re)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+"
+        rf"|[{space}]+(?![^{space}])|[{space}]+"
+    )
+
+
+# -- cutting --------------------------------------------------------------------------------------
+
+
+class Splitter:
+    """Cuts text into words by a pattern: fast for GPT-2's, by the `regex` module for any other."""
+
+    def __init__(self, pattern: str):
+        self.is_gpt2 = pattern == GPT2_SPLIT_PATTERN
+        try:
+            compiled = gpt2_pattern() if self.is_gpt2 else regex.compile(pattern)
+        except (regex.error, TypeError) as error:
+            raise TokenizerError(f"The split pattern {pattern!r} is not valid: {error}.") from None
+        self.find = compiled.findall  # the words of one text, as a list of strings
+
+    def cut(self, texts: list[str]) -> tuple[Words, np.ndarray]:
+        """The words of all `texts` in their order, and how many each text has."""
+        if self.is_gpt2:
+            return cut(texts)
+        found = [[utf8(word) for word in self.find(text)] for text in texts]
+        words = [word for words in found for word in words]
+        lengths = np.array([len(word) for word in words], np.int64)
+        return Words.of(b"".join(words), lengths), np.array([len(words) for words in found])
+
+    def batches(self, texts: Iterable[str]) -> Iterator[tuple[list[str], list[int]]]:
+        """`texts` as lists of pieces of together about BATCH characters, with each piece's text."""
+        return batches(texts, BATCH, _safe_end if self.is_gpt2 else lambda text, near: len(text))
+
+    def read(self, path: str | Path) -> Iterator[str]:
+        """A file of UTF-8 in pieces that have the words of the whole."""
+        return read(path, _last_safe_end if self.is_gpt2 else lambda text: 0)
+
+
+def cut(texts: list[str]) -> tuple[Words, np.ndarray]:
+    """The words of all `texts` by GPT2_SPLIT_PATTERN, and how many each text has.
+
+    Equal to `gpt2_pattern().findall` on each text. Raises TokenizerError for a lone surrogate.
+    """
+    mark = END_CODE.to_bytes(4, "little")
+    code = np.frombuffer(mark + b"".join(utf32(text) + mark for text in texts), "<u4")
+    marks = np.cumsum([0] + [len(text) + 1 for text in texts])
+    kind = _kind_of_code().take(code)
+
+    # A word begins where the kind changes …
+    begins = np.empty(len(code), bool)
+    begins[0] = True
+    np.not_equal(kind[1:], kind[:-1], out=begins[1:])
+    # … but the last white space before something else stands apart, and a blank goes with it.
+    solid = begins & (kind < SPACE)
+    begins[:-1] |= solid[1:] & (kind[:-1] == SPACE)
+    begins[1:] &= ~(solid[1:] & (code[:-1] == ord(" ")))
+    _keep_contractions(code, kind, begins)
+    begins[marks] = True
+
+    width = (code > 0x7F).view(np.uint8) + (code > 0x7FF) + (code > 0xFFFF) + np.uint8(1)
+    width[marks] = 0
+    offset = np.cumsum(width, dtype=np.int64)  # bytes up to and with each character
+    at = np.flatnonzero(begins)
+    starts = offset[at] - width[at]
+    real = width[at] > 0
+    words = Words(
+        np.frombuffer("".join(texts).encode() + bytes(PADDING), np.uint8),
+        starts[real],
+        np.diff(starts, append=starts[-1])[real],
+    )
+    return words, np.diff(np.flatnonzero(~real)) - 1
+
+
+def _keep_contractions(code: np.ndarray, kind: np.ndarray, begins: np.ndarray) -> None:
+    """Put right what follows an apostrophe: 's, 'd, 'm, 't, 'll, 've and 're are words.
+
+    Only where the apostrophe begins a word: after a blank, or after another sign, it goes with
+    those.
+    """
+    at = np.flatnonzero(code == ord("'"))
+    at = at[(kind[at - 1] != OTHER) & (code[at - 1] != ord(" "))]
+    first, second = code[at + 1], code[np.minimum(at + 2, len(code) - 1)]
+    one = np.isin(first, [ord(letter) for letter in "sdmt"])
+    two = np.zeros(len(at), bool)
+    for letters in ("ll", "ve", "re"):
+        two |= (first == ord(letters[0])) & (second == ord(letters[1]))
+    begins[at[one | two] + 1] = False
+    begins[at[one] + 2] = True
+    begins[at[two] + 3] = True
+
+
+def utf32(text: str) -> bytes:
+    """`text` as 4 bytes a character; TokenizerError for a lone surrogate, which is not text."""
+    return _encoded(text, "utf-32-le")
+
+
+def utf8(text: str) -> bytes:
+    """`text` as UTF-8; TokenizerError for a lone surrogate, which is not text."""
+    return _encoded(text, "utf-8")
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"The text holds a lone surrogate (U+{ord(text[error.start]):04X}), which is not "
+            "Unicode text; decode your input with errors='replace' first."
+        ) from None
+
+
+# -- pieces of long texts -------------------------------------------------------------------------
+# GPT-2's pattern never joins a blank or a line end to what stands before it unless that is white
+# space too. So between something else and a blank, a text can be cut without changing its words.
+
+_SAFE = re.compile(r"\S(?=[ \n])")
+
+
+def _safe_end(text: str, near: int) -> int:
+    """The first place at or after `near` where `text` can be cut."""
+    found = _SAFE.search(text, max(near - 1, 0))
+    return found.end() if found else len(text)
+
+
+def _last_safe_end(text: str) -> int:
+    """The last place where `text`, of which more is to come, can be cut; 0 if there is none."""
+    end = len(text)
+    while end > 0:
+        end = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
+        if end > 0 and not text[end - 1].isspace():
+            return end
+    return 0
+
+
+def batches(texts: Iterable[str], size: int = BATCH, safe_end=_safe_end):
+    """Yield lists of pieces of `texts`, together about `size` characters, and each piece's text."""
+    pieces, numbers, filled = [], [], 0
+    for number, text in enumerate(texts):
+        start, end = 0, -1
+        while end < len(text):  # once for an empty text too
+            end = safe_end(text, start + size - filled)
+            pieces.append(text[start:end])
+            numbers.append(number)
+            filled += end - start
+            start = end
+            if filled >= size:
+                yield pieces, numbers
+                pieces, numbers, filled = [], [], 0
+    if pieces:
+        yield pieces, numbers
+
+
+def read(path: str | Path, last_safe_end=_last_safe_end) -> Iterator[str]:
+    """Yield the text of a file in pieces; TokenizerError if it cannot be read or is not UTF-8."""
+    decoder, rest, done = codecs.getincrementaldecoder("utf-8")(), "", 0
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(BATCH):
+                pending = len(decoder.getstate()[0])  # bytes of a character that is cut in two
+                rest += decoder.decode(data)
+                done += len(data)
+                end = last_safe_end(rest)
+                if end:
+                    yield rest[:end]
+                    rest = rest[end:]
+            data, pending = b"", len(decoder.getstate()[0])
+            rest += decoder.decode(b"", final=True)
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        at = done - pending + error.start
+        raise TokenizerError(
+            f"{path} is not UTF-8: byte {at} is 0x{error.object[error.start]:02x}; convert the "
+            "file to UTF-8."
+        ) from None
+    if rest:
+        yield rest
+
+
+# -- equal words ----------------------------------------------------------------------------------
+
+
+def distinct(words: Words) -> tuple[Words, np.ndarray]:
+    """The words without repetitions, and the number of each word among them, int32 (words,)."""
+    stands_for = np.arange(len(words), dtype=np.int32)
+    width, largest = 8, words.lengths.max(initial=0)
+    while width // 2 < largest or width == 8:
+        shortest = width // 2 if width > 8 else -1
+        members = np.flatnonzero((words.lengths > shortest) & (words.lengths <= width))
+        _find_equal(words, members.astype(np.int32), width, stands_for)
+        width *= 2
+    first = stands_for == np.arange(len(words), dtype=np.int32)
+    number = np.cumsum(first, dtype=np.int32) - np.int32(1)
+    return words.take(np.flatnonzero(first)), number[stands_for]
+
+
+_LOW_BYTES = np.array([256**n - 1 for n in range(9)], np.uint64)
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio (Knuth, TAOCP 3, §6.4)
+
+
+def _find_equal(words: Words, members: np.ndarray, width: int, stands_for: np.ndarray) -> None:
+    """Let one of all equal words among `members`, of at most `width` bytes, stand for the others.
+
+    A hash table without probing: all words write their number into their slot, and one of them
+    stays. Words that equal it, byte for byte, are settled; the others, whom only the slot united,
+    try again with another hash. So equality never rests on a hash, and nothing is sorted.
+    """
+    starts, lengths = words.starts[members], words.lengths[members]
+    bytes_at = np.ndarray((len(words.data) - 7,), "<u8", words.data, strides=(1,))
+    lanes, mixed = [], lengths.astype(np.uint64)
+    for offset in range(0, width, 8):  # the word as 64-bit numbers, zeros after its end
+        inside = np.clip(lengths - offset, 0, 8)
+        lane = bytes_at[np.minimum(starts + offset, len(bytes_at) - 1)] & _LOW_BYTES[inside]
+        lanes.append(lane)
+        mixed = (mixed ^ lane) * _MIX
+        mixed ^= mixed >> np.uint64(29)
+
+    bits = max(8, len(members).bit_length())
+    slots = np.empty(1 << bits, np.int32)
+    todo, salt = np.arange(len(members), dtype=np.int32), _MIX
+    while len(todo):
+        slot = (mixed[todo] * salt) >> np.uint64(64 - bits)
+        slots[slot] = todo
+        winner = slots[slot]
+        same = lengths[winner] == lengths[todo]
+        for lane in lanes:
+            same &= lane[winner] == lane[todo]
+        stands_for[members[todo[same]]] = members[winner[same]]
+        todo = todo[~same]
+        salt = np.uint64((int(salt) + 0x1F83D9ABFB41BD6A) % 2**64)  # an odd number again
+
+
+def tally(parts: Iterable[Words]) -> tuple[Words, np.ndarray]:
+    """The distinct words of all parts, and how often each occurs: int64 (words,).
+
+    Holds one part at a time beside the distinct words seen so far.
+    """
+    known, counts = Words.join([]), np.zeros(0, np.int64)
+    for part in parts:
+        new, number = distinct(part)
+        occurs = np.concatenate((counts, np.bincount(number, minlength=len(new))))
+        known, number = distinct(Words.join([known, new]))
+        counts = np.zeros(len(known), np.int64)
+        np.add.at(counts, number, occurs)
+    return known, counts
