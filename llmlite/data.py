@@ -23,7 +23,6 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from llmlite.config import DataConfig, fingerprint
 from llmlite.errors import DataError
 from llmlite.files import replacing
-from llmlite.progress import tqdm
 
 HUB_REPOSITORY = "Salesforce/wikitext"
 DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder of WikiText files
@@ -241,12 +240,10 @@ def encode_split(corpus: Corpus, split: str, tokenizer, progress: bool = False) 
 
     Shape (tokens,), the tokenizer's smallest unsigned type.
     """
-    parts = []
-    for article in tqdm(
-        corpus.articles(split), desc=f"Encode {split}", unit="article", disable=not progress
-    ):
-        parts += [[tokenizer.eot_id], tokenizer.encode_to_array(article.text)]
-    return np.concatenate(parts).astype(tokenizer.dtype)
+    texts = [article.text for article in corpus.articles(split)]
+    start = np.array([tokenizer.eot_id], tokenizer.dtype)
+    parts = tokenizer.encode_batch_to_arrays(texts, progress)
+    return np.concatenate([array for part in parts for array in (start, part)])
 
 
 def token_ids(

@@ -223,13 +223,30 @@ class Experiment:
         texts = first_sentences(self.corpus.splits["test"], self.profile.attention_sentences)
         return [torch.tensor(self.tokenizer.encode(t)[: self.data.block_size]) for t in texts]
 
-    def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
-        """Write `figures/NAME.png` and keep its caption for the gallery. Returns the figure."""
+    def save_figure(
+        self, figure: Figure, name: str, caption: str, source: str | None = None
+    ) -> Figure:
+        """Write `figures/NAME.png` and keep its caption for the gallery. Returns the figure.
+
+        The caption ends with where its numbers are from: `source`, or this experiment.
+        """
         folder = self.out / "figures"
         with replacing(folder / f"{name}.png") as aside:
             figure.savefig(aside, dpi=160, bbox_inches="tight")
         captions = folder / "captions.json"
         known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
-        made_by = f"Profile {self.profile.name}, {self.corpus.name}, {device_name(self.device)}."
-        write_json(captions, dict(sorted((known | {name: f"{caption} {made_by}"}).items())))
+        source = source or (
+            f"Profile {self.profile.name}, {self.corpus.name}, {device_name(self.device)}."
+        )
+        write_json(captions, dict(sorted((known | {name: f"{caption} {source}"}).items())))
         return figure
+
+
+def benchmark(name: str) -> dict:
+    """A record of `make bench`: those of the repository, which an installation carries as well."""
+    package = Path(__file__).parent
+    clone = package.parent / "tests" / "benchmarks" / "records"
+    path = (clone if clone.is_dir() else package / "records") / f"{name}.json"
+    if not path.exists():
+        raise LLMLiteError(f"There is no record {path}; `make bench` in a clone makes it.")
+    return json.loads(path.read_text(encoding="utf-8"))

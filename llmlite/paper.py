@@ -33,3 +33,7 @@ ABLATED_CONTINUATION = (
     "The cat sat on on on Mul on Mul on Mul on Mul on Mul Mul on Mul Mul on Mul Mul on Mul Mul"
 )
 ATTENTION_MAPS = ((0, 0), (5, 3))  # (layer, head) of Figs. 6 and 7
+
+# §IV.A: 50,000 steps in 10 epochs, of 128 windows times 4 accumulated, are 2.56 M windows an epoch:
+# at a stride of 1, this many tokens for each of the 2.0 M words in 80% of WikiText-2.
+TOKENS_PER_WORD = 1.27

@@ -139,7 +139,7 @@ def _write_notebook(path: Path, content: dict) -> None:
 
 def publish(experiment: Experiment, root: Path) -> None:
     """Copy a run's executed notebooks and figures into the clone at `root`, and put its results
-    into the README."""
+    into the README if it has any: a run of notebook 01 alone trains no model."""
     for notebook in sorted((experiment.out / "notebooks").glob("*.ipynb")):
         content = json.loads(notebook.read_text("utf-8"))
         # Whoever opens the published notebook starts from its own parameters, not this run's.
@@ -150,9 +150,13 @@ def publish(experiment: Experiment, root: Path) -> None:
     for image in sorted((experiment.out / "figures").glob("*.png")):
         shutil.copyfile(image, figures / image.name)
     captions = json.loads((experiment.out / "figures" / "captions.json").read_text("utf-8"))
-    (figures / "README.md").write_text(gallery(captions), encoding="utf-8")
-    readme = root / "README.md"
-    readme.write_text(with_results(readme.read_text("utf-8"), results(experiment)), "utf-8")
+    page = figures / "README.md"
+    shown = captions_in(page.read_text("utf-8")) if page.exists() else {}
+    shown = {name: text for name, text in shown.items() if (figures / f"{name}.png").exists()}
+    page.write_text(gallery(dict(sorted((shown | captions).items()))), encoding="utf-8")
+    if any(experiment.out.rglob("test_score.json")):
+        readme = root / "README.md"
+        readme.write_text(with_results(readme.read_text("utf-8"), results(experiment)), "utf-8")
 
 
 def results(experiment: Experiment) -> str:
@@ -219,12 +223,17 @@ def gallery(captions: dict[str, str]) -> str:
     """figures/README.md: every figure with its caption."""
     parts = [
         "# Figures\n",
-        "Drawn by the notebooks from the records of one run; `llmlite reproduce --publish` puts "
-        "them here. Each caption names the profile, the data and the device.\n",
+        "Drawn by the notebooks from records; `llmlite reproduce --publish` puts them here. Each "
+        "caption names where its numbers are from: the profile, the data and the device.\n",
     ]
     for name, caption in captions.items():
         parts.append(f"## {name}\n\n{caption}\n\n![{name}]({name}.png)\n")
     return "\n".join(parts)
+
+
+def captions_in(page: str) -> dict[str, str]:
+    """The captions that `gallery` wrote, by figure."""
+    return dict(re.findall(r"^## (\S+)\n\n(.*?)\n\n!\[", page, re.MULTILINE | re.DOTALL))
 
 
 def report(executed: list[Path], out: Path) -> str:

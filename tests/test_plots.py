@@ -45,9 +45,17 @@ SAMPLED = pd.DataFrame(
 )
 MAP = np.tril(np.full((4, 4), 0.25))
 
+SECONDS = {
+    "ours": {"median_s": 2.0, "min_s": 1.5, "max_s": 3.0},
+    "theirs": {"median_s": 5.0, "min_s": 4.0, "max_s": 6.0},
+}
+
 FIGURES = {
     "article_lengths": ({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
     "token_lengths": ([0, 4, 3, 2], [0, 9, 5, 1]),
+    "token_strips": ({"a": [b" the", b"\n", b"\xc3", b" $x$"], "": [b"word"] * 40}, "title"),
+    "tokens_per_word": ({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
+    "contestants": ({"task": SECONDS, "other task": {"ours": SECONDS["ours"]}}, "title"),
     "learning_curves": ({"a": EPOCHS, "b": EPOCHS}, "title"),
     "final_perplexities": (TABLE, "n_layer", "n_head", "learning_rate", "title"),
     "learning_rate_schedule": (STEPS,),
@@ -79,7 +87,7 @@ def test_figures_are_labelled_and_closed(name, tmp_path):
     fig.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 2000
     labels = [ax.get_xlabel() + ax.get_ylabel() + ax.get_title() for ax in fig.axes]
-    assert any(labels)
+    assert any([*labels, fig.get_suptitle()])
 
 
 def drawn(ax):
@@ -113,3 +121,16 @@ def test_final_perplexities_puts_each_configuration_in_its_panel():
     first = fig.axes[0]  # learning rate 0.0005; two heads are drawn first
     assert drawn(first)[0] == [[0, 90], [1, 92], [2, 94]]
     assert [t.get_text() for t in first.get_xticklabels()] == ["2", "4", "6"]
+
+
+def test_token_strips_write_every_character_and_go_on_in_the_next_line():
+    fig = plots.token_strips({"first": [b" the", b"\n\xc3"], "more": [b"abc"] * 4}, "t", columns=9)
+    texts = [text.get_text() for text in fig.axes[0].texts]
+    assert "".join(texts) == "first" + " the↵\\xc3" + "more" + "abcabcabc" + "" + "abc"
+    assert len(fig.axes[0].patches) == 6, "a colour a token"
+
+
+def test_contestants_are_multiples_of_the_first_one():
+    ax = plots.contestants({"task": SECONDS}, "title").axes[0]
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 2.5]
+    assert [text.get_text().strip() for text in ax.texts] == ["1", "2.5"]

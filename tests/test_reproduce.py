@@ -11,6 +11,7 @@ from llmlite.experiment import Experiment
 from llmlite.reproduce import (
     RESULTS_END,
     RESULTS_START,
+    captions_in,
     clean,
     find_notebooks,
     gallery,
@@ -147,6 +148,24 @@ def test_publish_copies_what_a_run_rendered_and_writes_its_results(tmp_path):
     for words in ("profile `quick`", "own text", "CPU", "commit"):
         assert words in readme
     assert readme == with_results(readme, results(experiment)), "publishing twice changes nothing"
+
+
+def test_a_run_of_one_notebook_is_published_beside_what_is_shown_already(tmp_path):
+    out, root = tmp_path / "out", tmp_path / "root"
+    for folder in (out / "figures", out / "notebooks", root / "notebooks", root / "figures"):
+        folder.mkdir(parents=True)
+    notebook(out / "notebooks" / "01_a.ipynb", "1")
+    for name in ("01_x", "02_y"):
+        (root / "figures" / f"{name}.png").write_bytes(b"old")
+    old = {"01_x": "Old words.", "02_y": "Still there.", "03_gone": "Its picture is gone."}
+    (root / "figures" / "README.md").write_text(gallery(old))
+    (out / "figures" / "01_x.png").write_bytes(b"new")
+    (out / "figures" / "captions.json").write_text('{"01_x": "New words."}')
+    publish(Experiment("quick", "sample", out, "cpu", progress=False), root)
+    page = (root / "figures" / "README.md").read_text()
+    assert captions_in(page) == {"01_x": "New words.", "02_y": "Still there."}
+    assert (root / "figures" / "01_x.png").read_bytes() == b"new"
+    assert not (root / "README.md").exists(), "there are no results to write"
 
 
 def test_a_readme_without_marks_is_refused():

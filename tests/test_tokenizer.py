@@ -4,17 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import regex
 import tiktoken
 import torch
+from benchmarks.texts import random_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlite.errors import TokenizerError
 from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
+from llmlite.tokenizer import bpe as bpe_module
+from llmlite.tokenizer import pieces as pieces_module
 
 # Pairs that occur equally often, at every step, are what this text consists of.
 TIES = "".join(f" {a}{b}{c}" for a in "abcde" for b in "cdeab" for c in "éeda") + " aaaa aaaaaaa"
@@ -38,7 +43,7 @@ VARIED = [
 ]
 
 
-def train_hf(text: str, vocab_size: int):
+def train_hf(text: str, vocab_size: int, min_frequency: int = 0):
     """HF's byte-level BPE with a vocabulary that leaves room for our special token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -49,6 +54,7 @@ def train_hf(text: str, vocab_size: int):
         [text],
         trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
+            min_frequency=min_frequency,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -163,6 +169,115 @@ def test_the_result_does_not_depend_on_the_hash_seed():
     assert prints[0].strip() == BPETokenizer.train(PROSE + TIES, 420).fingerprint
 
 
+@pytest.fixture
+def two_files(tmp_path) -> list[Path]:
+    paths = [tmp_path / "prose.txt", tmp_path / "ties.txt"]
+    for path, text in zip(paths, (PROSE, TIES), strict=True):
+        path.write_bytes(text.encode())
+    return paths
+
+
+@pytest.mark.parametrize("batch", [7, 1 << 20])
+def test_files_are_trained_on_as_the_texts_they_hold(two_files, monkeypatch, batch):
+    monkeypatch.setattr(pieces_module, "BATCH", batch)
+    one, both = BPETokenizer.train(PROSE, 350), BPETokenizer.train([PROSE, TIES], 400)
+    assert BPETokenizer.train(two_files[0], 350).fingerprint == one.fingerprint
+    assert BPETokenizer.train(two_files, 400).fingerprint == both.fingerprint
+    assert BPETokenizer.train(iter(two_files), 400).fingerprint == both.fingerprint
+    assert BPETokenizer.train((t for t in (PROSE, TIES)), 400).fingerprint == both.fingerprint
+    assert BPETokenizer.train([two_files[0], TIES], 400).fingerprint == both.fingerprint
+
+
+def test_the_progress_bars_do_not_change_the_result(two_files, trained):
+    for text in ([PROSE, TIES], iter([PROSE, TIES]), two_files):
+        again = BPETokenizer.train(text, 400, progress=True)
+        assert again.merges == BPETokenizer.train([PROSE, TIES], 400).merges
+    assert trained.encode_to_array(PROSE, progress=True).tolist() == trained.encode(PROSE)
+
+
+def test_a_path_as_a_string_is_a_text(two_files):
+    assert BPETokenizer.train(str(two_files[0]), 257).merges == []
+
+
+def test_a_corpus_without_text_is_refused(tmp_path, one_sentence):
+    path = tmp_path / "empty.txt"
+    path.write_bytes(b"")
+    for empty in ("", [], ["", ""], iter([]), path, [path, ""]):
+        with pytest.raises(TokenizerError, match="no text to train on") as error:
+            BPETokenizer.train(empty, 300)
+        one_sentence(error)
+
+
+def test_a_corpus_that_cannot_be_read_is_named(tmp_path, one_sentence):
+    path = tmp_path / "none.txt"
+    for progress in (False, True):
+        with pytest.raises(TokenizerError, match="cannot be read") as error:
+            BPETokenizer.train([PROSE, path], 300, progress=progress)
+        assert str(path) in one_sentence(error)
+
+
+def test_pairs_below_the_least_frequency_are_not_merged():
+    text = PROSE + TIES
+    tokenizer = BPETokenizer.train(text, 1000, min_frequency=3)
+    assert 257 < tokenizer.vocab_size < 1000
+    assert tokenizer.merges == merges_of_hf(train_hf(text, 1000, min_frequency=3))
+
+    def often(vocab_size: int) -> dict[tuple[int, int], int]:
+        """How often each pair stands side by side in a word, after so many merges."""
+        cut, pairs = tokenizer.truncate(vocab_size), {}
+        for word in regex.findall(GPT2_SPLIT_PATTERN, text):
+            for pair in pairwise(cut.encode(word)):
+                pairs[pair] = pairs.get(pair, 0) + 1
+        return pairs
+
+    for i, pair in enumerate(tokenizer.merges):
+        assert often(257 + i)[pair] >= 3
+    assert max(often(tokenizer.vocab_size).values()) == 2
+
+
+def test_a_least_frequency_changes_where_the_merges_end_and_nothing_else():
+    twice = BPETokenizer.train(PROSE + TIES, 1000, min_frequency=2)
+    assert 257 < twice.vocab_size < 600
+    assert twice.merges == BPETokenizer.train(PROSE + TIES, twice.vocab_size).merges
+    assert BPETokenizer.train(PROSE + TIES, 300, min_frequency=2).merges == twice.merges[:43]
+    assert BPETokenizer.train("ab", 300, min_frequency=2).merges == []
+
+
+@pytest.mark.parametrize("vocab_size", [257, 258, 333, 400])
+def test_a_smaller_vocabulary_is_the_one_that_training_gives(trained, vocab_size):
+    smaller = trained.truncate(vocab_size)
+    assert smaller.fingerprint == BPETokenizer.train(PROSE + TIES, vocab_size).fingerprint
+    assert smaller.vocab_size == vocab_size
+    assert smaller.decode([smaller.eot_id]) == END_OF_TEXT
+
+
+@pytest.mark.parametrize("vocab_size", [256, 401])
+def test_a_vocabulary_cannot_be_cut_below_the_bytes_or_grow(trained, vocab_size, one_sentence):
+    with pytest.raises(TokenizerError, match="257 to 400") as error:
+        trained.truncate(vocab_size)
+    assert str(vocab_size) in one_sentence(error)
+
+
+@pytest.mark.parametrize("pair", [(64, 257), (257, 64), (-1, 64), (300, 300)])
+def test_a_merge_of_tokens_that_are_not_there_yet_is_refused(pair, one_sentence):
+    with pytest.raises(TokenizerError, match="Merge 2 joins") as error:
+        BPETokenizer([(64, 65), pair])
+    assert str(pair) in one_sentence(error)
+
+
+@pytest.mark.parametrize("pattern", ["(", "[a", None])
+def test_an_invalid_pattern_is_refused_in_one_sentence(pattern, one_sentence):
+    for make in (lambda: BPETokenizer([], pattern), lambda: BPETokenizer.train("a", 257, pattern)):
+        with pytest.raises(TokenizerError, match="is not valid") as error:
+            make()
+        assert repr(pattern) in one_sentence(error)
+
+
+def test_a_pattern_that_matches_nothing_too_is_trained_with():
+    tokenizer = BPETokenizer.train("ab ab", 258, pattern=r"\w*|\s")
+    assert tokenizer.token_bytes[256] == b"ab"
+
+
 # -- encoding and decoding ------------------------------------------------------------------------
 
 
@@ -259,6 +374,214 @@ def test_a_lone_surrogate_is_refused_by_its_code(trained, one_sentence):
     one_sentence(error)
     with pytest.raises(TokenizerError, match=r"U\+D800"):
         BPETokenizer.train("good text \ud800", 257)
+
+
+def test_random_texts_have_the_ids_of_hf_tokenizers_and_tiktoken():
+    tokenizer = BPETokenizer.train(PROSE + TIES, 600)
+    assert count_different(tokenizer, random_texts(10_000, seed=0)) == 0
+
+
+def count_different(tokenizer: BPETokenizer, texts: list[str]) -> int:
+    """Texts that are not encoded alike in all ways and by all libraries, or do not come back."""
+    alike = zip(
+        texts,
+        tokenizer.encode_batch(texts),
+        tokenizer.to_tokenizers().encode_batch(texts, add_special_tokens=False),
+        tokenizer.to_tiktoken().encode_ordinary_batch(texts, num_threads=1),
+        strict=True,
+    )
+    return sum(
+        not (tokenizer.encode(text) == ids == hf.ids == tik and tokenizer.decode(ids) == text)
+        for text, ids, hf, tik in alike
+    )
+
+
+def test_random_texts_are_the_same_for_a_seed_and_of_many_kinds():
+    texts = random_texts(2000, seed=1)
+    assert texts == random_texts(2000, seed=1)
+    assert texts != random_texts(2000, seed=2)
+    assert {len(text) for text in texts} == set(range(61))
+    characters = set("".join(texts))
+    assert not any("\ud800" <= c <= "\udfff" for c in characters)
+    assert {ord(c) >> 16 for c in characters} == set(range(17))
+    assert set("aZ09 \n'\u0301\u200d🙂") <= characters
+
+
+@pytest.fixture(scope="module")
+def trained_on_wikitext(wikitext_corpus) -> BPETokenizer:
+    return BPETokenizer.train(wikitext_corpus.splits["valid"], 4096)
+
+
+def test_random_texts_have_the_same_ids_in_a_larger_vocabulary(trained_on_wikitext):
+    assert count_different(trained_on_wikitext, random_texts(3_000, seed=4096)) == 0
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_raw_wikitext_has_the_ids_of_hf_tokenizers_and_tiktoken(
+    trained_on_wikitext, wikitext, split
+):
+    path = wikitext.parent / "wikitext-2-raw" / f"wiki.{split}.raw"
+    if not path.is_file():
+        pytest.skip(f"no raw WikiText-2 at {path}")
+    text = path.read_text(encoding="utf-8")
+    ids = trained_on_wikitext.encode(text)
+    assert ids == trained_on_wikitext.to_tokenizers().encode(text).ids
+    assert ids == trained_on_wikitext.to_tiktoken().encode_ordinary(text)
+    assert trained_on_wikitext.decode(ids) == text
+
+
+@pytest.mark.parametrize("batch", [5, 1000, 1 << 20])
+def test_a_long_text_has_the_ids_of_its_words_one_by_one(trained, monkeypatch, batch):
+    texts = [*VARIED, PROSE, TIES, (PROSE + TIES) * 3, "x" * 500, "".join(random_texts(100, 3))]
+    monkeypatch.setattr(bpe_module, "SHORT", 10**9)
+    by_word = [trained.encode(text) for text in texts]
+    monkeypatch.setattr(bpe_module, "SHORT", 0)
+    monkeypatch.setattr(pieces_module, "BATCH", batch)
+    assert [trained.encode(text) for text in texts] == by_word
+    assert trained.encode_batch(texts) == by_word
+
+
+@pytest.mark.parametrize("pattern", [GPT2_SPLIT_PATTERN, r"\p{L}+|[^\p{L}]+"])
+def test_texts_encoded_together_have_the_ids_of_each(pattern):
+    tokenizer = BPETokenizer.train(PROSE + TIES, 350, pattern)
+    for texts in ([], [""], ["", ""], ["", "a", ""], VARIED, [*VARIED, PROSE * 9, "", TIES]):
+        each = [tokenizer.encode(text) for text in texts]
+        assert tokenizer.encode_batch(texts) == each
+        assert tokenizer.encode_batch(text for text in texts) == each
+        arrays = tokenizer.encode_batch_to_arrays(iter(texts))
+        assert [array.tolist() for array in arrays] == each
+        assert all(array.dtype == np.uint16 for array in arrays)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    texts=st.lists(st.text(alphabet="ab '\ns1é日", max_size=30), max_size=5),
+    batch=st.integers(1, 9),
+)
+def test_any_texts_encoded_together_have_the_ids_of_each(trained, texts, batch):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(pieces_module, "BATCH", batch)
+        assert trained.encode_batch(texts) == [trained.encode(text) for text in texts]
+
+
+def test_the_special_token_is_found_where_it_is_allowed(trained):
+    eot, a = trained.eot_id, trained.encode("a")
+    assert trained.encode("", allow_special=True) == []
+    assert trained.encode("a", allow_special=True) == a
+    assert trained.encode(END_OF_TEXT, allow_special=True) == [eot]
+    text = f"{END_OF_TEXT}a{END_OF_TEXT}{END_OF_TEXT}a <|endoftext|"
+    expected = [eot, *a, eot, eot, *trained.encode("a <|endoftext|")]
+    assert trained.encode(text, allow_special=True) == expected
+    assert trained.decode(expected) == text
+    assert eot not in trained.encode(text)
+
+
+def test_the_words_that_are_kept_are_limited(trained, monkeypatch):
+    fresh = BPETokenizer(trained.merges)
+    monkeypatch.setattr(bpe_module, "CACHE", 2)
+    for text in VARIED:
+        assert fresh.encode(text) == trained.encode(text)
+        assert len(fresh._cache) <= 2
+
+
+def test_the_caller_may_change_the_ids_without_harm(trained):
+    ids = trained.encode("beryllium")
+    expected = list(ids)
+    ids.clear()
+    assert trained.encode("beryllium") == expected
+
+
+def expected_text(tokenizer: BPETokenizer, ids) -> str:
+    return b"".join(tokenizer.token_bytes[i] for i in ids).decode(errors="replace")
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 16])
+def test_random_ids_decode_to_the_text_of_their_bytes(trained, monkeypatch, chunk):
+    monkeypatch.setattr(bpe_module, "CHUNK", chunk)
+    long = BPETokenizer.train("a" * 100 + " " + "bcdefghijklmnopqrstuvwxyz" * 3 + "é日🙂", 300)
+    assert max(map(len, long.token_bytes)) > 24
+    rng = np.random.default_rng(0)
+    for tokenizer in (trained, long, BPETokenizer([])):
+        for size in (1, 2, 3, 50, 1000):
+            ids = rng.integers(0, tokenizer.vocab_size, size)
+            assert tokenizer.decode(ids) == expected_text(tokenizer, ids)
+            assert tokenizer.decode(ids.tolist()) == expected_text(tokenizer, ids)
+        for i in range(tokenizer.vocab_size):
+            assert tokenizer.decode([i]) == expected_text(tokenizer, [i])
+
+
+def test_many_ids_decode_as_few_do(trained):
+    ids = np.random.default_rng(1).integers(0, trained.vocab_size, 200_001)
+    assert trained.decode(ids) == expected_text(trained, ids.tolist())
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_a_character_may_be_cut_between_chunks(trained, monkeypatch, chunk):
+    monkeypatch.setattr(bpe_module, "CHUNK", chunk)
+    ids = [BYTE_ORDER.index(byte) for byte in "日本🙂é".encode()]
+    assert trained.decode(ids) == "日本🙂é"
+    assert trained.decode(ids[:-1]) == "日本🙂\ufffd"
+    assert trained.decode(ids[1:4]) == "\ufffd\ufffd\ufffd"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        tuple,
+        iter,
+        lambda ids: (i for i in ids),
+        lambda ids: np.array(ids, np.uint16),
+        lambda ids: np.array(ids, np.int32),
+        lambda ids: np.array(ids, np.uint64),
+        lambda ids: np.repeat(np.array(ids), 2)[::2],
+        lambda ids: [np.int64(i) for i in ids],
+        torch.tensor,
+        lambda ids: list(torch.tensor(ids)),
+    ],
+)
+def test_decoding_takes_integers_in_any_form(trained, form):
+    ids = trained.encode("beryllium isn't common")
+    assert trained.decode(form(ids)) == "beryllium isn't common"
+    assert trained.decode(form([5])) == trained.decode([5])
+
+
+def test_no_ids_are_no_text(trained):
+    for none in ([], (), iter([]), np.zeros(0, np.uint16), torch.zeros(0, dtype=torch.long)):
+        assert trained.decode(none) == ""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [1.0],
+        [5, 1.5],
+        [5, None],
+        "abc",
+        ["5"],
+        [[5, 6]],
+        np.array([1.0]),
+        np.array([[5, 6]]),
+        np.array(["5"]),
+        torch.tensor([[5], [6]]),
+        torch.tensor([0.5]),
+        5,
+        np.int64(5),
+        torch.tensor(5),
+    ],
+    ids=repr,
+)
+def test_what_are_no_ids_is_refused_in_one_sentence(trained, wrong, one_sentence):
+    with pytest.raises(TokenizerError, match="integers in one dimension") as error:
+        trained.decode(wrong)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("wrong", [2**63, -(2**70)])
+def test_an_id_beyond_64_bits_is_refused(trained, wrong, one_sentence):
+    with pytest.raises(TokenizerError) as error:
+        trained.decode([5, wrong])
+    one_sentence(error)
 
 
 # -- files ----------------------------------------------------------------------------------------

@@ -1,76 +1,214 @@
 """Our tokenizer against HF tokenizers and tiktoken, on the same text in one run.
 
 make bench-tokenizer                    # the bundled sample, or the folder in $LLMLITE_DATA
+
+Each contestant lives in a process of its own (see tokenizer_worker.py), because HF tokenizers reads
+its number of threads once, when it starts. They take turns: while one works, the others wait.
 """
 
+import json
 import os
+import random
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
-import tiktoken
-import tokenizers
+import numpy as np
 from common import alternate, arguments, record, table
-from tokenizers import models, pre_tokenizers, trainers
+from texts import random_texts
+from tokenizer_worker import CONTESTANTS, by_line
 
 from llmlite.config import DataConfig
 from llmlite.data import DATA_VARIABLE, load_corpus
-from llmlite.tokenizer import GPT2_SPLIT_PATTERN, BPETokenizer
+from llmlite.errors import TokenizerError
+from llmlite.progress import tqdm
+from llmlite.tokenizer import BPETokenizer
+
+OURS, THREADED, SINGLE, TIKTOKEN_THREADED, TIKTOKEN = CONTESTANTS
+SIZES = (8192, 16384, 32000)
+GOALS = {"training": 1.0, "encoding train": 1.0, "encoding": 1.5, "decoding": 1.0, "memory": 10.0}
 
 
-def hf_tokenizer(text: str, vocab_size: int) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,  # ours counts <|endoftext|>
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([text], trainer)
-    return tokenizer
+class Worker:
+    """A contestant in its own process, told what to do line by line."""
+
+    def __init__(self, name: str, folder: Path):
+        threads = "1" if name.endswith("1 thread") else str(os.cpu_count())
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("tokenizer_worker.py")), name, folder],
+            env={**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, task: str, argument) -> dict:
+        self.process.stdin.write(json.dumps([task, argument]) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} failed at {task} {argument}; its error is above.")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], rounds=3)
-    parser.add_argument("--vocab-size", type=int, default=4096, help="(default: 4096)")
+    parser = arguments(__doc__.splitlines()[0], rounds=5)
+    parser.add_argument(
+        "--vocab-size", type=int, nargs="+", default=SIZES, help=f"(default: {SIZES})"
+    )
     options = parser.parse_args()
-    source = os.environ.get(DATA_VARIABLE) or "sample"
-    corpus = load_corpus(DataConfig(source=source))
-    text, size = corpus.splits["train"], options.vocab_size
-
-    ours, theirs = BPETokenizer.train(text, size), hf_tokenizer(text, size)
-    ranks = {token: i for i, token in enumerate(ours.token_bytes[:-1])}
-    tik = tiktoken.Encoding(
-        "ours", pat_str=GPT2_SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={}
-    )
-    ids = ours.encode(text)
-    assert ids == theirs.encode(text).ids == tik.encode_ordinary(text), "the ids must be equal"
-
-    training = alternate(
-        {
-            "llmlite": lambda: BPETokenizer.train(text, size),
-            "HF tokenizers": lambda: hf_tokenizer(text, size),
-        },
-        options.rounds,
-    )
-    encoding = alternate(
-        {  # a fresh object each time: no cache of words seen before
-            "llmlite": lambda: BPETokenizer(ours.merges).encode(text),
-            "HF tokenizers": lambda: theirs.encode(text),
-            "tiktoken": lambda: tik.encode_ordinary(text),
-        },
-        options.rounds,
-    )
-    n = len(text.encode())
-    train_rows = table(f"Training, {size} tokens, {corpus.name}", training, "llmlite", n, "bytes")
-    encode_rows = table(f"Encoding, {len(ids):,} tokens", encoding, "llmlite", n, "bytes")
+    corpus = load_corpus(DataConfig(source=os.environ.get(DATA_VARIABLE) or "sample"))
+    text = corpus.splits["train"]
+    sizes, ours = reachable(text, options.vocab_size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours.save(folder / "tokenizer.json")
+        texts = {"train": text, "test": corpus.splits["test"], "no word twice": unrepeated(2**21)}
+        for split, content in texts.items():
+            (folder / f"{split}.txt").write_text(content, encoding="utf-8", newline="")
+        workers = {name: Worker(name, folder) for name in CONTESTANTS}
+        results = {
+            "training": {
+                f"{size:,}": measure(
+                    workers, "train", size, text, options.rounds, f"{size:,} tokens"
+                )
+                for size in sizes
+            },
+            "encoding": {
+                split: measure(workers, "encode", split, content, options.rounds, split)
+                for split, content in texts.items()
+            },
+            "decoding": measure(workers, "decode", "train", text, options.rounds, "train"),
+            "memory": {name: workers_memory(name, folder, sizes[-1]) for name in (OURS, THREADED)},
+        }
+        for worker in workers.values():
+            worker.close()
+    results["ratios"] = ratios(results)
+    results["exactness"] = exactness(ours, corpus)
     record(
-        "tokenizer",
+        f"tokenizer {corpus.name}",
         "cpu",
         data=corpus.name,
-        bytes=n,
-        vocab_size=size,
-        versions={"tokenizers": tokenizers.__version__, "tiktoken": tiktoken.__version__},
-        training=train_rows,
-        encoding=encode_rows,
+        bytes=len(text.encode()),
+        rounds=options.rounds,
+        versions={name: version(name) for name in ("tokenizers", "tiktoken", "regex")},
+        **results,
     )
+
+
+def reachable(text: str, sizes: list[int]) -> tuple[list[int], BPETokenizer]:
+    """The sizes that the text is large enough for, and our tokenizer of the largest."""
+    possible = []
+    for size in sorted(sizes):
+        try:
+            ours = BPETokenizer.train(by_line(text), size + 1)  # and <|endoftext|>
+        except TokenizerError as error:
+            print(f"No vocabulary of {size:,}: {error}")
+        else:
+            possible.append(size)
+    if not possible:
+        sys.exit("The text is too small for every size; name a smaller one with --vocab-size.")
+    return possible, ours
+
+
+def unrepeated(n_bytes: int) -> str:
+    """Made-up words of 3 to 12 letters, as frequent as in English, none of them twice."""
+    rng, words, size = random.Random(1), {}, 0
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    shares = [120, 90, 80, 75, 70, 67, 63, 60, 60, 43, 40, 28, 28]
+    shares += [24, 22, 24, 20, 19, 10, 15, 20, 8, 2, 1, 2, 1]
+    while size < n_bytes:
+        word = "".join(rng.choices(letters, shares, k=rng.randint(3, 12)))
+        if word not in words:
+            words[word] = None
+            size += len(word) + 1
+    return " ".join(words)
+
+
+def measure(workers, task: str, argument, text: str, rounds: int, what: str) -> dict:
+    """Seconds of every contestant that can do the task; all results must be the same."""
+    answers = {name: worker(task, argument) for name, worker in workers.items()}  # and warm up
+    able = {name: workers[name] for name, answer in answers.items() if answer}
+    for form in {answer["form"] for answer in answers.values() if answer}:
+        results = {a["result"] for a in answers.values() if a and a["form"] == form}
+        if len(results) != 1:
+            sys.exit(f"{task} {what}: the results differ: {answers}")
+    runs = {
+        name: (lambda worker=worker: worker(task, argument)["seconds"])
+        for name, worker in able.items()
+    }
+    title = {"train": "Training", "encode": "Encoding", "decode": "Decoding"}[task]
+    seconds = alternate(runs, rounds)
+    return table(f"{title}: {what}", seconds, OURS, len(text.encode()), "bytes")
+
+
+def workers_memory(name: str, folder: Path, size: int) -> float:
+    """The peak memory that training takes in a fresh process, over the size of the text."""
+    worker = Worker(name, folder)
+    answer = worker("memory", size)
+    worker.close()
+    return answer["peak_bytes"] / answer["text_bytes"]
+
+
+def ratios(results: dict) -> dict[str, dict[str, float]]:
+    """Ours over the peer that each goal names, printed beside the goal."""
+
+    def over(rows: dict, peers: list[str]) -> float:
+        return rows[OURS]["median_s"] / min(
+            rows[peer]["median_s"] for peer in peers if peer in rows
+        )
+
+    peers = [THREADED, SINGLE, TIKTOKEN]
+    found = {f"training {k}": over(v, [THREADED]) for k, v in results["training"].items()}
+    found |= {f"encoding {k}": over(v, peers) for k, v in results["encoding"].items()}
+    found["decoding"] = over(results["decoding"], [TIKTOKEN])
+    found["memory of training, over the text's"] = results["memory"][OURS]
+    print("\nOurs over the fastest peer (tiktoken with one thread, HF tokenizers with all)")
+    rows = {}
+    for name, ratio in found.items():
+        goal = next(goal for prefix, goal in GOALS.items() if name.startswith(prefix))
+        rows[name] = {"ratio": ratio, "goal": goal}
+        print(f"  {name:38} {ratio:5.2f}   goal {goal:4.1f}  {'' if ratio <= goal else 'MISSED'}")
+    return rows
+
+
+def exactness(ours: BPETokenizer, corpus) -> dict[str, dict[str, int]]:
+    """Texts whose ids differ from those of HF tokenizers or tiktoken: there must be none."""
+    hf, tik = ours.to_tokenizers(), ours.to_tiktoken()
+    cases = {split: [article.text for article in corpus.articles(split)] for split in corpus.splits}
+    for split in ("valid", "test"):
+        raw = (
+            Path(os.environ.get(DATA_VARIABLE, "")).parent / "wikitext-2-raw" / f"wiki.{split}.raw"
+        )
+        if raw.is_file():
+            cases[f"{split}, raw"] = by_line(raw.read_text(encoding="utf-8"))
+        else:
+            print(f"No {raw}: the raw {split} split is not compared.")
+    cases["random strings"] = random_texts(100_000, seed=1)
+    print("\nExactness: texts whose ids, or whose text decoded again, differ")
+    rows = {}
+    for name, texts in tqdm(cases.items(), desc="Compare", unit="text set"):
+        batch = ours.encode_batch(texts)
+        alike = zip(
+            texts, batch, hf.encode_batch(texts), tik.encode_ordinary_batch(texts), strict=True
+        )
+        wrong = sum(
+            not (a == b.ids == c == ours.encode(text) and ours.decode(a) == text)
+            for text, a, b, c in alike
+        )
+        n_tokens = int(np.sum([len(a) for a in batch]))
+        rows[name] = {"texts": len(texts), "tokens": n_tokens, "different": wrong}
+        print(f"  {name:16} {len(texts):8,} texts {n_tokens:10,} tokens  {wrong} different")
+    if any(row["different"] for row in rows.values()):
+        sys.exit("Some ids differ: nothing is recorded.")
+    return rows
 
 
 if __name__ == "__main__":

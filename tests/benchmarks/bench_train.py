@@ -88,7 +88,7 @@ def main() -> None:
         "tokens",
     )
     record(
-        "train",
+        f"train {device}",
         device,
         arithmetic=arithmetic,
         batch=batch,

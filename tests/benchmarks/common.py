@@ -1,7 +1,9 @@
 """What the benchmarks share: alternate the contestants, take medians, record everything."""
 
 import argparse
+import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -10,24 +12,28 @@ from pathlib import Path
 from llmlite.checkpoint import environment
 from llmlite.files import write_json
 
-RECORDS = Path("runs") / "bench"
+RECORDS = Path(__file__).parent / "records"  # committed; notebooks and README read them
 
 
-def alternate(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; all of them run once in every round."""
+def alternate(contestants: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round; all of them run once in every round.
+
+    A contestant that returns a number has measured itself.
+    """
     seconds = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
             start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+            measured = run()
+            took = time.perf_counter() - start
+            seconds[name].append(measured if isinstance(measured, float) else took)
     return seconds
 
 
 def table(title: str, seconds: dict[str, list[float]], ours: str, per_second: float, unit: str):
     """Print medians, spread and the ratio to ours; return them as a record."""
     rows, base = {}, statistics.median(seconds[ours])
-    print(f"\n{title}")
+    print(f"\n{title}", flush=True)
     for name, values in seconds.items():
         median = statistics.median(values)
         rows[name] = {
@@ -35,21 +41,31 @@ def table(title: str, seconds: dict[str, list[float]], ours: str, per_second: fl
             "min_s": min(values),
             "max_s": max(values),
             f"{unit}_per_s": per_second / median,
-            "times_ours": median / base,
+            "ours_over_it": base / median,
         }
         print(
-            f"  {name:34} {median:8.3f} s  ({min(values):.3f} to {max(values):.3f})  "
-            f"{per_second / median:12,.0f} {unit}/s  {median / base:5.2f} × ours"
+            f"  {name:32} {median:8.3f} s  ({min(values):.3f} to {max(values):.3f})  "
+            f"{per_second / median:12,.0f} {unit}/s   ours takes {base / median:5.2f} ×",
+            flush=True,
         )
     return rows
 
 
 def record(name: str, device: str, **content) -> None:
-    """Write runs/bench/NAME.json with the machine and the versions beside the numbers."""
-    path = RECORDS / f"{name}.json"
-    machine = {**environment(device), "processor": platform.processor() or platform.machine()}
+    """Write records/NAME.json with the machine and the versions beside the numbers."""
+    path = RECORDS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.json"
+    machine = {**environment(device), "processor": processor(), "cores": os.cpu_count()}
     write_json(path, {"environment": machine, **content})
     print(f"\nRecorded in {path}")
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def arguments(description: str, rounds: int) -> argparse.ArgumentParser:

@@ -1,47 +1,35 @@
-"""Byte-level byte-pair encoding from scratch (§III.B): train, encode, decode, save, load.
+"""The tokenizer that a user calls: train, encode, decode, save, load, and pass on (§III.B).
 
-Knows nothing about corpora, splits or models: text goes in, integers come out. With bytes as the
-base alphabet no text is out of vocabulary.
-
-Training starts from single bytes and joins the most frequent pair of neighbouring tokens again and
-again; each join is a *merge* and adds one token (`bpe.learn_merges`). Words, as cut by GPT-2's
-split pattern, bound the merges (`words.Splitter`). Encoding cuts a text into words and applies the
-merges to each, the earliest learnt first (`bpe.merge_word`).
-
-A short text is encoded just so, word by word. A long one goes the same way as arrays: all its
-words at once, each distinct word once (`words.distinct`, `bpe.Merger`), with the same ids.
+A short text is encoded as a textbook does it, word by word. A long one goes the same way as arrays:
+all its words at once, each distinct word once, with the same ids.
 """
 
+import codecs
 import json
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from llmlite import interchange
-from llmlite.bpe import BYTE_ORDER, ID_OF_BYTE, Merger, Pair, learn_merges, merge_word
 from llmlite.config import fingerprint
 from llmlite.errors import TokenizerError
 from llmlite.files import replacing
 from llmlite.progress import tqdm
-from llmlite.words import (
-    GPT2_SPLIT_PATTERN,
-    PADDING,
-    Splitter,
-    Words,
-    distinct,
-    ragged,
-    tally,
-    utf8,
-)
+from llmlite.tokenizer import interchange
+from llmlite.tokenizer.decode import NOT_IDS, Decoder
+from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
+from llmlite.tokenizer.merge import Merger, merge_word
+from llmlite.tokenizer.pieces import batches, read
+from llmlite.tokenizer.split import GPT2_SPLIT_PATTERN, Splitter, utf8
+from llmlite.tokenizer.words import PADDING, Words, distinct, ragged, tally
 
 END_OF_TEXT = "<|endoftext|>"
 FORMAT = "llmlite-bpe-1"
 SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
 CACHE = 1 << 16  # words whose ids are kept from one short text to the next
-CHUNK = 1 << 15  # tokens that are decoded at once: their arrays stay in the processor's cache
+CHUNK = 1 << 16  # tokens that are decoded at once: their arrays stay in the processor's cache
 
 Text = str | Path | Iterable[str | Path]
 
@@ -121,7 +109,9 @@ class BPETokenizer:
             parts = _words(splitter, _texts(splitter, sources), bar.update)
             words, counts = tally(words for words, _, _ in parts)
         if not len(words):
-            raise TokenizerError("There is no text to train on: it is empty; check where it is from.")
+            raise TokenizerError(
+                "There is no text to train on: it is empty; check where it is from."
+            )
         with tqdm(total=n_merges, desc="Merges", unit="merge", disable=not progress) as bar:
             merges = learn_merges(words, counts, n_merges, min_frequency, bar.update)
         if len(merges) < n_merges and min_frequency <= 1:
@@ -154,14 +144,14 @@ class BPETokenizer:
         return merge_word(list(utf8(word).translate(ID_OF_BYTE)), self._merger.rank)
 
     def encode_to_array(self, text: str, progress: bool = False) -> np.ndarray:
-        """`encode` as an array (tokens,) of the smallest unsigned type that holds the vocabulary."""
+        """`encode` as an array (tokens,) of the smallest unsigned type that holds every id."""
         return self._encode([text], progress)[0]
 
     def encode_batch(self, texts: Iterable[str], progress: bool = False) -> list[list[int]]:
         """`encode` for each text, together in one go."""
         ids, ends = self._encode(texts, progress)
         ids, bounds = ids.tolist(), [0, *ends.tolist()]
-        return [ids[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        return [ids[start:end] for start, end in pairwise(bounds)]
 
     def encode_batch_to_arrays(
         self, texts: Iterable[str], progress: bool = False
@@ -210,66 +200,20 @@ class BPETokenizer:
         """
         if hasattr(ids, "__array__"):
             ids = np.asarray(ids)
-        elif not isinstance(ids, list):
+        elif isinstance(ids, Iterable) and not isinstance(ids, list):
             ids = list(ids)
-        chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
-        return b"".join([self._bytes(chunk) for chunk in chunks]).decode("utf-8", errors="replace")
-
-    def _bytes(self, ids: list[int] | np.ndarray) -> bytes:
-        """The bytes of `ids`, one token behind the other.
-
-        Eight bytes of each token are written at once, in order, so that what a shorter token writes
-        too much is overwritten by the tokens after it. Bytes of a longer one that are still missing
-        are then written, again by eight, the last eight ending where it ends.
-        """
-        ids = self._checked(ids)
-        lengths = self._lengths.take(ids)
-        ends = lengths.cumsum()
-        starts = ends - lengths
-        out = np.empty(int(ends[-1]) + 8, np.uint8)
-        eight_at = _eights(out)
-        eight_at[starts] = self._first_eight.take(ids)
-        longer = np.flatnonzero(lengths > 8)
-        written = 8
-        while len(longer):
-            offset = np.minimum(written, lengths[longer] - 8)
-            source = self._token_starts[ids[longer]] + offset
-            eight_at[starts[longer] + offset] = self._vocabulary_eights[source]
-            written += 8
-            longer = longer[lengths[longer] > written]
-        return out[: ends[-1]].tobytes()
-
-    def _checked(self, ids: list[int] | np.ndarray) -> np.ndarray:
-        """`ids` as an integer array, or TokenizerError for the first that is not in the vocabulary."""
-        try:
-            if isinstance(ids, list):  # twice as fast as np.array
-                ids = np.frombuffer(struct.pack(f"{len(ids)}q", *ids), np.int64)
-            if ids.ndim != 1 or ids.dtype.kind not in "iu":
-                raise TypeError
-        except (struct.error, TypeError):
-            raise TokenizerError("Token ids must be integers in one dimension.") from None
-        if ids.min() < 0 or ids.max() >= self.vocab_size:
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
-            raise TokenizerError(
-                f"Token id {wrong} is outside this vocabulary (0 to {self.vocab_size - 1})."
-            )
-        return ids
+        if not isinstance(ids, list) and getattr(ids, "ndim", 0) == 0:
+            raise TokenizerError(NOT_IDS)
+        utf8_decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        parts = [
+            utf8_decoder.decode(self._decoder(ids[start : start + CHUNK]))
+            for start in range(0, len(ids), CHUNK)
+        ]
+        return "".join([*parts, utf8_decoder.decode(b"", final=True)])
 
     @cached_property
-    def _lengths(self) -> np.ndarray:
-        return np.array([len(token) for token in self.token_bytes])
-
-    @cached_property
-    def _token_starts(self) -> np.ndarray:
-        return self._lengths.cumsum() - self._lengths
-
-    @cached_property
-    def _vocabulary_eights(self) -> np.ndarray:
-        return _eights(np.frombuffer(b"".join(self.token_bytes) + bytes(8), np.uint8))
-
-    @cached_property
-    def _first_eight(self) -> np.ndarray:
-        return self._vocabulary_eights[self._token_starts]
+    def _decoder(self) -> Decoder:
+        return Decoder(self.token_bytes)
 
     # -- files and other libraries ------------------------------------------------------------
 
@@ -333,15 +277,10 @@ class BPETokenizer:
         )
 
 
-def _eights(data: np.ndarray) -> np.ndarray:
-    """A view of bytes (n,) as the 64-bit numbers that begin at each byte: (n - 7,)."""
-    return np.ndarray((len(data) - 7,), np.uint64, data, strides=(1,))
-
-
 def _texts(splitter: Splitter, sources: Iterable[str | Path]) -> Iterator[str]:
     for source in sources:
         if isinstance(source, Path):
-            yield from splitter.read(source)
+            yield from read(source, splitter.is_gpt2)
         else:
             yield source
 
@@ -360,7 +299,7 @@ def _words(
     splitter: Splitter, texts: Iterable[str], advance: Callable[[int], None]
 ) -> Iterator[tuple[Words, np.ndarray, list[int]]]:
     """The words of each batch of pieces of `texts`, how many each piece has, and its text."""
-    for pieces, owners in splitter.batches(texts):
+    for pieces, owners in batches(texts, splitter.is_gpt2):
         words, n_words = splitter.cut(pieces)
         yield words, n_words, owners
         advance(len(words.data) - PADDING)

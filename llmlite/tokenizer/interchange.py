@@ -7,9 +7,9 @@ themselves are optional; each is imported where it is asked for.
 import json
 from pathlib import Path
 
-from llmlite.bpe import BYTE_ORDER, Pair
 from llmlite.errors import TokenizerError
-from llmlite.words import GPT2_SPLIT_PATTERN
+from llmlite.tokenizer.learn import BYTE_ORDER, Pair
+from llmlite.tokenizer.split import GPT2_SPLIT_PATTERN
 
 # How GPT-2's files write bytes: those that print as themselves, the others from U+0100 on.
 _N_PRINTABLE = 188
@@ -28,6 +28,11 @@ def _written(merges: list[Pair]) -> list[str]:
 def tokenizer_json(merges: list[Pair], pattern: str, special: str) -> str:
     """The text of a `tokenizer.json`, as HF tokenizers and transformers read it."""
     tokens = _written(merges)
+    if special in tokens:
+        raise TokenizerError(
+            f"The merges make {special} out of ordinary text, so HF tokenizers cannot tell it from "
+            "the special token; use a split pattern that cuts it, as GPT-2's does."
+        )
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     if pattern == GPT2_SPLIT_PATTERN:
         pre_tokenizer = {**byte_level, "use_regex": True}

@@ -1,0 +1,38 @@
+"""One function a figure. Each draws what it is given, computes nothing and returns the figure."""
+
+from llmlite.plots.attention import attention_by_layer, attention_grid, attention_map, head_effects
+from llmlite.plots.text import bleu_heatmap, next_tokens, sampling_grid
+from llmlite.plots.tokens import (
+    article_lengths,
+    contestants,
+    token_lengths,
+    token_strips,
+    tokens_per_word,
+)
+from llmlite.plots.training import (
+    final_perplexities,
+    gradient_norm,
+    learning_curves,
+    learning_rate_schedule,
+    losses,
+)
+
+__all__ = [
+    "article_lengths",
+    "attention_by_layer",
+    "attention_grid",
+    "attention_map",
+    "bleu_heatmap",
+    "contestants",
+    "final_perplexities",
+    "gradient_norm",
+    "head_effects",
+    "learning_curves",
+    "learning_rate_schedule",
+    "losses",
+    "next_tokens",
+    "sampling_grid",
+    "token_lengths",
+    "token_strips",
+    "tokens_per_word",
+]

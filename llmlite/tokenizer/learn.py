@@ -1,0 +1,167 @@
+"""Learn the merges of byte-pair encoding from counted words, many in one step.
+
+Knows nothing about text: words are bytes with counts, tokens are numbers. Tokens 0 to 255 are the
+bytes in BYTE_ORDER, and merge r makes token 256 + r.
+"""
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+import numpy as np
+
+from llmlite.tokenizer.words import Words, ragged
+
+# Ids 0..255 are the bytes in GPT-2's order: those that print first. Ties between pairs fall to
+# the smaller ids, so this order decides them; it is the one that HF tokenizers uses as well.
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_ORDER = bytes(_PRINTABLE + sorted(set(range(256)) - set(_PRINTABLE)))
+ID_OF_BYTE = bytes(BYTE_ORDER.index(byte) for byte in range(256))
+BYTE_IDS = np.frombuffer(ID_OF_BYTE, np.uint8)  # the same as an array
+
+Pair = tuple[int, int]
+
+
+def learn_merges(
+    words: Words,
+    counts: np.ndarray,
+    n_merges: int,
+    min_count: int = 1,
+    advance: Callable[[int], None] = lambda merges: None,
+) -> list[Pair]:
+    """The `n_merges` merges of `words` that occur `counts` times, in order (Sennrich et al., 2016).
+
+    The most frequent pair of neighbours is merged first; among equals the one with the smaller left
+    id, then the smaller right id. Ends early when no pair occurs `min_count` times. `advance` is
+    called with the number of merges made since the last call.
+
+    Several merges are made in one step. Take the pairs from the top of the order for as long as
+    none ends with a token that another begins with. Such pairs never overlap in the text, so
+    merging one leaves the counts of the others as they are. Each pair that merging creates, say
+    (x, ab) from x a b, stands where (x, a) stood, occurs no more often, and has a larger id; and
+    (x, a) overlaps with (a, b), so it came later in the order than the pairs that were taken. So no
+    new pair would have come before any of them: one by one, the same merges would have been made.
+    """
+    pairs = _Pairs(words, counts)
+    heap = pairs.entries(0)
+    heapify(heap)
+    merges: list[Pair] = []
+    while heap and len(merges) < n_merges:
+        batch, begin, end = [], set(), set()  # pairs, and the tokens that they begin and end with
+        while heap and len(merges) + len(batch) < n_merges:
+            negative, left, right, pair = heap[0]
+            count = int(pairs.count[pair])
+            if count < max(min_count, 1):
+                heappop(heap)
+            elif (
+                count != -negative
+            ):  # merges have taken some of its places: put it back further down
+                heappop(heap)
+                heappush(heap, (-count, left, right, pair))
+            elif batch and (left in end or right in begin or left == right):
+                break
+            else:
+                heappop(heap)
+                batch.append((left, right, pair))
+                begin.add(left)
+                end.add(right)
+                if left == right:
+                    break
+        if batch:
+            n_pairs = pairs.n
+            pairs.merge([pair for _, _, pair in batch], 256 + len(merges))
+            merges += [(left, right) for left, right, _ in batch]
+            for entry in pairs.entries(n_pairs):
+                heappush(heap, entry)
+            advance(len(batch))
+    return merges
+
+
+class _Pairs:
+    """Every pair of neighbouring tokens in a list of words: how often it occurs, and where.
+
+    Tokens stand at the positions of their first bytes, linked to both neighbours. A pair is
+    numbered when it first occurs. All its places come into being in that one step, with the younger
+    of its tokens, and are only lost afterwards; so they are one slice of the array `places`, where
+    those that still hold the pair are told by `pair_at`.
+    """
+
+    def __init__(self, words: Words, counts: np.ndarray):
+        data = ragged(words.data, words.starts, words.lengths)
+        size = len(data)
+        ends = words.lengths.cumsum()
+        self.token = BYTE_IDS.take(data).astype(np.int32)
+        self.next = np.arange(1, size + 1, dtype=np.int32)
+        self.next[ends - 1] = -1
+        self.previous = np.arange(-1, size - 1, dtype=np.int32)
+        self.previous[ends - words.lengths] = -1
+        self.weight = np.repeat(np.asarray(counts, np.int64), words.lengths)
+        self.pair_at = np.full(size, -1, np.int32)
+
+        # A merge takes one token away and makes two pairs at most: 3 × size are enough for ever.
+        self.n = self.n_places = 0
+        self.places = np.empty(3 * size, np.int32)
+        self.left, self.right = np.empty(3 * size, np.int32), np.empty(3 * size, np.int32)
+        self.count = np.empty(3 * size, np.int64)
+        self.first = np.zeros(3 * size + 1, np.int64)  # places[first[p] : first[p + 1]]
+        self._add(np.flatnonzero(self.next >= 0).astype(np.int32))
+
+    def entries(self, start: int) -> list[tuple[int, int, int, int]]:
+        """(−count, left, right, number) of the pairs from number `start`: they sort as merged."""
+        new = slice(start, self.n)
+        columns = (-self.count[new], self.left[new], self.right[new])
+        return list(zip(*(c.tolist() for c in columns), range(start, self.n), strict=True))
+
+    def _add(self, positions: np.ndarray) -> None:
+        """Number the pairs that begin at `positions`, none of which has occurred before."""
+        if not len(positions):
+            return
+        right = self.token[self.next[positions]]
+        key = self.token[positions].astype(np.int64) << 32 | right
+        order = key.argsort(kind="stable")  # stable: places of a pair stay in the order of the text
+        positions, key = positions[order], key[order]
+        begins = np.concatenate(([0], np.flatnonzero(key[1:] != key[:-1]) + 1))
+        old, self.n = self.n, self.n + len(begins)
+        self.left[old : self.n] = key[begins] >> 32
+        self.right[old : self.n] = key[begins] & 0xFFFFFFFF
+        self.count[old : self.n] = np.add.reduceat(self.weight[positions], begins)
+        self.first[old : self.n] = begins + self.n_places
+        self.places[self.n_places : self.n_places + len(positions)] = positions
+        self.n_places += len(positions)
+        self.first[self.n] = self.n_places
+        sizes = np.diff(self.first[old : self.n + 1])
+        self.pair_at[positions] = np.repeat(np.arange(old, self.n, dtype=np.int32), sizes)
+
+    def merge(self, pairs: list[int], token: int) -> None:
+        """Make each place of pairs[0] the token `token`, of pairs[1] `token` + 1, and so on."""
+        numbers = np.array(pairs)
+        starts, sizes = self.first[numbers], self.first[numbers + 1] - self.first[numbers]
+        which = np.repeat(np.arange(len(pairs)), sizes)
+        at = ragged(self.places, starts, sizes)
+        alive = self.pair_at[at] == numbers[which]
+        at, made = at[alive], (token + which[alive]).astype(np.int32)
+        if self.left[pairs[0]] == self.right[pairs[0]]:  # then it is the only one
+            chosen = self._every_other(at)
+            at, made = at[chosen], made[chosen]
+
+        gone = self.next[at]  # the places of the right tokens
+        before, after = self.previous[at], self.next[gone]
+        has_before, has_after = before >= 0, after >= 0
+
+        # The pairs on both sides lose a place; two merges side by side share one, counted once.
+        lost = np.unique(np.concatenate((gone[has_after], before[has_before])))
+        np.subtract.at(self.count, self.pair_at[lost], self.weight[lost])
+        self.count[numbers] = 0
+        self.pair_at[at] = self.pair_at[gone] = -1
+
+        self.token[at] = made
+        self.next[at] = after
+        self.previous[after[has_after]] = at[has_after]
+        before = self.previous[at[has_before]]  # of two merges side by side, the left one
+        self._add(np.concatenate((at[has_after], before[self.pair_at[before] >= 0])))
+
+    def _every_other(self, at: np.ndarray) -> np.ndarray:
+        """Of the places of a pair (a, a): the 1st, 3rd, … of each run, as read from the left."""
+        runs_on = np.concatenate(([False], self.next[at[:-1]] == at[1:]))
+        index = np.arange(len(at))
+        run_start = np.maximum.accumulate(np.where(runs_on, 0, index))
+        return (index - run_start) % 2 == 0

@@ -1,0 +1,173 @@
+"""Apply the merges of byte-pair encoding: to one word as in a textbook, or to many at once.
+
+Knows nothing about text: a word is bytes, and becomes token ids. What Python is slow at is the
+step, so with many words each step is a NumPy call that makes one merge in thousands of them.
+"""
+
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+
+import numpy as np
+
+from llmlite.tokenizer.learn import BYTE_IDS, Pair
+from llmlite.tokenizer.words import Words
+
+NEVER = np.int32(2**31 - 1)  # the rank of a pair that is not merged
+LONG = 128  # bytes; longer words are rare, and are merged one by one
+BLOCK = 1 << 18  # bytes of words that are merged together: they stay in the processor's cache
+
+
+def merge_word(ids: list[int], rank: dict[Pair, int]) -> list[int]:
+    """Apply the merges to one word: always the earliest learnt first, and the leftmost of those.
+
+    The textbook's way, with a heap in place of a search: O(n log n) for a word of n bytes.
+    """
+    ids = list(ids)
+    after = [*range(1, len(ids)), None]
+    before = [None, *range(len(ids) - 1)]
+    heap = [(rank[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in rank]
+    heapify(heap)
+    while heap:
+        merge, i = heappop(heap)
+        j = after[i]
+        if ids[i] is None or j is None or rank.get((ids[i], ids[j])) != merge:
+            continue  # the pair is no longer there
+        ids[i], ids[j] = 256 + merge, None
+        after[i] = after[j]
+        if after[i] is not None:
+            before[after[i]] = i
+        for left, right in ((before[i], i), (i, after[i])):
+            if left is not None and right is not None and (ids[left], ids[right]) in rank:
+                heappush(heap, (rank[ids[left], ids[right]], left))
+    return [token for token in ids if token is not None]
+
+
+class Merger:
+    """The merges as tables, to be applied to many words at once."""
+
+    def __init__(self, merges: list[Pair]):
+        self.rank = {pair: rank for rank, pair in enumerate(merges)}
+        pairs = np.array(merges, np.int64).reshape(-1, 2)
+        bytes_only = np.flatnonzero((pairs < 256).all(axis=1))
+        self._byte_rank = np.full(1 << 16, NEVER, np.int32)  # of (left, right) at left << 8 | right
+        self._byte_rank[pairs[bytes_only, 0] << 8 | pairs[bytes_only, 1]] = bytes_only
+
+        # The ranks of all pairs: a hash table with linear probing, an eighth full at most.
+        self._bits = max(8, len(pairs).bit_length() + 3)
+        self._key = np.full(1 << self._bits, -1, np.int64)
+        self._rank = np.full(1 << self._bits, NEVER, np.int32)
+        key = pairs[:, 0] << 32 | pairs[:, 1]
+        todo, slot = np.arange(len(pairs)), self._slot(key)
+        while len(todo):
+            free = self._key[slot] < 0
+            self._key[slot[free]] = key[todo[free]]
+            placed = self._key[slot] == key[todo]
+            self._rank[slot[placed]] = todo[placed]
+            todo, slot = todo[~placed], self._following(slot[~placed])
+
+    def _slot(self, key: np.ndarray) -> np.ndarray:
+        mixed = key.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return (mixed >> np.uint64(64 - self._bits)).view(np.int64)
+
+    def _following(self, slot: np.ndarray) -> np.ndarray:
+        return (slot + 1) & ((1 << self._bits) - 1)
+
+    def ranks(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """The rank of each pair (left[i], right[i]), NEVER where it is not merged: int32."""
+        key = left.astype(np.int64)
+        key <<= 32
+        key |= right
+        slot = self._slot(key)
+        found, rank = self._key.take(slot), self._rank.take(slot)
+        todo = np.flatnonzero(found != key)
+        rank[todo] = NEVER
+        todo = todo[found.take(todo) >= 0]  # an empty slot ends the search
+        slot, key = slot.take(todo), key.take(todo)
+        while len(todo):
+            slot = self._following(slot)
+            found = self._key.take(slot)
+            hit = found == key
+            rank[todo[hit]] = self._rank.take(slot[hit])
+            on = np.flatnonzero(~hit & (found >= 0))
+            todo, slot, key = todo.take(on), slot.take(on), key.take(on)
+        return rank
+
+    def merge_words(self, words: Words) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`merge_word` for each word: the ids of word i are ids[starts[i] : starts[i] + sizes[i]].
+
+        Returns (ids, starts, sizes).
+        """
+        order = np.argsort(words.lengths, kind="stable")  # words of a length are merged in step
+        sizes = np.empty(len(words), np.int64)
+        lengths = words.lengths[order]
+        n_short = int(np.searchsorted(lengths, LONG, side="right"))
+        parts, done = [np.zeros(0, np.int32)], 0
+        while done < n_short:
+            area = lengths[done : min(n_short, done + BLOCK)]
+            area = area * np.arange(1, len(area) + 1)  # of the first 1, 2, … words, side by side
+            block = order[done : done + max(1, int(np.searchsorted(area, BLOCK, side="right")))]
+            ids, sizes[block] = self._merge_block(words.take(block))
+            parts.append(ids)
+            done += len(block)
+        for number in order[n_short:]:
+            start, length = words.starts[number], words.lengths[number]
+            ids = BYTE_IDS.take(words.data[start : start + length]).tolist()
+            parts.append(np.array(merge_word(ids, self.rank), np.int32))
+            sizes[number] = len(parts[-1])
+        starts = np.empty(len(words), np.int64)
+        starts[order] = sizes[order].cumsum() - sizes[order]
+        return np.concatenate(parts), starts, sizes
+
+    def _merge_block(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
+        """All ids of `words`, sorted by length, and the number of each.
+
+        A word is a column of a matrix, and each step makes one merge in every word that has one
+        left. Rank and row of a merge are one number, so that the least of a column is the merge
+        that is due and says where. Tokens are linked to their neighbours by their rows.
+        """
+        n, height = len(words), int(words.lengths[-1])
+        lengths = words.lengths.astype(np.int32)
+        row = np.arange(height, dtype=np.int32)[:, None]
+        last = len(words.data) - 1
+        token = BYTE_IDS.take(words.data.take(np.minimum(words.starts + row, last)))
+        alive = row < lengths
+        due = np.full((height, n), NEVER, np.int32)
+        rank = self._byte_rank.take(token[:-1].astype(np.int64) << 8 | token[1:])
+        np.copyto(due[:-1], rank * np.int32(height) + row[:-1], where=(rank != NEVER) & alive[1:])
+        below = np.empty((height, n), np.int32)
+        below[:] = row + 1
+        above = below - np.int32(2)
+
+        shape = token.shape
+        token = token.astype(np.int32)
+        token, alive, due, below, above = (x.ravel() for x in (token, alive, due, below, above))
+        while True:
+            least = due.reshape(shape).min(axis=0)
+            column = np.flatnonzero(least != NEVER)
+            if not len(column):
+                return token.reshape(shape).T[alive.reshape(shape).T], alive.reshape(shape).sum(0)
+            rank, i = np.divmod(least.take(column), np.int32(height))
+            at = i * n + column
+            gone = below.take(at) * n + column
+            k = below.take(gone)
+            made = rank + np.int32(256)
+            token[at], below[at] = made, k
+            alive[gone] = False
+            due[gone] = due[at] = NEVER
+
+            # The new token's pairs, with the token below it and with the one above.
+            has_below = np.flatnonzero(k < lengths.take(column))
+            first = at.take(has_below)
+            below_it = k.take(has_below) * n + column.take(has_below)
+            above[below_it] = i.take(has_below)
+            h = above.take(at)
+            has_above = np.flatnonzero(h >= 0)
+            above_it = h.take(has_above) * n + column.take(has_above)
+            rank = self.ranks(
+                np.concatenate((made.take(has_below), token.take(above_it))),
+                np.concatenate((token.take(below_it), made.take(has_above))),
+            )
+            rows = np.concatenate((i.take(has_below), h.take(has_above)))
+            np.multiply(rank, np.int32(height), out=rank, where=rank != NEVER)
+            np.add(rank, rows, out=rank, where=rank != NEVER)
+            due[np.concatenate((first, above_it))] = rank

@@ -1,0 +1,438 @@
+"""The cutter against the patterns it stands for, and finding equal words against a dict."""
+
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmlite.errors import TokenizerError
+from llmlite.tokenizer import pieces as pieces_module
+from llmlite.tokenizer import words as words_module
+from llmlite.tokenizer.pieces import batches, read
+from llmlite.tokenizer.split import (
+    GPT2_SPLIT_PATTERN,
+    LETTER,
+    NUMBER,
+    OTHER,
+    SPACE,
+    Splitter,
+    _kind_of_code,
+    _ranges,
+    cut,
+    gpt2_pattern,
+)
+from llmlite.tokenizer.words import Words, distinct, ragged, tally
+
+# Letters of the contractions, blanks of all sorts, signs of one to three bytes, a separator that
+# Python takes for white space and Unicode does not.
+ALPHABET = "ab '1sdmtlvre\n\t!é日\u0301\u00a0\x1c"
+texts_of_alphabet = st.text(alphabet=ALPHABET, max_size=40)
+
+
+def as_bytes(words: Words) -> list[bytes]:
+    return [
+        words.data[start : start + length].tobytes()
+        for start, length in zip(words.starts.tolist(), words.lengths.tolist(), strict=True)
+    ]
+
+
+def words_of(words: list[bytes]) -> Words:
+    return Words.of(b"".join(words), np.array([len(word) for word in words], np.int64))
+
+
+def cut_each(texts: list[str]) -> list[list[str]]:
+    """The words of each text, by one call of `cut`."""
+    words, counts = cut(texts)
+    found = iter([word.decode() for word in as_bytes(words)])
+    each = [[next(found) for _ in range(count)] for count in counts.tolist()]
+    assert next(found, None) is None
+    return each
+
+
+# -- cutting --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # contractions: wherever the apostrophe begins a word …
+        ("'s", ["'s"]),
+        ("it's", ["it", "'s"]),
+        ("they'll've", ["they", "'ll", "'ve"]),
+        ("we're", ["we", "'re"]),
+        ("I'd I'm don't", ["I", "'d", " I", "'m", " don", "'t"]),
+        ("1's", ["1", "'s"]),
+        ("\n's", ["\n", "'s"]),
+        ("\t's", ["\t", "'s"]),
+        ("\u00a0's", ["\u00a0", "'s"]),
+        ("'s's", ["'s", "'s"]),
+        ("'sea", ["'s", "ea"]),
+        ("'s1", ["'s", "1"]),
+        ("'s!", ["'s", "!"]),
+        ("'s'", ["'s", "'"]),
+        ("'s x", ["'s", " x"]),
+        ("'s  x", ["'s", " ", " x"]),
+        ("'llama", ["'ll", "ama"]),
+        ("'veil", ["'ve", "il"]),
+        ("'very", ["'ve", "ry"]),
+        ("'s\u0301", ["'s", "\u0301"]),
+        # … but not after a blank or another sign
+        (" 's", [" '", "s"]),
+        ("  's", [" ", " '", "s"]),
+        ("\n 's", ["\n", " '", "s"]),
+        ("''s", ["''", "s"]),
+        ("!'s", ["!'", "s"]),
+        ("e\u0301's", ["e", "\u0301'", "s"]),
+        ("\x1c's", ["\x1c'", "s"]),
+        # … and only these letters, in lower case, whole
+        ("'S", ["'", "S"]),
+        ("it'S", ["it", "'", "S"]),
+        ("'LL", ["'", "LL"]),
+        ("'lL", ["'", "lL"]),
+        ("'l", ["'", "l"]),
+        ("'l l", ["'", "l", " l"]),
+        ("a'v", ["a", "'", "v"]),
+        ("a'r1e", ["a", "'", "r", "1", "e"]),
+        ("a've", ["a", "'ve"]),
+        ("'xs", ["'", "xs"]),
+        ("a'", ["a", "'"]),
+        ("’s", ["’", "s"]),
+        # letters, numbers and other signs, each with the blank before it
+        ("ab 12 !? x", ["ab", " 12", " !?", " x"]),
+        ("ab12!?", ["ab", "12", "!?"]),
+        ("x² ½ ٣٤ 一二 Ⅷ", ["x", "²", " ½", " ٣٤", " 一二", " Ⅷ"]),
+        ("e\u0301e", ["e", "\u0301", "e"]),
+        ("का", ["क", "ा"]),
+        ("日本語。", ["日本語", "。"]),
+        ("🙂\u200d🙂", ["🙂\u200d🙂"]),
+        ("a\x1cb", ["a", "\x1c", "b"]),
+        # white space: the last goes with what follows if it is a blank, and stands apart if not
+        ("a b", ["a", " b"]),
+        ("a  b", ["a", " ", " b"]),
+        ("a   b", ["a", "  ", " b"]),
+        ("a\tb", ["a", "\t", "b"]),
+        ("a\t\tb", ["a", "\t", "\t", "b"]),
+        ("a \tb", ["a", " ", "\t", "b"]),
+        ("a\t b", ["a", "\t", " b"]),
+        ("a\u00a0b", ["a", "\u00a0", "b"]),
+        ("a \u00a0 b", ["a", " \u00a0", " b"]),
+        ("a\n\nb", ["a", "\n", "\n", "b"]),
+        (" \n = T = \n ", [" \n", " =", " T", " =", " \n "]),
+        ("a ", ["a", " "]),
+        ("a   ", ["a", "   "]),
+        ("a \n", ["a", " \n"]),
+        (" ", [" "]),
+        ("   ", ["   "]),
+        (" a", [" a"]),
+        ("  a", [" ", " a"]),
+        ("\u3000a", ["\u3000", "a"]),
+        ("", []),
+    ],
+)
+def test_a_text_is_cut_by_each_rule_of_the_pattern(text, expected):
+    assert cut_each([text]) == [expected]
+    assert gpt2_pattern().findall(text) == expected
+    assert regex.findall(GPT2_SPLIT_PATTERN, text) == expected
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(texts_of_alphabet, max_size=5))
+def test_words_are_those_of_the_regular_expression(texts):
+    assert cut_each(texts) == [regex.findall(GPT2_SPLIT_PATTERN, text) for text in texts]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.text(max_size=40), max_size=4))
+def test_words_of_any_text_are_those_of_the_pattern_written_out(texts):
+    assert cut_each(texts) == [gpt2_pattern().findall(text) for text in texts]
+
+
+def test_texts_do_not_touch_each_other():
+    texts = ["", "it'", "s", "", "", " ", " a ", "'l", "l", "a", "b", "日", ""]
+    expected = [[], ["it", "'"], ["s"], [], [], [" "], [" a", " "], ["'", "l"]]
+    assert cut_each(texts) == [*expected, ["l"], ["a"], ["b"], ["日"], []]
+    assert cut_each(["", ""]) == [[], []]
+    assert cut_each([]) == []
+
+
+def test_the_words_of_another_pattern_are_those_of_regex():
+    words, counts = Splitter(r"\p{L}+|[^\p{L}]+").cut(["ab, é1", "", "日"])
+    assert [word.decode() for word in as_bytes(words)] == ["ab", ", ", "é", "1", "日"]
+    assert counts.tolist() == [4, 0, 1]
+    words, counts = Splitter(r"\S+").cut([])
+    assert (len(words), counts.tolist()) == (0, [])
+
+
+@pytest.mark.parametrize("pattern", [r"(\p{L}+)|([^\p{L}]+)", r"(\p{L})+|[^\p{L}]+"])
+def test_groups_in_a_pattern_do_not_change_the_words(pattern):
+    words, counts = Splitter(pattern).cut(["ab, é"])
+    assert as_bytes(words) == [b"ab", b", ", "é".encode()]
+    assert counts.tolist() == [3]
+
+
+@pytest.mark.parametrize("pattern", [GPT2_SPLIT_PATTERN, r"\S+|\s+"])
+def test_a_lone_surrogate_is_refused_by_its_code(pattern, one_sentence):
+    with pytest.raises(TokenizerError, match=r"U\+DFFF") as error:
+        Splitter(pattern).cut(["good", "not \udfff good"])
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("pattern", ["(", "a\n[", None, 3])
+def test_an_invalid_pattern_is_refused_in_one_sentence(pattern, one_sentence):
+    with pytest.raises(TokenizerError, match="split pattern") as error:
+        Splitter(pattern)
+    assert repr(pattern) in one_sentence(error)
+
+
+# -- the table of Unicode -------------------------------------------------------------------------
+
+
+def test_the_ends_of_all_ranges_are_those_of_hf_tokenizers():
+    """HF has its own table: a character that makes one word with a letter is a letter."""
+    from tokenizers import pre_tokenizers
+
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    near = {c for first, last, _ in _ranges() for c in (first - 1, first, last, last + 1)}
+    near = sorted(c for c in near if c < 0x110000 and not 0xD800 <= c < 0xE000)
+    theirs = []
+    for code in near:
+        joins = [len(split(before + chr(code))) == 1 for before in "a1!"]
+        assert sum(joins) <= 1
+        theirs.append((LETTER, NUMBER, OTHER)[joins.index(True)] if any(joins) else SPACE)
+    ours = _kind_of_code()[near].tolist()
+    differing = [hex(c) for c, a, b in zip(near, ours, theirs, strict=True) if a != b]
+    assert differing == []
+    assert len(near) > 1500
+
+
+def test_the_table_agrees_with_this_python_on_what_both_know():
+    kinds = {"L": LETTER, "N": NUMBER}
+    table = _kind_of_code().tolist()
+    for code in [*range(0x300), *range(0x300, 0x110000, 7)]:
+        category = unicodedata.category(chr(code))
+        if category in ("Cn", "Cs"):  # unassigned in this version, surrogate
+            continue
+        space = chr(code).isspace() and code not in range(0x1C, 0x20)  # not by White_Space
+        expected = SPACE if space else kinds.get(category[0], OTHER)
+        assert table[code] == expected, hex(code)
+
+
+def test_the_ranges_are_in_order_and_do_not_overlap():
+    flat = [code for first, last, _ in _ranges() for code in (first, last)]
+    assert flat == sorted(flat)
+    assert all(a[1] < b[0] for a, b in zip(_ranges(), _ranges()[1:], strict=False))
+
+
+# -- pieces of long texts -------------------------------------------------------------------------
+
+
+def batches_of(size: int, texts: list[str], can_cut: bool = True):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(pieces_module, "BATCH", size)
+        return list(batches(texts, can_cut))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.text(alphabet=ALPHABET, max_size=60), max_size=4), st.integers(1, 12))
+def test_pieces_have_the_words_of_the_texts(texts, size):
+    joined, words = [""] * len(texts), [[] for _ in texts]
+    for pieces, numbers in batches_of(size, texts):
+        for piece, number in zip(pieces, numbers, strict=True):
+            joined[number] += piece
+            words[number] += gpt2_pattern().findall(piece)
+    assert joined == texts
+    assert words == [gpt2_pattern().findall(text) for text in texts]
+
+
+def test_batches_hold_about_as_many_characters_as_asked_for():
+    text = "ab cd " * 50  # can be cut every third character
+    sizes = [len("".join(pieces)) for pieces, _ in batches_of(10, [text, text])]
+    assert sum(sizes) == 600
+    assert all(10 <= size <= 12 for size in sizes[:-1])
+    assert batches_of(10, ["a", "", "b"]) == [(["a", "", "b"], [0, 1, 2])]
+    assert batches_of(10, []) == []
+
+
+def test_a_text_is_not_cut_where_there_is_no_safe_place():
+    assert batches_of(10, ["x" * 100 + "\t\n" + "y"]) == [(["x" * 100 + "\t\ny"], [0])]
+
+
+def test_texts_that_must_not_be_cut_stay_whole():
+    pieces = batches_of(3, ["One two. Three.", "Four"], can_cut=False)
+    assert pieces == [(["One two. Three."], [0]), (["Four"], [1])]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        "日本 語 🙂 é\n\n x's 'tis  \r\n",
+        "no-blank-at-all-日本語",
+        "   \n  leading",
+        "trailing  \n\n",
+        "\ufeffwith a mark",
+    ],
+)
+def test_a_file_read_in_pieces_has_the_text_and_words_of_the_whole(
+    tmp_path, monkeypatch, text, batch
+):
+    path = tmp_path / "text.txt"
+    path.write_bytes(text.encode())
+    monkeypatch.setattr(pieces_module, "BATCH", batch)
+    pieces = list(read(path, can_cut=True))
+    assert "".join(pieces) == text
+    assert [w for piece in cut_each(pieces) for w in piece] == gpt2_pattern().findall(text)
+    assert list(read(path, can_cut=False)) == ([text] if text else [])
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=texts_of_alphabet, batch=st.integers(1, 9))
+def test_any_file_read_in_pieces_has_the_words_of_the_whole(tmp_path_factory, text, batch):
+    path = tmp_path_factory.getbasetemp() / "any text.txt"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(pieces_module, "BATCH", batch)
+        pieces = list(read(path, can_cut=True))
+    assert "".join(pieces) == text
+    assert [w for piece in cut_each(pieces) for w in piece] == gpt2_pattern().findall(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "byte"),
+    [
+        (b"\xff", 0, "ff"),
+        (b"ab \xe9t\xe9", 3, "e9"),
+        ("日本 ".encode() * 5 + b"\x80", 35, "80"),
+        (b"ab c\xc3", 4, "c3"),  # the file ends within a character
+        (b"ab c\xf0\x9f\x99", 4, "f0"),
+        (b"abc\xe6\x97 abc", 3, "e6"),  # a character is cut short, over the end of a chunk
+    ],
+)
+@pytest.mark.parametrize("batch", [3, 1 << 20])
+def test_a_file_that_is_not_utf8_is_named_with_the_place(
+    tmp_path, monkeypatch, one_sentence, data, at, byte, batch
+):
+    path = tmp_path / "latin1.txt"
+    path.write_bytes(data)
+    monkeypatch.setattr(pieces_module, "BATCH", batch)
+    with pytest.raises(TokenizerError, match=f"byte {at} is 0x{byte}") as error:
+        list(read(path, can_cut=True))
+    assert str(path) in one_sentence(error)
+
+
+parts_of_utf8 = st.sampled_from([b"a", b" ", b"\xc3", b"\xa9", b"\xe6\x97", b"\xf0\x9f", b"\xff"])
+
+
+@settings(deadline=None, max_examples=200)
+@given(parts=st.lists(parts_of_utf8, max_size=12), batch=st.integers(1, 5))
+def test_the_place_of_a_wrong_byte_is_the_one_that_python_finds(tmp_path_factory, parts, batch):
+    data = b"".join(parts)
+    path = tmp_path_factory.getbasetemp() / "any bytes.txt"
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(pieces_module, "BATCH", batch)
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            with pytest.raises(TokenizerError, match=f"byte {error.start} is"):
+                list(read(path, can_cut=True))
+        else:
+            assert "".join(read(path, can_cut=True)) == text
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path, one_sentence):
+    for path in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(TokenizerError, match="cannot be read") as error:
+            list(read(Path(path), can_cut=True))
+        assert str(path) in one_sentence(error)
+
+
+# -- equal words ----------------------------------------------------------------------------------
+
+
+def check_distinct(words: list[bytes]) -> None:
+    """`distinct` keeps one of each, and tells for each word which."""
+    kept, number = distinct(words_of(words))
+    kept = as_bytes(kept)
+    assert number.dtype == np.int32
+    assert set(kept) == set(words)
+    assert len(kept) == len(set(words))
+    assert [kept[i] for i in number.tolist()] == words
+
+
+short_words = st.text(alphabet="ab\0é", min_size=1, max_size=4).map(str.encode)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(short_words, max_size=30))
+def test_distinct_words_are_those_of_a_dict(words):
+    check_distinct(words)
+
+
+def test_words_that_differ_in_nul_bytes_only_are_different():
+    check_distinct([b"a", b"a\0", b"a", b"a\0\0", b"\0", b"\0\0", b"\0" * 8, b"\0" * 9, b"\0" * 7])
+
+
+def test_words_of_all_lengths_that_differ_in_one_byte_are_different():
+    rng = np.random.default_rng(0)
+    for length in (*range(1, 71), 127, 128, 129, 1000):
+        base = bytes(length)
+        changed = [base[:i] + b"\x01" + base[i + 1 :] for i in (0, length // 2, length - 1)]
+        check_distinct([base, *changed, base, *changed[::-1]])
+    words = [rng.integers(97, 99, size).astype(np.uint8).tobytes() for size in range(1, 71)] * 3
+    check_distinct([words[i] for i in rng.permutation(len(words))])
+
+
+def test_no_words_have_no_distinct_words():
+    check_distinct([])
+
+
+@pytest.mark.parametrize("mix", [0, 1 << 63])
+def test_a_collision_of_hashes_does_not_unite_different_words(monkeypatch, mix):
+    monkeypatch.setattr(words_module, "_MIX", np.uint64(mix))
+    words = [b"%d" % (i % 60) for i in range(200)] + [b"long word %d" % (i % 7) for i in range(20)]
+    words += [b"5\0", b"5\0\0", b"5\0", b"5" * 40, b"6" * 40, b"5" * 40, b"5" * 40 + b"\0"]
+    check_distinct(words)
+
+
+def test_tally_adds_counts_over_parts():
+    parts = [[b"a", b"b", b"a"], [], [b"c", b"a"], [b"b", b"a\0", b"longer than eight", b"b"]]
+    known, counts = tally(words_of(part) for part in parts)
+    assert counts.dtype == np.int64
+    expected = Counter(word for part in parts for word in part)
+    assert dict(zip(as_bytes(known), counts.tolist(), strict=True)) == expected
+    known, counts = tally([])
+    assert (len(known), len(counts)) == (0, 0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.lists(short_words, max_size=8), max_size=5))
+def test_tally_of_any_parts_is_that_of_a_counter(parts):
+    known, counts = tally(words_of(part) for part in parts)
+    expected = Counter(word for part in parts for word in part)
+    assert dict(zip(as_bytes(known), counts.tolist(), strict=True)) == expected
+    assert len(known) == len(expected)
+
+
+def test_joined_words_lie_in_a_buffer_of_their_own():
+    words = words_of([b"ab", b"c", b"def"])
+    joined = Words.join([words.take(np.array([2, 0])), words_of([]), words_of([b"x"])])
+    assert as_bytes(joined) == [b"def", b"ab", b"x"]
+    assert joined.data.tobytes() == b"defabx" + bytes(8)
+    assert len(Words.join([])) == 0
+
+
+def test_ragged_takes_one_slice_after_the_other():
+    values, array = np.array([10, 11, 12, 13, 14]), np.array
+    assert ragged(values, array([3, 0, 1]), array([2, 1, 3])).tolist() == [13, 14, 10, 11, 12, 13]
+    assert ragged(values, array([4, 2, 0]), array([0, 2, 0])).tolist() == [12, 13]
+    assert ragged(values, array([1, 1]), array([0, 0])).tolist() == []
+    empty = np.zeros(0, np.int64)
+    assert ragged(values, empty, empty).tolist() == []
