@@ -29,7 +29,7 @@ END_OF_TEXT = "<|endoftext|>"
 FORMAT = "llmlite-bpe-1"
 SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
 CACHE = 1 << 16  # words whose ids are kept from one short text to the next
-CHUNK = 1 << 16  # tokens that are decoded at once: their arrays stay in the processor's cache
+CHUNK = 1 << 15  # tokens that are decoded at once: their arrays stay in the processor's cache
 
 Text = str | Path | Iterable[str | Path]
 
@@ -129,7 +129,7 @@ class BPETokenizer:
             first, *others = self.encode_batch(text.split(END_OF_TEXT))
             return first + [i for ids in others for i in (self.eot_id, *ids)]
         if len(text) > SHORT:
-            return self.encode_to_array(text).tolist()
+            return self._as_list(self.encode_to_array(text))
         ids, cache = [], self._cache
         for word in self._splitter.find(text):
             if word not in cache:
@@ -150,7 +150,7 @@ class BPETokenizer:
     def encode_batch(self, texts: Iterable[str], progress: bool = False) -> list[list[int]]:
         """`encode` for each text, together in one go."""
         ids, ends = self._encode(texts, progress)
-        ids, bounds = ids.tolist(), [0, *ends.tolist()]
+        ids, bounds = self._as_list(ids), [0, *ends.tolist()]
         return [ids[start:end] for start, end in pairwise(bounds)]
 
     def encode_batch_to_arrays(
@@ -159,6 +159,14 @@ class BPETokenizer:
         """`encode_to_array` for each text, together in one go."""
         ids, ends = self._encode(texts, progress)
         return np.split(ids, ends[:-1]) if len(ends) else []
+
+    def _as_list(self, ids: np.ndarray) -> list[int]:
+        """`ids.tolist()`, but each id is one Python object however often it occurs."""
+        return self._integers.take(ids).tolist()
+
+    @cached_property
+    def _integers(self) -> np.ndarray:
+        return np.array(range(self.vocab_size), dtype=object)
 
     def _encode(self, texts: Iterable[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all `texts`, and where those of each text end."""

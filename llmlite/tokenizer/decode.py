@@ -7,6 +7,7 @@ import numpy as np
 from llmlite.errors import TokenizerError
 
 NOT_IDS = "Token ids must be integers in one dimension, as `encode` gives them, of 64 bits at most."
+WIDTH = 16  # bytes that are copied at once: nearly every token is shorter
 
 
 class Decoder:
@@ -15,28 +16,28 @@ class Decoder:
     def __init__(self, token_bytes: list[bytes]):
         self._lengths = np.array([len(token) for token in token_bytes])
         self._starts = self._lengths.cumsum() - self._lengths
-        self._eights = _eights(np.frombuffer(b"".join(token_bytes) + bytes(8), np.uint8))
-        self._first_eight = self._eights[self._starts]
+        self._blocks = _blocks(np.frombuffer(b"".join(token_bytes) + bytes(WIDTH), np.uint8))
+        self._first_block = self._blocks[self._starts]
 
     def __call__(self, ids: list[int] | np.ndarray) -> bytes:
         """The bytes of `ids`, one token behind the other.
 
-        Eight bytes of each token are written at once, in order, so that what a shorter token writes
-        too much is overwritten by the tokens after it. Bytes of a longer one that are still missing
-        are then written, again by eight, the last eight ending where it ends.
+        A block of WIDTH bytes is written for each token, in order, so that what a shorter token
+        writes too much is overwritten by the tokens after it. Of longer ones, which are rare, the
+        missing bytes are written then, again in blocks, the last one ending where the token ends.
         """
         ids = self._checked(ids)
         lengths = self._lengths.take(ids)
         ends = lengths.cumsum()
         starts = ends - lengths
-        out = np.empty(int(ends[-1]) + 8, np.uint8)
-        eight_at = _eights(out)
-        eight_at[starts] = self._first_eight.take(ids)
-        longer, written = np.flatnonzero(lengths > 8), 8
+        out = np.empty(int(ends[-1]) + WIDTH, np.uint8)
+        block_at = _blocks(out)
+        block_at[starts] = self._first_block.take(ids)
+        longer, written = np.flatnonzero(lengths > WIDTH), WIDTH
         while len(longer):
-            offset = np.minimum(written, lengths[longer] - 8)
-            eight_at[starts[longer] + offset] = self._eights[self._starts[ids[longer]] + offset]
-            written += 8
+            offset = np.minimum(written, lengths[longer] - WIDTH)
+            block_at[starts[longer] + offset] = self._blocks[self._starts[ids[longer]] + offset]
+            written += WIDTH
             longer = longer[lengths[longer] > written]
         return out[: ends[-1]].tobytes()
 
@@ -56,6 +57,6 @@ class Decoder:
         return ids
 
 
-def _eights(data: np.ndarray) -> np.ndarray:
-    """A view of bytes (n,) as the 64-bit numbers that begin at each byte: (n - 7,)."""
-    return np.ndarray((len(data) - 7,), np.uint64, data, strides=(1,))
+def _blocks(data: np.ndarray) -> np.ndarray:
+    """A view of bytes (n,) as the blocks of WIDTH bytes from each byte on: (n - WIDTH + 1,)."""
+    return np.ndarray((len(data) - WIDTH + 1,), f"V{WIDTH}", data, strides=(1,))

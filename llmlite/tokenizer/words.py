@@ -94,8 +94,9 @@ def _find_equal(words: Words, members: np.ndarray, width: int, stands_for: np.nd
         same = lengths.take(winner) == lengths.take(todo)
         for lane in lanes:
             same &= lane.take(winner) == lane.take(todo)
-        stands_for[members.take(todo[same])] = members.take(winner[same])
-        todo = todo[~same]
+        settled = np.flatnonzero(same)
+        stands_for[members.take(todo.take(settled))] = members.take(winner.take(settled))
+        todo = todo.take(np.flatnonzero(~same))
         salt = np.uint64((int(salt) + 0x1F83D9ABFB41BD6A) % 2**64)  # an odd number again
 
 
