@@ -14,13 +14,13 @@ from llmlite import paper
 from llmlite.checkpoint import read_record
 from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
-from llmlite.experiment import Experiment
+from llmlite.experiment import Experiment, benchmark
 from llmlite.metrics import Score
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
 from llmlite.search import AXES, best_row, read_results
 
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
-RESULTS_START, RESULTS_END = "<!-- results -->", "<!-- end of results -->"
+TOKENIZER_RECORD = "tokenizer-wikitext-2-v1"  # the benchmark that the README shows
 
 
 def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
@@ -138,8 +138,8 @@ def _write_notebook(path: Path, content: dict) -> None:
 
 
 def publish(experiment: Experiment, root: Path) -> None:
-    """Copy a run's executed notebooks and figures into the clone at `root`, and put its results
-    into the README if it has any: a run of notebook 01 alone trains no model."""
+    """Copy a run's executed notebooks and figures into the clone at `root`, and put the tables into
+    the README: of the tokenizer's speed, and of results if the run has trained a model."""
     for notebook in sorted((experiment.out / "notebooks").glob("*.ipynb")):
         content = json.loads(notebook.read_text("utf-8"))
         # Whoever opens the published notebook starts from its own parameters, not this run's.
@@ -154,9 +154,14 @@ def publish(experiment: Experiment, root: Path) -> None:
     shown = captions_in(page.read_text("utf-8")) if page.exists() else {}
     shown = {name: text for name, text in shown.items() if (figures / f"{name}.png").exists()}
     page.write_text(gallery(dict(sorted((shown | captions).items()))), encoding="utf-8")
+    readme = root / "README.md"
+    sections = {"speed": tokenizer_speed(benchmark(TOKENIZER_RECORD))}
     if any(experiment.out.rglob("test_score.json")):
-        readme = root / "README.md"
-        readme.write_text(with_results(readme.read_text("utf-8"), results(experiment)), "utf-8")
+        sections["results"] = results(experiment)
+    text = readme.read_text("utf-8")
+    for name, section in sections.items():
+        text = with_section(text, name, section)
+    readme.write_text(text, "utf-8")
 
 
 def results(experiment: Experiment) -> str:
@@ -211,12 +216,37 @@ def results(experiment: Experiment) -> str:
     return "\n".join(lines)
 
 
-def with_results(readme: str, table: str) -> str:
-    """`readme` with `table` between its two result marks."""
-    if not (RESULTS_START in readme and RESULTS_END in readme):
-        raise LLMLiteError(f"README.md has no {RESULTS_START} and {RESULTS_END} to write between.")
-    head, rest = readme.split(RESULTS_START)
-    return f"{head}{RESULTS_START}\n{table}\n{RESULTS_END}{rest.split(RESULTS_END)[1]}"
+def tokenizer_speed(record: dict) -> str:
+    """The README's table of the tokenizer's speed, from the record of `make bench-tokenizer`."""
+    tasks = {f"training, {size} tokens": rows for size, rows in record["training"].items()}
+    tasks |= {f"encoding, {text}": rows for text, rows in record["encoding"].items()}
+    tasks["decoding"] = record["decoding"]
+    ours, *peers = next(iter(record["encoding"].values()))
+    lines = [f"| time over {ours}'s | {' | '.join(peers)} |", "|---" * (len(peers) + 1) + "|"]
+    for task, rows in tasks.items():
+        one = rows[ours]["median_s"]
+        cells = [f"{rows[p]['median_s'] / one:.2f}" if p in rows else "–" for p in peers]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    made, exact = record["environment"], record["exactness"]
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    lines.append(
+        f"\n{record['data']}, {made['processor']}, {made['cores']} cores, medians of "
+        f"{record['rounds']} runs that took turns; {versions}, NumPy {made['numpy']}; llmlite at "
+        f"commit {made['commit']}, one thread. Peak memory of training: "
+        f"{record['memory'][ours]:.1f} × the text. Ids compared with both peers' on "
+        f"{sum(row['texts'] for row in exact.values()):,} texts: "
+        f"{sum(row['different'] for row in exact.values())} differ."
+    )
+    return "\n".join(lines)
+
+
+def with_section(readme: str, name: str, section: str) -> str:
+    """`readme` with `section` between the two marks of this name."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if not (start in readme and end in readme):
+        raise LLMLiteError(f"README.md has no {start} and {end} to write between.")
+    head, rest = readme.split(start)
+    return f"{head}{start}\n{section}\n{end}{rest.split(end)[1]}"
 
 
 def gallery(captions: dict[str, str]) -> str:

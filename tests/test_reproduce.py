@@ -9,8 +9,6 @@ import pytest
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.reproduce import (
-    RESULTS_END,
-    RESULTS_START,
     captions_in,
     clean,
     find_notebooks,
@@ -19,7 +17,8 @@ from llmlite.reproduce import (
     report,
     results,
     run_notebooks,
-    with_results,
+    tokenizer_speed,
+    with_section,
 )
 
 
@@ -103,6 +102,18 @@ def test_clean_takes_out_stderr_and_timings_and_keeps_results(tmp_path):
     assert "papermill" not in cleaned.cells[1].metadata
 
 
+README = """before
+<!-- results -->
+old results
+<!-- end of results -->
+between
+<!-- speed -->
+old speed
+<!-- end of speed -->
+after
+"""
+
+
 def finished_run(out: Path) -> Experiment:
     """An Experiment whose search and training are done, on a tiny corpus, with a figure."""
     data = out.parent / "data"
@@ -130,7 +141,7 @@ def finished_run(out: Path) -> Experiment:
 def test_publish_copies_what_a_run_rendered_and_writes_its_results(tmp_path):
     experiment, root = finished_run(tmp_path / "out"), tmp_path / "root"
     (root / "notebooks").mkdir(parents=True)
-    (root / "README.md").write_text(f"before\n{RESULTS_START}\nold\n{RESULTS_END}\nafter\n")
+    (root / "README.md").write_text(README)
     publish(experiment, root)
     published = nbformat.read(root / "notebooks" / "01_a.ipynb", 4)
     assert [cell.source for cell in published.cells] == [PARAMETERS, "1"]
@@ -147,7 +158,9 @@ def test_publish_copies_what_a_run_rendered_and_writes_its_results(tmp_path):
     assert f"| test loss, nats per token | 0.1530 | {score.loss:.4f} |" in readme
     for words in ("profile `quick`", "own text", "CPU", "commit"):
         assert words in readme
-    assert readme == with_results(readme, results(experiment)), "publishing twice changes nothing"
+    assert readme == with_section(readme, "results", results(experiment))
+    publish(experiment, root)
+    assert readme == (root / "README.md").read_text(), "publishing twice changes nothing"
 
 
 def test_a_run_of_one_notebook_is_published_beside_what_is_shown_already(tmp_path):
@@ -155,6 +168,7 @@ def test_a_run_of_one_notebook_is_published_beside_what_is_shown_already(tmp_pat
     for folder in (out / "figures", out / "notebooks", root / "notebooks", root / "figures"):
         folder.mkdir(parents=True)
     notebook(out / "notebooks" / "01_a.ipynb", "1")
+    (root / "README.md").write_text(README)
     for name in ("01_x", "02_y"):
         (root / "figures" / f"{name}.png").write_bytes(b"old")
     old = {"01_x": "Old words.", "02_y": "Still there.", "03_gone": "Its picture is gone."}
@@ -165,12 +179,43 @@ def test_a_run_of_one_notebook_is_published_beside_what_is_shown_already(tmp_pat
     page = (root / "figures" / "README.md").read_text()
     assert captions_in(page) == {"01_x": "New words.", "02_y": "Still there."}
     assert (root / "figures" / "01_x.png").read_bytes() == b"new"
-    assert not (root / "README.md").exists(), "there are no results to write"
+    readme = (root / "README.md").read_text()
+    assert "old results" in readme, "there are none to write"
+    assert "old speed" not in readme
 
 
 def test_a_readme_without_marks_is_refused():
     with pytest.raises(LLMLiteError, match="README"):
-        with_results("no marks", "table")
+        with_section("no marks", "results", "table")
+
+
+def test_the_table_of_speed_is_the_records():
+    def rows(**seconds):
+        return {name.replace("_", " "): {"median_s": value} for name, value in seconds.items()}
+
+    record = {
+        "training": {"8,192": rows(llmlite=2.0, HF=5.0)},
+        "encoding": {"train": rows(llmlite=0.5, HF=1.0, tiktoken=0.4)},
+        "decoding": rows(llmlite=0.1, tiktoken=0.125),
+        "memory": {"llmlite": 4.04},
+        "exactness": {"a": {"texts": 3, "different": 0}, "b": {"texts": 4, "different": 1}},
+        "environment": {"processor": "P", "cores": 2, "numpy": "2.4", "commit": "abc"},
+        "versions": {"tiktoken": "0.14"},
+        "data": "some text",
+        "rounds": 5,
+    }
+    lines = tokenizer_speed(record).splitlines()
+    assert lines[0] == "| time over llmlite's | HF | tiktoken |"
+    assert "| training, 8,192 tokens | 2.50 | – |" in lines
+    assert "| encoding, train | 2.00 | 0.80 |" in lines
+    assert "| decoding | – | 1.25 |" in lines
+    for words in ("some text, P, 2 cores", "4.0 × the text", "7 texts: 1 differ", "tiktoken 0.14"):
+        "some text, P, 2 cores",
+        "4.0 × the text",
+        "on 7 texts: 1 differ",
+        "tiktoken 0.14",
+    ):
+        assert words in lines[-1]
 
 
 def test_the_report_names_notebooks_and_figures(tmp_path):

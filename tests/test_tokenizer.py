@@ -584,6 +584,26 @@ def test_an_id_beyond_64_bits_is_refused(trained, wrong, one_sentence):
     one_sentence(error)
 
 
+@pytest.mark.parametrize("wrong", [b"bytes", None, 5, ["a"]])
+def test_what_is_no_text_is_refused_in_one_sentence(trained, wrong, one_sentence):
+    calls = [
+        lambda: trained.encode(wrong),
+        lambda: trained.encode_to_array(wrong),
+        lambda: trained.encode_batch(["a", wrong]),
+        lambda: BPETokenizer.train(["a", wrong], 257),
+    ]
+    for call in calls:
+        with pytest.raises(TokenizerError, match=f"is a {type(wrong).__name__}|not a ") as error:
+            call()
+        one_sentence(error)
+
+
+def test_one_text_in_place_of_many_is_refused(trained, one_sentence):
+    with pytest.raises(TokenizerError, match="in a list") as error:
+        trained.encode_batch("not a list")
+    one_sentence(error)
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 

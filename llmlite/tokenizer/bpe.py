@@ -125,6 +125,8 @@ class BPETokenizer:
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Token ids of `text`. <|endoftext|> in it is text like any other, unless it is allowed."""
+        if not isinstance(text, str):
+            raise TokenizerError(f"`encode` takes a string, not a {type(text).__name__}.")
         if allow_special:
             first, *others = self.encode_batch(text.split(END_OF_TEXT))
             return first + [i for ids in others for i in (self.eot_id, *ids)]

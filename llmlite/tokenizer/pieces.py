@@ -18,7 +18,11 @@ BATCH = 1 << 20  # characters that are cut into words at once: enough to hide a 
 def batches(texts: Iterable[str], can_cut: bool) -> Iterator[tuple[list[str], list[int]]]:
     """Yield lists of pieces of `texts`, together about BATCH characters, and each piece's text."""
     pieces, numbers, filled = [], [], 0
+    if isinstance(texts, str):
+        raise TokenizerError("One text was given where several are expected; put it in a list.")
     for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TokenizerError(f"Text number {number} is a {type(text).__name__}, not a string.")
         start, end = 0, -1
         while end < len(text):  # once for an empty text too
             end = _safe_end(text, start + BATCH - filled) if can_cut else len(text)
