@@ -52,12 +52,15 @@ def ragged(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.nd
 def distinct(words: Words) -> tuple[Words, np.ndarray]:
     """The words without repetitions, and the number of each word among them, int32 (words,)."""
     stands_for = np.arange(len(words), dtype=np.int32)
-    width, largest = 8, words.lengths.max(initial=0)
-    while width // 2 < largest or width == 8:
-        shortest = width // 2 if width > 8 else -1
+    shortest = -1
+    for width in (8, 16, 32, 64):
         members = np.flatnonzero((words.lengths > shortest) & (words.lengths <= width))
         _find_equal(words, members.astype(np.int32), width, stands_for)
-        width *= 2
+        shortest = width
+    seen: dict[bytes, int] = {}
+    for i in np.flatnonzero(words.lengths > shortest):  # rare
+        word = words.data[words.starts[i] : words.starts[i] + words.lengths[i]].tobytes()
+        stands_for[i] = seen.setdefault(word, i)
     first = stands_for == np.arange(len(words), dtype=np.int32)
     number = np.cumsum(first, dtype=np.int32) - np.int32(1)
     return words.take(np.flatnonzero(first)), number.take(stands_for)
