@@ -52,9 +52,7 @@ def learn_merges(
             count = int(pairs.count[pair])
             if count < max(min_count, 1):
                 heappop(heap)
-            elif (
-                count != -negative
-            ):  # merges have taken some of its places: put it back further down
+            elif count != -negative:  # it has lost places since: put it back further down
                 heappop(heap)
                 heappush(heap, (-count, left, right, pair))
             elif batch and (left in end or right in begin or left == right):

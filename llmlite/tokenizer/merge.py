@@ -121,53 +121,52 @@ class Merger:
     def _merge_block(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
         """All ids of `words`, sorted by length, and the number of each.
 
-        A word is a column of a matrix, and each step makes one merge in every word that has one
-        left. Rank and row of a merge are one number, so that the least of a column is the merge
-        that is due and says where. Tokens are linked to their neighbours by their rows.
+        A word is a column of a grid, and each step makes one merge in every word that has one left.
+        Rank and row of a merge are one number, rank × height + row, so that the least of a column
+        is the merge that is due, and says where. Tokens know their neighbours' rows. A place is
+        row × n + column: the grids are flat, because that is the fastest way to pick from them.
         """
-        n, height = len(words), int(words.lengths[-1])
+        n, height = len(words), np.int32(words.lengths[-1])
         lengths = words.lengths.astype(np.int32)
-        row = np.arange(height, dtype=np.int32)[:, None]
+        rows = np.arange(height, dtype=np.int32)[:, None]
         last = len(words.data) - 1
-        token = BYTE_IDS.take(words.data.take(np.minimum(words.starts + row, last)))
-        alive = row < lengths
-        due = np.full((height, n), NEVER, np.int32)
+        token = BYTE_IDS.take(words.data.take(np.minimum(words.starts + rows, last)))
+        alive = rows < lengths
         rank = self._byte_rank.take(token[:-1].astype(np.int64) << 8 | token[1:])
-        np.copyto(due[:-1], rank * np.int32(height) + row[:-1], where=(rank != NEVER) & alive[1:])
-        below = np.empty((height, n), np.int32)
-        below[:] = row + 1
+        due = np.full((height, n), NEVER, np.int32)
+        np.copyto(due[:-1], rank * height + rows[:-1], where=(rank != NEVER) & alive[1:])
+        below = np.repeat(rows + 1, n)
         above = below - np.int32(2)
-
-        shape = token.shape
-        token = token.astype(np.int32)
-        token, alive, due, below, above = (x.ravel() for x in (token, alive, due, below, above))
+        token = token.ravel().astype(np.int32)
+        due_by_row, alive_by_row, alive, due = due, alive, alive.ravel(), due.ravel()
         while True:
-            least = due.reshape(shape).min(axis=0)
+            least = due_by_row.min(axis=0)
             column = np.flatnonzero(least != NEVER)
             if not len(column):
-                return token.reshape(shape).T[alive.reshape(shape).T], alive.reshape(shape).sum(0)
-            rank, i = np.divmod(least.take(column), np.int32(height))
-            at = i * n + column
-            gone = below.take(at) * n + column
-            k = below.take(gone)
-            made = rank + np.int32(256)
-            token[at], below[at] = made, k
-            alive[gone] = False
-            due[gone] = due[at] = NEVER
+                return token.reshape(alive_by_row.shape).T[alive_by_row.T], alive_by_row.sum(0)
+            rank, row = np.divmod(least.take(column), height)
+            upper = row * n + column  # the two tokens that become one
+            lower = below.take(upper) * n + column
+            token[upper] = made = rank + np.int32(256)
+            due[upper] = due[lower] = NEVER
+            alive[lower] = False
+            row_below = below.take(lower)
+            below[upper] = row_below
 
-            # The new token's pairs, with the token below it and with the one above.
-            has_below = np.flatnonzero(k < lengths.take(column))
-            first = at.take(has_below)
-            below_it = k.take(has_below) * n + column.take(has_below)
-            above[below_it] = i.take(has_below)
-            h = above.take(at)
-            has_above = np.flatnonzero(h >= 0)
-            above_it = h.take(has_above) * n + column.take(has_above)
+            # The new token makes a pair with the token below it and with the one above, if any.
+            has = np.flatnonzero(row_below < lengths.take(column))
+            first, first_row = upper.take(has), row.take(has)
+            next_one = row_below.take(has) * n + column.take(has)
+            above[next_one] = first_row
+            row_above = above.take(upper)
+            has_too = np.flatnonzero(row_above >= 0)
+            previous_row = row_above.take(has_too)
+            previous = previous_row * n + column.take(has_too)
             rank = self.ranks(
-                np.concatenate((made.take(has_below), token.take(above_it))),
-                np.concatenate((token.take(below_it), made.take(has_above))),
+                np.concatenate((made.take(has), token.take(previous))),
+                np.concatenate((token.take(next_one), made.take(has_too))),
             )
-            rows = np.concatenate((i.take(has_below), h.take(has_above)))
-            np.multiply(rank, np.int32(height), out=rank, where=rank != NEVER)
-            np.add(rank, rows, out=rank, where=rank != NEVER)
-            due[np.concatenate((first, above_it))] = rank
+            found = rank != NEVER
+            rank *= height
+            rank += np.concatenate((first_row, previous_row))
+            due[np.concatenate((first, previous))] = np.where(found, rank, NEVER)

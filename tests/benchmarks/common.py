@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llmlite.checkpoint import environment
+from llmlite.checkpoint import commit, environment
 from llmlite.files import write_json
 
 RECORDS = Path(__file__).parent / "records"  # committed; notebooks and README read them
@@ -69,6 +69,7 @@ def processor() -> str:
 
 
 def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
+    commit()  # of the code that runs, whatever is edited in the meantime
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--rounds", type=int, default=rounds, help=f"runs of each (default: {rounds})"
