@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmlite.errors import TokenizerError
 from llmlite.tokenizer import merge
 from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
 from llmlite.tokenizer.merge import NEVER, Merger, merge_word
@@ -238,3 +239,10 @@ def test_ranks_of_few_merges_or_none(merges):
     assert found == {pair: i for i, pair in enumerate(merges)}
     empty = np.zeros(0, np.int32)
     assert Merger(merges).ranks(empty, empty).tolist() == []
+
+
+def test_too_many_merges_are_refused(monkeypatch):
+    monkeypatch.setattr(merge, "MOST_TOKENS", 257)
+    Merger([(1, 2)])
+    with pytest.raises(TokenizerError, match="2 merges are too many"):
+        Merger([(1, 2), (3, 4)])

@@ -11,7 +11,7 @@ from llmlite import experiment as module
 from llmlite.checkpoint import commit, read_record
 from llmlite.config import PROFILES, SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
-from llmlite.experiment import Experiment
+from llmlite.experiment import Experiment, benchmark
 from llmlite.metrics import total_loss
 from llmlite.search import AXES
 from llmlite.train import Trainer
@@ -289,3 +289,12 @@ def test_a_figure_has_at_least_150_dots_an_inch(start):
     height, width, _ = imread(experiment.out / "figures" / "plain.png").shape
     assert width >= 4 * 150
     assert height >= 2 * 150
+
+
+def test_the_benchmarks_record_is_at_hand(one_sentence):
+    record = benchmark("tokenizer-wikitext-2-v1")
+    assert {"environment", "training", "encoding", "decoding", "memory", "ratios"} <= set(record)
+    assert sum(row["different"] for row in record["exactness"].values()) == 0
+    with pytest.raises(LLMLiteError, match="make bench") as error:
+        benchmark("none")
+    one_sentence(error)

@@ -181,7 +181,11 @@ class BPETokenizer:
                 words_in.append(n_words)
                 text_of += owners
         offsets = np.cumsum([0] + [len(part) for part in parts])
-        words, number_of = distinct(Words.join(parts))
+        words = Words.join(parts)
+        if 2 * len(words) < sum(map(len, numbers)):  # else hardly a word occurs twice
+            words, number_of = distinct(words)
+        else:
+            number_of = np.arange(len(words))
         ids, starts, sizes = self._merger.merge_words(words)
         ids = ids.astype(self.dtype)
 

@@ -9,12 +9,14 @@ from itertools import pairwise
 
 import numpy as np
 
+from llmlite.errors import TokenizerError
 from llmlite.tokenizer.learn import BYTE_IDS, Pair
 from llmlite.tokenizer.words import Words
 
 NEVER = np.int32(2**31 - 1)  # the rank of a pair that is not merged
+MOST_TOKENS = 1 << 20  # so that two tokens and a rank fit into 64 bits
 LONG = 128  # bytes; longer words are rare, and are merged one by one
-BLOCK = 1 << 18  # bytes of words that are merged together: they stay in the processor's cache
+BLOCK = 1 << 18  # bytes of words that are merged together: enough to hide what a NumPy call costs
 
 
 def merge_word(ids: list[int], rank: dict[Pair, int]) -> list[int]:
@@ -46,24 +48,29 @@ class Merger:
     """The merges as tables, to be applied to many words at once."""
 
     def __init__(self, merges: list[Pair]):
+        if len(merges) > MOST_TOKENS - 256:
+            raise TokenizerError(
+                f"{len(merges):,} merges are too many: a vocabulary has at most {MOST_TOKENS:,} "
+                "tokens."
+            )
         self.rank = {pair: rank for rank, pair in enumerate(merges)}
         pairs = np.array(merges, np.int64).reshape(-1, 2)
         bytes_only = np.flatnonzero((pairs < 256).all(axis=1))
         self._byte_rank = np.full(1 << 16, NEVER, np.int32)  # of (left, right) at left << 8 | right
         self._byte_rank[pairs[bytes_only, 0] << 8 | pairs[bytes_only, 1]] = bytes_only
 
-        # The ranks of all pairs: a hash table with linear probing, an eighth full at most.
+        # The ranks of all pairs: a hash table with linear probing, an eighth full at most. A slot
+        # holds left, right and rank in one number, because what costs the time is going to memory.
         self._bits = max(8, len(pairs).bit_length() + 3)
-        self._key = np.full(1 << self._bits, -1, np.int64)
-        self._rank = np.full(1 << self._bits, NEVER, np.int32)
-        key = pairs[:, 0] << 32 | pairs[:, 1]
+        self._table = np.full(1 << self._bits, -1, np.int64)
+        key = pairs[:, 0] << 20 | pairs[:, 1]
+        entry = key << 24 | np.arange(len(pairs))
         todo, slot = np.arange(len(pairs)), self._slot(key)
         while len(todo):
-            free = self._key[slot] < 0
-            self._key[slot[free]] = key[todo[free]]
-            placed = self._key[slot] == key[todo]
-            self._rank[slot[placed]] = todo[placed]
-            todo, slot = todo[~placed], self._following(slot[~placed])
+            free = self._table[slot] < 0
+            self._table[slot[free]] = entry[todo[free]]
+            left_over = self._table[slot] != entry[todo]
+            todo, slot = todo[left_over], self._following(slot[left_over])
 
     def _slot(self, key: np.ndarray) -> np.ndarray:
         mixed = key.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -75,20 +82,21 @@ class Merger:
     def ranks(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The rank of each pair (left[i], right[i]), NEVER where it is not merged: int32."""
         key = left.astype(np.int64)
-        key <<= 32
+        key <<= 20
         key |= right
         slot = self._slot(key)
-        found, rank = self._key.take(slot), self._rank.take(slot)
-        todo = np.flatnonzero(found != key)
+        entry = self._table.take(slot)
+        rank = (entry & 0xFFFFFF).astype(np.int32)
+        todo = np.flatnonzero(entry >> 24 != key)
         rank[todo] = NEVER
-        todo = todo[found.take(todo) >= 0]  # an empty slot ends the search
+        todo = todo.take(np.flatnonzero(entry.take(todo) >= 0))  # an empty slot ends the search
         slot, key = slot.take(todo), key.take(todo)
         while len(todo):
             slot = self._following(slot)
-            found = self._key.take(slot)
-            hit = found == key
-            rank[todo[hit]] = self._rank.take(slot[hit])
-            on = np.flatnonzero(~hit & (found >= 0))
+            entry = self._table.take(slot)
+            hit = entry >> 24 == key
+            rank[todo[hit]] = entry[hit] & 0xFFFFFF
+            on = np.flatnonzero(~hit & (entry >= 0))
             todo, slot, key = todo.take(on), slot.take(on), key.take(on)
         return rank
 
@@ -97,10 +105,12 @@ class Merger:
 
         Returns (ids, starts, sizes).
         """
-        order = np.argsort(words.lengths, kind="stable")  # words of a length are merged in step
+        words = Words(BYTE_IDS.take(words.data), words.starts, words.lengths)
+        capped = np.minimum(words.lengths, LONG + 1).astype(np.uint8)  # a byte is sorted fastest
+        order = np.argsort(capped, kind="stable")  # words of a length are merged in step
         sizes = np.empty(len(words), np.int64)
         lengths = words.lengths[order]
-        n_short = int(np.searchsorted(lengths, LONG, side="right"))
+        n_short = int((capped <= LONG).sum())
         parts, done = [np.zeros(0, np.int32)], 0
         while done < n_short:
             area = lengths[done : min(n_short, done + BLOCK)]
@@ -111,15 +121,16 @@ class Merger:
             done += len(block)
         for number in order[n_short:]:
             start, length = words.starts[number], words.lengths[number]
-            ids = BYTE_IDS.take(words.data[start : start + length]).tolist()
-            parts.append(np.array(merge_word(ids, self.rank), np.int32))
+            ids = merge_word(words.data[start : start + length].tolist(), self.rank)
+            parts.append(np.array(ids, np.int32))
             sizes[number] = len(parts[-1])
         starts = np.empty(len(words), np.int64)
         starts[order] = sizes[order].cumsum() - sizes[order]
         return np.concatenate(parts), starts, sizes
 
     def _merge_block(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
-        """All ids of `words`, sorted by length, and the number of each.
+        """All ids of `words`, whose bytes are ids already and which are sorted by length, and how
+        many each word has.
 
         A word is a column of a grid, and each step makes one merge in every word that has one left.
         Rank and row of a merge are one number, rank × height + row, so that the least of a column
@@ -129,8 +140,7 @@ class Merger:
         n, height = len(words), np.int32(words.lengths[-1])
         lengths = words.lengths.astype(np.int32)
         rows = np.arange(height, dtype=np.int32)[:, None]
-        last = len(words.data) - 1
-        token = BYTE_IDS.take(words.data.take(np.minimum(words.starts + rows, last)))
+        token = words.data.take(words.starts + rows, mode="clip")  # after a word, anything will do
         alive = rows < lengths
         rank = self._byte_rank.take(token[:-1].astype(np.int64) << 8 | token[1:])
         due = np.full((height, n), NEVER, np.int32)
@@ -143,7 +153,9 @@ class Merger:
             least = due_by_row.min(axis=0)
             column = np.flatnonzero(least != NEVER)
             if not len(column):
-                return token.reshape(alive_by_row.shape).T[alive_by_row.T], alive_by_row.sum(0)
+                by_word = token.reshape(alive_by_row.shape).T.ravel()
+                left = np.flatnonzero(alive_by_row.T.ravel())
+                return by_word.take(left), alive_by_row.sum(axis=0)
             rank, row = np.divmod(least.take(column), height)
             upper = row * n + column  # the two tokens that become one
             lower = below.take(upper) * n + column
