@@ -5,7 +5,7 @@
 Three sources stand behind `load_corpus`: the Hub, a folder of WikiText's files
 (`wiki.{train,valid,test}.{raw,tokens}`) and the bundled sample. All become the same `datasets`
 rows and then the same text, byte for byte. Knows nothing about models; a tokenizer is anything with
-`encode_to_array`, `eot_id`, `dtype` and `fingerprint`.
+`encode_batch_to_arrays`, `eot_id`, `dtype` and `fingerprint`.
 """
 
 import hashlib
