@@ -60,9 +60,9 @@ def tiny_profile(monkeypatch):
 def work(monkeypatch):
     """How often each costly stage was really done."""
     done = {"tokenizer": 0, "encode": 0, "steps": 0}
-    train, encode, step = (
-        module.BPETokenizer.train, module.BPETokenizer.encode_batch_to_arrays, Trainer._optimiser_step
-    )  # fmt: skip
+    tokenizer = module.BPETokenizer
+    train, encode = tokenizer.train, tokenizer.encode_batch_to_arrays
+    step = Trainer._optimiser_step
 
     def counted(name, call):
         def wrapper(*args, **kwargs):
@@ -71,8 +71,8 @@ def work(monkeypatch):
 
         return wrapper
 
-    monkeypatch.setattr(module.BPETokenizer, "train", staticmethod(counted("tokenizer", train)))
-    monkeypatch.setattr(module.BPETokenizer, "encode_batch_to_arrays", counted("encode", encode))
+    monkeypatch.setattr(tokenizer, "train", staticmethod(counted("tokenizer", train)))
+    monkeypatch.setattr(tokenizer, "encode_batch_to_arrays", counted("encode", encode))
     monkeypatch.setattr(Trainer, "_optimiser_step", counted("steps", step))
     return done
 
