@@ -63,6 +63,9 @@ def main() -> None:
     parser.add_argument(
         "--vocab-size", type=int, nargs="+", default=SIZES, help=f"(default: {SIZES})"
     )
+    parser.add_argument(
+        "--strings", type=int, default=100_000, help="random strings to compare (default: 100000)"
+    )
     options = parser.parse_args()
     corpus = load_corpus(DataConfig(source=os.environ.get(DATA_VARIABLE) or "sample"))
     text = corpus.splits["train"]
@@ -91,8 +94,9 @@ def main() -> None:
         for worker in workers.values():
             worker.close()
     results["ratios"] = ratios(results)
-    results["exactness"] = exactness(ours, corpus)
+    results["exactness"] = exactness(ours, corpus, options.strings)
     record(
+        options.out,
         f"tokenizer {corpus.name}",
         "cpu",
         data=corpus.name,
@@ -179,7 +183,7 @@ def ratios(results: dict) -> dict[str, dict[str, float]]:
     return rows
 
 
-def exactness(ours: BPETokenizer, corpus) -> dict[str, dict[str, int]]:
+def exactness(ours: BPETokenizer, corpus, n_strings: int) -> dict[str, dict[str, int]]:
     """Texts whose ids differ from those of HF tokenizers or tiktoken: there must be none."""
     hf, tik = ours.to_tokenizers(), ours.to_tiktoken()
     cases = {split: [article.text for article in corpus.articles(split)] for split in corpus.splits}
@@ -191,7 +195,7 @@ def exactness(ours: BPETokenizer, corpus) -> dict[str, dict[str, int]]:
             cases[f"{split}, raw"] = by_line(raw.read_text(encoding="utf-8"))
         else:
             print(f"No {raw}: the raw {split} split is not compared.")
-    cases["random strings"] = random_texts(100_000, seed=1)
+    cases["random strings"] = random_texts(n_strings, seed=1)
     print("\nExactness: texts whose ids, or whose text decoded again, differ")
     rows = {}
     for name, texts in tqdm(cases.items(), desc="Compare", unit="text set"):

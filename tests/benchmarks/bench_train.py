@@ -88,6 +88,7 @@ def main() -> None:
         "tokens",
     )
     record(
+        options.out,
         f"train {device}",
         device,
         arithmetic=arithmetic,

@@ -51,9 +51,9 @@ def table(title: str, seconds: dict[str, list[float]], ours: str, per_second: fl
     return rows
 
 
-def record(name: str, device: str, **content) -> None:
-    """Write records/NAME.json with the machine and the versions beside the numbers."""
-    path = RECORDS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.json"
+def record(folder: Path, name: str, device: str, **content) -> None:
+    """Write FOLDER/NAME.json with the machine and the versions beside the numbers."""
+    path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.json"
     machine = {**environment(device), "processor": processor(), "cores": os.cpu_count()}
     write_json(path, {"environment": machine, **content})
     print(f"\nRecorded in {path}")
@@ -73,5 +73,8 @@ def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--rounds", type=int, default=rounds, help=f"runs of each (default: {rounds})"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RECORDS, help="folder for the record (default: %(default)s)"
     )
     return parser

@@ -10,7 +10,14 @@ from llmlite.reproduce import find_notebooks, run_notebooks
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = find_notebooks(ROOT / "notebooks")
 FIGURES = {  # what each notebook must draw, beside what it prints
-    "01": ["01_article_lengths", "01_token_lengths"],
+    "01": [
+        "01_article_lengths",
+        "01_first_merges",
+        "01_token_pieces",
+        "01_token_lengths",
+        "01_tokens_per_word",
+        "01_tokenizer_speed",
+    ],
     "02": ["02_fig2_width", "02_fig3_schedule", "02_fig4_learning_rate", "02_fig5_depth_heads"],
     "03": ["03_fig8_learning_rate", "03_fig9_losses", "03_fig10_gradient_norm"],
     "04": ["04_next_tokens"],
@@ -63,6 +70,9 @@ def test_a_notebook_runs_and_draws_its_figures(run, number):
 def test_every_figure_has_a_caption(run):
     captions = json.loads((run[0] / "figures" / "captions.json").read_text())
     assert set(captions) == {name for names in FIGURES.values() for name in names}
+    speed = captions.pop("01_tokenizer_speed")
+    assert "wikitext-2-v1" in speed, "from the record, whatever the profile"
+    assert "commit" in speed
     assert all("Profile quick" in caption for caption in captions.values())
 
 
