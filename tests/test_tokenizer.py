@@ -265,6 +265,12 @@ def test_a_merge_of_tokens_that_are_not_there_yet_is_refused(pair, one_sentence)
     assert str(pair) in one_sentence(error)
 
 
+def test_a_pair_that_is_merged_twice_is_refused(one_sentence):
+    with pytest.raises(TokenizerError, match="twice") as error:
+        BPETokenizer([(64, 65), (64, 65)])
+    one_sentence(error)
+
+
 @pytest.mark.parametrize("pattern", ["(", "[a", None])
 def test_an_invalid_pattern_is_refused_in_one_sentence(pattern, one_sentence):
     for make in (lambda: BPETokenizer([], pattern), lambda: BPETokenizer.train("a", 257, pattern)):
@@ -590,7 +596,7 @@ def test_what_is_no_text_is_refused_in_one_sentence(trained, wrong, one_sentence
         lambda: trained.encode(wrong),
         lambda: trained.encode_to_array(wrong),
         lambda: trained.encode_batch(["a", wrong]),
-        lambda: BPETokenizer.train(["a", wrong], 257),
+        lambda: BPETokenizer.train(["a", wrong], 257, progress=True),
     ]
     for call in calls:
         with pytest.raises(TokenizerError, match=f"is a {type(wrong).__name__}|not a ") as error:

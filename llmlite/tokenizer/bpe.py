@@ -52,6 +52,8 @@ class BPETokenizer:
                     "both there yet."
                 )
             self.token_bytes.append(self.token_bytes[pair[0]] + self.token_bytes[pair[1]])
+        if len(set(self.merges)) < len(self.merges):
+            raise TokenizerError("The same pair is merged twice; the merges are damaged.")
         self.eot_id = len(self.token_bytes)
         self.token_bytes.append(END_OF_TEXT.encode())
         self.vocab_size = len(self.token_bytes)
@@ -134,11 +136,12 @@ class BPETokenizer:
             return self._as_list(self.encode_to_array(text))
         ids, cache = [], self._cache
         for word in self._splitter.find(text):
-            if word not in cache:
+            found = cache.get(word)
+            if found is None:
                 if len(cache) >= CACHE:
                     cache.clear()
-                cache[word] = self._encode_word(word)
-            ids += cache[word]
+                found = cache[word] = self._encode_word(word)
+            ids += found
         return ids
 
     def _encode_word(self, word: str) -> list[int]:
@@ -303,10 +306,13 @@ def _size(sources: Iterable[str | Path]) -> int | None:
     """Bytes of all sources, or None for an iterator, which can be gone through only once."""
     if isinstance(sources, Iterator):
         return None
-    return sum(
-        source.stat().st_size if isinstance(source, Path) and source.exists() else len(str(source))
-        for source in sources
-    )
+    size = 0
+    for source in sources:  # what is missing, or no text, is refused when its turn comes
+        if isinstance(source, str):
+            size += len(source.encode("utf-8", "surrogatepass"))
+        elif isinstance(source, Path) and source.exists():
+            size += source.stat().st_size
+    return size
 
 
 def _words(
