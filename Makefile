@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU, in under 3 minutes
+demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU, in about 3 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite reproduce --profile quick --data sample --device cpu --out runs/quick --only 01 02 03 04 05 06 07
 
 test: lint  ## check the style, then run all tests

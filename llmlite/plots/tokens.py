@@ -61,7 +61,8 @@ def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 
                 lines.append(("", []))
             lines[-1][1].append(piece)
     margin = 1 + max(len(label) for label in strips)
-    inches, size = 0.0785, 9.0  # width of a character of the fixed-width font, of this many points
+    size = 9.0  # points
+    inches = 0.602 * size / 72  # a character's width: 0.602 of its size in DejaVu Sans Mono
     width, height = (margin + columns) * inches, 0.27 * len(lines)
     fig = plt.figure(figsize=(width, height + 0.35), layout="none")
     ax = fig.add_axes((0, 0, 1, height / (height + 0.35)))
@@ -75,11 +76,11 @@ def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 
             box = plt.Rectangle((x + 0.06, y + 0.1), len(piece) - 0.12, 0.8)
             box.set(facecolor=COLOURS[count % 5], alpha=0.3, linewidth=0)
             ax.add_patch(box)
-            for i, character in enumerate(piece):
-                ax.text(
-                    x + i + 0.5, y + 0.5, character, ha="center", va="center", size=size,
-                    family="monospace", parse_math=False,
-                )  # fmt: skip
+            middle = (x + len(piece) / 2, y + 0.5)
+            ax.text(
+                *middle, piece, ha="center", va="center", size=size, family="monospace",
+                parse_math=False,
+            )  # fmt: skip
             x += len(piece)
             count += 1
     fig.suptitle(title, y=1, va="top", fontsize=11)
