@@ -8,7 +8,7 @@ PROFILE ?= auto
 # Where `make reproduce` finds WikiText-2: a folder or "hub"; auto: $LLMLITE_DATA, else the Hub.
 DATA ?= auto
 
-.PHONY: help install demo test reproduce bench bench-tokenizer bench-train lint format clean
+.PHONY: help install demo test soak reproduce bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate lint format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -27,16 +27,28 @@ demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU,
 test: lint  ## check the style, then run all tests
 	$(BIN)/python -m pytest
 
+soak: $(INSTALLED)  ## kill a search at 25 random moments and compare: a quarter of an hour
+	$(BIN)/python -m pytest -m soak tests/test_soak.py
+
 reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PROFILE=small] [DATA=folder]
 	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)'
 
-bench: bench-tokenizer bench-train  ## compare with other implementations, in one run, and record it
+bench: bench-tokenizer bench-train bench-memory bench-generate  ## compare with other implementations, in one run, and record it
 
 bench-tokenizer: $(INSTALLED)  ## the tokenizer against HF tokenizers and tiktoken
 	$(BIN)/python tests/benchmarks/bench_tokenizer.py
 
-bench-train: $(INSTALLED)  ## a training step against transformers' GPT-2 in a plain loop
+bench-train: $(INSTALLED)  ## a training step against transformers' GPT-2, its Trainer and a plain loop
 	$(BIN)/python tests/benchmarks/bench_train.py
+
+bench-sweep: $(INSTALLED)  ## both grids from a cold start, timed: make bench-sweep [PROFILE=quick]
+	$(BIN)/python tests/benchmarks/bench_sweep.py --profile $(PROFILE)
+
+bench-memory: $(INSTALLED)  ## memory of training over the corpus's size, mapped from a file or held
+	$(BIN)/python tests/benchmarks/bench_memory.py
+
+bench-generate: $(INSTALLED)  ## generation against transformers' generate, the same greedy text
+	$(BIN)/python tests/benchmarks/bench_generate.py
 
 lint: $(INSTALLED)  ## ruff check and ruff format --check
 	$(BIN)/ruff check .

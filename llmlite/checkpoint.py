@@ -4,12 +4,18 @@ A run's folder holds
     record.json       configuration, fingerprints, versions, device and the log of each epoch
     steps.jsonl       a line an optimiser step: learning rate, loss, norm of the unscaled gradient
     best.safetensors  weights with the lowest validation perplexity; its header says what they are
-    last.pt           all that is needed to carry on, read with `weights_only=True`
+    last.pt           all that is needed to carry on, with a checksum
+    previous.pt       the checkpoint before it, used if the last one is damaged
 """
 
+import hashlib
+import io
 import json
+import os
+import pickle
 import platform
 import subprocess
+import sys
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -19,22 +25,39 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from llmlite import __version__
 from llmlite.config import ModelConfig
 from llmlite.errors import CheckpointError, LLMLiteError
-from llmlite.files import replacing
+from llmlite.files import replacing, room_for
 from llmlite.model import GPT
+from llmlite.progress import tqdm
 
 FORMAT = "llmlite-gpt-1"
+STATE_FORMAT = "llmlite-state-2"
+LAST, PREVIOUS = "last.pt", "previous.pt"
+STEPS = "steps.jsonl"
 
 
 def save_model(model: GPT, path: str | Path, **about: str) -> None:
     """Write weights as safetensors; `about` (tokenizer fingerprint, data, …) goes in the header."""
-    header = {"format": FORMAT, "config": json.dumps(asdict(model.config)), **about}
+    save_weights(model.config, model.state_dict(), path, **about)
+
+
+def save_weights(
+    config: ModelConfig, weights: dict[str, torch.Tensor], path: str | Path, **about: str
+) -> None:
+    """`save_model` for weights that are not in a model (any more)."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    header = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(config)),
+        "sha256": _digest(weights),
+        **about,
+    }
     with replacing(path) as aside:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, aside, header)
+        aside.write_bytes(save(weights, header))
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, dict[str, str]]:
@@ -54,30 +77,86 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
         raise CheckpointError(f"{path} does not hold an llmlite model (format {FORMAT}).")
     try:
         model = GPT(ModelConfig(**json.loads(header["config"])))
-        model.load_state_dict(load_file(path))
+        weights = load_file(path)
+        model.load_state_dict(weights)
     except (LookupError, ValueError, RuntimeError, TypeError, LLMLiteError) as error:
         raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
+    if _digest(weights) != header.get("sha256"):
+        raise CheckpointError(f"{path} was changed since it was written: its checksum is another.")
     return model.to(device).eval(), header
 
 
-def save_state(state: dict, path: str | Path) -> None:
-    with replacing(path) as aside:
-        torch.save(state, aside)
+def _digest(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over the names and values of the weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
-def load_state(path: str | Path, device: str | torch.device) -> dict:
-    """A training state, tensors on `device`. CheckpointError if the file is damaged or foreign."""
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        reason = "" if isinstance(state, dict) and "identity" in state else "not a training state"
-    except Exception as error:  # torch raises a different type for each kind of damage
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if reason:
+def save_state(state: dict, folder: Path) -> None:
+    """Write `last.pt`; what it was before becomes `previous.pt` once the new file is verified.
+
+    The file is a line with the SHA-256 of all that follows, and then what torch.save writes.
+    """
+    content = io.BytesIO()
+    torch.save(state, content)
+    content = content.getbuffer()
+    last = folder / LAST
+    with replacing(last) as aside:
+        with open(aside, "wb") as file:
+            file.write(_seal(content))
+            file.write(content)
+        _verified(aside)
+        if last.exists():
+            os.replace(last, folder / PREVIOUS)
+
+
+def load_state(folder: Path, device: str | torch.device) -> dict | None:
+    """The last training state that is whole, tensors on `device`; None where there is none yet.
+
+    A file that is truncated, foreign or was changed is named on stderr, and the one before it used.
+    CheckpointError if none is whole.
+    """
+    found = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
+    for path in found:
+        try:
+            return _read_state(path, device)
+        except CheckpointError as error:
+            # Set aside: the next checkpoint must not take it for the previous one.
+            damaged = path.replace(path.with_name(f"damaged-{path.name}"))
+            tqdm.write(f"{error} It is {damaged.name} now.", sys.stderr)
+    if found:
         raise CheckpointError(
-            f"{path} is damaged ({reason}); delete the folder {Path(path).parent} to start the run "
-            "again."
+            f"No checkpoint in {folder} is whole ({', '.join(path.name for path in found)}); make "
+            "the same call again to start the run from its beginning."
         )
-    return state
+    return None
+
+
+def _read_state(path: Path, device: str | torch.device) -> dict:
+    content = io.BytesIO(_verified(path))
+    try:
+        return torch.load(content, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read ({reason}).") from None
+
+
+def _seal(content) -> bytes:
+    return f"{STATE_FORMAT} {hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def _verified(path: Path) -> memoryview:
+    """What follows a checkpoint's first line, if it is what was written. CheckpointError else."""
+    data = memoryview(path.read_bytes())
+    length = len(_seal(b""))
+    if bytes(data[: len(STATE_FORMAT)]) != STATE_FORMAT.encode():
+        raise CheckpointError(f"{path} is not a checkpoint of llmlite ({STATE_FORMAT}).")
+    if bytes(data[:length]) != _seal(data[length:]):
+        raise CheckpointError(f"{path} is truncated or was changed: its checksum is another.")
+    return data[length:]
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -91,9 +170,52 @@ def read_record(folder: str | Path) -> dict | None:
         raise CheckpointError(f"{path} is damaged ({error}); delete it.") from None
 
 
+def append_steps(folder: Path, rows: list[dict]) -> None:
+    """Add rows to the log of steps; they are on the disk when this returns, as a checkpoint after
+    them needs.
+    """
+    path = folder / STEPS
+    with room_for(path), open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_steps(folder: Path, step: int) -> None:
+    """Cut the log of steps back to its first `step` rows, those before a checkpoint.
+
+    A kill may have left the last line of the file short; all lines up to the checkpoint are whole.
+    """
+    path = folder / STEPS
+    rows = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    with replacing(path) as aside:
+        aside.write_text("".join(rows[:step]), encoding="utf-8")
+
+
 def read_steps(folder: str | Path) -> pd.DataFrame:
     """The log of a run's optimiser steps: step (from 1), epoch (from 1), lr, loss, grad_norm."""
-    return pd.read_json(Path(folder) / "steps.jsonl", lines=True)
+    return pd.read_json(Path(folder) / STEPS, lines=True)
+
+
+def difference(ours: dict, theirs: dict) -> str:
+    """What differs between the identities of two runs, in words; "" if they are the same run."""
+    ours, theirs = _flat(ours), _flat(theirs)
+    return ", ".join(
+        f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    )
+
+
+def _flat(nested: dict) -> dict:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": v for inner, v in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def environment(device: str | torch.device) -> dict:

@@ -55,9 +55,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--name",
-        choices=["wikitext-2-raw-v1", "wikitext-2-v1"],
+        choices=["wikitext-2-raw-v1", "wikitext-2-v1", "wikitext-103-raw-v1", "wikitext-103-v1"],
         help="the Hub's configuration, where the text comes from the Hub (default: "
         "wikitext-2-raw-v1)",
+    )
+    group.add_argument(
+        "--stream",
+        action="store_true",
+        default=None,
+        help="read the text as a stream and leave its tokens on disk, for a corpus larger than "
+        "memory (default: both are held in memory)",
+    )
+
+    watched = argparse.ArgumentParser(add_help=False)
+    watched.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write event files into tensorboard/ in each run's folder (default: none)",
     )
 
     model = argparse.ArgumentParser(add_help=False)
@@ -81,6 +95,12 @@ def build_parser() -> argparse.ArgumentParser:
         "off on a CPU",
     )
     group.add_argument("--random-seed", type=int, metavar="N", help="of weights and shuffling")
+    group.add_argument(
+        "--plain",
+        action="store_const",
+        const=False,
+        help="train without any of the fast paths (compiled blocks, CUDA graphs, fused loss)",
+    )
 
     parser = argparse.ArgumentParser(
         prog="llmlite", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
@@ -101,16 +121,37 @@ def build_parser() -> argparse.ArgumentParser:
 
     add("prepare", prepare, "load the corpus, train the tokenizer, encode", [shared, choices])
 
-    command = add("search", search, "train every configuration of a grid", [shared, choices])
+    command = add(
+        "search", search, "train every configuration of a grid", [shared, choices, watched]
+    )
     command.add_argument(
         "--grid",
         choices=["first", "revised"],
         default="revised",
         help="first: fixed learning rate; revised: warmup + cosine (default: revised)",
     )
+    group = command.add_argument_group(
+        "a Ray cluster (pip install llmlite[ray]; --out must be on storage that all machines see)"
+    )
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="train the configurations side by side on this cluster: auto (the one this machine "
+        "is in), local (one on this machine alone), HOST:PORT or ray://HOST:PORT",
+    )
+    group.add_argument(
+        "--gpus-per-run",
+        type=float,
+        metavar="F",
+        help="part of a GPU for a configuration, 0 to 1: with 0.25, four share one; above 0 trains "
+        "on CUDA whatever this machine has (default: 1 with CUDA here, else 0)",
+    )
+    group.add_argument(
+        "--cpus-per-run", type=int, metavar="N", help="its CPU cores and threads (default: 1)"
+    )
 
     every = [shared, choices, model]
-    add("train", train, "train the grid's best configuration from scratch", every)
+    add("train", train, "train the grid's best configuration from scratch", [*every, watched])
     add("evaluate", evaluate, "score the trained model on the test split", every)
 
     command = add("generate", generate, "continue a prompt with the model", every)
@@ -135,6 +176,17 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--seed", type=int, default=0, help="the same seed gives the same text (default: 0)"
     )
+
+    command = commands.add_parser(
+        "runs",
+        help="list what was trained and how to carry on",
+        description="List every run below a folder with its state, its best perplexity and its "
+        "age, and the command that carries an unfinished one on.",
+    )
+    command.add_argument(
+        "--out", metavar="DIR", help="the folder to look in (default: the clone's runs/)"
+    )
+    command.set_defaults(run=runs)
 
     command = add("reproduce", reproduce, "run the notebooks headlessly with papermill", [shared])
     command.add_argument(
@@ -184,15 +236,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _experiment(arguments):
-    from llmlite.experiment import Experiment  # imports torch: --help should not wait for it
+    # Imports torch: --help should not wait for it.
+    from llmlite.experiment import DATA_OPTIONS, TRAINING_OPTIONS, Experiment
 
     def given(*names):
         values = {name: getattr(arguments, name, None) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
-    training = given("epochs", "batch_size", "accumulation", "amp")
-    if getattr(arguments, "random_seed", None) is not None:
-        training["seed"] = arguments.random_seed
+    training = given(*TRAINING_OPTIONS.values())
+    training = {field: training[o] for field, o in TRAINING_OPTIONS.items() if o in training}
     experiment = Experiment(
         arguments.profile,
         arguments.data,
@@ -200,8 +252,11 @@ def _experiment(arguments):
         arguments.device,
         configuration=given("learning_rate", "n_layer", "n_head", "n_embd"),
         training=training,
-        **given("split", "vocab_size", "block_size", "stride", "name"),
+        tensorboard=getattr(arguments, "tensorboard", False),
+        **given(*DATA_OPTIONS),
     )
+    if not experiment.world.main:  # under torchrun one process speaks for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     print(experiment)
     return experiment
 
@@ -215,13 +270,34 @@ def prepare(arguments) -> None:
 def search(arguments) -> None:
     from llmlite.search import best_row
 
+    ray = _ray_options(arguments)
     experiment = _experiment(arguments)
-    table = experiment.search(arguments.grid)
+    table = experiment.search(arguments.grid, ray)
     columns = ["learning_rate", "n_layer", "n_head", "n_embd", "status", "perplexity", "seconds"]
     print(table.reindex(columns=columns).to_string(index=False))
     best = best_row(table)
     print(f"Best: {best.run}, validation perplexity {best.perplexity:.2f} per token")
     print(f"Table: {experiment.search_folder(arguments.grid) / 'results.csv'}")
+
+
+def _ray_options(arguments):
+    from llmlite.cluster import RayOptions
+
+    given = {"gpus_per_run": arguments.gpus_per_run, "cpus_per_run": arguments.cpus_per_run}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.ray is None:
+        if given:
+            raise LLMLiteError("--gpus-per-run and --cpus-per-run go with --ray ADDRESS; add it.")
+        return None
+    return RayOptions(arguments.ray, **given)
+
+
+def runs(arguments) -> None:
+    from llmlite.experiment import project_root
+    from llmlite.runs import report, runs_table
+
+    folder = Path(arguments.out) if arguments.out else project_root() / "runs"
+    print(report(runs_table(folder)))
 
 
 def train(arguments) -> None:

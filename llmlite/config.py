@@ -29,9 +29,19 @@ class DataConfig:
     vocab_size: int = 10_000  # byte-pair vocabulary, special token included (claims.md, C2)
     block_size: int = 256  # tokens in a window
     stride: int | None = None  # tokens from one window's start to the next; None: side by side
+    stream: bool = False  # read as a stream, tokens kept on disk: for a corpus larger than memory
+    tokenizer_bytes: int = 100_000_000  # of a stream, what the tokenizer learns from: its beginning
 
     def __post_init__(self):
         _require(self.split in ("official", "paper"), f"split is '{self.split}'", "official, paper")
+        _require(
+            not self.stream or self.split == "official",
+            f"split is '{self.split}', which needs the whole text, but it is read as a stream",
+            "official with stream",
+        )
+        _require(
+            self.tokenizer_bytes >= 1, f"tokenizer_bytes is {self.tokenizer_bytes}", "1 or more"
+        )
         _require(self.block_size >= 1, f"block_size is {self.block_size}", "1 or more")
         _require(
             self.stride is None or 1 <= self.stride <= self.block_size,
@@ -82,6 +92,7 @@ class TrainConfig:
     train_tokens: int | None = None  # use only the first so many tokens of a split; None: all
     valid_tokens: int | None = None
     seed: int = 1337
+    fast: bool = True  # False: the plain computation that every fast path is compared with
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulation", "checkpoint_every"):

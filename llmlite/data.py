@@ -1,6 +1,6 @@
 """From a source of text to batches of token windows (§III.A and III.C).
 
-    load_corpus  →  Corpus (text of each split)  →  token_ids (cached)  →  TokenWindows  →  loaders
+    load_corpus  →  Corpus (text of each split)  →  token_ids (cached)  →  windows.py
 
 Three sources stand behind `load_corpus`: the Hub, a folder of WikiText's files
 (`wiki.{train,valid,test}.{raw,tokens}`) and the bundled sample. All become the same `datasets`
@@ -11,14 +11,15 @@ rows and then the same text, byte for byte. Knows nothing about models; a tokeni
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from llmlite.config import DataConfig, fingerprint
 from llmlite.errors import DataError
@@ -27,7 +28,7 @@ from llmlite.files import replacing
 HUB_REPOSITORY = "Salesforce/wikitext"
 DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder of WikiText files
 SPLITS = ("train", "valid", "test")
-_HUB_SPLIT = {"train": "train", "valid": "validation", "test": "test"}
+HUB_SPLIT = {"train": "train", "valid": "validation", "test": "test"}
 BLANK_LINE = " \n"  # how WikiText's files write an empty line; the Hub's rows hold "" instead
 
 # SHA-256 of WikiText-2's files (Merity et al., 2016): tells a damaged copy from one's own text.
@@ -41,7 +42,31 @@ KNOWN_SHA256 = {
 
 # A top-level heading between two blank lines. Without that context, lines in the middle of an
 # article match as well: 629 instead of 600 in the training split.
-_ARTICLE_START = re.compile(r"(?:(?<=\n)|\A) \n = (?!= )(?P<title>.+) = \n(?= \n)")
+HEADING = r" = (?!= )(?P<title>.+) = \n"
+_ARTICLE_START = re.compile(rf"(?:(?<=\n)|\A) \n{HEADING}(?= \n)")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What there is to count in a text."""
+
+    articles: int
+    words: int  # between white space
+    line_ends: int
+    bytes: int  # in UTF-8
+
+    @classmethod
+    def of(cls, text: str, articles: int) -> "Counts":
+        return cls(articles, len(text.split()), text.count("\n"), len(text.encode()))
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Those of two parts of a text that is cut between words."""
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def words_and_line_ends(self) -> int:
+        """What the literature divides by: 245,569 for the test split of wikitext-2-v1."""
+        return self.words + self.line_ends
 
 
 @dataclass(frozen=True)
@@ -57,6 +82,9 @@ class Corpus:
 
     def articles(self, split: str) -> list["Article"]:
         return split_articles(self.splits[split])
+
+    def counts(self, split: str) -> Counts:
+        return Counts.of(self.splits[split], len(self.articles(split)))
 
 
 @dataclass(frozen=True)
@@ -151,8 +179,16 @@ def sample_folder() -> Path:
 
 
 def _hub_rows(name: str, repository: str) -> datasets.DatasetDict:
-    try:
+    with hub_errors(repository, name):
         rows = datasets.load_dataset(repository, name)
+    return datasets.DatasetDict({split: rows[HUB_SPLIT[split]] for split in SPLITS})
+
+
+@contextmanager
+def hub_errors(repository: str, name: str) -> Iterator[None]:
+    """Turn the ways in which `datasets` fails into a DataError, one sentence each."""
+    try:
+        yield
     except ValueError as error:  # how `datasets` answers a configuration that is not there
         raise DataError(f"{repository} on the Hub has no configuration '{name}': {error}") from None
     except OSError as error:  # ConnectionError and FileNotFoundError among them
@@ -161,11 +197,10 @@ def _hub_rows(name: str, repository: str) -> datasets.DatasetDict:
             f"${DATA_VARIABLE} or --data at a folder of wiki.train/valid/test files, or use the "
             "bundled sample with --data sample."
         ) from None
-    return datasets.DatasetDict({split: rows[_HUB_SPLIT[split]] for split in SPLITS})
 
 
-def _folder_rows(folder: Path) -> tuple[str, datasets.DatasetDict]:
-    """The name and the rows of a folder of WikiText files, verified."""
+def folder_files(folder: Path) -> dict[str, Path]:
+    """The files of the three splits in a folder of WikiText files."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; name one with wiki.train/valid/test files.")
     found = {
@@ -179,26 +214,29 @@ def _folder_rows(folder: Path) -> tuple[str, datasets.DatasetDict]:
             f"The folder {folder} lacks {', '.join(missing)}; it must hold "
             "wiki.train, wiki.valid and wiki.test, all ending in .raw or all in .tokens."
         )
-    content = {s: (folder / f"wiki.{s}.{suffix}").read_bytes() for s in SPLITS}
-    known = _verify(folder, {f"wiki.{s}.{suffix}": data for s, data in content.items()})
-    wikitext = "wikitext-2-raw-v1" if suffix == "raw" else "wikitext-2-v1"
-    name = wikitext if known else f"own text in {folder.resolve().name}"
+    return {s: folder / f"wiki.{s}.{suffix}" for s in SPLITS}
+
+
+def _folder_rows(folder: Path) -> tuple[str, datasets.DatasetDict]:
+    """The name and the rows of a folder of WikiText files, verified."""
+    files = folder_files(folder)
+    content = {split: path.read_bytes() for split, path in files.items()}
+    digests = {files[s].name: hashlib.sha256(data).hexdigest() for s, data in content.items()}
+    name = verified_name(folder, digests)
     rows = {
-        split: datasets.Dataset.from_dict(
-            {"text": text_to_rows(_decode(data, folder / f"wiki.{split}.{suffix}"))}
-        )
+        split: datasets.Dataset.from_dict({"text": text_to_rows(_decode(data, files[split]))})
         for split, data in content.items()
     }
     return name, datasets.DatasetDict(rows)
 
 
-def _verify(folder: Path, files: dict[str, bytes]) -> bool:
-    """Check files against a SHA256SUMS beside them, and against the corpus's own checksums.
+def verified_name(folder: Path, digest: dict[str, str]) -> str:
+    """What to call the text of a folder, whose files (name → SHA-256) are checked first.
 
-    Returns whether they are WikiText-2's. Some files of the corpus beside others that differ from
-    it mean a damaged copy; if all differ, it is somebody's own text under the same names.
+    They are compared with a SHA256SUMS beside them and with WikiText-2's own checksums. Some files
+    of the corpus beside others that differ from it mean a damaged copy; if all differ, it is
+    somebody's own text under the same names.
     """
-    digest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     expected = {}
     sums = folder / "SHA256SUMS"
     if sums.is_file():
@@ -209,16 +247,18 @@ def _verify(folder: Path, files: dict[str, bytes]) -> bool:
             raise DataError(
                 f"{sums} is not a list of checksums as sha256sum writes it; correct or delete it."
             ) from None
-    genuine = [name for name in files if digest[name] == KNOWN_SHA256.get(name)]
+    genuine = [name for name, sha in digest.items() if sha == KNOWN_SHA256.get(name)]
     if genuine:
         expected |= KNOWN_SHA256
-    for name in files:
-        if name in expected and digest[name] != expected[name]:
+    for name, sha in digest.items():
+        if name in expected and sha != expected[name]:
             raise DataError(
-                f"{folder / name} is damaged or was changed: its SHA-256 is "
-                f"{digest[name][:12]}…, expected {expected[name][:12]}…; fetch the file again."
+                f"{folder / name} is damaged or was changed: its SHA-256 is {sha[:12]}…, expected "
+                f"{expected[name][:12]}…; fetch the file again."
             )
-    return bool(genuine)
+    if not genuine:
+        return f"own text in {folder.resolve().name}"
+    return "wikitext-2-raw-v1" if genuine[0].endswith(".raw") else "wikitext-2-v1"
 
 
 def _decode(data: bytes, path: Path) -> str:
@@ -264,58 +304,3 @@ def token_ids(
             return {split: torch.from_numpy(arrays[split].astype(np.int64)) for split in SPLITS}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DataError(f"The token cache {path} is damaged ({error}); delete it.") from None
-
-
-class TokenWindows(Dataset):
-    """Windows of `block_size` inputs and their next-token targets over one stream of ids.
-
-    Window i starts at i × stride. `windows[i]` or `windows[[i, j, …]]` gives (inputs, targets) of
-    shape (…, block_size), a whole batch in one indexing operation. The end of the stream that does
-    not fill a window is left out.
-    """
-
-    def __init__(self, ids: torch.Tensor, block_size: int, stride: int | None = None):
-        if len(ids) <= block_size:
-            raise DataError(
-                f"The text has {len(ids)} tokens, too few for one window of {block_size} and its "
-                "targets; use more text or a smaller block_size."
-            )
-        self.ids, self.stride = ids, stride or block_size
-        self._offsets = torch.arange(block_size + 1, device=ids.device)
-        self._length = (len(ids) - block_size - 1) // self.stride + 1
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index) -> tuple[torch.Tensor, torch.Tensor]:
-        starts = torch.as_tensor(index, device=self.ids.device) * self.stride
-        window = self.ids[starts.unsqueeze(-1) + self._offsets]  # (…, block_size + 1)
-        return window[..., :-1], window[..., 1:]
-
-
-class EpochShuffle(Sampler):
-    """A permutation of range(n) drawn from (seed, epoch) alone, so it can be taken up again."""
-
-    def __init__(self, n: int, seed: int):
-        self.n, self.seed, self.epoch, self.start = n, seed, 0, 0
-
-    def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch, and how many of its windows an interrupted run has seen already."""
-        self.epoch, self.start = epoch, start
-
-    def __len__(self) -> int:
-        return self.n - self.start
-
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        yield from torch.randperm(self.n, generator=generator)[self.start :].tolist()
-
-
-def train_loader(windows: TokenWindows, batch_size: int, seed: int) -> DataLoader:
-    """Batches of windows in an order that is drawn anew each epoch (§III.C).
-
-    Call `loader.sampler.sampler.set_epoch(epoch)` before each pass. The last batch may be smaller.
-    """
-    sampler = BatchSampler(EpochShuffle(len(windows), seed), batch_size, drop_last=False)
-    # A generator of its own: each pass draws a seed, which must not come from dropout's.
-    return DataLoader(windows, sampler=sampler, batch_size=None, generator=torch.Generator())

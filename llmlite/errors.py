@@ -19,3 +19,15 @@ class CheckpointError(LLMLiteError):
 
 class DivergedError(LLMLiteError):
     """The loss or the gradient became NaN or infinite; the run was stopped and says where."""
+
+
+class OutOfMemoryError(LLMLiteError):
+    """A batch did not fit into the device's memory; says which accumulation would."""
+
+
+class BusyError(LLMLiteError):
+    """Another process is at work in this folder."""
+
+
+class DiskFullError(LLMLiteError):
+    """There is no room left for a file; what was there before is whole."""

@@ -7,26 +7,47 @@ earlier stage should have left is made on the spot, and what is there is used.
 """
 
 import json
+import shlex
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
 from llmlite.checkpoint import commit, device_name, environment, load_model
+from llmlite.cluster import RayOptions
 from llmlite.config import DataConfig, ModelConfig, fingerprint, get_profile, with_data
 from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
 from llmlite.errors import LLMLiteError
 from llmlite.files import replacing, write_json
+from llmlite.live import watchers
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
+from llmlite.parallel import local_device, world
 from llmlite.search import AXES, best_row, hyperparameter_search
+from llmlite.stream import FolderStream, HubStream, StreamedCorpus, head, open_stream, tokenize
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Trainer
 
 GRIDS = ("first", "revised")
+
+# What the command line has an option for (cli.py): fields of DataConfig; of TrainConfig, with the
+# option's name.
+DATA_OPTIONS = ("split", "vocab_size", "block_size", "stride", "name", "stream")
+HUB_NAMES = (  # what --name takes
+    "wikitext-2-raw-v1",
+    "wikitext-2-v1",
+    "wikitext-103-raw-v1",
+    "wikitext-103-v1",
+)
+TRAINING_OPTIONS = {
+    **{field: field for field in ("epochs", "batch_size", "accumulation", "amp")},
+    "seed": "random_seed",
+    "fast": "plain",  # the option turns the field off
+}
 
 
 def project_root() -> Path:
@@ -40,8 +61,8 @@ class Experiment:
     "hub", a folder, or "auto": $LLMLITE_DATA or else the Hub; None: as the profile says). out: the
     folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda". configuration: values
     of AXES for the trained model (what it leaves out is the profile's choice or the search's best).
-    training: fields of the retraining's TrainConfig to set otherwise. changes: the same for
-    DataConfig.
+    training: fields of the retraining's TrainConfig to set otherwise. tensorboard: write event
+    files into the run's folder. changes: as `training`, for DataConfig.
     """
 
     def __init__(
@@ -53,20 +74,25 @@ class Experiment:
         progress: bool = True,
         configuration: dict | None = None,
         training: dict | None = None,
+        tensorboard: bool = False,
         **changes,
     ):
         cuda = torch.cuda.is_available()
         if device not in ("auto", "cpu") and not (device.startswith("cuda") and cuda):
             raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")
-        self.device = ("cuda" if cuda else "cpu") if device == "auto" else device
+        self.world = world()
+        several = self.world.size > 1 and device == "cuda"  # each process has a GPU of its own
+        self.device = local_device() if device == "auto" or several else device
         self.profile = get_profile(profile, self.device.startswith("cuda"))
+        self._device_given = device != "auto"
         if data:
             changes["source"] = str(data)
         self.data: DataConfig = replace(self.profile.data, **changes)
         self.out = Path(out) if out else project_root() / "runs" / self.profile.name
+        self._configuration, self._changes = configuration or {}, changes
         self._given = (self.profile.retrain_configuration or {}) | (configuration or {})
         self.training = training or {}
-        self.progress = progress
+        self.progress, self.tensorboard = progress and self.world.main, tensorboard
 
     def __str__(self) -> str:
         """The line that stands on top of every notebook."""
@@ -80,26 +106,79 @@ class Experiment:
         source = resolve_source(self.data.source)
         return source if source in ("hub", "sample") else "folder"
 
+    def command(self, name: str) -> str | None:
+        """The shell command that makes the same as this object, in any folder that it is typed in.
+
+        name: "train", or "search --grid first". None where something was set that the command line
+        has no option for.
+        """
+        chosen = {
+            field: value
+            for field, value in self._changes.items()
+            if field != "source" and value != getattr(self.profile.data, field)
+        }
+        if not name.startswith("search"):  # a grid is the profile's alone
+            usual = self.profile.retrain
+            chosen |= self._configuration
+            chosen |= {f: v for f, v in self.training.items() if v != getattr(usual, f)}
+        known = {*DATA_OPTIONS, *AXES, *TRAINING_OPTIONS}
+        expressible = chosen.keys() <= known and None not in chosen.values()
+        if not expressible or self.data.name not in HUB_NAMES:
+            return None
+        source = resolve_source(self.data.source)
+        if source not in ("hub", "sample"):
+            source = Path(source).expanduser().absolute()
+        words = ["llmlite", *name.split(), "--profile", self.profile.name]
+        words += ["--data", source, "--out", self.out.absolute()]
+        if self._device_given:
+            words += ["--device", self.device]
+        for field, value in chosen.items():
+            option = TRAINING_OPTIONS.get(field, field)
+            words.append(f"--{option.replace('_', '-')}")
+            if not isinstance(value, bool):  # a switch says by being there what is not usual
+                words.append(value)
+        if self.tensorboard:
+            words.append("--tensorboard")
+        return shlex.join(map(str, words))
+
     # -- data (notebook 01) -------------------------------------------------------------------
 
     @cached_property
-    def corpus(self) -> Corpus:
+    def corpus(self) -> Corpus | StreamedCorpus:
+        """The text of each split, or with `stream` what is kept of it."""
+        if self.data.stream:
+            tokenizer = self.tokenizer
+            with self.world.main_first():
+                return tokenize(self.text_stream, tokenizer, self.out, self.progress)
         return load_corpus(self.data)
+
+    @cached_property
+    def text_stream(self) -> HubStream | FolderStream:
+        return open_stream(self.data)
 
     @cached_property
     def tokenizer(self) -> BPETokenizer:
         """Trained on the training split only, and kept under the fingerprint of its text."""
-        name = f"tokenizer-{self.corpus.fingerprint[:8]}-{self.data.vocab_size}.json"
-        path = self.out / name
-        if not path.exists():
-            text = self.corpus.splits["train"]
-            BPETokenizer.train(text, self.data.vocab_size, progress=self.progress).save(path)
-        return BPETokenizer.load(path)
+        if self.data.stream:
+            n_bytes = self.data.tokenizer_bytes
+            text = head(self.text_stream.lines("train"), n_bytes)
+            source = fingerprint(self.text_stream.fingerprint, n_bytes)
+        else:
+            text, source = self.corpus.splits["train"], self.corpus.fingerprint
+        path = self.out / f"tokenizer-{source[:8]}-{self.data.vocab_size}.json"
+        with self.world.main_first():
+            if not path.exists():
+                BPETokenizer.train(text, self.data.vocab_size, progress=self.progress).save(path)
+            return BPETokenizer.load(path)
 
     @cached_property
-    def ids(self) -> dict[str, torch.Tensor]:
-        """Token ids of each split, (tokens,)."""
-        return token_ids(self.corpus, self.tokenizer, self.out, self.progress)
+    def ids(self) -> dict[str, torch.Tensor] | dict[str, np.ndarray]:
+        """Token ids of each split, (tokens,): tensors, or with `stream` arrays on disk."""
+        if self.data.stream:
+            return self.corpus.ids
+        corpus, tokenizer = self.corpus, self.tokenizer
+        with self.world.main_first():
+            return token_ids(corpus, tokenizer, self.out, self.progress)
 
     @property
     def about(self) -> dict[str, str]:
@@ -114,17 +193,16 @@ class Experiment:
         """A row a split: articles, words and line ends, bytes, tokens, tokens per word."""
         rows = []
         for split in SPLITS:
-            text, tokens = self.corpus.splits[split], len(self.ids[split])
-            words = len(text.split())
+            counts, tokens = self.corpus.counts(split), len(self.ids[split])
             rows.append(
                 {
                     "split": split,
-                    "articles": len(self.corpus.articles(split)),
-                    "words": words,
-                    "bytes": len(text.encode()),
+                    "articles": counts.articles,
+                    "words": counts.words,
+                    "bytes": counts.bytes,
                     "tokens": tokens,
-                    "tokens per word": round(tokens / words, 3),
-                    "bytes per token": round(len(text.encode()) / tokens, 2),
+                    "tokens per word": round(tokens / counts.words, 3),
+                    "bytes per token": round(counts.bytes / tokens, 2),
                 }
             )
         return pd.DataFrame(rows).set_index("split")
@@ -136,9 +214,14 @@ class Experiment:
             raise LLMLiteError(f"There is no grid '{grid}'; choose {' or '.join(GRIDS)}.")
         return self.out / "search" / grid
 
-    def search(self, grid: str = "revised") -> pd.DataFrame:
-        """§IV.A: the "first" grid (fixed rate) or the "revised" one (warmup + cosine)."""
-        folder = self.search_folder(grid)
+    def search(self, grid: str = "revised", ray: RayOptions | None = None) -> pd.DataFrame:
+        """§IV.A: the "first" grid (fixed rate) or the "revised" one (warmup + cosine).
+
+        ray: the cluster to train it on, where it is not this process.
+        """
+        folder, command = self.search_folder(grid), self.command(f"search --grid {grid}")
+        if command and ray:
+            command += f" {shlex.join(ray.arguments())}"
         return hyperparameter_search(
             getattr(self.profile, f"{grid}_grid"),
             self.model_config(),
@@ -149,6 +232,9 @@ class Experiment:
             self.device,
             self.data.stride,
             self.progress,
+            command,
+            ray,
+            self.tensorboard,
         )
 
     def model_config(self, **changes) -> ModelConfig:
@@ -189,6 +275,8 @@ class Experiment:
             self.device,
             self.data.stride,
             self.progress,
+            self.command("train"),
+            watchers(self.out / name, self.tensorboard),
         )
 
     @property
@@ -210,8 +298,8 @@ class Experiment:
         Also written to `test_score.json` beside the model.
         """
         name = "Test" if self.progress else None
-        text = self.corpus.splits["test"]
-        score = evaluate(self.model, self.ids["test"], text, progress=name)
+        counts = self.corpus.counts("test")
+        score = evaluate(self.model, self.ids["test"], counts, progress=name)
         content = {**asdict(score), "environment": environment(self.device)}
         write_json(self.run_folder / "test_score.json", content)
         return score
@@ -220,7 +308,11 @@ class Experiment:
 
     def test_sentences(self) -> list[torch.Tensor]:
         """Ids of sentences of the test split, each (tokens,), for the attention statistics."""
-        texts = first_sentences(self.corpus.splits["test"], self.profile.attention_sentences)
+        if self.data.stream:
+            text = "".join(head(self.text_stream.lines("test"), 1 << 20))  # holds enough of them
+        else:
+            text = self.corpus.splits["test"]
+        texts = first_sentences(text, self.profile.attention_sentences)
         return [torch.tensor(self.tokenizer.encode(t)[: self.data.block_size]) for t in texts]
 
     def save_figure(
@@ -242,11 +334,15 @@ class Experiment:
         return figure
 
 
-def benchmark(name: str) -> dict:
-    """A record of `make bench`: those of the repository, which an installation carries as well."""
+def benchmarks_folder() -> Path:
     package = Path(__file__).parent
     clone = package.parent / "tests" / "benchmarks" / "records"
-    path = (clone if clone.is_dir() else package / "records") / f"{name}.json"
+    return clone if clone.is_dir() else package / "records"
+
+
+def benchmark(name: str) -> dict:
+    """A record of `make bench`: those of the repository, which an installation carries as well."""
+    path = benchmarks_folder() / f"{name}.json"
     if not path.exists():
         raise LLMLiteError(f"There is no record {path}; `make bench` in a clone makes it.")
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,23 +1,76 @@
-"""Writing files so that nothing half-written stays behind: aside first, then renamed."""
+"""Files that are never half-written, and folders that one process works in at a time."""
 
+import errno
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from llmlite.errors import BusyError, DiskFullError
+
+PATIENCE = 1.0  # seconds; whoever only looks whether a folder is held has it for an instant
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a path to write to; it takes the place of `path` if the block ends without an error."""
+    """Yield a path to write to; it takes the place of `path` if the block ends without an error.
+
+    The content is on the disk before the name changes, so a power cut leaves the old file or the
+    new one. Raises DiskFullError where there is no room for both.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            with open(aside, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(path: str | Path) -> Iterator[None]:
+    """Say in a sentence that the disk is full, if that is why `path` cannot be written."""
     try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"There is no room left to write {path} ({error.strerror}); free some and make the "
+            "same call again: it carries on from what is there."
+        ) from None
+
+
+@contextmanager
+def hold(folder: str | Path) -> Iterator[None]:
+    """Work in `folder` alone: BusyError if another process, or this one, does so already.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / ".owner"
+    try:
+        with FileLock(folder / ".lock", timeout=PATIENCE):
+            owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+            try:
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
+    except Timeout:
+        who = owner.read_text("utf-8") if owner.exists() else "another process"
+        raise BusyError(
+            f"{folder} is in use by {who}; wait until it is done or stop it, or work in another "
+            "folder."
+        ) from None
 
 
 def write_json(path: str | Path, content) -> None:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from llmlite.decode import Decoder
 from llmlite.errors import LLMLiteError
 from llmlite.model import GPT
 from llmlite.progress import tqdm
@@ -22,31 +23,32 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     head_mask: Tensor | None = None,
-    use_cache: bool = True,
+    fast: bool = True,
     progress: bool = False,
 ) -> Tensor:
     """Continue each row of `ids` (batch, time) by sampling; returns (batch, time + new).
 
     temperature: 0 takes the likeliest token. top_k: keep the k likeliest. top_p: keep the fewest
     tokens that hold this much probability (Holtzman et al., 2020). The last block_size tokens are
-    the context; while all of them fit, keys and values are kept from step to step.
+    the context. fast: by a Decoder, with a key/value cache; False computes every step from scratch.
     """
     _check(ids, max_new_tokens, temperature, top_k, top_p)
     model.eval()
-    ids = ids.to(model.device)
+    (batch, prompt), length = ids.shape, ids.size(1) + max_new_tokens
+    text = torch.empty(batch, length, dtype=ids.dtype, device=model.device)
+    text[:, :prompt] = ids
     generator = None
     if seed is not None:
         generator = torch.Generator(device=model.device).manual_seed(seed)
-    cache, fed = None, 0  # what the cache holds, and how many tokens that is
-    for _ in tqdm(range(max_new_tokens), "Generate", unit="token", disable=not progress):
-        if use_cache and ids.size(1) <= model.config.block_size:
-            output = model(ids[:, fed:], head_mask=head_mask, cache=cache, return_cache=True)
-            cache, fed = output.cache, ids.size(1)
-        else:  # learned positions are absolute: a window that moves must be computed anew
-            output = model(ids[:, -model.config.block_size :], head_mask=head_mask)
-        logits = output.logits[:, -1].float()
-        ids = torch.cat([ids, _sample(logits, temperature, top_k, top_p, generator)], dim=1)
-    return ids
+    decoder = Decoder(model, batch, length, head_mask) if fast else None
+    for end in tqdm(range(prompt, length), "Generate", unit="token", disable=not progress):
+        if fast:
+            logits = decoder(text[:, :end])
+        else:
+            window = text[:, max(0, end - model.config.block_size) : end]
+            logits = model(window, head_mask=head_mask).logits[:, -1]
+        text[:, end] = _sample(logits.float(), temperature, top_k, top_p, generator)
+    return text
 
 
 def next_token_probabilities(
@@ -66,10 +68,12 @@ def next_token_probabilities(
 
 
 def _sample(logits, temperature, top_k, top_p, generator) -> Tensor:
+    if temperature == 0 and logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(-1))  # ten times as fast as PyTorch's
     if temperature == 0:
-        return logits.argmax(-1, keepdim=True)
+        return logits.argmax(-1)
     probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-    return torch.multinomial(probabilities, 1, generator=generator)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
 
 def complete(

@@ -16,8 +16,10 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmlite.data import Counts
 from llmlite.errors import LLMLiteError
 from llmlite.progress import tqdm
+from llmlite.windows import to_tensor
 
 
 @dataclass(frozen=True)
@@ -54,46 +56,41 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 709 else math.inf
 
 
-def count_words(text: str) -> int:
-    """Whitespace words and line ends: 245,569 for the test split of wikitext-2-v1."""
-    return len(text.split()) + text.count("\n")
-
-
 @torch.inference_mode()
 def total_loss(
     model,
-    ids: Tensor,
+    ids: Tensor | np.ndarray,
     batch_size: int = 32,
     head_mask: Tensor | None = None,
     progress: str | None = None,
 ) -> tuple[float, int]:
     """(nats, tokens): the model's loss summed over ids[1:], every token scored exactly once.
 
-    ids: (tokens,). Windows of the model's block_size stand side by side, so a token sees between 1
-    and block_size tokens before it; the last window may be shorter. In float32, without dropout.
-    `progress` names a progress bar.
+    ids: (tokens,), a tensor or an array, mapped from a file or not: a batch at a time is brought to
+    the model's device. Windows of the model's block_size stand side by side, so a token sees
+    between 1 and block_size tokens before it; the last window may be shorter. In float32, without
+    dropout. `progress` names a progress bar.
     """
     if len(ids) < 2:
         raise LLMLiteError(f"A loss needs a text of at least two tokens; this one has {len(ids)}.")
     was_training = model.training
     model.eval()
-    ids = ids.to(model.device)
     size = model.config.block_size
-    full = (len(ids) - 1) // size
-    inputs = list(ids[: full * size].view(full, size).split(batch_size)) if full else []
-    targets = list(ids[1 : full * size + 1].view(full, size).split(batch_size)) if full else []
-    if full * size < len(ids) - 1:
-        inputs.append(ids[full * size : -1].unsqueeze(0))
-        targets.append(ids[full * size + 1 :].unsqueeze(0))
-    nats = torch.zeros((), dtype=torch.float64, device=ids.device)
-    for x, y in tqdm(
-        zip(inputs, targets, strict=True),
-        total=len(inputs),
+    end = (len(ids) - 1) // size * size  # of the last whole window
+    step = batch_size * size
+    batches = [(start, min(start + step, end), size) for start in range(0, end, step)]
+    if end < len(ids) - 1:
+        batches.append((end, len(ids) - 1, len(ids) - 1 - end))
+    nats = torch.zeros((), dtype=torch.float64, device=model.device)
+    for start, stop, width in tqdm(
+        batches,
         desc=progress,
         unit="batch",
         disable=progress is None,
         leave=False,
     ):
+        part = to_tensor(ids[start : stop + 1], model.device)
+        x, y = part[:-1].view(-1, width), part[1:].view(-1, width)
         logits = model(x, head_mask=head_mask).logits
         losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
         nats += losses.double().sum()
@@ -101,10 +98,10 @@ def total_loss(
     return nats.item(), len(ids) - 1
 
 
-def evaluate(model, ids: Tensor, text: str, progress: str | None = None) -> Score:
-    """The Score of `model` on a split: its token ids and the text that they spell."""
+def evaluate(model, ids: Tensor | np.ndarray, counts: Counts, progress: str | None = None) -> Score:
+    """The Score of `model` on a split: its token ids, and the counts of the text they spell."""
     nats, tokens = total_loss(model, ids, progress=progress)
-    return Score(nats, tokens, count_words(text), len(text.encode("utf-8")))
+    return Score(nats, tokens, counts.words_and_line_ends, counts.bytes)
 
 
 # -- generated text -------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ attention weights and a key/value cache. The shapes are GPT-2's (Radford et al.,
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +17,9 @@ from torch.nn import functional as F
 from llmlite.config import ModelConfig
 from llmlite.errors import LLMLiteError
 
-Cache = list[tuple[Tensor, Tensor]]  # keys and values of each layer, (batch, head, time, head size)
+# Spelled out, one query's attention is faster on a CPU than the fused kernel from so many heads of
+# all texts together; with fewer, its operations take longer to start than to run.
+MANY_HEADS = 64
 
 
 class Output(NamedTuple):
@@ -23,8 +27,55 @@ class Output(NamedTuple):
 
     logits: Tensor  # (batch, time, vocab_size)
     loss: Tensor | None  # mean cross-entropy in nats per token
-    attention: Tensor | None  # (n_layer, batch, n_head, time, time + cached), rows sum to 1
-    cache: Cache | None
+    attention: Tensor | None  # (n_layer, batch, n_head, time, cached + time), rows sum to 1
+
+
+class KVCache:
+    """Keys and values of the tokens that went through the model, written in place.
+
+    Each layer has (batch, n_head, slots, head size) of both; `length` slots are filled, at most
+    `capacity`. A pass calls `extend` once and then `append` in each layer.
+
+    Attention reads all slots and masks the empty ones, since memory is read two to three times as
+    fast without gaps; so there are only a few more slots than tokens, and then they are copied.
+    """
+
+    SLOTS = 32  # added at a time
+
+    def __init__(self, model: "GPT", batch: int, capacity: int):
+        config, weight = model.config, model.token_embedding.weight
+        empty = weight.new_zeros(batch, config.n_head, 0, config.n_embd // config.n_head)
+        self.keys, self.values = [empty] * config.n_layer, [empty] * config.n_layer
+        self.capacity, self.length, self.start = capacity, 0, 0
+        self.slots = torch.arange(0, device=weight.device)
+
+    def extend(self, new: int) -> int | Tensor:
+        """Make room for so many tokens and give the position of the first."""
+        self.start, self.length = self.length, self.length + new
+        if self.length > len(self.slots):
+            self._grow(min(self.capacity, math.ceil(self.length / self.SLOTS) * self.SLOTS))
+        queries = torch.arange(self.start, self.length, device=self.slots.device)
+        self.mask = self.mask_from(queries)
+        return self.start
+
+    def mask_from(self, queries: Tensor) -> Tensor:
+        """Is added to the scores of queries at these positions: (queries, slots), 0 or -inf."""
+        hidden = self.slots > queries.unsqueeze(1)
+        return torch.zeros_like(hidden, dtype=self.keys[0].dtype).masked_fill_(hidden, -math.inf)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Take up a layer's new keys and values; gives those of all slots, and the mask."""
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, :, self.start : self.length] = k
+        values[:, :, self.start : self.length] = v
+        return keys, values, self.mask
+
+    def _grow(self, slots: int) -> None:
+        # With zeros: a masked slot is multiplied by 0, and 0 × NaN would be NaN.
+        padding = 0, 0, 0, slots - len(self.slots)
+        self.keys = [F.pad(keys, padding) for keys in self.keys]
+        self.values = [F.pad(values, padding) for values in self.values]
+        self.slots = torch.arange(slots, device=self.slots.device)
 
 
 class Attention(nn.Module):
@@ -36,36 +87,31 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, head_mask: Tensor | None, want_weights: bool, past):
+    def forward(
+        self, x: Tensor, head_mask: Tensor | None, want_weights: bool, append: Callable | None
+    ):
         batch, time, width = x.shape
         heads = self.qkv(x).view(batch, time, 3, self.n_head, width // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (batch, head, time, head size)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        mask = None  # (queries, keys), is added to the scores: -inf where a query may not look
+        if append is not None:
+            k, v, mask = append(k, v)
+        elif self.causal and want_weights:
+            mask = torch.full((time, time), -math.inf, device=x.device).triu(1)
         dropout = self.dropout if self.training else 0.0
+        one_query = append is not None and time == 1 and x.device.type == "cpu"
         weights = None
-        if want_weights:  # the same sum, spelled out so that its weights can be returned
-            scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))
-            if self.causal:
-                scores = scores.masked_fill(~self._mask(q, k), float("-inf"))
-            weights = scores.float().softmax(-1)
+        if want_weights or (one_query and batch * self.n_head >= MANY_HEADS):
+            scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)
+            weights = (scores if mask is None else scores + mask).float().softmax(-1)
             y = F.dropout(weights, dropout).to(v.dtype) @ v
-        elif past is None:
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
         else:
-            mask = self._mask(q, k) if self.causal else None
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            causal = self.causal and append is None
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
         if head_mask is not None:
             y = y * head_mask.to(y.dtype).view(1, -1, 1, 1)
         y = y.transpose(1, 2).reshape(batch, time, width)
-        return F.dropout(self.proj(y), dropout), weights, (k, v)
-
-    @staticmethod
-    def _mask(q: Tensor, k: Tensor) -> Tensor:
-        """(queries, keys), True where a query may look: at keys up to its own position."""
-        queries, keys = q.size(2), k.size(2)
-        ones = torch.ones(queries, keys, dtype=torch.bool, device=q.device)
-        return ones.tril(diagonal=keys - queries)
+        return F.dropout(self.proj(y), dropout), weights
 
 
 class Block(nn.Module):
@@ -80,11 +126,13 @@ class Block(nn.Module):
         self.up = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.down = nn.Linear(4 * config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, head_mask: Tensor | None, want_weights: bool, past):
-        y, weights, present = self.attention(self.norm1(x), head_mask, want_weights, past)
+    def forward(
+        self, x: Tensor, head_mask: Tensor | None, want_weights: bool, append: Callable | None
+    ):
+        y, weights = self.attention(self.norm1(x), head_mask, want_weights, append)
         x = x + y
         y = self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
-        return x + F.dropout(y, self.dropout, self.training), weights, present
+        return x + F.dropout(y, self.dropout, self.training), weights
 
 
 class GPT(nn.Module):
@@ -115,17 +163,46 @@ class GPT(nn.Module):
         targets: Tensor | None = None,
         head_mask: Tensor | None = None,
         return_attention: bool = False,
-        cache: Cache | None = None,
-        return_cache: bool = False,
+        cache: KVCache | None = None,
     ) -> Output:
         """ids, targets (batch, time) → Output.
 
         head_mask: (n_layer, n_head), multiplies each head's output; 0 removes the head (§IV.D).
-        cache: what an earlier call with `return_cache=True` gave; `ids` then holds only the new
-        tokens. Raises LLMLiteError if the sequence is longer than block_size.
+        cache: holds what earlier calls have seen and takes up `ids`, the tokens that follow. Raises
+        LLMLiteError if the sequence is longer than block_size, or cached without a causal mask.
         """
-        past_length = cache[0][0].size(2) if cache else 0
-        length = past_length + ids.size(1)
+        x, attention = self.hidden(ids, head_mask, return_attention, cache)
+        logits = F.linear(x, self.token_embedding.weight)  # (batch, time, vocab_size)
+        loss = None
+        if targets is not None:
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return Output(logits, loss, torch.stack(attention) if return_attention else None)
+
+    def hidden(
+        self,
+        ids: Tensor,
+        head_mask: Tensor | None = None,
+        return_attention: bool = False,
+        cache: KVCache | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What the logits are made from, (batch, time, n_embd), and the attention of each layer.
+
+        Everything is as in `forward`.
+        """
+        self._check(ids, head_mask, cache)
+        x = self.embed(ids, 0 if cache is None else cache.extend(ids.size(1)))
+        attention = []
+        for layer, block in enumerate(self.blocks):
+            mask = None if head_mask is None else head_mask[layer]
+            append = None if cache is None else partial(cache.append, layer)
+            x, weights = block(x, mask, return_attention, append)
+            attention.append(weights)
+        if return_attention and cache is not None:
+            attention = [weights[..., : cache.length] for weights in attention]
+        return self.norm(x), attention
+
+    def _check(self, ids: Tensor, head_mask: Tensor | None, cache: KVCache | None) -> None:
+        length = ids.size(1) + (0 if cache is None else cache.length)
         if length > self.config.block_size:
             raise LLMLiteError(
                 f"The sequence has {length} tokens, the model's window {self.config.block_size}: "
@@ -136,25 +213,22 @@ class GPT(nn.Module):
                 f"head_mask has the shape {tuple(head_mask.shape)}, the model needs (n_layer, "
                 f"n_head) = ({self.config.n_layer}, {self.config.n_head})."
             )
-        positions = torch.arange(past_length, length, device=ids.device)
-        x = self.token_embedding(ids) + self.position_embedding(positions)  # (batch, time, n_embd)
-        x = F.dropout(x, self.config.dropout, self.training)
-        attention, presents = [], []
-        for layer, block in enumerate(self.blocks):
-            mask = None if head_mask is None else head_mask[layer]
-            x, weights, present = block(x, mask, return_attention, cache[layer] if cache else None)
-            attention.append(weights)
-            presents.append(present)
-        logits = F.linear(self.norm(x), self.token_embedding.weight)  # (batch, time, vocab_size)
-        loss = None
-        if targets is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        return Output(
-            logits,
-            loss,
-            torch.stack(attention) if return_attention else None,
-            presents if return_cache else None,
-        )
+        if cache is not None and length > cache.capacity:
+            raise LLMLiteError(
+                f"The cache has room for {cache.capacity} tokens, the sequence has {length}: make "
+                "the cache's capacity larger."
+            )
+        if cache is not None and not self.config.causal:
+            raise LLMLiteError(
+                "Without the causal mask a new token changes the keys of those before it: run the "
+                "whole sequence without a cache."
+            )
+
+    def embed(self, ids: Tensor, start: int | Tensor = 0) -> Tensor:
+        """What the first block gets, (batch, time, n_embd): ids stand at positions from `start`."""
+        positions = start + torch.arange(ids.size(1), device=ids.device)
+        x = self.token_embedding(ids) + self.position_embedding(positions)
+        return F.dropout(x, self.config.dropout, self.training)
 
     @property
     def device(self) -> torch.device:

@@ -14,13 +14,15 @@ from llmlite import paper
 from llmlite.checkpoint import read_record
 from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
-from llmlite.experiment import Experiment, benchmark
+from llmlite.experiment import Experiment, benchmark, benchmarks_folder
 from llmlite.metrics import Score
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
 from llmlite.search import AXES, best_row, read_results
 
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
-TOKENIZER_RECORD = "tokenizer-wikitext-2-v1"  # the benchmark that the README shows
+TOKENIZER_RECORD = "tokenizer-wikitext-2-v1"  # the benchmarks that the README shows
+SPEED_RECORDS = ("train-cuda", "train-cpu", "generate-cuda", "generate-cpu")  # those there are
+COMPARED_MEMORY = "transformers, torch.compile"  # the peer that training must not need more than
 
 
 def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
@@ -139,7 +141,8 @@ def _write_notebook(path: Path, content: dict) -> None:
 
 def publish(experiment: Experiment, root: Path) -> None:
     """Copy a run's executed notebooks and figures into the clone at `root`, and put the tables into
-    the README: of the tokenizer's speed, and of results if the run has trained a model."""
+    the README: of the tokenizer's speed, of training's and generation's where they were measured,
+    and of results if the run has trained a model."""
     for notebook in sorted((experiment.out / "notebooks").glob("*.ipynb")):
         content = json.loads(notebook.read_text("utf-8"))
         # Whoever opens the published notebook starts from its own parameters, not this run's.
@@ -156,6 +159,9 @@ def publish(experiment: Experiment, root: Path) -> None:
     page.write_text(gallery(dict(sorted((shown | captions).items()))), encoding="utf-8")
     readme = root / "README.md"
     sections = {"speed": tokenizer_speed(benchmark(TOKENIZER_RECORD))}
+    made = [n for n in SPEED_RECORDS if (benchmarks_folder() / f"{n}.json").exists()]
+    if made:
+        sections["training speed"] = training_speed({name: benchmark(name) for name in made})
     if any(experiment.out.rglob("test_score.json")):
         sections["results"] = results(experiment)
     text = readme.read_text("utf-8")
@@ -237,6 +243,48 @@ def tokenizer_speed(record: dict) -> str:
         f"{sum(row['texts'] for row in exact.values()):,} texts: "
         f"{sum(row['different'] for row in exact.values())} differ."
     )
+    return "\n".join(lines)
+
+
+def training_speed(records: dict[str, dict]) -> str:
+    """The README's tables of speed in training and generation, from the records of `make bench`,
+    by their names."""
+    return "\n\n".join(
+        _speed_table(record, training=name.startswith("train")) for name, record in records.items()
+    )
+
+
+def _speed_table(record: dict, training: bool) -> str:
+    names = list(dict.fromkeys(n for c in record["cases"].values() for n in c["contestants"]))
+    peers = [name for name in names if name != "llmlite"]
+    head = ["time over llmlite's", *peers, "llmlite, tokens/s"]
+    head += ["above the floor", f"peak memory over that of {COMPARED_MEMORY}"] if training else []
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for label, case in record["cases"].items():
+        rows = case["contestants"]
+        ours, compared = rows["llmlite"], rows.get(COMPARED_MEMORY)
+        cells = [f"{1 / rows[p]['ours_over_it']:.2f}" if p in rows else "–" for p in peers]
+        cells.append(f"{ours['tokens_per_s']:,.0f}")
+        if training:
+            window, dtype = case["shape"]["block_size"], label.split("-")[-1]
+            label = f"training, window {window}, batch {case['batch']}, {dtype}"
+            memory = f"{ours['peak_bytes'] / compared['peak_bytes']:.2f}" if compared else "–"
+            cells += [f"{ours['above_floor']:.1f} ×", memory]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    made = record["environment"]
+    machine = f"{made['processor']}, {made['cores']} cores"
+    machine = machine if made["device"].startswith("CPU") else made["device"]
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    lines.append(
+        f"\n{machine}, medians of {record['rounds']} runs that took turns; PyTorch "
+        f"{made['torch']}, {versions}; llmlite at commit {made['commit']}."
+    )
+    if training:
+        equal = record["equality"]
+        lines[-1] += (
+            f" Over {equal['steps']} steps in float32 the losses of the fast and the plain path "
+            f"differ by {equal['largest_difference']:.0e} at most."
+        )
     return "\n".join(lines)
 
 

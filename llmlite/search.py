@@ -2,20 +2,25 @@
 
 A run a configuration, each in a folder of its own; the table is `results.csv`, rewritten after
 every run. Called again, it skips what is finished, carries on what was interrupted and tries again
-what failed.
+what failed. The runs follow each other here, or share a Ray cluster (see cluster.py).
 """
 
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from llmlite import cluster
 from llmlite.checkpoint import read_record
 from llmlite.config import ModelConfig, SearchSpace, TrainConfig, fingerprint
-from llmlite.errors import CheckpointError, LLMLiteError
-from llmlite.files import replacing
+from llmlite.errors import BusyError, CheckpointError, DiskFullError, LLMLiteError
+from llmlite.files import hold, replacing
+from llmlite.live import watchers
+from llmlite.parallel import world
 from llmlite.progress import tqdm
 from llmlite.train import Trainer, epoch_line
 
@@ -38,6 +43,9 @@ def hyperparameter_search(
     device: str | torch.device = "cpu",
     stride: int | None = None,
     progress: bool = True,
+    command: str | None = None,
+    ray: cluster.RayOptions | None = None,
+    tensorboard: bool = False,
 ) -> pd.DataFrame:
     """Train every configuration of `space`; what it does not set is as in `model` and `config`.
 
@@ -45,15 +53,39 @@ def hyperparameter_search(
     grid's order, with the columns of AXES, status ("finished" or "failed"), reason, the losses in
     nats per token and the perplexity of the best epoch, and what the run cost. A configuration that
     fails (out of memory, NaN) is recorded with its reason and the search goes on.
+
+    command: the shell command that carries the search on, for the records. ray: train them on this
+    cluster, on CUDA where a run gets (a part of) a GPU; the table is the same. tensorboard: event
+    files in each run's folder. BusyError if another
+    process searches in `folder`.
     """
-    folder, rows = Path(folder), []
-    points = list(space.points())
-    with tqdm(points, desc="Grid", unit="configuration", disable=not progress) as bar:
-        for point in bar:
-            rows.append(_run(point, model, config, ids, folder, about, device, stride, progress))
-            table = pd.DataFrame(rows)
-            with replacing(folder / "results.csv") as aside:
-                table.to_csv(aside, index=False)
+    folder, rows = Path(folder).absolute(), {}
+    gpus = ray.gpus(device) if ray else 0
+    if ray:
+        device = "cuda" if gpus else "cpu"
+    alone = ray is None and progress  # a worker elsewhere has nobody to show its progress to
+    trials = [
+        Trial(point, model, config, folder, about, str(device), stride, alone, command, tensorboard)
+        for point in space.points()
+    ]
+    outcomes = cluster.run_all(trials, ids, ray, gpus) if ray else _run_here(trials, ids)
+    main = world().main
+    with (
+        hold(folder) if main else nullcontext(),
+        closing(outcomes),
+        tqdm(
+            total=len(trials), desc="Grid", unit="configuration", disable=not (progress and main)
+        ) as bar,
+    ):
+        for number, row in outcomes:
+            rows[number] = row
+            if ray and (progress or row["status"] == "failed"):
+                tqdm.write(_last_line(row), file=sys.stderr)
+            table = pd.DataFrame([rows[number] for number in sorted(rows)])
+            if main:
+                with replacing(folder / "results.csv") as aside:
+                    table.to_csv(aside, index=False)
+            bar.update()
     return table
 
 
@@ -97,25 +129,76 @@ def search_log(table: pd.DataFrame, folder: str | Path) -> str:
     return "\n\n".join(parts)
 
 
-def _run(point, model, config, ids, folder, about, device, stride, progress) -> dict:
-    """Train one configuration, or find it finished; its row of the table."""
-    row, announced = dict(point), False
-    try:
-        shape = replace(model, **{axis: point[axis] for axis in AXES if axis != "learning_rate"})
-        config = replace(config, learning_rate=point["learning_rate"])
-        row["run"] = run_name(point, [str(shape), str(config), stride, about])
-        trainer = Trainer(shape, config, ids, folder / row["run"], about, device, stride, progress)
-        announced = progress and not trainer.finished()
-        if announced:
-            tqdm.write(_first_line(point), file=sys.stderr)
-        row |= _outcome(trainer.fit())
-    except CheckpointError:
-        raise  # somebody must look at it; training over it would lose it
-    except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        row |= {"status": "failed", "reason": (str(error) or type(error).__name__).splitlines()[0]}
-    if announced or row["status"] == "failed":
-        tqdm.write(_last_line(row) + "\n", file=sys.stderr)
-    return row
+@dataclass(frozen=True)
+class Trial:
+    """One configuration of a search, with all that a process needs to train it."""
+
+    point: dict  # values of AXES
+    base: ModelConfig  # what the point does not set
+    base_config: TrainConfig
+    folder: Path  # of the search
+    about: dict[str, str]
+    device: str
+    stride: int | None
+    progress: bool
+    command: str | None
+    tensorboard: bool
+
+    @property
+    def model(self) -> ModelConfig:
+        """LLMLiteError where there is no such shape."""
+        return replace(self.base, **{axis: self.point[axis] for axis in AXES[1:]})
+
+    @property
+    def config(self) -> TrainConfig:
+        return replace(self.base_config, learning_rate=self.point["learning_rate"])
+
+    @property
+    def name(self) -> str:
+        identity = [str(self.model), str(self.config), self.stride, self.about]
+        return run_name(self.point, identity)
+
+    def run(self, ids: dict[str, torch.Tensor]) -> dict:
+        """Train it, or find it finished; its row of the table."""
+        announced = False
+        try:
+            trainer = Trainer(
+                self.model,
+                self.config,
+                ids,
+                self.folder / self.name,
+                self.about,
+                self.device,
+                self.stride,
+                self.progress,
+                self.command,
+                watchers(self.folder / self.name, self.tensorboard),
+            )
+            announced = self.progress and not trainer.finished()
+            if announced:
+                tqdm.write(_first_line(self.point), file=sys.stderr)
+            row = {**self.point, "run": self.name, **_outcome(trainer.fit())}
+        except (CheckpointError, BusyError, DiskFullError):
+            raise  # somebody must look at it first; the next configuration would fare no better
+        except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            row = self.failed(error)
+        if announced or row["status"] == "failed":
+            tqdm.write(_last_line(row) + "\n", file=sys.stderr)
+        return row
+
+    def failed(self, error: Exception) -> dict:
+        """Its row where it could not be trained: why, in a line."""
+        row = dict(self.point)
+        with suppress(LLMLiteError):  # a shape that cannot be has no name
+            row["run"] = self.name
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return row | {"status": "failed", "reason": reason}
+
+
+def _run_here(trials: list[Trial], ids: dict[str, torch.Tensor]) -> Iterator[tuple[int, dict]]:
+    """Yield (number of the trial, its row), one after the other."""
+    for number, trial in enumerate(trials):
+        yield number, trial.run(ids)
 
 
 def _outcome(record: dict) -> dict:

@@ -1,31 +1,44 @@
-"""The trainer (§III.E): mixed precision, accumulation, warmup + cosine, early stopping, resume.
+"""The trainer (§III.E): epochs, early stopping, the log, and carrying on after anything.
 
-Knows nothing about text: it gets token ids and leaves a run's folder (see checkpoint.py). A run
-that was interrupted, even by SIGKILL in mid-epoch, carries on from its last checkpoint when the
-same call is made again, and on a CPU ends with the same weights, bit for bit.
+Knows nothing about text, and leaves how a step is computed to engine.py: it gets token ids and
+leaves a run's folder (see checkpoint.py). A run that was interrupted, even by SIGKILL in mid-epoch,
+carries on from its last checkpoint when the same call is made again, and on a CPU ends with the
+same weights, bit for bit. Under torchrun all processes make the same call.
 """
 
-import json
 import math
 import sys
-import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from llmlite.checkpoint import environment, load_state, read_record, save_model, save_state
+from llmlite.checkpoint import (
+    cut_steps,
+    difference,
+    environment,
+    load_state,
+    read_record,
+    save_state,
+    save_weights,
+)
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.data import TokenWindows, train_loader
-from llmlite.errors import CheckpointError, DivergedError
-from llmlite.files import replacing, write_json
+from llmlite.engine import Engine
+from llmlite.errors import CheckpointError, DivergedError, OutOfMemoryError
+from llmlite.files import hold, write_json
+from llmlite.floors import step_operations
 from llmlite.metrics import perplexity, total_loss
 from llmlite.model import GPT
-from llmlite.optim import autocast_dtype, learning_rate, parameter_groups
+from llmlite.optim import autocast_dtype, learning_rate
+from llmlite.parallel import world
 from llmlite.progress import tqdm
+from llmlite.steplog import StepLog
+from llmlite.windows import TokenWindows, epoch_batches
 
-FLUSH_EVERY = 20  # steps between reads of the device's logs; each read waits for the device
+FLUSH_EVERY = 20  # steps between reads of the log on a CPU; a GPU would have to wait for each read
 
 
 def epoch_line(epoch: dict) -> str:
@@ -41,7 +54,9 @@ class Trainer:
     """One run in one folder. `fit()` trains, or carries on, or returns at once if it is finished.
 
     ids: {"train": (tokens,), "valid": (tokens,)}. about: what the record says of data and
-    tokenizer (names and fingerprints); a run is only carried on with the same ones.
+    tokenizer (names and fingerprints); a run is only carried on with the same ones. command: what
+    to type in a shell to carry the run on, for the record. watchers: told of every step and epoch
+    (see live.py).
     """
 
     def __init__(
@@ -54,23 +69,26 @@ class Trainer:
         device: str | torch.device = "cpu",
         stride: int | None = None,
         progress: bool = True,
+        command: str | None = None,
+        watchers: Sequence = (),
     ):
         self.config, self.folder, self.device = config, Path(folder), torch.device(device)
-        self.progress = progress
+        self.world = world()
+        self.progress = progress and self.world.main
+        self.command, self.watchers = command, watchers if self.world.main else ()
         self.identity = {
             "model": asdict(model_config),
             "train": asdict(config),
             "stride": stride or model_config.block_size,
             **about,
         }
-        train_ids = ids["train"][: config.train_tokens].to(self.device)
-        self.valid_ids = ids["valid"][: config.valid_tokens].to(self.device)
-        windows = TokenWindows(train_ids, model_config.block_size, stride)
+        self.valid_ids = _resident(ids["valid"][: config.valid_tokens], self.device)
+        train_ids = _resident(ids["train"][: config.train_tokens], self.device)
+        self.windows = TokenWindows(train_ids, model_config.block_size, stride)
         self.batch = config.batch_size * config.accumulation  # windows in an optimiser step
-        self.loader = train_loader(windows, self.batch, config.seed)
-        self.steps_per_epoch = math.ceil(len(windows) / self.batch)
+        self.steps_per_epoch = math.ceil(len(self.windows) / self.batch)
         self.total_steps = self.steps_per_epoch * config.epochs
-        self.tokens_per_epoch = len(windows) * model_config.block_size
+        self.tokens_per_epoch = len(self.windows) * model_config.block_size
         self.model_config = model_config
         self.dtype = autocast_dtype(config.amp, self.device)
         self.environment = environment(self.device)
@@ -80,25 +98,53 @@ class Trainer:
         config = self.config
         torch.manual_seed(config.seed)
         self.model = GPT(self.model_config).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, config.weight_decay),
-            lr=config.learning_rate,
-            betas=(0.9, config.beta2),
-            fused=True,
-        )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        operations = step_operations(self.model_config, self.batch) * self.total_steps
+        self.engine = Engine(self.model, config, self.dtype, operations, self.world)
+        may_skip = self.dtype == torch.float16
+        self.log = StepLog(self.folder, self.total_steps, self.world, may_skip)
         self.step = 0  # optimiser steps taken
         self.epochs: list[dict] = []  # the log of finished epochs
-        self.sums = {"loss": 0.0, "norm": 0.0, "norms": 0, "tokens": 0, "seconds": 0.0}
-        self._pending: list[tuple] = []  # steps whose numbers are still on the device
+        self.best: dict[str, torch.Tensor] = {}  # weights after the best epoch
 
     # -- the loop -----------------------------------------------------------------------------
 
     def fit(self) -> dict:
-        """Train to the end and return the run's record."""
-        if self.finished():
-            return read_record(self.folder)
-        self._resume()
+        """Train to the end and return the run's record.
+
+        A run that fails (DivergedError, OutOfMemoryError) leaves a record that says why. BusyError
+        if another process trains in the folder, CheckpointError if it holds another run.
+        """
+        if record := self.world.from_main(self._record_if_finished()):
+            return record
+        with hold(self.folder) if self.world.main else nullcontext():
+            self._resume()
+            self._write_record("running")
+            try:
+                self._train()
+                return self._write_record("finished")
+            except DivergedError as error:
+                self._write_record("failed", str(error))
+                raise
+            except torch.OutOfMemoryError:
+                pass  # and let go of what the failed step holds, before trying smaller ones
+            finally:
+                for watcher in self.watchers:
+                    watcher.close()
+            advice = f"At step {self.step + 1}, {self.engine.memory_advice()}"
+            self._write_record("failed", advice)
+            raise OutOfMemoryError(advice)
+
+    def finished(self) -> bool:
+        """Is this very run in the folder, trained to its end?"""
+        return self.world.from_main(self._record_if_finished()) is not None
+
+    def _record_if_finished(self) -> dict | None:
+        record = read_record(self.folder) if self.world.main else None
+        if not record or record["status"] != "finished":
+            return None
+        return None if difference(self.identity, record["identity"]) else record
+
+    def _train(self) -> None:
         with tqdm(
             total=self.total_steps,
             initial=self.step,
@@ -109,104 +155,48 @@ class Trainer:
             while len(self.epochs) < self.config.epochs and not self._stop_early():
                 self._train_epoch()
                 self._end_epoch()
-        return self._write_record("finished")
-
-    def finished(self) -> bool:
-        """Is this very run in the folder, trained to its end?"""
-        record = read_record(self.folder)
-        return bool(record and record["status"] == "finished" and self._same(record["identity"]))
 
     def _train_epoch(self) -> None:
         self.model.train()
-        done = self.step - len(self.epochs) * self.steps_per_epoch
-        self.loader.sampler.sampler.set_epoch(len(self.epochs), start=done * self.batch)
-        since = time.perf_counter()
-        for inputs, targets in self.loader:
-            self._pending.append(self._optimiser_step(inputs, targets))
-            self.step += 1
+        epoch, config = len(self.epochs), self.config
+        seen = (self.step - epoch * self.steps_per_epoch) * self.batch
+        flush_every = FLUSH_EVERY if self.device.type == "cpu" else math.inf
+        self.log.start_clock()
+        for inputs, targets, windows in epoch_batches(
+            self.windows, self.batch, config.seed, epoch, seen, self.world
+        ):
+            self._optimiser_step(inputs, targets, windows)
             self.bar.update()
-            checkpoint = self.step % self.config.checkpoint_every == 0
-            if checkpoint or len(self._pending) == FLUSH_EVERY:
+            checkpoint = self.step % config.checkpoint_every == 0
+            if checkpoint or len(self.log) >= flush_every:
                 self._flush()
             if checkpoint:
-                self.sums["seconds"] += time.perf_counter() - since
                 self._save()
-                since = time.perf_counter()
         self._flush()
-        self.sums["seconds"] += time.perf_counter() - since
 
-    def _optimiser_step(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple:
-        """One update from a batch (windows, block_size), taken in pieces of `batch_size` windows.
-
-        Each piece weighs by its share of the batch, so the gradient is that of the whole batch,
-        whatever the accumulation. The norm is that of the unscaled gradient, before clipping.
-        """
-        lr = learning_rate(self.step, self.total_steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.device)
-        size = self.config.batch_size
-        for x, y in zip(inputs.split(size), targets.split(size), strict=True):
-            with self._autocast():
-                share = self.model(x, y).loss * (len(x) / len(inputs))
-            self.scaler.scale(share).backward()
-            loss += share.detach()
-        self.scaler.unscale_(self.optimizer)
-        limit = self.config.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.scaler.step(self.optimizer)  # leaves out a step whose fp16 gradient overflowed
-        self.scaler.update()
-        return self.step + 1, lr, loss, norm, inputs.numel()
-
-    def _autocast(self):
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+    def _optimiser_step(self, inputs, targets, windows: int) -> None:
+        """One step of the engine from this process's part of a batch of so many windows."""
+        rate = learning_rate(self.step, self.total_steps, self.config)
+        inputs, targets = inputs.to(self.device), targets.to(self.device)
+        loss, norm = self.engine.step(inputs, targets, windows, rate)
+        self.step += 1
+        self.log.add(self.step, len(self.epochs) + 1, rate, loss, norm, windows * inputs.size(1))
 
     def _flush(self) -> None:
-        """Read the pending steps off the device, check them and append them to steps.jsonl."""
-        if not self._pending:
+        """Write the log up to here, and show where the run stands."""
+        rows = self.log.flush()
+        if not rows:
             return
-        losses = torch.stack([loss for _, _, loss, _, _ in self._pending]).tolist()
-        norms = torch.stack([norm for _, _, _, norm, _ in self._pending]).tolist()
-        lines = []
-        for (step, lr, _, _, tokens), loss, norm in zip(self._pending, losses, norms, strict=True):
-            finite = math.isfinite(norm)  # if not, the scaler left this step out
-            bad_loss = not math.isfinite(loss)
-            if bad_loss or not (finite or self.scaler.is_enabled()):
-                what = f"loss became {loss}" if bad_loss else f"gradient's norm became {norm}"
-                raise DivergedError(
-                    f"The {what} at step {step} of {self.total_steps} (learning rate {lr:.2e}); "
-                    "lower the learning rate or lengthen the warmup."
-                )
-            row = {
-                "step": step,
-                "epoch": len(self.epochs) + 1,
-                "lr": lr,
-                "loss": loss,
-                "grad_norm": norm if finite else None,
-            }
-            lines.append(json.dumps(row) + "\n")
-            self.sums["loss"] += loss * tokens
-            self.sums["tokens"] += tokens
-            if finite:
-                self.sums["norm"] += norm
-                self.sums["norms"] += 1
-        with open(self.folder / "steps.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(lines)
-        self.bar.set_postfix(loss=f"{losses[-1]:.3f}", lr=f"{self._pending[-1][1]:.1e}")
-        self._pending.clear()
+        loss = rows[-1]["loss"]
+        self.bar.set_postfix_str(
+            f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}, {self.log.speed:,.0f} tokens/s"
+        )
+        for watcher in self.watchers:
+            watcher.on_steps(rows)
 
     def _end_epoch(self) -> None:
         """Validate, log the epoch, keep the weights if they are the best so far, checkpoint."""
-        nats, tokens = total_loss(
-            self.model,
-            self.valid_ids,
-            batch_size=self.config.batch_size,
-            progress="Validate" if self.progress else None,
-        )
-        sums, valid_loss = self.sums, nats / tokens
+        valid_loss = self._validate()
         if not math.isfinite(perplexity(valid_loss)):
             raise DivergedError(
                 f"The validation loss became {valid_loss} after epoch {len(self.epochs) + 1}; "
@@ -217,23 +207,32 @@ class Trainer:
             {
                 "epoch": len(self.epochs) + 1,
                 "step": self.step,
-                "train_loss": sums["loss"] / sums["tokens"],
                 "valid_loss": valid_loss,
                 "perplexity": perplexity(valid_loss),
                 "lr": learning_rate(self.step - 1, self.total_steps, self.config),
-                "grad_norm": sums["norm"] / max(1, sums["norms"]),
-                "tokens_per_second": sums["tokens"] / sums["seconds"],
-                "seconds": sums["seconds"],
+                **self.log.close_epoch(),
             }
         )
-        self.sums = dict.fromkeys(sums, 0) | {"loss": 0.0, "norm": 0.0, "seconds": 0.0}
         if self.progress:
             tqdm.write(epoch_line(self.epochs[-1]), file=sys.stderr)
         if valid_loss < best:
-            about = {k: v for k, v in self.identity.items() if isinstance(v, str)}
-            save_model(self.model, self.folder / "best.safetensors", **about)
+            self.best = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
+            self._write_best()
         self._save()
         self._write_record("running")
+        for watcher in self.watchers:
+            watcher.on_epoch(self.epochs[-1])
+
+    def _validate(self) -> float:
+        """Nats per token over the validation split; each process scores its part of the windows."""
+        ids, size = self.valid_ids, self.model_config.block_size
+        part = self.world.part(math.ceil((len(ids) - 1) / size))
+        nats, name = 0.0, "Validate" if self.progress else None
+        if part.start < part.stop:
+            mine = ids[part.start * size : part.stop * size + 1]
+            nats, _ = total_loss(self.model, mine, batch_size=self.config.batch_size, progress=name)
+        total = self.world.sum(torch.tensor(nats, dtype=torch.float64, device=self.device))
+        return total.item() / (len(ids) - 1)
 
     def _stop_early(self) -> bool:
         """Has the validation loss not improved for `patience` epochs?"""
@@ -245,82 +244,77 @@ class Trainer:
     # -- files --------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        if not self.world.main:
+            return
         cuda = self.device.type == "cuda"
         state = {
             "identity": self.identity,
             "step": self.step,
             "epochs": self.epochs,
-            "sums": self.sums,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "log": self.log.state_dict(),
+            **self.engine.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
-        save_state(state, self.folder / "last.pt")
+        save_state(state, self.folder)
+        self.log.start_clock()
+
+    def _write_best(self) -> None:
+        if self.world.main:
+            about = {k: v for k, v in self.identity.items() if isinstance(v, str)}
+            save_weights(self.model_config, self.best, self.folder / "best.safetensors", **about)
 
     def _resume(self) -> None:
         """Take up the last checkpoint, if there is one, and cut the step log back to it."""
-        path, log = self.folder / "last.pt", self.folder / "steps.jsonl"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for half_written in self.folder.glob(".*.tmp*"):  # by a process that was killed
-            half_written.unlink()
+        state = None
+        if self.world.main:
+            for half_written in self.folder.glob(".*.tmp*"):  # by a process that was killed
+                half_written.unlink()
+            state = load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
+        state = self.world.from_main(state)
         self._start()
-        if path.exists():
-            state = load_state(path, self.device)
-            if not self._same(state["identity"]):
+        if state is not None:
+            if other := difference(self.identity, state["identity"]):
                 raise CheckpointError(
-                    f"{path} belongs to another run ({self._difference(state['identity'])}); use "
-                    "another folder or delete this one."
+                    f"{self.folder} belongs to another run ({other}); use another folder or delete "
+                    "this one."
                 )
-            self.step, self.epochs, self.sums = state["step"], state["epochs"], state["sums"]
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
+            self.step, self.epochs, self.best = state["step"], state["epochs"], state["best"]
+            self.log.load_state_dict(state["log"])
+            self.engine.load_state_dict(state)
             torch.set_rng_state(state["rng"].cpu())
             if state["cuda_rng"] is not None:
                 torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
-        rows = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
-        with replacing(log) as aside:
-            # A kill may have cut the last line short; all lines up to the checkpoint are whole.
-            aside.write_text("".join(rows[: self.step]), encoding="utf-8")
+        if not self.world.main:  # each process drops out other units
+            torch.manual_seed(hash((self.config.seed, self.world.rank, self.step)))
+            return
+        if self.best:
+            self._write_best()  # it may be newer than the checkpoint, or damaged
+        cut_steps(self.folder, self.step)
 
-    def _same(self, identity: dict) -> bool:
-        return not self._difference(identity)
-
-    def _difference(self, identity: dict) -> str:
-        """What differs between this run's identity and another's, in words."""
-        ours, theirs = _flat(self.identity), _flat(identity)
-        return ", ".join(
-            f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
-            for key in sorted(ours.keys() | theirs.keys())
-            if ours.get(key) != theirs.get(key)
-        )
-
-    def _write_record(self, status: str) -> dict:
-        best = min(self.epochs, key=lambda epoch: epoch["valid_loss"])
+    def _write_record(self, status: str, reason: str | None = None) -> dict:
         record = {
             "status": status,
+            **({"reason": reason} if reason else {}),
+            "command": self.command,
             "identity": self.identity,
             "environment": self.environment,
             "amp": str(self.dtype or torch.float32).removeprefix("torch."),
+            "engine": self.engine.how,
+            "processes": self.world.size,
             "parameters": self.model.n_parameters(),
             "steps_per_epoch": self.steps_per_epoch,
             "tokens_per_epoch": self.tokens_per_epoch,
             "epochs": self.epochs,
-            "best": best,
+            "best": min(self.epochs, key=lambda epoch: epoch["valid_loss"], default=None),
             "seconds": sum(epoch["seconds"] for epoch in self.epochs),
         }
-        write_json(self.folder / "record.json", record)
+        if self.world.main:
+            write_json(self.folder / "record.json", record)
         return record
 
 
-def _flat(nested: dict) -> dict:
-    """{"a": {"b": 1}} → {"a.b": 1}."""
-    flat = {}
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": v for inner, v in _flat(value).items()}
-        else:
-            flat[key] = value
-    return flat
+def _resident(ids: torch.Tensor | np.ndarray, device: torch.device) -> torch.Tensor | np.ndarray:
+    """Token ids on the device for the whole run; an array mapped from a file stays in the file."""
+    return ids.to(device) if isinstance(ids, torch.Tensor) else ids

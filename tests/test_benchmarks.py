@@ -4,9 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
+import torch
 from conftest import REPOSITORY
+
+from llmlite.config import ModelConfig
+from llmlite.floors import Peak, floor
 
 
 def test_the_tokenizers_benchmark_measures_compares_and_records(tmp_path):
@@ -38,3 +43,89 @@ def test_the_tokenizers_benchmark_measures_compares_and_records(tmp_path):
     assert record["exactness"]["random strings"]["texts"] == 50
     assert all(rows["different"] == 0 for rows in record["exactness"].values())
     assert {"processor", "cores", "commit", "numpy"} <= record["environment"].keys()
+
+
+def run_script(name, *options, **environment):
+    script = REPOSITORY / "tests" / "benchmarks" / name
+    done = subprocess.run(
+        [sys.executable, script, *map(str, options)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_trainings_benchmark_measures_each_contestant_and_its_distance_to_the_floor(tmp_path):
+    names = ["transformers, torch.compile", "HF Trainer, torch.compile"]
+    names += ["eager, item-by-item DataLoader"]
+    cuda = torch.cuda.is_available()
+    names += [] if cuda else ["llmlite, 2 processes"]
+    options = ["--tiny", "--rounds", 3, "--steps", 2, "--contestants", *names]
+    # Compiling takes a minute and is PyTorch's business; here torch.compile gives back what it got.
+    run_script("bench_train.py", *options, "--out", tmp_path, TORCHDYNAMO_DISABLE="1")
+    record = json.loads((tmp_path / f"train-{'cuda' if cuda else 'cpu'}.json").read_text("utf-8"))
+    assert record["equality"]["steps"] == 100
+    assert record["equality"]["largest_difference"] < 1e-5
+    assert record["equality"]["last_loss"] < record["equality"]["first_loss"] - 0.1
+    (case,) = record["cases"].values()
+    shape = ModelConfig(**case["shape"])
+    rates = Peak(**case["peak"])
+    expected = asdict(floor(shape, case["batch"], torch.float32, rates))
+    assert case["floor"].items() >= expected.items()
+    rows = case["contestants"]
+    assert rows.keys() == {"llmlite", *names}
+    for name, row in rows.items():
+        assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"]
+        step = row["median_s"] / 2
+        assert row["tokens_per_s"] == pytest.approx(4 * shape.block_size / step)
+        assert row["above_floor"] == pytest.approx(step / case["floor"]["seconds"])
+        assert row["ours_over_it"] == pytest.approx(rows["llmlite"]["median_s"] / row["median_s"])
+        assert row["peak_bytes"] > (0 if cuda else 1e8), name
+    assert all(row["compile_s"] >= 0 for row in rows.values())
+    if not cuda:
+        twice = rows["llmlite, 2 processes"]["peak_bytes"] / rows["llmlite"]["peak_bytes"]
+        assert 1.7 < twice < 2.5, "of both processes"
+
+
+def test_the_sweeps_benchmark_times_a_search_from_a_cold_start(tmp_path):
+    for split in ("train", "valid", "test"):
+        text = "".join(f" \n = {split} {i} = \n \n Cat {i} sat on a mat . \n" for i in range(90))
+        (tmp_path / f"wiki.{split}.raw").write_text(text, encoding="utf-8")
+    options = ["--profile", "quick", "--grids", "first", "--vocab-size", 280, "--block-size", 16]
+    out = run_script(
+        "bench_sweep.py", *options, "--out", tmp_path / "records", LLMLITE_DATA=str(tmp_path)
+    )
+    assert "2 configurations in" in out
+    (path,) = (tmp_path / "records").iterdir()
+    record = json.loads(path.read_text("utf-8"))
+    assert path.name.startswith("sweep-")
+    assert record["profile"] == "quick"
+    assert record["grids"].keys() == {"first"}
+    (sweep,) = record["grids"]["first"]
+    assert [row["n_embd"] for row in sweep["configurations"]] == [32, 64]
+    assert all(row["status"] == "finished" for row in sweep["configurations"])
+    assert sweep["training_s"] == pytest.approx(sum(r["seconds"] for r in sweep["configurations"]))
+    assert sweep["total_s"] > sweep["training_s"] + 1, "a Python that imports PyTorch, at least"
+
+
+def test_the_generations_benchmark_compares_texts_and_records_rates_and_memory(tmp_path):
+    options = ["--tiny", "--rounds", 1, "--batch", 2, "--prompt", 4, "--new", 20]
+    options += ["--device", "cpu", "--out", tmp_path]
+    run_script("bench_generate.py", *options, OMP_NUM_THREADS="1")
+    record = json.loads((tmp_path / "generate-cpu.json").read_text("utf-8"))
+    assert (record["prompt"], record["new"], record["shape"]["n_layer"]) == (4, 20, 2)
+    case = record["cases"]["batch 2"]
+    rows = case["contestants"]
+    assert rows.keys() == {"llmlite", "llmlite, plain", "transformers generate"}
+    for name, row in rows.items():
+        assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"]
+        assert row["tokens_per_s"] == pytest.approx(2 * 20 / row["median_s"])
+        assert row["peak_bytes"] > 1e8, name
+        assert 0 <= row["generation_bytes"] < row["peak_bytes"]
+    theirs = rows["transformers generate"]
+    assert case["ratio"] == pytest.approx(theirs["median_s"] / rows["llmlite"]["median_s"])
+    assert case["same_text"]
+    assert case["different_tokens"] > 3

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import pickle
@@ -119,17 +120,58 @@ class Malicious:
 def test_a_state_comes_back(tmp_path):
     weights = {"w": torch.arange(3.0)}
     state = {"identity": {}, "step": 3, "epochs": [{"loss": 1.5}], "model": weights}
-    save_state(state, tmp_path / "last.pt")
-    loaded = load_state(tmp_path / "last.pt", "cpu")
+    save_state(state, tmp_path)
+    loaded = load_state(tmp_path, "cpu")
     assert (loaded["step"], loaded["epochs"]) == (3, [{"loss": 1.5}])
     assert torch.equal(loaded["model"]["w"], torch.tensor([0.0, 1.0, 2.0]))
 
 
-def test_a_file_with_something_else_in_it_is_named(tmp_path):
+def test_where_nothing_was_saved_there_is_no_state(tmp_path):
+    assert load_state(tmp_path, "cpu") is None
+
+
+def refused_state(folder, capsys):
+    """What is said of a folder without a whole checkpoint: (the error, what went before it)."""
+    with pytest.raises(CheckpointError) as error:
+        load_state(folder, "cpu")
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+    return str(error.value), capsys.readouterr().err
+
+
+def test_a_file_with_something_else_in_it_is_named_and_set_aside(tmp_path, capsys):
     path = tmp_path / "last.pt"
     torch.save({"weights": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match=re.escape(str(path))):
-        load_state(path, "cpu")
+    error, named = refused_state(tmp_path, capsys)
+    assert f"{path} is not a checkpoint of llmlite" in named
+    assert "start the run from its beginning" in error
+    assert (tmp_path / "damaged-last.pt").exists()
+    assert load_state(tmp_path, "cpu") is None
+
+
+def test_a_file_that_was_not_written_as_it_should_be_does_not_become_the_last(
+    tmp_path, monkeypatch
+):
+    """A disk that loses a bit: the new file is read again before it takes the old one's place."""
+    save_state({"step": 1}, tmp_path)
+    seal = checkpoint._seal
+    monkeypatch.setattr(checkpoint, "_seal", lambda content: seal(bytes(content) + b"x"))
+    with pytest.raises(CheckpointError, match="truncated or was changed"):
+        save_then_verify_with(seal, {"step": 2}, tmp_path, monkeypatch)
+    assert load_state(tmp_path, "cpu")["step"] == 1
+    assert not (tmp_path / "previous.pt").exists()
+
+
+def save_then_verify_with(seal, state, folder, monkeypatch):
+    """Write with the wrong checksum that is patched in, and verify with the right one."""
+    verified = checkpoint._verified
+
+    def verify(path):
+        monkeypatch.setattr(checkpoint, "_seal", seal)
+        return verified(path)
+
+    monkeypatch.setattr(checkpoint, "_verified", verify)
+    save_state(state, folder)
 
 
 def test_a_header_with_an_impossible_shape_is_named(tmp_path):
@@ -140,25 +182,35 @@ def test_a_header_with_an_impossible_shape_is_named(tmp_path):
         load_model(path)
 
 
-def test_no_code_from_a_state_is_executed(tmp_path):
-    path, trace = tmp_path / "last.pt", tmp_path / "was executed"
-    torch.save({"step": Malicious(trace)}, path)
-    with pytest.raises(CheckpointError, match=re.escape(str(path))):
-        load_state(path, "cpu")
+def test_no_code_from_a_state_is_executed(tmp_path, capsys):
+    """Not even where somebody made the checksum fit."""
+    trace, content = tmp_path / "was executed", io.BytesIO()
+    torch.save({"step": Malicious(trace)}, content)
+    data = content.getvalue()
+    (tmp_path / "last.pt").write_bytes(checkpoint._seal(data) + data)
+    _, named = refused_state(tmp_path, capsys)
+    assert "last.pt cannot be read" in named
     assert not trace.exists()
-    torch.load(path, weights_only=False)  # it does do harm where it is let
+    torch.load(io.BytesIO(data), weights_only=False)  # it does do harm where it is let
     assert trace.exists()
 
 
-@pytest.mark.parametrize("kept", [0, 10, 300, -1])
-def test_a_truncated_state_names_the_file_and_the_way_out(tmp_path, kept):
+@pytest.mark.parametrize("kept", [0, 10, 60, 300, -1])
+def test_a_truncated_state_is_named(tmp_path, capsys, kept):
+    save_state({"model": torch.zeros(1000)}, tmp_path)
     path = tmp_path / "last.pt"
-    save_state({"model": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=re.escape(f"delete the folder {tmp_path}")) as error:
-        load_state(path, "cpu")
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
+    _, named = refused_state(tmp_path, capsys)
+    assert str(path) in named
+
+
+def test_weights_that_were_changed_are_refused(tmp_path, model):
+    path = tmp_path / "model.safetensors"
+    save_model(model, path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert "changed since it was written" in refused(path)
 
 
 # -- records --------------------------------------------------------------------------------------

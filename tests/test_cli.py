@@ -7,6 +7,9 @@ import sys
 import pytest
 
 from llmlite.cli import main
+from llmlite.cluster import RayOptions
+from llmlite.errors import LLMLiteError
+from llmlite.experiment import Experiment
 
 COMMANDS = ("prepare", "search", "train", "evaluate", "generate", "reproduce")
 
@@ -160,6 +163,45 @@ def test_a_configuration_given_in_full_is_trained_without_a_search(capsys, folde
     code, _, err = run(capsys, "train", *shared, "--n-head", "3")
     assert code == 2
     assert "multiple of n_head" in sentence(err)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([], None),
+        (["--ray", "local"], RayOptions("local")),
+        (
+            ["--ray", "10.0.0.1:6379", "--gpus-per-run", "0.25", "--cpus-per-run", "2"],
+            RayOptions("10.0.0.1:6379", 0.25, 2),
+        ),
+    ],
+)
+def test_a_search_goes_to_the_cluster_that_was_named(
+    capsys, folder, tmp_path, monkeypatch, words, options
+):
+    def search(self, grid, ray):
+        assert (grid, ray) == ("first", options)
+        if ray is not None:
+            assert ray.arguments()[: len(words)] == words
+        raise LLMLiteError("Got there.")
+
+    monkeypatch.setattr(Experiment, "search", search)
+    shared = ["--grid", "first", "--profile", "quick", "--data", folder, "--out", tmp_path / "out"]
+    code, _, err = run(capsys, "search", *shared, *words)
+    assert (code, sentence(err)) == (2, "llmlite: Got there.")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus-per-run", "1"], "--ray ADDRESS"),
+        (["--ray", "local", "--gpus-per-run", "3"], "gpus_per_run is 3.0; allowed: 0 to 1"),
+    ],
+)
+def test_shares_of_a_cluster_that_make_no_sense_are_refused(capsys, words, message):
+    code, _, err = run(capsys, "search", *words)
+    assert code == 2
+    assert message in sentence(err)
 
 
 def test_the_installed_command_runs():

@@ -1,14 +1,14 @@
-"""From every source the same text; splits between articles; windows and their order by hand."""
+"""From every source the same text; splits between articles."""
 
 import hashlib
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlite import data
@@ -17,8 +17,6 @@ from llmlite.data import (
     SPLITS,
     Article,
     Corpus,
-    EpochShuffle,
-    TokenWindows,
     encode_split,
     first_sentences,
     load_corpus,
@@ -27,7 +25,6 @@ from llmlite.data import (
     split_articles,
     text_to_rows,
     token_ids,
-    train_loader,
 )
 from llmlite.errors import DataError
 from llmlite.tokenizer import BPETokenizer
@@ -453,93 +450,3 @@ def test_a_damaged_cache_is_named(corpus, tokenizer, tmp_path, damage, one_sente
     with pytest.raises(DataError, match="is damaged") as error:
         token_ids(corpus, tokenizer, tmp_path)
     assert str(path) in one_sentence(error)
-
-
-# -- windows and batches --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("stride", "starts"), [(None, [0, 3]), (3, [0, 3]), (2, [0, 2, 4]), (1, [0, 1, 2, 3, 4])]
-)
-def test_windows_worked_out_by_hand(stride, starts):
-    windows = TokenWindows(torch.arange(10, 18), block_size=3, stride=stride)  # 8 tokens
-    assert len(windows) == len(starts)
-    for i, start in enumerate(starts):
-        inputs, targets = windows[i]
-        assert inputs.tolist() == [10 + start, 11 + start, 12 + start]
-        assert targets.tolist() == [11 + start, 12 + start, 13 + start]
-
-
-def test_a_batch_is_gathered_in_one_indexing_operation():
-    windows = TokenWindows(torch.arange(100), block_size=4, stride=2)
-    inputs, targets = windows[[5, 0, 7]]
-    assert inputs.tolist() == [[10, 11, 12, 13], [0, 1, 2, 3], [14, 15, 16, 17]]
-    assert torch.equal(targets, inputs + 1)
-
-
-@given(tokens=st.integers(2, 60), block_size=st.integers(1, 59))
-def test_side_by_side_every_token_is_a_target_once_but_for_the_tail(tokens, block_size):
-    assume(tokens > block_size)
-    windows = TokenWindows(torch.arange(tokens), block_size)
-    targets = windows[list(range(len(windows)))][1].flatten().tolist()
-    assert targets == list(range(1, len(windows) * block_size + 1))
-    assert tokens - 1 - len(targets) < block_size  # the tail would not fill another window
-
-
-@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 40))
-def test_no_stride_leaves_out_a_window_that_fits(block_size, stride, more):
-    assume(stride <= block_size)
-    tokens = block_size + more
-    windows = TokenWindows(torch.arange(tokens), block_size, stride)
-    assert windows[len(windows) - 1][1][-1] < tokens
-    assert (len(windows) * stride) + block_size >= tokens  # one more would not fit
-
-
-def test_a_text_of_one_window_is_enough_and_one_token_less_is_not(one_sentence):
-    assert len(TokenWindows(torch.arange(5), block_size=4)) == 1
-    with pytest.raises(DataError, match="4 tokens, too few for one window of 4") as error:
-        TokenWindows(torch.arange(4), block_size=4)
-    one_sentence(error)
-
-
-def test_each_epoch_is_another_order_of_all_windows_and_the_seed_decides_it():
-    def order(seed, epoch, start=0):
-        shuffle = EpochShuffle(50, seed)
-        shuffle.set_epoch(epoch, start)
-        drawn = list(shuffle)
-        assert len(shuffle) == len(drawn)
-        return drawn
-
-    orders = [order(seed, epoch) for seed in (1, 2) for epoch in range(3)]
-    assert all(sorted(drawn) == list(range(50)) for drawn in orders)
-    assert len({tuple(drawn) for drawn in orders}) == 6
-    assert order(1, 2) == orders[2]
-    assert order(1, 2, start=20) == orders[2][20:]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(123)  # nobody else's random numbers matter
-        assert order(1, 2) == orders[2]
-
-
-def test_the_loader_gives_every_window_once_an_epoch_in_a_new_order():
-    windows = TokenWindows(torch.arange(4 * 11 + 1), block_size=4)
-    loader = train_loader(windows, batch_size=4, seed=7)
-    epochs = []
-    for epoch in range(2):
-        loader.sampler.sampler.set_epoch(epoch)
-        batches = list(loader)
-        assert [inputs.shape for inputs, _ in batches] == [(4, 4), (4, 4), (3, 4)]
-        assert len(loader) == 3
-        assert all(torch.equal(targets, inputs + 1) for inputs, targets in batches)
-        epochs.append([int(row[0]) for inputs, _ in batches for row in inputs])
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(0, 44, 4))
-    assert epochs[0] != epochs[1]
-    assert any(b != a + 4 for a, b in pairwise(epochs[0]))
-
-
-def test_the_loader_takes_up_an_epoch_where_it_was_left():
-    loader = train_loader(TokenWindows(torch.arange(45), block_size=4), batch_size=4, seed=7)
-    loader.sampler.sampler.set_epoch(3)
-    whole = [inputs.tolist() for inputs, _ in loader]
-    loader.sampler.sampler.set_epoch(3, start=4)
-    assert len(loader) == 2
-    assert [inputs.tolist() for inputs, _ in loader] == whole[1:]

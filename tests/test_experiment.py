@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from matplotlib.image import imread
 
 from llmlite import experiment as module
 from llmlite.checkpoint import commit, read_record
+from llmlite.cli import _experiment, build_parser
 from llmlite.config import PROFILES, SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment, benchmark
@@ -265,6 +267,93 @@ def test_auto_is_quick_without_cuda_and_full_with_it(tmp_path, monkeypatch):
     assert Experiment(out=tmp_path).profile.name == "full"
     assert Experiment(out=tmp_path).device == "cuda"
     assert Experiment(out=tmp_path, device="cpu").profile.name == "quick"
+
+
+def typed(command):
+    """The experiment that the command line makes of a command."""
+    words = shlex.split(command)
+    assert words.pop(0) == "llmlite"
+    arguments = build_parser().parse_args(words)
+    return arguments, _experiment(arguments)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"split": "paper", "stride": 4, "vocab_size": 290, "name": "wikitext-2-v1"},
+        {"configuration": {"learning_rate": 0.1 + 0.2, "n_layer": 2, "n_head": 1, "n_embd": 12}},
+        {"training": {"epochs": 3, "batch_size": 5, "accumulation": 2, "amp": "bf16", "seed": 0}},
+        {"training": {"fast": False}, "tensorboard": True},
+    ],
+)
+def test_the_command_makes_the_same_experiment(start, settings, tmp_path, monkeypatch):
+    experiment = start(**settings)
+    monkeypatch.chdir(tmp_path.parent)
+    for name in ("train", "search --grid first"):
+        arguments, same = typed(experiment.command(name))
+        assert arguments.command == name.split()[0]
+        assert name == "train" or arguments.grid == "first"
+        assert same.profile == experiment.profile
+        assert same.data == experiment.data
+        assert same.out == experiment.out
+        assert same.device == experiment.device
+        assert same.model_config() == experiment.model_config()
+        assert same.about == experiment.about
+        if name == "train":
+            assert same.configuration == experiment.configuration
+            assert same.training == experiment.training
+            assert same.tensorboard == experiment.tensorboard
+            assert same.run_folder == experiment.run_folder
+
+
+def test_the_command_means_the_same_in_any_folder(tmp_path, monkeypatch, capsys):
+    write_corpus(tmp_path / "my text")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMLITE_DATA", "my text")
+    command = Experiment("quick", "auto", "o'ut", vocab_size=300, progress=False).command("train")
+    monkeypatch.delenv("LLMLITE_DATA")
+    monkeypatch.chdir("/")
+    _, same = typed(command)
+    assert same.data.source == str(tmp_path / "my text")
+    assert same.out == tmp_path / "o'ut"
+    assert "my text" in capsys.readouterr().out
+    assert "--device" not in command
+
+
+@pytest.mark.parametrize(
+    ("settings", "search_too"),
+    [
+        ({"training": {"schedule": "fixed"}}, False),
+        ({"training": {"train_tokens": 500}}, False),
+        ({"configuration": {"dropout": 0.5}}, False),
+        ({"name": "wikitext-1000"}, True),
+    ],
+)
+def test_what_the_command_line_cannot_express_has_no_command(start, settings, search_too):
+    experiment = start(**settings)
+    assert experiment.command("train") is None
+    assert (experiment.command("search --grid first") is None) == search_too
+
+
+def test_a_window_for_every_token_block_cannot_be_typed_where_the_profile_has_a_stride(start):
+    assert Experiment("full", "sample", stride=None).command("train") is None
+    assert "--stride" not in Experiment("full", "sample", stride=64).command("train")
+    assert "--stride 32" in Experiment("full", "sample", stride=32).command("train")
+
+
+def test_what_is_as_in_the_profile_is_not_said_again(start):
+    same = start(training={"fast": True, "epochs": 2, "schedule": "cosine"})
+    assert same.command("train") == start().command("train")
+
+
+def test_the_records_hold_the_command_that_carries_each_run_on(start):
+    experiment = start()
+    experiment.retrain()
+    assert read_record(experiment.run_folder)["command"] == experiment.command("train")
+    table, folder = experiment.search("revised"), experiment.search_folder("revised")
+    for run in table.run:
+        assert read_record(folder / run)["command"] == experiment.command("search --grid revised")
 
 
 def test_a_figure_is_saved_with_its_caption(start):

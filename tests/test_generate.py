@@ -95,33 +95,67 @@ def argmax_loop(model, ids, n, head_mask=None):
     return ids
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 1, "temperature": 2.0}])
-def test_greedy_generation_equals_a_plain_loop(tiny_model, make_ids, options, use_cache):
+def test_greedy_generation_equals_a_plain_loop(tiny_model, make_ids, options, fast):
     ids = make_ids(3, 4)
-    new = generate(tiny_model, ids, 20, use_cache=use_cache, **options)  # past the window of 12
+    new = generate(tiny_model, ids, 20, fast=fast, **options)  # past the window of 12
     assert torch.equal(new, argmax_loop(tiny_model, ids, 20))
     assert torch.equal(new[:, :4], ids)
     assert new.unique().numel() > 5
 
 
 @pytest.mark.parametrize("prompt", [1, 5, 11, 12, 13, 20])  # the window is 12
-def test_sampling_with_the_cache_equals_sampling_without(tiny_model, make_ids, prompt):
+def test_fast_sampling_equals_plain_sampling(tiny_model, make_ids, prompt):
     ids = make_ids(4, prompt)
     options = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 5}
-    kept, anew = (
-        generate(tiny_model, ids, 18, use_cache=use_cache, **options) for use_cache in (True, False)
+    fast, plain = (generate(tiny_model, ids, 18, fast=fast, **options) for fast in (True, False))
+    assert torch.equal(fast, plain)
+    assert fast.shape == (4, prompt + 18)
+
+
+def test_fast_generation_equals_a_plain_loop_without_the_causal_mask(
+    tiny_config, make_model, make_ids
+):
+    model, ids = make_model(replace(tiny_config, causal=False)), make_ids(2, 4)
+    assert torch.equal(generate(model, ids, 12, temperature=0), argmax_loop(model, ids, 12))
+
+
+@pytest.mark.parametrize("batch", [1, 20])
+def test_greedy_text_equals_that_of_transformers(tiny_model, gpt2, make_ids, batch):
+    ids = make_ids(batch, 3)
+    theirs = gpt2.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=9,
+        min_new_tokens=9,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=None,
     )
-    assert torch.equal(kept, anew)
-    assert kept.shape == (4, prompt + 18)
+    assert torch.equal(generate(tiny_model, ids, 9, temperature=0), theirs)
 
 
-def test_the_cache_is_used_while_the_text_fits_the_window(tiny_model, make_ids):
+@pytest.mark.parametrize(
+    ("fast", "expected"), [(True, [10, 1, 1, 12, 12]), (False, [10, 11, 12, 12, 12])]
+)
+def test_only_new_tokens_are_fed_while_the_text_fits_the_window(
+    tiny_model, make_ids, fast, expected
+):
     fed = []
-    handle = tiny_model.register_forward_pre_hook(lambda _, args: fed.append(args[0].size(1)))
-    generate(tiny_model, make_ids(1, 10), 5, seed=0)
+    block = tiny_model.blocks[0]
+    handle = block.register_forward_pre_hook(lambda _, args: fed.append(args[0].size(1)))
+    generate(tiny_model, make_ids(1, 10), 5, seed=0, fast=fast)
     handle.remove()
-    assert fed == [10, 1, 1, 12, 12]
+    assert fed == expected
+
+
+def test_the_likeliest_of_equals_is_the_first_on_both_paths(tiny_model, make_ids):
+    with torch.no_grad():  # every token has the same logit
+        tiny_model.token_embedding.weight.zero_()
+    for fast in (True, False):
+        new = generate(tiny_model, make_ids(2, 3), 3, temperature=0, fast=fast)
+        assert new[:, 3:].eq(0).all()
 
 
 def test_the_head_mask_reaches_every_step(tiny_model, make_ids):

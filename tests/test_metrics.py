@@ -8,10 +8,10 @@ import pytest
 import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
+from llmlite.data import Counts
 from llmlite.metrics import (
     Score,
     bleu_matrix,
-    count_words,
     distinct_n,
     evaluate,
     most_common_share,
@@ -44,11 +44,11 @@ def test_a_score_worked_out_by_hand():
     [("", 0), (" \n", 1), (" = Title = \n \n Two words .\n", 3 + 1 + 1 + 3 + 1), ("no end", 2)],
 )
 def test_words_are_whitespace_words_and_line_ends(text, words):
-    assert count_words(text) == words
+    assert Counts.of(text, articles=0).words_and_line_ends == words
 
 
 def test_wikitexts_test_split_has_the_words_that_the_literature_divides_by(wikitext_corpus):
-    assert count_words(wikitext_corpus.splits["test"]) == 245_569
+    assert wikitext_corpus.counts("test").words_and_line_ends == 245_569
 
 
 # -- loss of a model ------------------------------------------------------------------------------
@@ -72,6 +72,15 @@ def test_each_token_is_scored_exactly_once(tiny_model, make_ids, tokens, batch_s
     nats, scored = total_loss(tiny_model, ids, batch_size=batch_size)
     assert scored == tokens - 1
     assert nats == pytest.approx(plain_loss(tiny_model, ids), rel=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [2, 13, 37, 100])
+def test_the_loss_of_a_file_is_that_of_the_tokens_in_memory(tiny_model, make_ids, tokens, tmp_path):
+    ids = make_ids(tokens)
+    np.save(tmp_path / "ids.npy", ids.numpy().astype(np.uint16))
+    mapped = np.load(tmp_path / "ids.npy", mmap_mode="r")
+    expected = total_loss(tiny_model, ids, batch_size=2)
+    assert total_loss(tiny_model, mapped, batch_size=2) == expected
 
 
 @torch.inference_mode()
@@ -110,7 +119,7 @@ def test_without_the_causal_mask_the_loss_is_that_of_whole_windows(
 
 def test_a_split_is_scored_by_its_tokens_words_and_bytes(tiny_model, make_ids):
     ids = make_ids(20)
-    score = evaluate(tiny_model, ids, " Naïve words .\n")
+    score = evaluate(tiny_model, ids, Counts.of(" Naïve words .\n", articles=1))
     nats, _ = total_loss(tiny_model, ids)
     assert score == Score(nats=nats, tokens=19, words=4, bytes=16)
 

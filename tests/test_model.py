@@ -9,54 +9,9 @@ from torch.nn import functional as F
 
 from llmlite.config import ModelConfig
 from llmlite.errors import LLMLiteError
-from llmlite.model import GPT
+from llmlite.model import GPT, KVCache
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
-
-
-@pytest.fixture
-def gpt2(tiny_model):
-    """transformers' GPT2LMHeadModel with the weights of tiny_model."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = tiny_model.config
-    reference = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.block_size,
-            n_embd=config.n_embd,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            bos_token_id=0,
-            eos_token_id=0,
-            attn_implementation="eager",  # the one that returns attention weights
-        )
-    ).eval()
-    names = {
-        "token_embedding": "wte",
-        "position_embedding": "wpe",
-        "norm1": "ln_1",
-        "norm2": "ln_2",
-        "attention.qkv": "attn.c_attn",
-        "attention.proj": "attn.c_proj",
-        "up": "mlp.c_fc",
-        "down": "mlp.c_proj",
-        "norm": "ln_f",
-    }
-    theirs = {}
-    for name, weight in tiny_model.state_dict().items():
-        parts = name.split(".")
-        if parts[0] == "blocks":
-            module = ".".join(parts[2:-1])
-            their_name = f"transformer.h.{parts[1]}.{names[module]}.{parts[-1]}"
-            if weight.dim() == 2:  # Conv1D keeps (in, out)
-                weight = weight.T
-        else:
-            their_name = f"transformer.{names[parts[0]]}.{parts[1]}"
-        theirs[their_name] = weight
-    theirs["lm_head.weight"] = theirs["transformer.wte.weight"]
-    reference.load_state_dict(theirs)  # strict: nothing missing, nothing left over
-    return reference
 
 
 def test_logits_and_attention_equal_those_of_transformers(tiny_model, gpt2, make_ids):
@@ -159,38 +114,62 @@ def test_a_head_mask_of_another_shape_is_refused(tiny_model, make_ids, shape, on
 
 
 @pytest.mark.parametrize("return_attention", [True, False])
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("batch", [3, 17])  # with 17 × 4 heads one query is computed another way
 @pytest.mark.parametrize("chunk", [1, 5])
-def test_the_last_chunk_through_the_cache_equals_the_full_pass(
-    tiny_config, make_model, make_ids, causal, chunk, return_attention
+@torch.no_grad()
+def test_every_chunk_through_the_cache_equals_the_full_pass(
+    tiny_model, make_ids, chunk, batch, return_attention
 ):
-    """Without the causal mask this holds in one layer: what is cached has not seen what follows."""
-    n_layer = 2 if causal else 1
-    model = make_model(replace(tiny_config, causal=causal, n_layer=n_layer))
-    ids, cache = make_ids(3, 10), None
+    ids, cache = make_ids(batch, 10), KVCache(tiny_model, batch, capacity=11)
+    full = tiny_model(ids, return_attention=return_attention)
     for start in range(0, 10, chunk):
-        part = model(
-            ids[:, start : start + chunk],
-            cache=cache,
-            return_cache=True,
-            return_attention=return_attention,
-        )
-        cache = part.cache
-    full = model(ids, return_attention=return_attention)
-    torch.testing.assert_close(part.logits, full.logits[:, -chunk:], **CLOSE)
-    if return_attention:
-        assert part.attention.shape == (n_layer, 3, 4, chunk, 10)
-        torch.testing.assert_close(part.attention, full.attention[..., -chunk:, :], **CLOSE)
+        new = slice(start, start + chunk)
+        part = tiny_model(ids[:, new], cache=cache, return_attention=return_attention)
+        assert cache.length == start + chunk
+        torch.testing.assert_close(part.logits, full.logits[:, new], **CLOSE)
+        if return_attention:
+            expected = full.attention[..., new, : start + chunk]
+            torch.testing.assert_close(part.attention, expected, **CLOSE)
 
 
-def test_the_cache_is_only_given_when_asked_for(tiny_model, make_ids):
-    assert tiny_model(make_ids(1, 3)).cache is None
-    cache = tiny_model(make_ids(1, 3), return_cache=True).cache
-    assert [keys.shape for keys, _ in cache] == [(1, 4, 3, 4)] * 2
+@torch.no_grad()
+def test_the_head_mask_acts_through_the_cache(tiny_model, make_ids):
+    ids, cache = make_ids(2, 10), KVCache(tiny_model, 2, capacity=10)
+    head_mask = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
+    full = tiny_model(ids, head_mask=head_mask).logits
+    tiny_model(ids[:, :9], head_mask=head_mask, cache=cache)
+    last = tiny_model(ids[:, 9:], head_mask=head_mask, cache=cache).logits
+    torch.testing.assert_close(last, full[:, 9:], **CLOSE)
 
 
+def test_the_hidden_states_are_what_the_logits_are_made_from(tiny_model, make_ids):
+    hidden, _ = tiny_model.hidden(make_ids(2, 5))
+    logits = hidden @ tiny_model.token_embedding.weight.T
+    torch.testing.assert_close(logits, tiny_model(make_ids(2, 5)).logits, **CLOSE)
+
+
+def test_a_model_without_the_causal_mask_takes_no_cache(
+    tiny_config, make_model, make_ids, one_sentence
+):
+    model = make_model(replace(tiny_config, causal=False))
+    with pytest.raises(LLMLiteError, match="causal mask") as error:
+        model(make_ids(1, 3), cache=KVCache(model, 1, 12))
+    one_sentence(error)
+
+
+@torch.no_grad()
+def test_a_cache_takes_no_more_than_its_capacity(tiny_model, make_ids, one_sentence):
+    cache = KVCache(tiny_model, 1, capacity=5)
+    tiny_model(make_ids(1, 5), cache=cache)
+    with pytest.raises(LLMLiteError, match="room for 5 tokens") as error:
+        tiny_model(make_ids(1, 1), cache=cache)
+    assert "6" in one_sentence(error)
+
+
+@torch.no_grad()
 def test_a_sequence_longer_than_the_window_is_refused(tiny_model, make_ids, one_sentence):
-    cache = tiny_model(make_ids(1, 12), return_cache=True).cache  # the whole window fits
+    cache = KVCache(tiny_model, 1, capacity=12)
+    tiny_model(make_ids(1, 12), cache=cache)  # the whole window fits
     with pytest.raises(LLMLiteError, match="13 tokens") as error:
         tiny_model(make_ids(1, 13))
     assert "12" in one_sentence(error)

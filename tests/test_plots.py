@@ -50,6 +50,20 @@ SECONDS = {
     "theirs": {"median_s": 5.0, "min_s": 4.0, "max_s": 6.0},
 }
 
+MEMORY = [
+    {
+        "how": how,
+        "tokens": tokens,
+        "before": {"anonymous": 3e8, "file": 1e8},
+        "samples": [
+            {"trained": trained, "anonymous": 4e8 + held * tokens, "file": 1e8 + trained}
+            for trained in (10, 20)
+        ],
+    }
+    for how, held in (("in memory", 8), ("from a file", 0))
+    for tokens in (2e6, 2e8)
+]
+
 FIGURES = {
     "article_lengths": ({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
     "token_lengths": ([0, 4, 3, 2], [0, 9, 5, 1]),
@@ -60,6 +74,7 @@ FIGURES = {
     "final_perplexities": (TABLE, "n_layer", "n_head", "learning_rate", "title"),
     "learning_rate_schedule": (STEPS,),
     "losses": (EPOCHS, 2),
+    "resident_memory": (MEMORY,),
     "gradient_norm": (STEPS, 1.0, 5),
     "next_tokens": ([" the", " \n"], [0.4, 0.1], "The cat"),
     "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"]),
@@ -109,6 +124,14 @@ def test_losses_draws_both_losses_and_the_perplexity():
     ]
     assert drawn(right)[0] == EPOCHS[["epoch", "perplexity"]].values.tolist()
     assert "66.7" in right.texts[0].get_text(), "the epoch that was kept is marked"
+
+
+def test_resident_memory_draws_the_most_of_each_run_and_the_course_of_the_largest():
+    left, right = plots.resident_memory(MEMORY).axes
+    np.testing.assert_allclose(drawn(left)[0], [[2e6, 0.516], [2e8, 2.1]], rtol=1e-6)
+    np.testing.assert_allclose(drawn(left)[1], [[2e6, 0.5], [2e8, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(drawn(right)[0], [[10, 2.1], [20, 2.1]], rtol=1e-6)
+    assert "2.10 GB" in left.texts[0].get_text()
 
 
 def test_the_bleu_map_leaves_the_diagonal_blank():

@@ -7,8 +7,9 @@ import nbformat
 import pytest
 
 from llmlite.errors import LLMLiteError
-from llmlite.experiment import Experiment
+from llmlite.experiment import Experiment, benchmark
 from llmlite.reproduce import (
+    TOKENIZER_RECORD,
     captions_in,
     clean,
     find_notebooks,
@@ -18,6 +19,7 @@ from llmlite.reproduce import (
     results,
     run_notebooks,
     tokenizer_speed,
+    training_speed,
     with_section,
 )
 
@@ -110,6 +112,9 @@ between
 <!-- speed -->
 old speed
 <!-- end of speed -->
+<!-- training speed -->
+slow training
+<!-- end of training speed -->
 after
 """
 
@@ -211,6 +216,71 @@ def test_the_table_of_speed_is_the_records():
     assert "| decoding | – | 1.25 |" in lines
     for words in ("some text, P, 2 cores", "4.0 × the text", "7 texts: 1 differ", "tiktoken 0.14"):
         assert words in lines[-1]
+
+
+def speed_record(device="CPU (x86_64, 2 threads)"):
+    def row(seconds, ours=0.5, **more):
+        return {"ours_over_it": ours / seconds, "tokens_per_s": 2500 / seconds, **more}
+
+    peer = "transformers, torch.compile"
+    first = {
+        "llmlite": row(0.5, above_floor=2.34, peak_bytes=300),
+        peer: row(1.0, peak_bytes=400),
+        "llmlite, 2 processes": row(0.25),
+    }
+    second = {"llmlite": row(0.5, above_floor=7.0, peak_bytes=1)}
+    return {
+        "cases": {
+            "256-float32": {"batch": 16, "shape": {"block_size": 256}, "contestants": first},
+            "32-bfloat16": {"batch": 8, "shape": {"block_size": 32}, "contestants": second},
+        },
+        "environment": {
+            "processor": "P", "cores": 2, "torch": "2.13", "commit": "abc", "device": device
+        },
+        "versions": {"transformers": "5.0"},
+        "equality": {"steps": 100, "largest_difference": 9.5e-7},
+        "rounds": 5,
+    }  # fmt: skip
+
+
+def test_the_tables_of_training_and_generation_are_the_records():
+    generation = speed_record("NVIDIA H100")
+    generation["cases"] = {"batch 1": generation["cases"]["256-float32"]}
+    text = training_speed({"train-cpu": speed_record(), "generate-cuda": generation})
+    training, generated = (part.splitlines() for part in text.split("\n\n|"))
+    peers = "transformers, torch.compile | llmlite, 2 processes | llmlite, tokens/s"
+    assert training[0].startswith(f"| time over llmlite's | {peers} | above the floor | ")
+    assert training[2] == (
+        "| training, window 256, batch 16, float32 | 2.00 | 0.50 | 5,000 | 2.3 × | 0.75 |"
+    )
+    assert training[3] == "| training, window 32, batch 8, bfloat16 | – | – | 5,000 | 7.0 × | – |"
+    for words in ("P, 2 cores", "5 runs", "transformers 5.0", "commit abc", "differ by 1e-06"):
+        assert words in training[-1]
+    assert generated[0] == f" time over llmlite's | {peers} |"
+    assert generated[2] == "| batch 1 | 2.00 | 0.50 | 5,000 |"
+    assert generated[-1].startswith("NVIDIA H100, medians")
+    assert "steps" not in generated[-1]
+
+
+def test_speed_is_published_from_the_records_there_are(tmp_path, monkeypatch):
+    out, root, records = (tmp_path / name for name in ("out", "root", "records"))
+    for folder in (out / "figures", out / "notebooks", root / "notebooks", records):
+        folder.mkdir(parents=True)
+    (out / "figures" / "captions.json").write_text("{}")
+    readme = root / "README.md"
+    readme.write_text(README)
+    experiment = Experiment("quick", "sample", out, "cpu", progress=False)
+    tokenizer = benchmark(TOKENIZER_RECORD)
+    (records / f"{TOKENIZER_RECORD}.json").write_text(json.dumps(tokenizer))
+    monkeypatch.setattr("llmlite.experiment.benchmarks_folder", lambda: records)
+    monkeypatch.setattr("llmlite.reproduce.benchmarks_folder", lambda: records)
+    publish(experiment, root)
+    assert "slow training" in readme.read_text(), "there are no records"
+    record = speed_record()
+    (records / "train-cpu.json").write_text(json.dumps(record))
+    publish(experiment, root)
+    assert "slow training" not in readme.read_text()
+    assert training_speed({"train-cpu": record}) in readme.read_text()
 
 
 def test_the_report_names_notebooks_and_figures(tmp_path):

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -8,7 +10,7 @@ import torch
 from llmlite import search, train
 from llmlite.checkpoint import read_record
 from llmlite.config import ModelConfig, SearchSpace, TrainConfig
-from llmlite.errors import CheckpointError, LLMLiteError
+from llmlite.errors import BusyError, CheckpointError, DiskFullError, LLMLiteError
 from llmlite.search import best_row, epochs_table, hyperparameter_search, read_results, search_log
 from llmlite.train import Trainer
 
@@ -24,12 +26,12 @@ COLUMNS = [
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def search_in(folder, space=GRID, config=CONFIG, progress=False):
+def search_in(folder, space=GRID, config=CONFIG, progress=False, command=None):
     ids = torch.arange(700) % 10
     model = ModelConfig(vocab_size=10, block_size=8, dropout=0.0)
     return hyperparameter_search(
         space, model, config, {"train": ids, "valid": ids[:100]}, folder, {"data": "digits"},
-        progress=progress,
+        progress=progress, command=command,
     )  # fmt: skip
 
 
@@ -79,7 +81,9 @@ def test_the_table_has_a_row_a_configuration(finished):
     assert set(table.status) == {"finished"}
     assert set(table.epochs) == {2}
     assert set(table.steps) == {2 * 11}  # 87 windows of 8 tokens in batches of 8
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*table.run, "results.csv"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*table.run, "results.csv", ".lock"]
+    )
 
 
 def test_a_row_is_what_the_runs_record_says(finished):
@@ -153,7 +157,7 @@ def test_the_log_has_the_papers_form(finished):
 
 
 def test_the_log_shows_a_failure(tmp_path, monkeypatch):
-    fail_one(monkeypatch, torch.OutOfMemoryError("Out of memory. Tried to allocate 9 GiB"))
+    fail_one(monkeypatch, RuntimeError("Out of memory. Tried to allocate 9 GiB"))
     log = search_log(search_in(tmp_path), tmp_path).split("\n\n")
     assert log[1].split("\n") == [
         "Running config: lr=0.02, layers=1, heads=2, embed_dim=8",
@@ -183,9 +187,9 @@ def test_progress_prints_the_same_log(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory.\nMore about it"), "CUDA out of memory."),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator: can't"),
-        (torch.OutOfMemoryError(), "OutOfMemoryError"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "At step 1, cpu ran out of memory"),
+        (RuntimeError("No memory here.\nMore about it"), "No memory here."),
+        (RuntimeError(), "RuntimeError"),
     ],
 )
 def test_a_configuration_that_runs_out_of_memory_is_a_row_with_its_reason(
@@ -284,10 +288,50 @@ def test_no_configuration_finished(tmp_path, monkeypatch):
 def test_a_damaged_run_stops_the_search_and_is_not_trained_over(tmp_path):
     run = search_in(tmp_path).run[2]
     (tmp_path / run / "record.json").unlink()
-    (tmp_path / run / "last.pt").write_bytes(b"damaged")
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / run / name).write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=re.escape(run)):
         search_in(tmp_path)
-    assert (tmp_path / run / "last.pt").read_bytes() == b"damaged"
+    assert (tmp_path / run / "damaged-last.pt").read_bytes() == b"damaged"
+    assert not (tmp_path / run / "last.pt").exists()
+
+
+@pytest.mark.parametrize("error", [BusyError("Taken."), DiskFullError("Full.")])
+def test_what_the_next_configuration_would_meet_as_well_stops_the_search(
+    tmp_path, monkeypatch, fits, error
+):
+    fail_one(monkeypatch, error)
+    with pytest.raises(type(error), match=str(error)):
+        search_in(tmp_path)
+    assert fits == [(0.02, 1)]
+    assert read_results(tmp_path).n_head.tolist() == [1]
+
+
+def test_a_second_search_in_the_folder_is_told_so_and_leaves_it_alone(tmp_path, fits):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(BusyError, match=f"in use by process {holder.pid}"):
+        search_in(tmp_path)
+    assert fits == []
+    assert not (tmp_path / "results.csv").exists()
+    holder.communicate()
+    assert set(search_in(tmp_path).status) == {"finished"}
+
+
+HOLD = """
+import sys
+from llmlite.files import hold
+with hold(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_runs_records_say_how_to_carry_the_search_on(tmp_path):
+    table = search_in(tmp_path, replace(GRID, learning_rate=(0.02,)), command="llmlite search x")
+    assert {read_record(tmp_path / run)["command"] for run in table.run} == {"llmlite search x"}
 
 
 def test_a_validation_loss_without_a_perplexity_is_a_failure(tmp_path, monkeypatch):

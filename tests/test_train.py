@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -19,10 +20,18 @@ from torch.nn import functional as F
 from llmlite import train
 from llmlite.checkpoint import load_state, read_record, read_steps
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.data import TokenWindows, train_loader
-from llmlite.errors import CheckpointError, DataError, DivergedError
+from llmlite.errors import (
+    BusyError,
+    CheckpointError,
+    DataError,
+    DiskFullError,
+    DivergedError,
+    OutOfMemoryError,
+)
 from llmlite.model import GPT
-from llmlite.train import Trainer, autocast_dtype, epoch_line, learning_rate, parameter_groups
+from llmlite.optim import autocast_dtype, learning_rate, parameter_groups
+from llmlite.train import Trainer, epoch_line
+from llmlite.windows import TokenWindows, epoch_batches
 
 MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 DROPOUT = replace(MODEL, dropout=0.3)
@@ -75,7 +84,7 @@ def assert_same_run(folder, other):
     assert_same_tensors(
         load_file(folder / "best.safetensors"), load_file(other / "best.safetensors")
     )
-    ours, theirs = (load_state(f / "last.pt", "cpu") for f in (folder, other))
+    ours, theirs = (load_state(f, "cpu") for f in (folder, other))
     assert_same_tensors(ours["model"], theirs["model"])
     assert torch.equal(ours["rng"], theirs["rng"])
     assert (folder / "steps.jsonl").read_text() == (other / "steps.jsonl").read_text()
@@ -144,12 +153,11 @@ def plain_loop(ids, config, batch):
         lr=config.learning_rate,
         betas=(0.9, 0.95),
     )
-    loader = train_loader(TokenWindows(ids["train"], MODEL.block_size), batch, config.seed)
+    windows = TokenWindows(ids["train"], MODEL.block_size)
     losses, norms, epoch_losses = [], [], []
     for epoch in range(config.epochs):
-        loader.sampler.sampler.set_epoch(epoch)
         nats = tokens = 0
-        for inputs, targets in loader:
+        for inputs, targets, _ in epoch_batches(windows, batch, config.seed, epoch):
             optimizer.zero_grad()
             logits = model(inputs).logits
             loss = F.cross_entropy(logits.reshape(-1, 50), targets.reshape(-1))
@@ -230,7 +238,7 @@ def set_scaler(monkeypatch, **settings):
 
 
 def test_a_step_whose_fp16_gradient_overflows_is_left_out(tmp_path, monkeypatch):
-    set_scaler(monkeypatch, init_scale=2.0**60)  # halved at every overflow
+    set_scaler(monkeypatch, init_scale=2.0**40)  # halved at every overflow
     weights, step = [], Trainer._optimiser_step
 
     def watched(self, *batch):
@@ -315,7 +323,7 @@ def script_validation(monkeypatch, losses):
 
     def scripted(model, ids, **_):
         weights.append({k: v.clone() for k, v in model.state_dict().items()})
-        return next(script) * 100, 100
+        return next(script) * (len(ids) - 1), len(ids) - 1
 
     monkeypatch.setattr(train, "total_loss", scripted)
     return weights
@@ -381,7 +389,7 @@ def test_every_epoch_sees_every_window_once_in_another_order(tmp_path, monkeypat
     monkeypatch.setattr(
         Trainer,
         "_optimiser_step",
-        lambda self, x, y: (seen.append(tuple(map(tuple, x.tolist()))), step(self, x, y))[1],
+        lambda self, x, *y: (seen.append(tuple(map(tuple, x.tolist()))), step(self, x, *y))[1],
     )
     trainer(tmp_path, epochs=2).fit()
     first, second = sum(seen[:10], ()), sum(seen[10:], ())
@@ -470,7 +478,7 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(tmp_path):
     finally:
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
-    state = load_state(killed / "last.pt", "cpu")
+    state = load_state(killed, "cpu")
     assert (state["step"], len(state["epochs"])) == (16, 1)  # of 20, so in mid-epoch
     with open(log, "a", encoding="utf-8") as file:
         file.write('{"step": 19, "epo')  # a line that the kill cut short
@@ -478,7 +486,7 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(tmp_path):
     trainer(whole, model=DROPOUT).fit()
     assert_same_run(killed, whole)
     assert {path.name for path in killed.iterdir()} == {
-        "best.safetensors", "last.pt", "record.json", "steps.jsonl"
+        ".lock", "best.safetensors", "last.pt", "previous.pt", "record.json", "steps.jsonl"
     }  # fmt: skip
 
 
@@ -551,7 +559,7 @@ def test_an_fp16_run_carries_on_with_its_scale(tmp_path, monkeypatch, again):
     (run if again == "the same object" else build(tmp_path / "a")).fit()
     build(tmp_path / "b").fit()
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    scales = [load_state(tmp_path / f / "last.pt", "cpu")["scaler"]["scale"] for f in "ab"]
+    scales = [load_state(tmp_path / f, "cpu")["scaler"]["scale"] for f in "ab"]
     assert scales[0] == scales[1] > 65536
 
 
@@ -579,7 +587,7 @@ def test_another_configuration_does_not_take_over_a_folder(tmp_path, model, chan
     assert not other.finished()
     with pytest.raises(CheckpointError, match=re.escape(difference)) as error:
         other.fit()
-    assert str(tmp_path / "last.pt") in str(error.value)
+    assert str(tmp_path) in str(error.value)
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
@@ -592,15 +600,65 @@ def test_other_data_or_another_stride_is_another_run(tmp_path):
         other.fit()
 
 
-@pytest.mark.parametrize("damage", [b"", b"no zip file", None], ids=["empty", "foreign", "half"])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if how == "tampered":
+        content[middle] ^= 1  # one bit
+    path.write_bytes(
+        {"empty": b"", "foreign": b"no checkpoint", "half": content[:middle]}.get(how, content)
+    )
+
+
+@pytest.mark.parametrize("how", ["empty", "foreign", "half", "tampered"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path, monkeypatch, capsys, how, whole_run
+):
+    def build():
+        return trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
+
+    with monkeypatch.context() as patch:
+        Interrupt(patch, Trainer, "_optimiser_step", 25, after=True)
+        with pytest.raises(KeyboardInterrupt):
+            build().fit()
+    damage(tmp_path / "last.pt", how)
+    build().fit()
+    named = capsys.readouterr().err
+    assert str(tmp_path / "last.pt") in named
+    assert "damaged-last.pt" in named
+    assert_same_run(tmp_path, whole_run)
+
+
+def test_when_both_checkpoints_are_damaged_the_run_says_so_and_then_starts_anew(tmp_path):
     trainer(tmp_path).fit()
     (tmp_path / "record.json").unlink()
-    path = tmp_path / "last.pt"
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2] if damage is None else damage)
-    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+    damage(tmp_path / "last.pt", "half")
+    damage(tmp_path / "previous.pt", "tampered")
+    with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole \(last.pt, prev"):
         trainer(tmp_path).fit()
+    trainer(tmp_path).fit()
+    trainer(tmp_path / "whole").fit()
+    assert_same_run(tmp_path, tmp_path / "whole")
+
+
+def test_the_previous_checkpoint_is_the_one_before(tmp_path):
+    trainer(tmp_path, epochs=1).fit()  # checkpoints at steps 4, 8, 10
+    assert load_state(tmp_path, "cpu")["step"] == 10
+    (tmp_path / "last.pt").unlink()
+    assert load_state(tmp_path, "cpu")["step"] == 8
+
+
+def test_damaged_best_weights_are_written_again_from_the_checkpoint(
+    tmp_path, monkeypatch, whole_run
+):
+    run = trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
+    with monkeypatch.context() as patch:
+        Interrupt(patch, Trainer, "_optimiser_step", 30)
+        with pytest.raises(KeyboardInterrupt):
+            run.fit()
+    damage(tmp_path / "best.safetensors", "half")
+    run.fit()
+    assert_same_run(tmp_path, whole_run)
 
 
 # -- divergence -----------------------------------------------------------------------------------
@@ -621,17 +679,24 @@ def before_step(monkeypatch, number, action):
 def test_a_huge_learning_rate_is_reported_with_its_step(tmp_path):
     with pytest.raises(DivergedError, match=r"at step \d+ of 30 .*1\.00e\+30.* lower the learning"):
         trainer(tmp_path, learning_rate=1e30, schedule="fixed").fit()
-    assert read_record(tmp_path) is None
+    record = read_record(tmp_path)
+    assert record["status"] == "failed"
+    assert "lower the learning rate" in record["reason"]
+    assert record["epochs"] == []
+    assert record["best"] is None
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(tmp_path, monkeypatch):
     before_step(monkeypatch, 14, lambda model: model.norm.weight.data.fill_(math.nan))
     with pytest.raises(DivergedError, match=r"The loss became nan at step 14 of 30"):
         trainer(tmp_path, checkpoint_every=1).fit()
-    state = load_state(tmp_path / "last.pt", "cpu")
+    state = load_state(tmp_path, "cpu")
     assert state["step"] == 13
     assert all(weight.isfinite().all() for weight in state["model"].values())
-    assert read_record(tmp_path)["status"] == "running"
+    record = read_record(tmp_path)
+    assert record["status"] == "failed"
+    assert "at step 14 of 30" in record["reason"]
+    assert len(record["epochs"]) == 1
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
@@ -650,7 +715,148 @@ def test_a_validation_loss_without_a_perplexity_stops_the_run(tmp_path, monkeypa
         trainer(tmp_path).fit()
 
 
+def test_too_many_steps_left_out_in_a_row_end_the_run_with_a_record(tmp_path, monkeypatch):
+    set_scaler(monkeypatch, init_scale=2.0**80)
+    with pytest.raises(DivergedError, match=r"overflowed float16 31 times in a row.*choose amp"):
+        trainer(tmp_path, epochs=6, amp="fp16").fit()
+    record = read_record(tmp_path)
+    assert record["status"] == "failed"
+    assert "31 times in a row" in record["reason"]
+
+
+def test_a_failed_run_is_tried_again_from_its_last_checkpoint(tmp_path, monkeypatch, whole_run):
+    def build():
+        return trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
+
+    with monkeypatch.context() as patch:
+        before_step(patch, 14, lambda model: model.norm.weight.data.fill_(math.nan))
+        with pytest.raises(DivergedError):
+            build().fit()
+    build().fit()
+    assert_same_run(tmp_path, whole_run)
+
+
+# -- out of memory --------------------------------------------------------------------------------
+
+
+def memory_for(monkeypatch, windows):
+    """Let a forward pass over more windows run out of memory, as CUDA says it."""
+    forward = GPT.embed
+
+    def limited(self, ids, *rest):
+        if len(ids) > windows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(GPT, "embed", limited)
+
+
+@pytest.mark.parametrize(
+    ("windows", "advice"),
+    [
+        (5, "batch_size 5 with accumulation 4 fits"),
+        (4, "batch_size 3 with accumulation 7 fits"),
+        (1, "batch_size 1 with accumulation 20 fits"),
+        (0, "would with 1; choose a smaller model"),
+    ],
+)
+def test_out_of_memory_ends_the_run_with_a_record_and_the_accumulation_that_fits(
+    tmp_path, monkeypatch, windows, advice
+):
+    with monkeypatch.context() as patch:
+        memory_for(patch, windows)
+        with pytest.raises(OutOfMemoryError, match=advice) as error:
+            trainer(tmp_path, batch_size=10, accumulation=2).fit()
+    assert "At step 1, cpu ran out of memory with batch_size 10" in str(error.value)
+    assert read_record(tmp_path)["reason"] == str(error.value)
+    assert read_record(tmp_path)["status"] == "failed"
+
+
+# -- one process a folder, and a disk that is full ------------------------------------------------
+
+
+def test_a_second_process_on_a_folder_is_told_so(tmp_path):
+    script = (
+        "import sys, time; from llmlite.files import hold\n"
+        "with hold(sys.argv[1]): print('held', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(BusyError, match=f"in use by process {other.pid} on ") as error:
+            trainer(tmp_path).fit()
+        assert str(tmp_path) in str(error.value)
+        assert not (tmp_path / "record.json").exists()
+    finally:
+        other.kill()
+        other.wait()
+    assert trainer(tmp_path, epochs=1).fit()["status"] == "finished"  # its lock died with it
+
+
+def test_a_folder_is_free_again_after_an_interruption(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        Interrupt(patch, Trainer, "_optimiser_step", 3)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path).fit()
+    assert trainer(tmp_path).fit()["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.safetensors", "record.json", "steps.jsonl"])
+def test_a_full_disk_stops_the_run_in_a_sentence_and_the_last_good_state_stays(
+    tmp_path, monkeypatch, whole_run, name
+):
+    """/dev/full answers every write as a full disk does."""
+
+    def build():
+        return trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
+
+    def fill_the_disk(_):
+        path = tmp_path / name
+        if name == "steps.jsonl":
+            path.rename(tmp_path / "kept")
+        else:
+            path = path.with_name(f".{name}.{os.getpid()}.tmp{path.suffix}")
+        path.symlink_to("/dev/full")
+
+    with monkeypatch.context() as patch:
+        before_step(patch, 22, fill_the_disk)
+        with pytest.raises(DiskFullError, match=rf"no room left to write \S+{name}") as error:
+            build().fit()
+    assert "\n" not in str(error.value)
+    if name == "steps.jsonl":
+        (tmp_path / name).unlink()
+        (tmp_path / "kept").rename(tmp_path / name)
+    assert load_state(tmp_path, "cpu")["step"] in (11, 22)
+    assert not [path for path in tmp_path.glob(".*") if path.name != ".lock"]
+    build().fit()
+    assert_same_run(tmp_path, whole_run)
+
+
+# -- fast and plain -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_fast_path_gives_the_plain_ones_curve(tmp_path, accumulation):
+    """100 steps at float32, to 1e-5, with ragged last batches."""
+    changes = {"epochs": 10, "accumulation": accumulation, "ids": random_ids(39)}
+    trainer(tmp_path / "fast", **changes).fit()
+    trainer(tmp_path / "plain", **changes, fast=False).fit()
+    fast, plain = read_steps(tmp_path / "fast"), read_steps(tmp_path / "plain")
+    assert len(fast) == 100 // accumulation
+    assert (fast.loss - plain.loss).abs().max() < 1e-5
+    assert (fast.grad_norm - plain.grad_norm).abs().max() < 1e-4
+    assert plain.loss.iloc[-1] < plain.loss.iloc[0] - 1
+    engines = [read_record(tmp_path / f)["engine"] for f in ("fast", "plain")]
+    assert engines == ["fused loss", "plain"]
+
+
+def test_a_run_does_not_change_paths_on_the_way(tmp_path):
+    trainer(tmp_path).fit()
+    with pytest.raises(CheckpointError, match=r"train.fast: True there, False here"):
+        trainer(tmp_path, fast=False).fit()
+
+
 def test_what_a_killed_process_half_wrote_is_cleared_away(tmp_path):
     (tmp_path / ".last.pt.123.tmp.pt").write_bytes(b"half")
     Trainer(MODEL, THREE_EPOCHS, random_ids(), tmp_path, {}, progress=False).fit()
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]

@@ -15,6 +15,7 @@ from llmlite.plots.training import (
     learning_curves,
     learning_rate_schedule,
     losses,
+    resident_memory,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "learning_rate_schedule",
     "losses",
     "next_tokens",
+    "resident_memory",
     "sampling_grid",
     "token_lengths",
     "token_strips",

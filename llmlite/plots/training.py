@@ -70,6 +70,44 @@ def learning_rate_schedule(steps: pd.DataFrame) -> Figure:
 
 
 @figure
+def resident_memory(runs: list[dict]) -> Figure:
+    """Memory that training holds, with tokens in memory and mapped from a file.
+
+    runs: a dict for each way (`how`) and corpus: `tokens` in it, `samples` taken while training
+    (`trained` tokens, `anonymous` and `file` bytes) and `before`, a sample without any corpus. Left
+    the most that each run held; right the course of those with the largest corpus.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+
+    def gigabytes(sample: dict) -> float:
+        return (sample["anonymous"] + sample["file"]) / 1e9
+
+    for i, how in enumerate(dict.fromkeys(run["how"] for run in runs)):
+        style = {"marker": MARKERS[i], "color": COLOURS[i]}
+        mine = sorted((run for run in runs if run["how"] == how), key=lambda run: run["tokens"])
+        most = [max(map(gigabytes, run["samples"])) for run in mine]
+        left.plot([run["tokens"] for run in mine], most, **style)
+        samples = mine[-1]["samples"]
+        right.plot([s["trained"] for s in samples], list(map(gigabytes, samples)), **style)
+        for ax, text in ((left, f"{how}: {most[-1]:.2f} GB"), (right, how)):
+            x, y = ax.get_lines()[-1].get_xydata()[-1]
+            place = {"xytext": (0, 8), "textcoords": "offset points", "ha": "right"}
+            ax.annotate(text, (x, y), color=COLOURS[i], **place)
+    without = min(gigabytes(run["before"]) for run in runs)
+    for ax in (left, right):
+        ax.axhline(without, color="#666666", linestyle=":")
+    sizes = sorted({run["tokens"] for run in runs})
+    left.text(sizes[0], without, "program without tokens", va="top", fontsize=9)
+    left.set(xscale="log", xlabel="tokens in the corpus (log scale)", title="The most that is held")
+    left.set_xticks(sizes, [f"{size / 1e6:g} M" for size in sizes])
+    left.set_xticks([], minor=True)
+    left.set(ylabel="resident memory, GB", ylim=(0, 1.15 * left.get_ylim()[1]))
+    right.set(xlabel="tokens trained on", title=f"While training on {sizes[-1] / 1e6:g} M tokens")
+    right.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g} M")
+    return fig
+
+
+@figure
 def losses(epochs: pd.DataFrame, best: int) -> Figure:
     """Fig. 9. epochs: columns epoch, train_loss, valid_loss, perplexity; best: the epoch kept."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))

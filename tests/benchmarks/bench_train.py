@@ -1,101 +1,218 @@
-"""Our training step against transformers' GPT-2 of the same shape, in one run.
+"""A step of training against transformers' GPT-2 of the same shape, its Trainer and a plain loop.
 
 make bench-train
+
+Each contestant lives in a process of its own (see train_worker.py), so that its peak memory is its
+own. They take turns: while one works, the others wait. Beside each stands how far it is above the
+floors of llmlite/floors.py; the record also says how far the fast paths' losses are from the plain
+ones' over 100 steps.
 """
 
+import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from unittest import mock
 
 import torch
-import transformers
 from common import alternate, arguments, record, table
+from train_worker import CONTESTANTS, Case
 
+from llmlite import engine
+from llmlite.checkpoint import read_steps
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.data import TokenWindows
+from llmlite.floors import floor, peak
 from llmlite.train import Trainer
 
-STEPS = 4  # optimiser steps in one measurement
+OURS, PLAIN, COMPILED, HF_TRAINER, EAGER, PROCESSES = CONTESTANTS
+SHAPE = ModelConfig(dropout=0.0)  # the best configuration
+TINY = ModelConfig(vocab_size=64, block_size=16, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
+WARM_UP = 2  # laps that are not counted; the first one compiles
+EQUALITY_STEPS = 100
+
+
+def cases(device: str, steps: int, tiny: bool) -> dict[str, Case]:
+    """What is measured, by a short name: window and type."""
+    if tiny:
+        return {"16-float32": Case(device, 4, steps, False, asdict(TINY))}
+    batches = {256: 128, 32: 128} if device == "cuda" else {256: 16, 32: 128}
+    types = (True,) if device == "cuda" else (False, True)
+    return {
+        f"{window}-{'bfloat16' if bfloat16 else 'float32'}": Case(
+            device, batch, steps, bfloat16, asdict(replace(SHAPE, block_size=window))
+        )
+        for window, batch in batches.items()
+        for bfloat16 in types
+    }
+
+
+class Worker:
+    """A contestant in its own process; a call is one lap."""
+
+    def __init__(self, name: str, case: Case):
+        self.name = name
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the worker
+        self.cache = tempfile.TemporaryDirectory()  # empty: what compiling costs is measured
+        command = [sys.executable]
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": self.cache.name}
+        if name == PROCESSES:
+            command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            environment["OMP_NUM_THREADS"] = "1"
+        script = str(Path(__file__).with_name("train_worker.py"))
+        self.process = subprocess.Popen(
+            [*command, script, name, case.to_json()],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+
+    def __call__(self) -> float:
+        """Seconds of a lap."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise SystemExit(f"{self.log.read()}\n{self.name} failed; its error is above.")
+        answer = json.loads(line)
+        self.peak_bytes = answer["peak_bytes"]
+        return answer["seconds"]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.log.close()
+        self.cache.cleanup()
+
+
+def measure(case: Case, names: list[str], rounds: int) -> dict:
+    """A contestant's row: seconds of a lap, tokens/s, memory, times above the floor."""
+    workers, first = {}, {}
+    try:
+        for name in names:
+            workers[name] = Worker(name, case)
+            first[name], *_ = (workers[name]() for _ in range(WARM_UP))
+        seconds = alternate(workers, rounds)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    kind = "bf16 autocast" if case.bfloat16 else "float32"
+    rows = table(
+        f"Training on {case.device}, window {case.model.block_size}, batch {case.batch}, {kind}: "
+        f"{case.steps} steps",
+        seconds,
+        OURS,
+        case.tokens,
+        "tokens",
+    )
+    rates = peak(case.device, case.dtype)
+    least = floor(case.model, case.batch, case.dtype, rates)
+    print(
+        f"  floor of a step: {least.seconds * 1e3:.3g} ms, by {least.binds} ({rates.source}: "
+        f"{rates.operations / 1e12:.3g} TFLOP/s, {rates.bytes / 1e12:.3g} TB/s)"
+    )
+    for name, row in rows.items():
+        row["step_s"] = row["median_s"] / case.steps
+        row["compile_s"] = max(0.0, first[name] - statistics.median(seconds[name]))
+        row["peak_bytes"] = workers[name].peak_bytes
+        row["above_floor"] = row["step_s"] / least.seconds
+        print(
+            f"  {name:32} {row['peak_bytes'] / 2**20:8,.0f} MiB at most, "
+            f"{row['above_floor']:6.1f} × the floor, compiled in {row['compile_s']:.1f} s"
+        )
+    return {
+        **asdict(case),
+        "floor": {**asdict(least), "seconds": least.seconds, "binds": least.binds},
+        "peak": asdict(rates),
+        "contestants": rows,
+    }
+
+
+def equality(device: str, tiny: bool) -> dict:
+    """Largest difference of the fast and the plain path's loss over 100 steps in float32, nats."""
+    small = ModelConfig(vocab_size=512, block_size=32, n_layer=2, n_head=2, n_embd=64, dropout=0.0)
+    shape = TINY if tiny else SHAPE if device == "cuda" else small
+    batch = 128 if device == "cuda" and not tiny else 8
+    config = TrainConfig(epochs=10, batch_size=batch, amp="off", patience=0)
+    generator = torch.Generator().manual_seed(0)
+    windows = EQUALITY_STEPS // config.epochs * batch
+    # Half the vocabulary: tokens that never come are something to learn.
+    high = (shape.vocab_size // 2, (windows * shape.block_size + 1,))
+    train = torch.randint(*high, generator=generator)
+    ids = {"train": train, "valid": train[: 4 * shape.block_size]}
+    losses, how = [], []
+    # The run is too short to be worth compiling, but long ones are compiled.
+    compiling = {} if tiny else dict.fromkeys(engine.WORTH_COMPILING, 0.0)
+    with mock.patch.dict(engine.WORTH_COMPILING, compiling):
+        for fast in (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                fitted = Trainer(
+                    shape, replace(config, fast=fast), ids, folder, {}, device, progress=False
+                ).fit()
+                losses.append(torch.tensor(read_steps(folder)["loss"].tolist()))
+                how.append(fitted["engine"])
+    difference = (losses[0] - losses[1]).abs().max().item()
+    print(
+        f"\nOver {len(losses[0])} steps in float32 the loss falls from {losses[1][0]:.3f} to "
+        f"{losses[1][-1]:.3f}; fast ({how[0]}) and plain differ by {difference:.1e} at most"
+    )
+    return {
+        "steps": len(losses[0]),
+        "shape": asdict(shape),
+        "batch": batch,
+        "engine": how[0],
+        "first_loss": losses[1][0].item(),
+        "last_loss": losses[1][-1].item(),
+        "largest_difference": difference,
+    }
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0], rounds=5).parse_args()
-    cuda = torch.cuda.is_available()
-    device = "cuda" if cuda else "cpu"
-    batch, shape = (128, ModelConfig(dropout=0.0)) if cuda else (8, ModelConfig(dropout=0.0))
-    tokens = batch * shape.block_size * STEPS
-    ids = torch.randint(shape.vocab_size, (4 * tokens + 1,))  # no zeros: they flatter
-    with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(batch_size=batch, amp="auto" if cuda else "off")
-        trainer = Trainer(
-            shape, config, {"train": ids, "valid": ids}, folder, {}, device, progress=False
-        )
-        trainer._start()
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=shape.vocab_size,
-            n_positions=shape.block_size,
-            n_embd=shape.n_embd,
-            n_layer=shape.n_layer,
-            n_head=shape.n_head,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    ).to(device)
-    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3, fused=True)
-    windows = TokenWindows(ids.to(device), shape.block_size)
-
-    def batches():
-        order = torch.randperm(len(windows))[: STEPS * batch]
-        return [windows[part.tolist()] for part in order.split(batch)]
-
-    def synchronise():
-        if cuda:
-            torch.cuda.synchronize()
-
-    def our_steps():
-        trainer.model.train()
-        for inputs, targets in batches():
-            trainer._optimiser_step(inputs, targets)
-        synchronise()
-
-    def their_steps():
-        theirs.train()
-        for inputs, targets in batches():
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device, torch.bfloat16, enabled=cuda):
-                logits = theirs(inputs).logits
-            loss = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1).float(), targets.flatten()
-            )
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
-            optimizer.step()
-        synchronise()
-
-    contestants = {"llmlite": our_steps, "transformers GPT-2, plain loop": their_steps}
-    for run in contestants.values():  # warm up
-        run()
-    seconds = alternate(contestants, options.rounds)
-    arithmetic = "bf16 autocast" if cuda else "float32"
-    rows = table(
-        f"Training on {device}, {shape.n_layer} layers, {shape.n_head} heads, width "
-        f"{shape.n_embd}, window {shape.block_size}, batch {batch}, {arithmetic}",
-        seconds,
-        "llmlite",
-        tokens,
-        "tokens",
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    default = 200 if device == "cuda" else 3
+    parser = arguments(__doc__.splitlines()[0], rounds=5)
+    parser.add_argument(
+        "--steps", type=int, default=default, help=f"steps in a run (default: {default})"
     )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="CASE",
+        help=f"window and type (default: {' '.join(cases(device, 1, False))})",
+    )
+    parser.add_argument(
+        "--contestants",
+        nargs="+",
+        metavar="NAME",
+        choices=CONTESTANTS,
+        help=f"besides {OURS} (default: all)",
+    )
+    parser.add_argument("--tiny", action="store_true", help="a model that only tries this script")
+    options = parser.parse_args()
+    chosen = cases(device, options.steps, options.tiny)
+    if unknown := set(options.cases or chosen) - chosen.keys():
+        parser.error(f"no case {', '.join(unknown)}; choose from {', '.join(chosen)}")
+    names = [name for name in CONTESTANTS if device == "cpu" or name != PROCESSES]
+    names = [n for n in names if n in (OURS, *(options.contestants or names))]
     record(
         options.out,
         f"train {device}",
         device,
-        arithmetic=arithmetic,
-        batch=batch,
-        shape=vars(shape),
-        versions={"transformers": transformers.__version__},
-        training=rows,
+        rounds=options.rounds,
+        versions={name: version(name) for name in ("transformers", "accelerate")},
+        equality=equality(device, options.tiny),
+        cases={
+            name: measure(chosen[name], names, options.rounds) for name in options.cases or chosen
+        },
     )
 
 

@@ -1,0 +1,121 @@
+"""One token after another, near the hardware's limit: what to compute is in model.py, here is how.
+
+    key/value cache    a step feeds the newest token alone; what is known of the others stays put
+    last logits        the vocabulary's matrix meets one position of each text, not all of them
+    CUDA graph         a step is one launch instead of a hundred
+
+`generate(..., fast=False)` goes around all of it. Knows nothing about sampling.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from llmlite.model import GPT, KVCache
+
+
+class Decoder:
+    """decoder(text) → logits of the token that follows; `text` grows from call to call.
+
+    text: (batch, time), of which the last block_size tokens are the context. Keys and values are
+    kept while all of it fits; learned positions are absolute, so a window that moves is computed
+    anew, and so is all of a model without the causal mask, whose keys change with each new token.
+    capacity: tokens that will be fed, at most. The logits, (batch, vocab_size), may be overwritten
+    by the next call.
+    """
+
+    def __init__(self, model: GPT, batch: int, capacity: int, head_mask: Tensor | None = None):
+        self.model, self.head_mask = model, head_mask
+        self.block_size, self.causal = model.config.block_size, model.config.causal
+        on_cuda = model.device.type == "cuda"
+        self.cache = (GraphCache if on_cuda else KVCache)(
+            model, batch, min(capacity, self.block_size)
+        )
+        self.step = GraphStep(self) if on_cuda else self.feed  # takes up tokens into the cache
+        self.project = projection(model.token_embedding.weight, batch)
+
+    @torch.inference_mode()
+    def __call__(self, text: Tensor) -> Tensor:
+        if text.size(1) > self.block_size or not self.causal:
+            return self.feed(text[:, -self.block_size :], None)
+        return self.step(text[:, self.cache.length :], self.cache)
+
+    def feed(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+        x, _ = self.model.hidden(ids, self.head_mask, cache=cache)
+        return self.project(x[:, -1])
+
+
+def projection(weight: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
+    """project(x) = x @ weight.T as fast as can be: (batch, width) → (batch, vocab_size).
+
+    On a CPU the matrix is laid out anew once: for several rows as oneDNN wants it, which it offers
+    under these names only; for one row, or without oneDNN, transposed. Both halve the time.
+    """
+    packs = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and batch > 1 and packs:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), batch)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    columns = weight.detach().t().contiguous()
+    logits = columns.new_empty(batch, columns.size(1))
+    return lambda x: torch.mm(x, columns, out=logits)
+
+
+class GraphCache(KVCache):
+    """A cache in which, from its second token on, no shape and no address changes.
+
+    So a recorded step can be replayed: where it writes and how far it looks is a number on the
+    device, `next`.
+    """
+
+    def __init__(self, model: GPT, batch: int, capacity: int):
+        super().__init__(model, batch, capacity)
+        self.next = torch.zeros(1, dtype=torch.int64, device=model.device)
+        self._grow(capacity)
+
+    def extend(self, new: int) -> int | Tensor:
+        if new > 1:  # the prompt
+            return super().extend(new)
+        self.length += 1
+        self.mask = self.mask_from(self.next)
+        return self.next
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if k.size(2) > 1:
+            return super().append(layer, k, v)
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(2, self.next, k)
+        values.index_copy_(2, self.next, v)
+        return keys, values, self.mask
+
+
+class GraphStep:
+    """Decoder.feed, for one token a text by replaying a CUDA graph, recorded at the first one."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder, self.graph = decoder, None
+
+    def __call__(self, ids: Tensor, cache: GraphCache) -> Tensor:
+        if ids.size(1) > 1:
+            return self.decoder.feed(ids, cache)
+        cache.next.fill_(cache.length)
+        if self.graph is None:
+            self.ids = ids.clone()
+            self._record(cache)
+        self.ids.copy_(ids)
+        self.graph.replay()
+        cache.length += 1
+        return self.logits
+
+    def _record(self, cache: GraphCache) -> None:
+        """The step that is run and the one that is recorded leave the cache as long as it was."""
+        length, stream = cache.length, torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries set themselves up at a first run
+            self.decoder.feed(self.ids, cache)
+        torch.cuda.current_stream().wait_stream(stream)
+        cache.length = length
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = self.decoder.feed(self.ids, cache)
+        cache.length = length

@@ -1,0 +1,79 @@
+"""Training one model in several processes (data parallel), as `torchrun` starts them.
+
+Without torchrun there is a world of one, in which every function here does nothing. The processes
+are PyTorch's own (torch.distributed): gloo between CPUs, nccl between GPUs.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+# One process prepares what all need (tokenizer, token ids); the others wait so long at most.
+PATIENCE = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class World:
+    """How many processes train together, and which one this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Is this the process that writes files and speaks?"""
+        return self.rank == 0
+
+    def part(self, n: int) -> slice:
+        """This process's share of n things, the shares differing by one at most."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of `tensor` over the processes, the same bits in each of them."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def from_main(self, value):
+        """What the main process has, in all of them."""
+        if self.size > 1:
+            box = [value]
+            dist.broadcast_object_list(box)
+            (value,) = box
+        return value
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process goes through the block before the others: they find what it made."""
+        if not self.main:
+            dist.barrier()
+        yield
+        if self.main and self.size > 1:
+            dist.barrier()
+
+
+ALONE = World()
+
+
+def world() -> World:
+    """The world that torchrun started this process in, joined on the first call."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        return ALONE
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_device())
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+def local_device() -> str:
+    """The GPU of this process on its machine, or the CPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"

@@ -1,0 +1,250 @@
+"""One contestant of bench_train.py, in a process of its own that waits while others work.
+
+    python train_worker.py NAME CASE           (or under torchrun; CASE is JSON, see Case)
+
+Each trains in its own loop and without an end. A line on stdin starts a lap of so many optimiser
+steps; a line of JSON on stdout then says how long it took and how much memory it has needed.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from llmlite.config import ModelConfig, TrainConfig
+from llmlite.model import GPT
+from llmlite.parallel import world
+from llmlite.train import Trainer
+from llmlite.windows import TokenWindows
+
+RATE, DECAY, CLIP = 1e-3, 0.1, 1.0
+NO_END = 100_000  # laps
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all contestants train: a shape, a batch in windows, a type for the products."""
+
+    device: str
+    batch: int
+    steps: int  # of the optimiser, in a lap
+    bfloat16: bool  # autocast; else float32
+    shape: dict  # of ModelConfig
+
+    @property
+    def model(self) -> ModelConfig:
+        return ModelConfig(**self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.bfloat16 else torch.float32
+
+    @property
+    def tokens(self) -> int:
+        """In a lap."""
+        return self.steps * self.batch * self.model.block_size
+
+    def ids(self) -> torch.Tensor:
+        """Random tokens (zeros would flatter), just enough for a lap to be an epoch."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(self.model.vocab_size, (self.tokens + 1,), generator=generator)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Laps:
+    """Waits for the word to go, measures, reports. Under torchrun the main process does; the
+    others wait for it."""
+
+    def __init__(self, device: str):
+        self.device, self.world = device, world()
+
+    def go(self) -> None:
+        if self.world.main and not sys.stdin.readline():
+            os._exit(0)  # whoever asked is gone
+        self.world.from_main(None)
+        self.since = time.perf_counter()
+
+    def done(self, seconds: float | None = None) -> None:
+        """`seconds`: of a contestant that measures itself."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - self.since if seconds is None else seconds
+        if self.world.main:
+            answer = {"seconds": seconds, "peak_bytes": peak_memory(self.device)}
+            print(json.dumps(answer), flush=True)
+
+
+def peak_memory(device: str) -> int:
+    """The most that the contestant has held, in bytes: of the GPU's memory, or of the machine's.
+
+    Under torchrun it is the sum over the processes, which are all children of the same one.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    processes = [os.getpid()]
+    if "WORLD_SIZE" in os.environ:
+        launcher = os.getppid()
+        processes = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    total = 0
+    for process in processes:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        total += 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return total
+
+
+def train_ours(case: Case, laps: Laps, fast: bool) -> None:
+    """The Trainer as it is: a lap is an epoch, timed by the Trainer, without its validation."""
+    config = TrainConfig(
+        epochs=NO_END,
+        batch_size=case.batch,
+        learning_rate=RATE,
+        schedule="fixed",
+        weight_decay=DECAY,
+        clip_norm=CLIP,
+        amp="bf16" if case.bfloat16 else "off",
+        patience=0,
+        checkpoint_every=10**9,
+        fast=fast,
+    )
+    ids = case.ids()
+    ids = {"train": ids, "valid": ids[: case.model.block_size + 1]}
+
+    class EveryLap:
+        def on_steps(self, rows):
+            pass
+
+        def on_epoch(self, epoch):
+            laps.done(epoch["seconds"])
+            laps.go()
+
+        def close(self):
+            pass
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(case.model, config, ids, folder, {}, case.device, progress=False)
+        trainer.watchers = [EveryLap()]  # in every process: the others must not run ahead
+        laps.go()
+        trainer.fit()
+
+
+def train_eager(case: Case, laps: Laps) -> None:
+    """As the paper's loop would: a window at a time, all logits, the loss read at each step."""
+    model = GPT(case.model).to(case.device).train()
+    windows = TokenWindows(case.ids(), case.model.block_size)
+    loader = torch.utils.data.DataLoader(windows, case.batch, shuffle=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+    while True:
+        laps.go()
+        for x, y in loader:
+            x, y = x.to(case.device), y.to(case.device)
+            optimizer.zero_grad()
+            with torch.autocast(case.device, torch.bfloat16, enabled=case.bfloat16):
+                logits = model(x).logits
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            loss.item()
+        laps.done()
+
+
+def gpt2(shape: ModelConfig):
+    """transformers' GPT-2 of our shape, with our first weights."""
+    from gpt2 import as_gpt2  # imports transformers, which would count as our memory
+
+    pdrop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), shape.dropout)
+    return as_gpt2(GPT(shape), use_cache=False, **pdrop).train()
+
+
+def train_compiled(case: Case, laps: Laps) -> None:
+    """transformers' model in the best plain loop: data on the device, the loss compiled with the
+    model (outside, it takes over half as long again), nothing read between the steps."""
+    model = gpt2(case.model).to(case.device)
+    windows = TokenWindows(case.ids().to(case.device), case.model.block_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+
+    @torch.compile
+    def loss_of(x, y):
+        return F.cross_entropy(model(x).logits.flatten(0, 1).float(), y.flatten())
+
+    while True:
+        laps.go()
+        for index in torch.randperm(len(windows)).to(case.device).split(case.batch):
+            x, y = windows[index]
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(case.device, torch.bfloat16, enabled=case.bfloat16):
+                loss = loss_of(x, y)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+        laps.done()
+
+
+def train_hf(case: Case, laps: Laps) -> None:
+    """transformers' Trainer; it shifts the labels itself, so a window has one target less."""
+    import transformers
+
+    class EveryLap(transformers.TrainerCallback):
+        def on_train_begin(self, args, state, control, **others):
+            laps.go()
+
+        def on_step_end(self, args, state, control, **others):
+            if state.global_step % case.steps == 0:
+                laps.done()
+                laps.go()
+
+    windows = [x for x, _ in TokenWindows(case.ids(), case.model.block_size)]
+    with tempfile.TemporaryDirectory() as folder:
+        options = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=case.batch,
+            max_steps=NO_END * case.steps,
+            learning_rate=RATE,
+            lr_scheduler_type="constant",
+            weight_decay=DECAY,
+            max_grad_norm=CLIP,
+            optim="adamw_torch_fused",
+            bf16=case.bfloat16,
+            torch_compile=True,
+            use_cpu=case.device == "cpu",
+            report_to=[],
+            logging_strategy="no",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        transformers.Trainer(
+            gpt2(case.model),
+            options,
+            train_dataset=[{"input_ids": x, "labels": x} for x in windows],
+            data_collator=transformers.default_data_collator,
+            callbacks=[EveryLap()],
+        ).train()
+
+
+CONTESTANTS: dict[str, Callable[[Case, Laps], None]] = {
+    "llmlite": lambda case, laps: train_ours(case, laps, fast=True),
+    "llmlite, plain": lambda case, laps: train_ours(case, laps, fast=False),
+    "transformers, torch.compile": train_compiled,
+    "HF Trainer, torch.compile": train_hf,
+    "eager, item-by-item DataLoader": train_eager,
+    "llmlite, 2 processes": lambda case, laps: train_ours(case, laps, fast=True),
+}
+
+
+def main() -> None:
+    name, case = sys.argv[1], Case(**json.loads(sys.argv[2]))
+    torch.manual_seed(0)
+    CONTESTANTS[name](case, Laps(case.device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+import copy
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.nn import functional as F
+
+from llmlite import engine
+from llmlite.config import ModelConfig, TrainConfig
+from llmlite.engine import Engine
+from llmlite.model import GPT
+from llmlite.optim import parameter_groups
+from llmlite.parallel import ALONE
+
+MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=3, n_head=2, n_embd=16, dropout=0.0)
+STEPS = 100
+pytestmark = pytest.mark.usefixtures("one_thread")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+
+
+def batches(device="cpu", windows=4):
+    """The same ten batches again and again, and at the end one of another length."""
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.randint(50, (10, windows, 17), generator=generator).to(device)
+    for step in range(STEPS - 1):
+        yield ids[step % 10, :, :-1], ids[step % 10, :, 1:]
+    yield ids[0, :-1, :-1], ids[0, :-1, 1:]
+
+
+def build(config, device="cpu", operations=1e30, dtype=None):
+    torch.manual_seed(config.seed)
+    return Engine(GPT(MODEL).to(device).train(), config, dtype, operations, ALONE)
+
+
+def curve(engine, device="cpu"):
+    """Losses and norms of the steps, and the model's weights after them."""
+    logs = [engine.step(x, y, len(x), 1e-3) for x, y in batches(device)]
+    losses, norms = (torch.stack(values).cpu() for values in zip(*logs, strict=True))
+    return losses, norms, {k: v.cpu() for k, v in engine.model.state_dict().items()}
+
+
+def by_hand(config):
+    """The same curve from PyTorch alone."""
+    torch.manual_seed(config.seed)
+    model = GPT(MODEL).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-3, betas=(0.9, 0.95))
+    losses = []
+    for x, y in batches():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x).logits.flatten(0, 1), y.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def assert_same_curve(ours, theirs):
+    assert (ours[0] - theirs[0]).abs().max() < 1e-5
+    assert (ours[1] - theirs[1]).abs().max() < 1e-4
+    for name, weight in ours[2].items():
+        torch.testing.assert_close(weight, theirs[2][name], atol=1e-4, rtol=0, msg=name)
+    assert theirs[0][-1] < theirs[0][0] - 0.2
+
+
+@pytest.mark.parametrize("batch_size", [4, 2])
+def test_every_path_gives_the_curve_of_a_plain_loop(batch_size):
+    changes = {"batch_size": batch_size, "accumulation": 4 // batch_size}
+    plain = build(TrainConfig(**changes, fast=False))
+    uncompiled = build(TrainConfig(**changes), operations=0)
+    compiled = build(TrainConfig(**changes))
+    assert [e.how for e in (plain, uncompiled, compiled)] == [
+        "plain", "fused loss", "fused loss, compiled"
+    ]  # fmt: skip
+    reference = curve(plain)
+    assert (reference[0] - by_hand(TrainConfig(**changes))).abs().max() < 1e-5
+    assert_same_curve(curve(uncompiled), reference)
+    assert_same_curve(curve(compiled), reference)
+
+
+def test_one_compilation_serves_all_layers_and_the_ragged_batch_needs_none():
+    torch._dynamo.reset()
+    counters.clear()
+    run = build(TrainConfig(batch_size=4))
+    for x, y in batches():
+        run.step(x, y, len(x), 1e-3)
+    assert counters["stats"]["unique_graphs"] == 2  # a block and the softmax
+
+
+def test_without_a_compiler_a_run_says_that_it_is_not_compiled(monkeypatch):
+    monkeypatch.setattr(engine.shutil, "which", lambda _: None)
+    assert build(TrainConfig()).how == "fused loss, not compiled for want of g++"
+    assert build(TrainConfig(), operations=0).how == "fused loss"
+
+
+def test_state_goes_from_one_engine_to_another():
+    config = TrainConfig(batch_size=4)
+    run, other = build(config, operations=0), build(config, operations=0)
+    steps = list(batches())
+    for x, y in steps[:50]:
+        run.step(x, y, len(x), 1e-3)
+    state = copy.deepcopy(run.state_dict())
+    other.load_state_dict(state)
+    for x, y in steps[50:]:
+        ours, theirs = (e.step(x, y, len(x), 1e-3) for e in (run, other))
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+# -- CUDA -----------------------------------------------------------------------------------------
+
+
+@needs_cuda
+def test_the_cuda_graph_gives_the_plain_curve():
+    plain = build(TrainConfig(batch_size=4, fast=False), "cuda")
+    graph = build(TrainConfig(batch_size=4), "cuda")
+    assert graph.how == "fused loss, compiled, CUDA graph"
+    assert_same_curve(curve(graph, "cuda"), curve(plain, "cuda"))
+
+
+@needs_cuda
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_cuda_graph_follows_the_schedule_and_the_batches(accumulation):
+    """A graph that was fed stale inputs or a stale rate would not move with them."""
+    size = 4 // accumulation
+    run = build(TrainConfig(batch_size=size, accumulation=accumulation), "cuda")
+    plain = build(TrainConfig(batch_size=size, accumulation=accumulation, fast=False), "cuda")
+    for step, (x, y) in enumerate(batches("cuda")):
+        rate = 1e-3 * (step % 7)
+        ours, theirs = (e.step(x, y, len(x), rate) for e in (run, plain))
+        assert abs(ours[0].item() - theirs[0].item()) < 1e-4
+
+
+@needs_cuda
+def test_a_cpu_checkpoint_is_carried_on_with_a_cuda_graph():
+    run, other = build(TrainConfig(batch_size=4)), build(TrainConfig(batch_size=4), "cuda")
+    for x, y in list(batches())[:20]:
+        run.step(x, y, len(x), 1e-3)
+    other.load_state_dict(run.state_dict())
+    for x, y in list(batches())[20:60]:
+        ours, theirs = run.step(x, y, 4, 1e-3), other.step(x.cuda(), y.cuda(), 4, 1e-3)
+        assert abs(ours[0].item() - theirs[0].item()) < 1e-3

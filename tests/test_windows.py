@@ -1,0 +1,130 @@
+"""Windows and their order, by hand and against PyTorch's permutation."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from llmlite.errors import DataError
+from llmlite.parallel import World
+from llmlite.windows import TokenWindows, epoch_batches
+
+
+@pytest.mark.parametrize(
+    ("stride", "starts"), [(None, [0, 3]), (3, [0, 3]), (2, [0, 2, 4]), (1, [0, 1, 2, 3, 4])]
+)
+def test_windows_worked_out_by_hand(stride, starts):
+    windows = TokenWindows(torch.arange(10, 18), block_size=3, stride=stride)  # 8 tokens
+    assert len(windows) == len(starts)
+    for i, start in enumerate(starts):
+        inputs, targets = windows[i]
+        assert inputs.tolist() == [10 + start, 11 + start, 12 + start]
+        assert targets.tolist() == [11 + start, 12 + start, 13 + start]
+
+
+def test_a_batch_is_gathered_in_one_indexing_operation():
+    windows = TokenWindows(torch.arange(100), block_size=4, stride=2)
+    inputs, targets = windows[[5, 0, 7]]
+    assert inputs.tolist() == [[10, 11, 12, 13], [0, 1, 2, 3], [14, 15, 16, 17]]
+    assert torch.equal(targets, inputs + 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+@pytest.mark.parametrize("stride", [None, 3])
+def test_windows_of_a_file_are_those_of_the_tokens_in_memory(tmp_path, dtype, stride):
+    ids = np.random.default_rng(1).integers(0, np.iinfo(dtype).max + 1, 500, dtype)
+    np.save(tmp_path / "ids.npy", ids)
+    mapped = TokenWindows(np.load(tmp_path / "ids.npy", mmap_mode="r"), 8, stride)
+    held = TokenWindows(torch.tensor(ids.tolist()), 8, stride)
+    assert len(mapped) == len(held)
+    assert mapped.device == torch.device("cpu")
+    for index in (5, [5, 0, 7], torch.tensor([[1, 2], [3, 60]])):
+        for ours, theirs in zip(mapped[index], held[index], strict=True):
+            assert ours.dtype == torch.int64
+            assert torch.equal(ours, theirs)
+
+
+def test_a_batch_of_a_file_can_be_changed_and_the_file_stays(tmp_path):
+    np.save(tmp_path / "ids.npy", np.arange(9, dtype=np.uint16))
+    windows = TokenWindows(np.load(tmp_path / "ids.npy", mmap_mode="r"), 4)
+    windows[[0, 1]][0].fill_(0)
+    assert windows[0][0].tolist() == [0, 1, 2, 3]
+
+
+@given(tokens=st.integers(2, 60), block_size=st.integers(1, 59))
+def test_side_by_side_every_token_is_a_target_once_but_for_the_tail(tokens, block_size):
+    assume(tokens > block_size)
+    windows = TokenWindows(torch.arange(tokens), block_size)
+    targets = windows[list(range(len(windows)))][1].flatten().tolist()
+    assert targets == list(range(1, len(windows) * block_size + 1))
+    assert tokens - 1 - len(targets) < block_size  # the tail would not fill another window
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 40))
+def test_no_stride_leaves_out_a_window_that_fits(block_size, stride, more):
+    assume(stride <= block_size)
+    tokens = block_size + more
+    windows = TokenWindows(torch.arange(tokens), block_size, stride)
+    assert windows[len(windows) - 1][1][-1] < tokens
+    assert (len(windows) * stride) + block_size >= tokens  # one more would not fit
+
+
+def test_a_text_of_one_window_is_enough_and_one_token_less_is_not(one_sentence):
+    assert len(TokenWindows(torch.arange(5), block_size=4)) == 1
+    with pytest.raises(DataError, match="4 tokens, too few for one window of 4") as error:
+        TokenWindows(torch.arange(4), block_size=4)
+    one_sentence(error)
+
+
+def firsts(batches):
+    """The first token of every window, in order."""
+    return [int(row[0]) for inputs, *_ in batches for row in inputs]
+
+
+def test_each_epoch_is_another_order_of_all_windows_and_the_seed_decides_it():
+    windows = TokenWindows(torch.arange(101), block_size=2)  # 50 of them
+
+    def order(seed, epoch, start=0):
+        return firsts(epoch_batches(windows, 4, seed, epoch, start))
+
+    orders = [order(seed, epoch) for seed in (1, 2) for epoch in range(3)]
+    assert all(sorted(drawn) == list(range(0, 100, 2)) for drawn in orders)
+    assert len({tuple(drawn) for drawn in orders}) == 6
+    assert order(1, 2) == orders[2]
+    assert order(1, 2, start=20) == orders[2][20:]
+    assert order(1, 2, start=50) == []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(123)  # nobody else's random numbers matter
+        assert order(1, 2) == orders[2]
+
+
+def test_an_epochs_order_is_pytorchs_permutation():
+    windows = TokenWindows(torch.arange(1001), block_size=1)
+    generator = torch.Generator().manual_seed(5 * 1_000_003 + 2)
+    expected = torch.randperm(1000, generator=generator)[10:].tolist()
+    assert firsts(epoch_batches(windows, 64, 5, 2, start=10)) == expected
+
+
+def test_batches_have_targets_one_later_and_the_last_may_be_smaller():
+    windows = TokenWindows(torch.arange(4 * 11 + 1), block_size=4)
+    batches = list(epoch_batches(windows, 4, seed=7, epoch=0))
+    assert [(inputs.shape, n) for inputs, _, n in batches] == [
+        ((4, 4), 4),
+        ((4, 4), 4),
+        ((3, 4), 3),
+    ]
+    assert all(torch.equal(targets, inputs + 1) for inputs, targets, _ in batches)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_the_processes_of_a_world_share_each_batch(size):
+    windows = TokenWindows(torch.arange(4 * 11 + 1), block_size=4)
+    whole = list(epoch_batches(windows, 4, seed=7, epoch=1))
+    parts = [
+        list(epoch_batches(windows, 4, seed=7, epoch=1, world=World(rank, size)))
+        for rank in range(size)
+    ]
+    for number, (inputs, _, n) in enumerate(whole):
+        assert torch.equal(torch.cat([part[number][0] for part in parts]), inputs)
+        assert {part[number][2] for part in parts} == {n}
