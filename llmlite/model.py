@@ -17,10 +17,6 @@ from torch.nn import functional as F
 from llmlite.config import ModelConfig
 from llmlite.errors import LLMLiteError
 
-# Spelled out, one query's attention is faster on a CPU than the fused kernel from so many heads of
-# all texts together; with fewer, its operations take longer to start than to run.
-MANY_HEADS = 64
-
 
 class Output(NamedTuple):
     """What a forward pass gives; what was not asked for is None."""
@@ -99,10 +95,9 @@ class Attention(nn.Module):
         elif self.causal and want_weights:
             mask = torch.full((time, time), -math.inf, device=x.device).triu(1)
         dropout = self.dropout if self.training else 0.0
-        one_query = append is not None and time == 1 and x.device.type == "cpu"
         weights = None
-        if want_weights or (one_query and batch * self.n_head >= MANY_HEADS):
-            scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1)
+        if want_weights:  # the same sum, spelled out so that its weights can be returned
+            scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))
             weights = (scores if mask is None else scores + mask).float().softmax(-1)
             y = F.dropout(weights, dropout).to(v.dtype) @ v
         else:
