@@ -80,6 +80,7 @@ def main() -> None:
         f"generate {device}",
         device,
         arithmetic="float32",
+        rounds=options.rounds,
         prompt=options.prompt,
         new=options.new,
         shape=vars(shape),
