@@ -27,7 +27,7 @@ demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU,
 test: lint  ## check the style, then run all tests
 	$(BIN)/python -m pytest
 
-soak: $(INSTALLED)  ## kill a search at 25 random moments and compare: a quarter of an hour
+soak: $(INSTALLED)  ## kill a search at 25 random moments and compare: about five minutes
 	$(BIN)/python -m pytest -m soak tests/test_soak.py
 
 reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PROFILE=small] [DATA=folder]

@@ -257,23 +257,25 @@ def training_speed(records: dict[str, dict]) -> str:
 def _speed_table(record: dict, training: bool) -> str:
     names = list(dict.fromkeys(n for c in record["cases"].values() for n in c["contestants"]))
     peers = [name for name in names if name != "llmlite"]
-    head = ["time over llmlite's", *peers, "llmlite, tokens/s"]
+    made = record["environment"]
+    on_cpu = made["device"].startswith("CPU")  # whose speed says little about the next one's
+    head = ["time over llmlite's", *peers, *([] if on_cpu else ["llmlite, tokens/s"])]
     head += ["above the floor", f"peak memory over that of {COMPARED_MEMORY}"] if training else []
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for label, case in record["cases"].items():
         rows = case["contestants"]
         ours, compared = rows["llmlite"], rows.get(COMPARED_MEMORY)
         cells = [f"{1 / rows[p]['ours_over_it']:.2f}" if p in rows else "–" for p in peers]
-        cells.append(f"{ours['tokens_per_s']:,.0f}")
+        cells += [] if on_cpu else [f"{ours['tokens_per_s']:,.0f}"]
         if training:
             window, dtype = case["shape"]["block_size"], label.split("-")[-1]
             label = f"training, window {window}, batch {case['batch']}, {dtype}"
             memory = f"{ours['peak_bytes'] / compared['peak_bytes']:.2f}" if compared else "–"
             cells += [f"{ours['above_floor']:.1f} ×", memory]
+        else:
+            label = f"generation, {label}"
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    made = record["environment"]
-    machine = f"{made['processor']}, {made['cores']} cores"
-    machine = machine if made["device"].startswith("CPU") else made["device"]
+    machine = f"{made['processor']}, {made['cores']} cores" if on_cpu else made["device"]
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     lines.append(
         f"\n{machine}, medians of {record['rounds']} runs that took turns; PyTorch "

@@ -56,8 +56,7 @@ def hyperparameter_search(
 
     command: the shell command that carries the search on, for the records. ray: train them on this
     cluster, on CUDA where a run gets (a part of) a GPU; the table is the same. tensorboard: event
-    files in each run's folder. BusyError if another
-    process searches in `folder`.
+    files in each run's folder. BusyError if another process searches in `folder`.
     """
     folder, rows = Path(folder).absolute(), {}
     gpus = ray.gpus(device) if ray else 0
