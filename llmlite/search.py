@@ -141,7 +141,7 @@ class Trial:
     stride: int | None
     progress: bool
     command: str | None
-    tensorboard: bool
+    tensorboard: bool = False
 
     @property
     def model(self) -> ModelConfig:
