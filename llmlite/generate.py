@@ -69,7 +69,7 @@ def next_token_probabilities(
 
 def _sample(logits, temperature, top_k, top_p, generator) -> Tensor:
     if temperature == 0 and logits.device.type == "cpu":
-        return torch.from_numpy(logits.numpy().argmax(-1))  # ten times as fast as PyTorch's
+        return torch.from_numpy(logits.numpy().argmax(-1))  # several times as fast as PyTorch's
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
