@@ -25,15 +25,29 @@ class DataConfig:
 
     source: str = "auto"  # "auto" | "hub" | "sample" | a folder; auto: $LLMLITE_DATA, else the Hub
     name: str = "wikitext-2-raw-v1"  # the Hub's configuration, used when source is the Hub
-    split: str = "official"  # "official" | "paper": 80/10/10 over the whole corpus, by article
+    split: str = "official"  # | "paper": 80/10/10 over the whole corpus, by article | "windows"
     vocab_size: int = 10_000  # byte-pair vocabulary, special token included (claims.md, C2)
     block_size: int = 256  # tokens in a window
     stride: int | None = None  # tokens from one window's start to the next; None: side by side
     stream: bool = False  # read as a stream, tokens kept on disk: for a corpus larger than memory
     tokenizer_bytes: int = 100_000_000  # of a stream, what the tokenizer learns from: its beginning
+    # Mistakes that notebook 08 makes on purpose; split "windows" is one more: the windows are
+    # shuffled before they are split 80/10/10, so that those of two splits overlap.
+    padding: bool = False  # a window is one line of text, and what fills it up counts in the loss
+    shift: int = 1  # tokens from an input to its target; 0: the target is the input itself
 
     def __post_init__(self):
-        _require(self.split in ("official", "paper"), f"split is '{self.split}'", "official, paper")
+        _require(
+            self.split in ("official", "paper", "windows"),
+            f"split is '{self.split}'",
+            "official, paper; windows in the audit",
+        )
+        _require(self.shift in (0, 1), f"shift is {self.shift}", "1; 0 in the audit")
+        _require(
+            not (self.padding and (self.split == "windows" or self.stream)),
+            "padding is on, with windows that are not lines of a split's text",
+            "padding with split official or paper, without stream",
+        )
         _require(
             not self.stream or self.split == "official",
             f"split is '{self.split}', which needs the whole text, but it is read as a stream",
@@ -60,7 +74,7 @@ class ModelConfig:
     n_head: int = 4
     n_embd: int = 128
     dropout: float = 0.1
-    causal: bool = True  # False lets every position see its own target: for the audit alone
+    causal: bool = True  # False lets every position see its own target: a mistake, for notebook 08
 
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
@@ -87,21 +101,26 @@ class TrainConfig:
     beta2: float = 0.95
     clip_norm: float = 1.0  # largest norm of the unscaled gradient; 0 turns clipping off
     amp: str = "auto"  # "auto" | "fp16" (with gradient scaling) | "bf16" | "off"
+    epoch_windows: int | None = None  # windows in an epoch, drawn anew for each; None: all
     patience: int = 3  # epochs without a better validation loss before stopping; 0 never stops
     checkpoint_every: int = 200  # optimiser steps between checkpoints; an epoch's end always is one
     train_tokens: int | None = None  # use only the first so many tokens of a split; None: all
     valid_tokens: int | None = None
     seed: int = 1337
     fast: bool = True  # False: the plain computation that every fast path is compared with
+    # Mistakes that notebook 08 makes on purpose:
+    log_divided_loss: bool = False  # the training loss after its division by the accumulation
+    log_scaled_norm: bool = False  # the norm of fp16's gradient before the scale is taken out
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulation", "checkpoint_every"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "1 or more")
         for name in ("patience", "clip_norm", "weight_decay"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}", "0 or more")
-        for name in ("train_tokens", "valid_tokens"):
+        for name, least in (("train_tokens", 2), ("valid_tokens", 2), ("epoch_windows", 1)):
             value = getattr(self, name)
-            _require(value is None or value >= 2, f"{name} is {value}", "2 or more, or None")
+            allowed = f"{least} or more, or None"
+            _require(value is None or value >= least, f"{name} is {value}", allowed)
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}", "above 0")
         _require(
             self.schedule in ("cosine", "fixed"), f"schedule is '{self.schedule}'", "cosine, fixed"
@@ -146,6 +165,29 @@ PAPER_REVISED_GRID = SearchSpace()  # 12 configurations, batch 128, warmup + cos
 
 
 @dataclass(frozen=True)
+class AuditConfig:
+    """How much of the audit to run (notebook 08)."""
+
+    data: DataConfig  # of the runs that look for 1.17: windows of the paper's presumed length
+    model: ModelConfig  # theirs, but for layers and heads
+    deep: int  # layers of the paper's best configuration, and of the other one whose curve it
+    shallow: int  # shows: (1e-3, 6, 4) and (1e-3, 2, 4)
+    train: TrainConfig  # of each of these runs
+    short: TrainConfig  # of those whose answer needs less
+    scaled: TrainConfig  # of the one that logs the scaled gradient's norm, in fp16
+    other_windows: tuple[int, ...]  # lengths that could refute the leading explanation
+    padded_window: int  # so long that lines leave a good part of it empty
+    seeds: tuple[int, ...]  # of every configuration that a claim is judged by
+    honest: TrainConfig  # of the scorecard's own model, a run a seed
+    first_grid: TrainConfig  # of the grids' runs, a run a configuration and seed
+    revised_grid: TrainConfig
+    windows: int  # of the test split, behind the true perplexity of a model that sees its targets
+    samples: int  # seeds behind each claim about text
+    sample_tokens: int
+    sentences: int  # of the test split, behind the claims about attention
+
+
+@dataclass(frozen=True)
 class Profile:
     """How much of the paper to run: one choice of data, grids and lengths."""
 
@@ -162,6 +204,7 @@ class Profile:
     sample_tokens: int  # length of a continuation
     attention_sentences: int  # sentences of the test split behind the attention statistics
     ablation_tokens: int  # tokens of the validation split behind each head's effect on the loss
+    audit: AuditConfig
 
 
 # As in the paper, the revised grid doubles the batch of the first and swaps its fixed rate for
@@ -172,6 +215,32 @@ _QUICK_SEARCH = TrainConfig(
 _SMALL_SEARCH = TrainConfig(
     epochs=4, batch_size=8, amp="bf16", train_tokens=150_000, valid_tokens=50_000
 )
+
+_SEEDS = (1, 2, 3)
+_QUICK_LEAK = TrainConfig(
+    epochs=10,
+    batch_size=8,
+    accumulation=4,
+    epoch_windows=1_280,
+    learning_rate=4e-3,
+    amp="off",
+    valid_tokens=8_193,
+    patience=0,
+)
+_SMALL_LEAK = TrainConfig(
+    epochs=10,
+    batch_size=4,
+    accumulation=4,
+    epoch_windows=12_800,
+    amp="off",
+    valid_tokens=65_537,
+    patience=0,
+)
+_FULL_LEAK = TrainConfig(
+    epochs=10, batch_size=128, accumulation=4, amp="auto", valid_tokens=None, patience=0
+)
+_QUICK_GRID = replace(_QUICK_SEARCH, epochs=2, train_tokens=12_000)
+_SMALL_GRID = replace(_SMALL_SEARCH, amp="off", train_tokens=50_000)
 
 PROFILES = {
     "quick": Profile(
@@ -195,6 +264,25 @@ PROFILES = {
         sample_tokens=40,
         attention_sentences=20,
         ablation_tokens=8_000,
+        audit=AuditConfig(
+            data=DataConfig(source="sample", vocab_size=512, block_size=16, stride=1),
+            model=ModelConfig(n_embd=32, dropout=0.0),
+            deep=2,
+            shallow=1,
+            train=_QUICK_LEAK,
+            short=replace(_QUICK_LEAK, epochs=5),
+            scaled=replace(_QUICK_LEAK, epochs=1, epoch_windows=320, amp="fp16"),
+            other_windows=(8, 32),
+            padded_window=128,
+            seeds=_SEEDS,
+            honest=replace(_QUICK_SEARCH, epochs=1, train_tokens=100_000),
+            first_grid=replace(_QUICK_GRID, schedule="fixed"),
+            revised_grid=replace(_QUICK_GRID, accumulation=2),
+            windows=2_000,
+            samples=50,
+            sample_tokens=20,
+            sentences=200,
+        ),
     ),
     "small": Profile(
         name="small",
@@ -212,6 +300,27 @@ PROFILES = {
         sample_tokens=60,
         attention_sentences=100,
         ablation_tokens=40_000,
+        # A vocabulary of 2,048, whose tokens are easier, brings the leak's runs to the paper's
+        # losses in a hundredth of its steps.
+        audit=AuditConfig(
+            data=DataConfig(vocab_size=2048, block_size=32, stride=1),
+            model=ModelConfig(n_embd=128, dropout=0.0),
+            deep=6,
+            shallow=2,
+            train=_SMALL_LEAK,
+            short=replace(_SMALL_LEAK, epoch_windows=6_400),
+            scaled=replace(_SMALL_LEAK, epochs=1, epoch_windows=640, amp="fp16"),
+            other_windows=(16, 64),
+            padded_window=256,
+            seeds=_SEEDS,
+            honest=TrainConfig(epochs=1, batch_size=16, amp="off"),
+            first_grid=replace(_SMALL_GRID, schedule="fixed"),
+            revised_grid=replace(_SMALL_GRID, accumulation=2),
+            windows=20_000,
+            samples=50,
+            sample_tokens=60,
+            sentences=200,
+        ),
     ),
     "full": Profile(
         name="full",
@@ -229,6 +338,26 @@ PROFILES = {
         sample_tokens=100,
         attention_sentences=200,
         ablation_tokens=250_000,
+        audit=AuditConfig(
+            # The paper's own arithmetic: a window a token, and 50,000 steps of 4 × 128 windows.
+            data=DataConfig(vocab_size=10_000, block_size=32, stride=1),
+            model=ModelConfig(n_embd=128, dropout=0.1),
+            deep=6,
+            shallow=2,
+            train=_FULL_LEAK,
+            short=replace(_FULL_LEAK, epoch_windows=256_000),
+            scaled=replace(_FULL_LEAK, epochs=1, epoch_windows=2_560_000, amp="fp16"),
+            other_windows=(16, 64),
+            padded_window=256,
+            seeds=_SEEDS,
+            honest=TrainConfig(epochs=20, batch_size=128, patience=5),
+            first_grid=TrainConfig(batch_size=64, schedule="fixed"),
+            revised_grid=TrainConfig(batch_size=128),
+            windows=200_000,
+            samples=50,
+            sample_tokens=100,
+            sentences=200,
+        ),
     ),
 }
 

@@ -114,8 +114,8 @@ class Engine:
     def step(self, inputs: Tensor, targets: Tensor, windows: int, rate: float):
         """One update from this process's part of a batch of so many windows, (part, block_size).
 
-        Returns (this process's share of the mean loss, norm of the whole unscaled gradient before
-        clipping), both still on the device.
+        Returns (this process's share of the mean loss, norm of the whole gradient before clipping,
+        unscaled unless `log_scaled_norm` is on), both still on the device.
         """
         for group in self.optimizer.param_groups:
             if self.graphs:
@@ -157,6 +157,8 @@ class Engine:
         self.scaler.unscale_(self.optimizer)
         limit = self.config.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if self.config.log_scaled_norm:
+            norm = norm * self.scaler.get_scale()
         self.scaler.step(self.optimizer)  # leaves out a step whose fp16 gradient overflowed
         self.scaler.update()
         return loss, norm

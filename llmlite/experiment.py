@@ -109,7 +109,7 @@ class Experiment:
     def command(self, name: str) -> str | None:
         """The shell command that makes the same as this object, in any folder that it is typed in.
 
-        name: "train", or "search --grid first". None where something was set that the command line
+        name: "train", "search --grid first" or "audit". None where something was set that the command line
         has no option for.
         """
         chosen = {
@@ -117,7 +117,7 @@ class Experiment:
             for field, value in self._changes.items()
             if field != "source" and value != getattr(self.profile.data, field)
         }
-        if not name.startswith("search"):  # a grid is the profile's alone
+        if name == "train":  # grids and the audit are the profile's alone
             usual = self.profile.retrain
             chosen |= self._configuration
             chosen |= {f: v for f, v in self.training.items() if v != getattr(usual, f)}

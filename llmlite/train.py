@@ -30,6 +30,7 @@ from llmlite.engine import Engine
 from llmlite.errors import CheckpointError, DivergedError, OutOfMemoryError
 from llmlite.files import hold, write_json
 from llmlite.floors import step_operations
+from llmlite.guard import leak_floor, loss_by_position, warn_if_implausible
 from llmlite.metrics import perplexity, total_loss
 from llmlite.model import GPT
 from llmlite.optim import autocast_dtype, learning_rate
@@ -56,7 +57,8 @@ class Trainer:
     ids: {"train": (tokens,), "valid": (tokens,)}. about: what the record says of data and
     tokenizer (names and fingerprints); a run is only carried on with the same ones. command: what
     to type in a shell to carry the run on, for the record. watchers: told of every step and epoch
-    (see live.py).
+    (see live.py). windows: {"train": …, "valid": …} instead of those cut from ids, for the audit's
+    mistakes (flaws.py); the validation loss is then their mean.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Trainer:
         progress: bool = True,
         command: str | None = None,
         watchers: Sequence = (),
+        windows: dict[str, TokenWindows] | None = None,
     ):
         self.config, self.folder, self.device = config, Path(folder), torch.device(device)
         self.world = world()
@@ -85,10 +88,15 @@ class Trainer:
         self.valid_ids = _resident(ids["valid"][: config.valid_tokens], self.device)
         train_ids = _resident(ids["train"][: config.train_tokens], self.device)
         self.windows = TokenWindows(train_ids, model_config.block_size, stride)
+        self.valid_windows = None
+        if windows:
+            self.windows, self.valid_windows = windows["train"], windows["valid"]
+        self.epoch_windows = min(len(self.windows), config.epoch_windows or len(self.windows))
+        self.leak_floor = leak_floor(train_ids, model_config.block_size)
         self.batch = config.batch_size * config.accumulation  # windows in an optimiser step
-        self.steps_per_epoch = math.ceil(len(self.windows) / self.batch)
+        self.steps_per_epoch = math.ceil(self.epoch_windows / self.batch)
         self.total_steps = self.steps_per_epoch * config.epochs
-        self.tokens_per_epoch = len(self.windows) * model_config.block_size
+        self.tokens_per_epoch = self.epoch_windows * model_config.block_size
         self.model_config = model_config
         self.dtype = autocast_dtype(config.amp, self.device)
         self.environment = environment(self.device)
@@ -105,6 +113,7 @@ class Trainer:
         self.step = 0  # optimiser steps taken
         self.epochs: list[dict] = []  # the log of finished epochs
         self.best: dict[str, torch.Tensor] = {}  # weights after the best epoch
+        self.warning: str | None = None  # of a loss that is too good to be true
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -163,7 +172,7 @@ class Trainer:
         flush_every = FLUSH_EVERY if self.device.type == "cpu" else math.inf
         self.log.start_clock()
         for inputs, targets, windows in epoch_batches(
-            self.windows, self.batch, config.seed, epoch, seen, self.world
+            self.windows, self.batch, config.seed, epoch, seen, self.world, self.epoch_windows
         ):
             self._optimiser_step(inputs, targets, windows)
             self.bar.update()
@@ -179,6 +188,8 @@ class Trainer:
         rate = learning_rate(self.step, self.total_steps, self.config)
         inputs, targets = inputs.to(self.device), targets.to(self.device)
         loss, norm = self.engine.step(inputs, targets, windows, rate)
+        if self.config.log_divided_loss:
+            loss = loss / self.config.accumulation
         self.step += 1
         self.log.add(self.step, len(self.epochs) + 1, rate, loss, norm, windows * inputs.size(1))
 
@@ -215,6 +226,9 @@ class Trainer:
         )
         if self.progress:
             tqdm.write(epoch_line(self.epochs[-1]), file=sys.stderr)
+        if not self.warning:
+            causal = self.model_config.causal
+            self.warning = warn_if_implausible(valid_loss, self.leak_floor, causal)
         if valid_loss < best:
             self.best = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
             self._write_best()
@@ -225,6 +239,8 @@ class Trainer:
 
     def _validate(self) -> float:
         """Nats per token over the validation split; each process scores its part of the windows."""
+        if self.valid_windows:
+            return loss_by_position(self.model, self.valid_windows).mean().item()
         ids, size = self.valid_ids, self.model_config.block_size
         part = self.world.part(math.ceil((len(ids) - 1) / size))
         nats, name = 0.0, "Validate" if self.progress else None
@@ -297,6 +313,7 @@ class Trainer:
         record = {
             "status": status,
             **({"reason": reason} if reason else {}),
+            **({"warning": self.warning} if self.warning else {}),
             "command": self.command,
             "identity": self.identity,
             "environment": self.environment,

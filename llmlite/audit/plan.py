@@ -1,0 +1,54 @@
+"""The audit's runs as data: what each changes, and nothing else.
+
+A run is a configuration of the package with a switch or two turned; reading it says what it does.
+"""
+
+from dataclasses import dataclass, replace
+
+from llmlite.config import AuditConfig, DataConfig, ModelConfig, TrainConfig
+
+HEADS = 4  # of both configurations whose curves are published
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. `name` is its folder, and what `llmlite audit --only` takes."""
+
+    name: str
+    data: DataConfig
+    model: ModelConfig  # its vocabulary and window are those of `data`
+    train: TrainConfig
+
+
+def plan(audit: AuditConfig, data: DataConfig) -> list[Run]:
+    """The runs that look for 1.17, the telling ones first. `data`: where the text comes from."""
+    text = replace(audit.data, source=data.source, name=data.name)
+    # The paper's runs accumulate 4 batches; C3 says that it logs the loss after dividing by them.
+    train = replace(audit.train, log_divided_loss=True)
+
+    def run(name, train=train, deep=False, seed=None, causal=False, **changes) -> Run:
+        cut = replace(text, **changes)
+        model = replace(
+            audit.model,
+            vocab_size=cut.vocab_size,
+            block_size=cut.block_size,
+            n_layer=audit.deep if deep else audit.shallow,
+            n_head=HEADS,
+            causal=causal,
+        )
+        return Run(name, cut, model, replace(train, seed=seed or train.seed))
+
+    first, *others = audit.seeds
+    runs = [run("no-mask", seed=first), run("mask", causal=True, seed=first)]
+    runs += [run("no-mask-deep", deep=True, seed=first)]
+    short = replace(audit.short, log_divided_loss=True)
+    runs += [run(f"no-mask-window-{size}", short, block_size=size) for size in audit.other_windows]
+    # Long windows, but fewer of them.
+    fewer = replace(short, epoch_windows=short.epoch_windows and short.epoch_windows // 4)
+    runs += [
+        run("unshifted", short, causal=True, shift=0),
+        run("padding", fewer, causal=True, padding=True, block_size=audit.padded_window),
+        run("split-after-windowing", short, causal=True, split="windows"),
+        run("scaled-norm", replace(audit.scaled, log_scaled_norm=True)),
+    ]
+    return runs + [run(f"no-mask-seed-{seed}", seed=seed) for seed in others]
