@@ -42,13 +42,23 @@ def plan(audit: AuditConfig, data: DataConfig) -> list[Run]:
     runs = [run("no-mask", seed=first), run("mask", causal=True, seed=first)]
     runs += [run("no-mask-deep", deep=True, seed=first)]
     short = replace(audit.short, log_divided_loss=True)
-    runs += [run(f"no-mask-window-{size}", short, block_size=size) for size in audit.other_windows]
-    # Long windows, but fewer of them.
-    fewer = replace(short, epoch_windows=short.epoch_windows and short.epoch_windows // 4)
+    sizes = (*audit.other_windows, audit.padded_window)
+    *as_long, padded = (_as_many_tokens(short, text.block_size, size) for size in sizes)
+    runs += [
+        run(f"no-mask-window-{size}", train, block_size=size)
+        for size, train in zip(audit.other_windows, as_long, strict=True)
+    ]
     runs += [
         run("unshifted", short, causal=True, shift=0),
-        run("padding", fewer, causal=True, padding=True, block_size=audit.padded_window),
+        run("padding", padded, causal=True, padding=True, block_size=audit.padded_window),
         run("split-after-windowing", short, causal=True, split="windows"),
         run("scaled-norm", replace(audit.scaled, log_scaled_norm=True)),
     ]
     return runs + [run(f"no-mask-seed-{seed}", seed=seed) for seed in others]
+
+
+def _as_many_tokens(train: TrainConfig, size: int, other: int) -> TrainConfig:
+    """`train`, which is meant for windows of `size`, for as many tokens in windows of `other`."""
+    if train.epoch_windows is None:
+        return train
+    return replace(train, epoch_windows=train.epoch_windows * size // other)
