@@ -65,39 +65,46 @@ def attention_maps(model: GPT, ids: Tensor) -> Tensor:
     return output.attention[:, 0].float().cpu()
 
 
+# distance: mean number of tokens looked back. entropy: of the weights, nats; 0 is one token alone.
+# self, previous, first: weight on the token itself, the one before it, and the first one.
+# uniform_distance: what a head that spreads its weight evenly would have, for comparison.
+STATISTICS = ("distance", "entropy", "self", "previous", "first", "uniform_distance")
+
+
+def query_statistics(maps: Tensor) -> Tensor:
+    """STATISTICS of every token of one text but the first, which can only look at itself.
+
+    maps: (layer, head, query, key) → (statistic, layer, head, query - 1), in the order of
+    STATISTICS.
+    """
+    query = torch.arange(maps.size(-1))
+    back = (query.unsqueeze(1) - query).clamp(min=0).float()  # (query, key)
+    statistics = [
+        (maps * back).sum(-1),
+        torch.special.entr(maps).sum(-1),
+        maps.diagonal(dim1=-2, dim2=-1),
+        torch.nn.functional.pad(maps.diagonal(-1, dim1=-2, dim2=-1), (1, 0)),
+        maps[..., 0],
+        (query / 2).expand(maps.shape[:3]),
+    ]
+    return torch.stack(statistics)[..., 1:]
+
+
 def attention_statistics(
     model: GPT, texts: Sequence[Tensor], progress: bool = False
 ) -> pd.DataFrame:
-    """A row a head, averaged over all positions but the first of all `texts`, each (time,).
+    """A row a head, STATISTICS averaged over all positions but the first of all `texts`.
 
-    distance: mean number of tokens looked back. entropy: of the weights, in nats; 0 is one token
-    alone. self, previous, first: weight on the token itself, the one before it, and the first one.
-    uniform_distance: what a head that spreads its weight evenly would have, for comparison.
+    texts: token ids, each (time,).
     """
     sums, positions = 0.0, 0
     for ids in tqdm(texts, desc="Attention", unit="text", disable=not progress):
-        maps = attention_maps(model, ids)  # (layer, head, query, key)
-        time = maps.size(-1)
-        query, key = torch.arange(time).unsqueeze(1), torch.arange(time)
-        back = (query - key).clamp(min=0).float()
-        even = torch.ones(time, time).tril() / (query + 1)
-        per_query = torch.stack(
-            [
-                (maps * back).sum(-1),
-                torch.special.entr(maps).sum(-1),
-                maps.diagonal(dim1=-2, dim2=-1),
-                torch.nn.functional.pad(maps.diagonal(-1, dim1=-2, dim2=-1), (1, 0)),
-                maps[..., 0],
-                (even * back).sum(-1).expand(maps.shape[:3]),
-            ]
-        )  # (statistic, layer, head, query)
-        sums = sums + per_query[..., 1:].double().sum(-1)
-        positions += time - 1
+        per_query = query_statistics(attention_maps(model, ids))
+        sums = sums + per_query.double().sum(-1)  # (statistic, layer, head)
+        positions += per_query.size(-1)
     if not positions:
         raise LLMLiteError("Attention statistics need a text of at least two tokens.")
-    means = (sums / positions).flatten(1).T.numpy()
-    names = ["distance", "entropy", "self", "previous", "first", "uniform_distance"]
-    table = pd.DataFrame(means, columns=names)
+    table = pd.DataFrame((sums / positions).flatten(1).T.numpy(), columns=list(STATISTICS))
     heads = np.indices((model.config.n_layer, model.config.n_head)).reshape(2, -1)
     table.insert(0, "layer", heads[0])
     table.insert(1, "head", heads[1])

@@ -1,14 +1,16 @@
 """Scores of a model and of generated text. Knows nothing about files or training.
 
 Loss is in nats per token. Perplexity per token depends on the vocabulary, so two tokenizers cannot
-be compared by it; perplexity per word and bits per byte can.
+be compared by it; perplexity per word and bits per byte can. All of them depend on how much of the
+text a model may look back on, so a Score says that as well.
 """
 
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +21,9 @@ from torch.nn import functional as F
 from llmlite.data import Counts
 from llmlite.errors import LLMLiteError
 from llmlite.progress import tqdm
-from llmlite.windows import to_tensor
+from llmlite.windows import TokenWindows
+
+UNSCORED = -100  # in place of a target that is context alone
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Score:
     tokens: int
     words: int
     bytes: int
+    context: str = "not stated"  # what each token was predicted from, in words
 
     @property
     def loss(self) -> float:
@@ -47,6 +52,10 @@ class Score:
         return perplexity(self.nats / self.words)
 
     @property
+    def byte_perplexity(self) -> float:
+        return perplexity(self.nats / self.bytes)
+
+    @property
     def bits_per_byte(self) -> float:
         return self.nats / math.log(2) / self.bytes
 
@@ -56,6 +65,91 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 709 else math.inf
 
 
+# -- loss of a model ------------------------------------------------------------------------------
+
+
+class Windows(NamedTuple):
+    """Windows of one length: i reads ids[starts[i] : starts[i] + width] and predicts the ids one
+    further on; the first `context[i]` of these are not scored."""
+
+    starts: np.ndarray  # (windows,)
+    width: int
+    context: np.ndarray  # (windows,)
+
+
+def windows_over(tokens: int, size: int, stride: int | None, batch_size: int) -> Iterator[Windows]:
+    """Batches of windows of up to `size` inputs that score ids[1 : tokens + 1], each token once.
+
+    stride: as in `token_losses`. Raises LLMLiteError if there is nothing to score, or a stride that
+    leaves tokens out.
+    """
+    if tokens < 1:
+        raise LLMLiteError(
+            f"A loss needs a text of at least two tokens; this one has {tokens + 1}."
+        )
+    if stride is not None and not 1 <= stride <= size:
+        raise LLMLiteError(
+            f"A window of {size} tokens cannot slide by {stride}; choose a stride from 1 to {size}."
+        )
+    if stride is None:
+        end = tokens // size * size  # of the last whole window
+        parts = [(range(0, end, size), size, 0), (range(end, tokens, size), tokens - end, 0)]
+    else:
+        moved = range(stride, tokens - size + 1, stride)
+        left = max(0, tokens - size) % stride
+        parts = [
+            (range(1), min(size, tokens), 0),
+            (moved, size, size - stride),
+            (range(tokens - size, tokens - size + (left > 0)), size, size - left),
+        ]
+    return (
+        Windows(starts, width, np.full(len(starts), context))
+        for places, width, context in parts
+        for i in range(0, len(places), batch_size)
+        for starts in [np.array(places[i : i + batch_size])]
+    )
+
+
+def context_in_words(config, stride: int | None = None) -> str:
+    """What each token is predicted from where a text is scored as in `token_losses`."""
+    size, least, how = config.block_size, 1, "windows side by side"
+    if stride is not None:
+        least, how = size - stride + 1, f"sliding by {stride}; the first window from 1"
+    if not getattr(config, "causal", True):
+        return f"all of a window of {size} tokens, later ones too ({how})"
+    return f"{least} to {size} tokens ({how})" if least < size else f"{size} tokens ({how})"
+
+
+def window_losses(
+    model,
+    ids: Tensor | np.ndarray,
+    batches: Iterable[Windows],
+    head_mask: Tensor | None = None,
+    progress: str | None = None,
+) -> Iterator[tuple[Windows, Tensor]]:
+    """Yield each batch with its losses, (windows, width) float32, 0 where a token is not scored."""
+    was_training = model.training
+    model.eval()
+    bar = tqdm(
+        total=len(ids) - 1, desc=progress, unit="token", disable=progress is None, leave=False
+    )
+    try:
+        for batch in batches:
+            x, y = TokenWindows(ids, batch.width, stride=1)[batch.starts]
+            x, y = x.to(model.device), y.to(model.device)
+            context = torch.from_numpy(batch.context).to(model.device).unsqueeze(1)
+            y = y.masked_fill(torch.arange(batch.width, device=model.device) < context, UNSCORED)
+            logits = model(x, head_mask=head_mask).logits
+            losses = F.cross_entropy(
+                logits.flatten(0, 1).float(), y.flatten(), ignore_index=UNSCORED, reduction="none"
+            )
+            yield batch, losses.view(y.shape)
+            bar.update(y.numel() - int(batch.context.sum()))
+    finally:
+        bar.close()
+        model.train(was_training)
+
+
 @torch.inference_mode()
 def total_loss(
     model,
@@ -63,45 +157,88 @@ def total_loss(
     batch_size: int = 32,
     head_mask: Tensor | None = None,
     progress: str | None = None,
+    stride: int | None = None,
 ) -> tuple[float, int]:
     """(nats, tokens): the model's loss summed over ids[1:], every token scored exactly once.
 
     ids: (tokens,), a tensor or an array, mapped from a file or not: a batch at a time is brought to
-    the model's device. Windows of the model's block_size stand side by side, so a token sees
-    between 1 and block_size tokens before it; the last window may be shorter. In float32, without
-    dropout. `progress` names a progress bar.
+    the model's device. Windows are as in `token_losses`. In float32, without dropout. `progress`
+    names a progress bar.
     """
-    if len(ids) < 2:
-        raise LLMLiteError(f"A loss needs a text of at least two tokens; this one has {len(ids)}.")
-    was_training = model.training
-    model.eval()
-    size = model.config.block_size
-    end = (len(ids) - 1) // size * size  # of the last whole window
-    step = batch_size * size
-    batches = [(start, min(start + step, end), size) for start in range(0, end, step)]
-    if end < len(ids) - 1:
-        batches.append((end, len(ids) - 1, len(ids) - 1 - end))
+    batches = windows_over(len(ids) - 1, model.config.block_size, stride, batch_size)
     nats = torch.zeros((), dtype=torch.float64, device=model.device)
-    for start, stop, width in tqdm(
-        batches,
-        desc=progress,
-        unit="batch",
-        disable=progress is None,
-        leave=False,
-    ):
-        part = to_tensor(ids[start : stop + 1], model.device)
-        x, y = part[:-1].view(-1, width), part[1:].view(-1, width)
-        logits = model(x, head_mask=head_mask).logits
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
+    for _, losses in window_losses(model, ids, batches, head_mask, progress):
         nats += losses.double().sum()
-    model.train(was_training)
     return nats.item(), len(ids) - 1
 
 
-def evaluate(model, ids: Tensor | np.ndarray, counts: Counts, progress: str | None = None) -> Score:
-    """The Score of `model` on a split: its token ids, and the counts of the text they spell."""
-    nats, tokens = total_loss(model, ids, progress=progress)
-    return Score(nats, tokens, counts.words_and_line_ends, counts.bytes)
+@torch.inference_mode()
+def token_losses(
+    model,
+    ids: Tensor | np.ndarray,
+    stride: int | None = None,
+    batch_size: int = 32,
+    progress: str | None = None,
+) -> Tensor:
+    """The loss of each of ids[1:] in nats, (tokens - 1,), float32 on the CPU.
+
+    stride: None sets windows side by side, so that a token sees 1 to block_size tokens. A number
+    slides one window by so many tokens: the first window scores all of its tokens and each later
+    one its last `stride`, which see at least block_size - stride + 1 tokens. The last window is
+    moved back so that it is whole, and scores what is left.
+    """
+    batches = windows_over(len(ids) - 1, model.config.block_size, stride, batch_size)
+    return collect(window_losses(model, ids, batches, progress=progress), len(ids) - 1)
+
+
+def collect(parts: Iterable[tuple[Windows, Tensor]], tokens: int) -> Tensor:
+    """All that `window_losses` yields, (tokens,) on the CPU: of ids[1:], NaN where not scored."""
+    collected = np.full(tokens, np.nan, np.float32)
+    for windows, losses in parts:
+        offsets = np.arange(windows.width)
+        scored = offsets >= windows.context[:, None]
+        collected[(windows.starts[:, None] + offsets)[scored]] = losses.cpu().numpy()[scored]
+    return torch.from_numpy(collected)
+
+
+def evaluate(
+    model,
+    ids: Tensor | np.ndarray,
+    counts: Counts,
+    progress: str | None = None,
+    stride: int | None = None,
+) -> Score:
+    """The Score of `model` on a split: its token ids, and the counts of the text they spell.
+
+    stride: as in `token_losses`.
+    """
+    nats, tokens = total_loss(model, ids, progress=progress, stride=stride)
+    context = context_in_words(model.config, stride)
+    return Score(nats, tokens, counts.words_and_line_ends, counts.bytes, context)
+
+
+def article_scores(
+    losses: Tensor, ids: Tensor | np.ndarray, articles: Sequence[str], eot_id: int, context: str
+) -> list[Score]:
+    """A Score for each article of a split; together they are that of the split.
+
+    losses: (tokens - 1,) of ids[1:]. ids: (tokens,), as `encode_split` gives them: <|endoftext|>
+    before each of the texts `articles`. That of the next article is predicted at an article's end,
+    and counts there. Raises LLMLiteError if ids, losses and articles do not belong together.
+    """
+    starts = np.flatnonzero(np.asarray(ids) == eot_id)
+    if len(starts) != len(articles) or len(losses) != len(ids) - 1 or starts[:1].tolist() != [0]:
+        raise LLMLiteError(
+            f"The token ids and the articles are not of the same split: {len(ids)} ids with "
+            f"{len(starts)} ends of text (the first must be the first id) and {len(losses)} losses "
+            f"(one fewer than ids) for {len(articles)} articles."
+        )
+    parts = losses.double().tensor_split(starts[1:].tolist())
+    counts = [Counts.of(text, articles=1) for text in articles]
+    return [
+        Score(part.sum().item(), len(part), count.words_and_line_ends, count.bytes, context)
+        for part, count in zip(parts, counts, strict=True)
+    ]
 
 
 # -- generated text -------------------------------------------------------------------------------

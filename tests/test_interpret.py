@@ -16,6 +16,7 @@ from llmlite.interpret import (
     attention_statistics,
     loss_without,
     mask_heads,
+    query_statistics,
 )
 
 STATISTICS = ["distance", "entropy", "self", "previous", "first", "uniform_distance"]
@@ -124,6 +125,15 @@ def test_attention_statistics_equal_a_plain_loop(tiny_config, make_model, make_i
                 )
         assert len(rows) == 8 + 1 + 0 + 11
         np.testing.assert_allclose(table.loc[row, STATISTICS], np.mean(rows, axis=0), rtol=1e-4)
+
+
+def test_the_statistics_of_a_token_worked_out_by_hand():
+    maps = torch.tensor([[[[1.0, 0, 0], [0.25, 0.75, 0], [0.5, 0.25, 0.25]]]])
+    second = [0.25, 0.25 * math.log(4) + 0.75 * math.log(4 / 3), 0.75, 0.25, 0.25, 0.5]
+    third = [0.5 * 2 + 0.25, 0.5 * math.log(2) + 0.5 * math.log(4), 0.25, 0.25, 0.5, 1.0]
+    statistics = query_statistics(maps)
+    assert statistics.shape == (6, 1, 1, 2)
+    torch.testing.assert_close(statistics[:, 0, 0].T, torch.tensor([second, third]))
 
 
 @torch.no_grad()

@@ -1,17 +1,22 @@
 """Scores worked out by hand, by a plain loop and by nltk."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from llmlite.data import Counts
+from llmlite.config import DataConfig, ModelConfig
+from llmlite.data import Counts, encode_split, load_corpus
+from llmlite.errors import LLMLiteError
 from llmlite.metrics import (
     Score,
+    article_scores,
     bleu_matrix,
+    context_in_words,
     distinct_n,
     evaluate,
     most_common_share,
@@ -19,8 +24,10 @@ from llmlite.metrics import (
     perplexity,
     repetition_rate,
     text_statistics,
+    token_losses,
     total_loss,
 )
+from llmlite.tokenizer import BPETokenizer
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,12 @@ def test_a_score_worked_out_by_hand():
     assert score.loss == pytest.approx(3 * math.log(2))
     assert score.perplexity == pytest.approx(8)
     assert score.word_perplexity == pytest.approx(64)
+    assert score.byte_perplexity == pytest.approx(4)
     assert score.bits_per_byte == pytest.approx(2)
+
+
+def test_a_score_from_a_record_without_a_context_says_so():
+    assert Score(**{"nats": 1.0, "tokens": 1, "words": 1, "bytes": 1}).context == "not stated"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +133,227 @@ def test_a_split_is_scored_by_its_tokens_words_and_bytes(tiny_model, make_ids):
     ids = make_ids(20)
     score = evaluate(tiny_model, ids, Counts.of(" Naïve words .\n", articles=1))
     nats, _ = total_loss(tiny_model, ids)
-    assert score == Score(nats=nats, tokens=19, words=4, bytes=16)
+    context = "1 to 12 tokens (windows side by side)"
+    assert score == Score(nats=nats, tokens=19, words=4, bytes=16, context=context)
+
+
+# -- loss of each token ---------------------------------------------------------------------------
+
+
+def plain_losses(model, ids, stride: int | None) -> tuple[list[float], list[int]]:
+    """Window after window, each by itself: (the loss of ids[1:], how many tokens each sees)."""
+    size, losses, seen = model.config.block_size, [], []
+    while len(losses) < len(ids) - 1:
+        done = len(losses)
+        if stride is None:
+            start = done
+            end = min(start + size, len(ids) - 1)
+        else:
+            end = min(done + stride, len(ids) - 1) if done else min(size, len(ids) - 1)
+            start = max(0, end - size)
+        logits = model(ids[start:end].unsqueeze(0)).logits[0].double()
+        for t in range(done, end):
+            row = logits[t - start]
+            losses.append((row.logsumexp(0) - row[ids[t + 1]]).item())
+            seen.append(t - start + 1)
+    return losses, seen
+
+
+@pytest.mark.parametrize("stride", [None, 1, 2, 5, 11, 12])
+@pytest.mark.parametrize("tokens", [2, 7, 12, 13, 14, 25, 30, 37])  # the window is 12
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@torch.inference_mode()
+def test_token_losses_equal_those_of_window_after_window(
+    tiny_model, make_ids, tokens, stride, batch_size
+):
+    ids = make_ids(tokens)
+    losses = token_losses(tiny_model, ids, stride, batch_size)
+    assert losses.dtype == torch.float32
+    expected = torch.tensor(plain_losses(tiny_model, ids, stride)[0])
+    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=1e-5)
+
+
+class Looker:
+    """Its loss on token 1 tells how many tokens it has seen: the logit of 1 is minus that."""
+
+    def __init__(self, block_size: int):
+        self.config = SimpleNamespace(block_size=block_size)
+        self.device, self.training = torch.device("cpu"), False
+
+    def eval(self) -> None:
+        pass
+
+    def train(self, mode: bool) -> None:
+        pass
+
+    def __call__(self, ids, head_mask=None):
+        logits = torch.zeros(*ids.shape, 2)
+        logits[..., 1] = -torch.arange(1.0, ids.size(1) + 1)
+        return SimpleNamespace(logits=logits)
+
+    def seen(self, tokens: int, stride: int | None) -> list[int]:
+        losses = token_losses(self, torch.ones(tokens, dtype=torch.int64), stride)
+        return (losses.exp() - 1).log().round().int().tolist()  # loss = log(1 + exp(seen))
+
+
+@pytest.mark.parametrize(
+    ("stride", "expected"),
+    [
+        (None, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]),
+        (4, [1, 2, 3, 4, 1, 2, 3, 4, 3, 4]),
+        (3, [1, 2, 3, 4, 2, 3, 4, 2, 3, 4]),
+        (2, [1, 2, 3, 4, 3, 4, 3, 4, 3, 4]),
+        (1, [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]),
+    ],
+)
+def test_what_each_token_sees_worked_out_by_hand(stride, expected):
+    assert Looker(4).seen(11, stride) == expected
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("tokens", range(2, 30))
+def test_after_the_first_window_a_token_sees_as_much_as_the_context_says(tokens, stride):
+    seen = Looker(7).seen(tokens, stride)
+    assert seen[:7] == list(range(1, min(tokens, 8)))
+    assert all(8 - stride <= n <= 7 for n in seen[7:])
+
+
+@torch.inference_mode()
+def test_the_losses_of_one_window_are_those_of_transformers(tiny_model, gpt2, make_ids):
+    ids = make_ids(13)  # twelve inputs: the window
+    logits = gpt2(ids[None, :-1]).logits[0]
+    expected = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+    for stride in (None, 1, 12):
+        losses = token_losses(tiny_model, ids, stride)
+        torch.testing.assert_close(losses, expected, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_sliding_losses_are_those_of_transformers_in_each_window(tiny_model, gpt2, make_ids):
+    ids = make_ids(20)
+    losses = token_losses(tiny_model, ids, stride=1)
+    for t in range(12, 19):  # the last of its window
+        logits = gpt2(ids[None, t - 11 : t + 1]).logits[0, -1]
+        expected = torch.nn.functional.cross_entropy(logits, ids[t + 1])
+        torch.testing.assert_close(losses[t], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [None, 1, 5, 12])
+def test_token_losses_add_up_to_the_total(tiny_model, make_ids, stride):
+    ids = make_ids(100)
+    nats, tokens = total_loss(tiny_model, ids, stride=stride)
+    losses = token_losses(tiny_model, ids, stride)
+    assert tokens == len(losses) == 99
+    assert losses.double().sum().item() == pytest.approx(nats, rel=1e-12)
+
+
+@pytest.mark.parametrize("stride", [None, 5])
+def test_token_losses_of_a_file_are_those_of_the_tokens_in_memory(
+    tiny_model, make_ids, stride, tmp_path
+):
+    ids = make_ids(100)
+    np.save(tmp_path / "ids.npy", ids.numpy().astype(np.uint16))
+    mapped = np.load(tmp_path / "ids.npy", mmap_mode="r")
+    assert torch.equal(
+        token_losses(tiny_model, mapped, stride), token_losses(tiny_model, ids, stride)
+    )
+
+
+def test_token_losses_are_without_dropout_and_the_mode_comes_back(tiny_model, make_ids):
+    ids = make_ids(30)
+    expected = token_losses(tiny_model.eval(), ids, 5)
+    assert torch.equal(token_losses(tiny_model.train(), ids, 5), expected)
+    assert tiny_model.training
+
+
+@pytest.mark.parametrize("stride", [0, -1, 13])
+def test_a_stride_that_leaves_tokens_out_is_refused(tiny_model, make_ids, stride, one_sentence):
+    with pytest.raises(LLMLiteError, match=f"cannot slide by {stride}; .* 1 to 12") as error:
+        token_losses(tiny_model.train(), make_ids(30), stride)
+    one_sentence(error)
+    assert tiny_model.training
+
+
+@pytest.mark.parametrize("score", [total_loss, token_losses])
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_a_text_without_a_second_token_is_refused(
+    tiny_model, make_ids, score, tokens, one_sentence
+):
+    with pytest.raises(LLMLiteError, match=f"this one has {tokens}") as error:
+        score(tiny_model, make_ids(tokens))
+    one_sentence(error)
+
+
+# -- scores of a split and its articles -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("block_size", "stride", "causal", "expected"),
+    [
+        (128, None, True, "1 to 128 tokens (windows side by side)"),
+        (128, 64, True, "65 to 128 tokens (sliding by 64; the first window from 1)"),
+        (128, 1, True, "128 tokens (sliding by 1; the first window from 1)"),
+        (128, None, False, "all of a window of 128 tokens, later ones too (windows side by side)"),
+    ],
+)
+def test_a_score_states_its_context(block_size, stride, causal, expected):
+    assert context_in_words(ModelConfig(block_size=block_size, causal=causal), stride) == expected
+
+
+def test_a_split_is_scored_by_a_sliding_window_as_well(tiny_model, make_ids):
+    ids = make_ids(40)
+    score = evaluate(tiny_model, ids, Counts.of(" Naïve words .\n", articles=1), stride=4)
+    nats, _ = total_loss(tiny_model, ids, stride=4)
+    assert score.context == "9 to 12 tokens (sliding by 4; the first window from 1)"
+    assert Score(**asdict(score)) == score
+    assert (score.nats, score.tokens, score.words, score.bytes) == (nats, 39, 4, 16)
+    assert nats != pytest.approx(
+        evaluate(tiny_model, ids, Counts.of("a", articles=1)).nats, rel=1e-3
+    )
+
+
+def test_articles_worked_out_by_hand():
+    # 0 is the end of text: two articles of 2 and 3 tokens. The second 0 is the first one's end.
+    ids = torch.tensor([0, 5, 6, 0, 7, 8, 9])
+    losses = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    first, second = article_scores(losses, ids, ["two words\n", " é \n"], 0, "all of it")
+    assert first == Score(nats=7, tokens=3, words=3, bytes=10, context="all of it")
+    assert second == Score(nats=56, tokens=3, words=2, bytes=5, context="all of it")
+
+
+@pytest.mark.parametrize("stride", [None, 16])
+def test_the_articles_of_the_sample_add_up_to_its_score(make_model, stride):
+    corpus = load_corpus(DataConfig(source="sample"))
+    tokenizer = BPETokenizer.train(corpus.splits["test"], 300)
+    model = make_model(ModelConfig(300, block_size=32, n_layer=1, n_head=1, n_embd=8))
+    ids = encode_split(corpus, "test", tokenizer)
+    whole = evaluate(model, ids, corpus.counts("test"), stride=stride)
+    texts = [article.text for article in corpus.articles("test")]
+    losses = token_losses(model, ids, stride)
+    scores = article_scores(losses, ids, texts, tokenizer.eot_id, whole.context)
+    assert len(scores) == 48
+    assert {score.context for score in scores} == {whole.context}
+    for name in ("tokens", "words", "bytes"):
+        assert sum(getattr(score, name) for score in scores) == getattr(whole, name)
+    assert math.fsum(score.nats for score in scores) == pytest.approx(whole.nats, rel=1e-12)
+    for text, score in zip(texts[:-1], scores, strict=False):
+        assert score.tokens == len(tokenizer.encode(text)) + 1  # its end
+
+
+@pytest.mark.parametrize(
+    ("losses", "ids", "articles"),
+    [
+        (3, [0, 5, 0, 6], ["one"]),
+        (3, [0, 5, 6, 7], ["one", "two"]),
+        (3, [5, 0, 6, 7], ["one"]),
+        (4, [0, 5, 6, 7], ["one"]),
+        (3, [5, 6, 7, 8], []),
+    ],
+)
+def test_articles_of_another_split_are_refused(losses, ids, articles, one_sentence):
+    with pytest.raises(LLMLiteError, match="not of the same split") as error:
+        article_scores(torch.ones(losses), torch.tensor(ids), articles, 0, "")
+    assert f"{len(articles)} articles" in one_sentence(error)
 
 
 # -- generated text -------------------------------------------------------------------------------

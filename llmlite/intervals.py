@@ -1,0 +1,130 @@
+"""How far a number would move if chance fell otherwise: 95% intervals.
+
+Of a score, over the articles of the text that it was measured on (bootstrap, Efron and Tibshirani,
+1993); of a result, over the seeds that a run was repeated with (Student's t). The two answer
+different questions: another text, or another training run. Knows nothing about models.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import stdtrit
+
+from llmlite.errors import LLMLiteError
+from llmlite.metrics import Score, perplexity
+
+COVERAGE = 0.95
+TAILS = np.array([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])  # as quantiles
+
+# Each is a rising function of nats per unit: (the unit, the function).
+STATISTICS: dict[str, tuple[str, Callable[[float], float]]] = {
+    "loss": ("tokens", float),
+    "perplexity": ("tokens", perplexity),
+    "word_perplexity": ("words", perplexity),
+    "byte_perplexity": ("bytes", perplexity),
+    "bits_per_byte": ("bytes", lambda nats: nats / math.log(2)),
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """`value` and the 95% interval around it. f"{interval:.2f}" formats all three numbers."""
+
+    value: float
+    low: float
+    high: float
+    of: str  # what varied, e.g. "60 articles" or "3 seeds"
+
+    def __format__(self, spec: str) -> str:
+        """Such as "48.96 [47.1, 50.9]"; `spec` is that of a float, by default four digits."""
+        value, low, high = (format(x, spec or ".4g") for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
+    def __str__(self) -> str:
+        return format(self)
+
+
+def over_articles(
+    scores: Sequence[Score], statistic: str, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """A statistic of all `scores` together, over articles drawn again with replacement.
+
+    scores: one an article. statistic: a key of STATISTICS; a ratio of sums, as for a whole split.
+    The interval lies between percentiles of the resamples. Raises LLMLiteError for fewer than two
+    scores or an unknown statistic.
+    """
+    if statistic not in STATISTICS:
+        raise LLMLiteError(
+            f"There is no statistic '{statistic}' of a score; choose one of "
+            f"{', '.join(STATISTICS)}."
+        )
+    unit, function = STATISTICS[statistic]
+    table = _finite([(score.nats, getattr(score, unit)) for score in scores], "articles")
+    n = len(table)
+    # (resamples, articles): how often each is drawn, which is all that a sum depends on.
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    nats, units = (drawn @ table).T
+    low, high = np.quantile(nats / units, TAILS)
+    value = table[:, 0].sum() / table[:, 1].sum()
+    return Interval(function(value), function(low), function(high), f"{n} articles")
+
+
+def over_seeds(values: ArrayLike) -> Interval:
+    """The mean of one number a seed, (seeds,), and Student's t interval of it.
+
+    Raises LLMLiteError for fewer than two.
+    """
+    return _student(_finite(values, "seeds"), "seeds")
+
+
+def paired(a: ArrayLike, b: ArrayLike) -> Interval:
+    """The mean of a - b, both (pairs,), and Student's t interval of it.
+
+    A pair shares what else varies, such as a seed. Raises LLMLiteError for fewer than two pairs.
+    """
+    a, b = _finite(a, "pairs"), _finite(b, "pairs")
+    if a.shape != b.shape:
+        raise LLMLiteError(
+            f"{len(a)} values cannot be paired with {len(b)}; give as many of both, in one order."
+        )
+    return _student(a - b, "pairs")
+
+
+def bootstrap(
+    samples: ArrayLike,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    resamples: int = 10_000,
+    seed: int = 0,
+    of: str = "samples",
+) -> Interval:
+    """statistic(samples), and its percentiles over samples drawn again with replacement.
+
+    samples: (samples,) or (samples, …); the first axis is drawn. `of` says what they are, in the
+    plural. Raises LLMLiteError for fewer than two.
+    """
+    samples = _finite(samples, of)
+    n, generator = len(samples), np.random.default_rng(seed)
+    again = [statistic(samples[generator.integers(n, size=n)]) for _ in range(resamples)]
+    low, high = np.quantile(again, TAILS)
+    return Interval(float(statistic(samples)), float(low), float(high), f"{n} {of}")
+
+
+def _student(values: np.ndarray, of: str) -> Interval:
+    n, mean = len(values), values.mean()
+    half = stdtrit(n - 1, TAILS[1]) * values.std(ddof=1) / math.sqrt(n)
+    return Interval(float(mean), float(mean - half), float(mean + half), f"{n} {of}")
+
+
+def _finite(values: ArrayLike, of: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) < 2:
+        raise LLMLiteError(f"An interval over {of} needs at least two; there is {len(array)}.")
+    if not np.isfinite(array).all():
+        raise LLMLiteError(
+            f"An interval over {of} needs finite numbers; some of these {len(array)} are infinite "
+            "or NaN, so look for what diverged and leave it out."
+        )
+    return array

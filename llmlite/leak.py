@@ -1,0 +1,82 @@
+"""Does a language model see what it is to predict? A test of the causal mask, from outside.
+
+Knows nothing of how a model computes: tokens go in, logits come out. All tokens from some position
+on are changed; in a causal model no logit before that position may move.
+"""
+
+import torch
+from torch import Tensor
+
+from llmlite.errors import LLMLiteError
+
+LOGITS = 1 << 26  # numbers in the logits of one pass, 256 MiB in float32
+
+# A change below this share of the largest one that is allowed is rounding: 8 steps of float32.
+ROUNDING = 1e-6
+NOISE = 10  # and so is one below so many times what moves where no token of the text was changed
+
+
+@torch.inference_mode()
+def causal_leak(model, tokens: int | None = None, seed: int = 0) -> bool:
+    """Whether any logit depends on a token after its position, on a random text.
+
+    model: like GPT, gives `.logits` (batch, time, vocab_size) for ids (batch, time) and has
+    `.config.block_size`, `.config.vocab_size` and `.device`. tokens: length of the text, by default
+    the whole block_size; a single token has none after it. It takes as many rows as the text has
+    tokens, so as much work as reading tokens² tokens. In evaluation mode, left as it was.
+
+    Every pass has one shape, and sums in one order, so that in a causal model equal beginnings give
+    equal logits to the last bit, in any precision. Where a device sums in another order, a row
+    without a change, in each pass, shows by how much. Raises LLMLiteError if that is too much to
+    tell, if logits are not finite, or if `tokens` is not 1 to block_size.
+    """
+    size = model.config.block_size
+    tokens = size if tokens is None else tokens
+    if not 1 <= tokens <= size:
+        raise LLMLiteError(f"A text of {tokens} tokens cannot test a model that reads 1 to {size}.")
+    if tokens == 1 or model.config.vocab_size == 1:
+        return False
+    was_training = model.training
+    model.eval()
+    try:
+        later, allowed, noise = _largest_changes(model, tokens, seed)
+    finally:
+        model.train(was_training)
+    if noise * NOISE > allowed:
+        raise LLMLiteError(
+            f"The model's logits differ by up to {noise:.2g} from one pass to the next over the "
+            f"same text, and by {allowed:.2g} over another; turn off what is random in it."
+        )
+    return later > max(noise * NOISE, allowed * ROUNDING)
+
+
+def _largest_changes(model, tokens: int, seed: int) -> tuple[float, float, float]:
+    """By how much logits move: before the changed tokens, from them on, and without any change."""
+    vocab_size = model.config.vocab_size
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randint(vocab_size, (tokens,), generator=generator)
+    # Another token at every position, not just most likely another one.
+    other = (text + torch.randint(1, vocab_size, (tokens,), generator=generator)) % vocab_size
+    rows = min(tokens - 1, max(1, LOGITS // (tokens * vocab_size)))
+    unchanged = _logits(model, text.repeat(rows + 1, 1))
+    position = torch.arange(tokens)
+    largest = torch.zeros(3, dtype=torch.float64)
+    for start in range(1, tokens, rows):
+        # Row r is changed from position first[r] on; the last row, and what fills up the last
+        # pass, is not changed at all.
+        first = torch.arange(start, start + rows + 1).clamp(max=tokens).unsqueeze(1)
+        first[-1] = tokens
+        changed = torch.where(position < first, text, other)
+        change = (_logits(model, changed) - unchanged).abs().amax(-1).double().cpu()
+        is_changed = first < tokens
+        where = (position < first) & is_changed, position >= first, ~is_changed
+        found = torch.stack([(change * part).max() for part in where])
+        largest = torch.maximum(largest, found)
+    return tuple(largest.tolist())
+
+
+def _logits(model, ids: Tensor) -> Tensor:
+    logits = model(ids.to(model.device)).logits
+    if not logits.isfinite().all():
+        raise LLMLiteError("The model's logits are not all finite, so they show no leak or none.")
+    return logits

@@ -1,0 +1,65 @@
+"""What was counted in each sample → shares with 95% intervals, and differences of them.
+
+What is measured stands in arrays (samples, 2): so much counted, out of so much. The value is the
+sum of the first over the sum of the second, so a long text weighs more than a short one; where
+the second is 1, it is the mean. Intervals are bootstrapped over the samples, which have to be
+independent; what is compared is resampled together. Knows nothing about models.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from llmlite.errors import LLMLiteError
+from llmlite.intervals import bootstrap
+
+Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
+
+
+def share(counts: np.ndarray) -> float:
+    """(samples, 2) → all that was counted over all that it was counted out of."""
+    counted, total = counts.sum(axis=0).tolist()
+    if not total:
+        raise LLMLiteError(
+            "The texts are too short to count anything in; ask for more samples or tokens."
+        )
+    return counted / total
+
+
+def measure(
+    counts: np.ndarray, of: str, statistic: Callable[[np.ndarray], float] = share
+) -> dict[str, float | str]:
+    """`statistic` of `counts` with its interval: value, low, high and of, as in an Interval."""
+    return asdict(bootstrap(counts, statistic, of=of))
+
+
+def difference(first: np.ndarray, second: np.ndarray, of: str) -> dict[str, float | str]:
+    """The share of `first` minus that of `second`, paired: row i of both is of one sample."""
+    both = np.stack([first, second], axis=1)
+    return measure(both, of, lambda rows: share(rows[:, 0]) - share(rows[:, 1]))
+
+
+def measure_all(
+    counts: Counts, contrasts: Iterable[tuple[str, str]], of: str
+) -> dict[str, dict[str, float | str]]:
+    """Every share as "name: condition", every contrast as "name: condition minus condition"."""
+    measures = {
+        f"{name}: {condition}": measure(rows, of)
+        for condition, named in counts.items()
+        for name, rows in named.items()
+    }
+    for one, other in contrasts:
+        for name, rows in counts[one].items():
+            measures[f"{name}: {one} minus {other}"] = difference(rows, counts[other][name], of)
+    return measures
+
+
+def collect(samples: Sequence[dict[str, tuple[float, float]]]) -> dict[str, np.ndarray]:
+    """What was counted in each sample, name → pair, as name → (samples, 2)."""
+    return {name: np.array([sample[name] for sample in samples], float) for name in samples[0]}
+
+
+def as_lists(named: dict[str, np.ndarray]) -> dict[str, list]:
+    """Name → (samples, 2) as JSON holds it."""
+    return {name: rows.tolist() for name, rows in named.items()}

@@ -1,0 +1,242 @@
+"""Our scores against the code of lm-evaluation-harness itself, on the same model and pages."""
+
+import math
+
+import pytest
+import torch
+from lm_eval.tasks.wikitext import preprocess_wikitext
+
+from llmlite import harness
+from llmlite.config import DataConfig, ModelConfig
+from llmlite.data import Corpus, load_corpus
+from llmlite.errors import LLMLiteError
+from llmlite.harness import count_words, detokenize, harness_score, pages
+from llmlite.metrics import Score
+from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
+
+
+@pytest.fixture(scope="module")
+def sample() -> Corpus:
+    return load_corpus(DataConfig(source="sample"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(sample) -> BPETokenizer:
+    return BPETokenizer.train(sample.splits["valid"], 300)
+
+
+@pytest.fixture
+def model(make_model, tokenizer):
+    return make_model(
+        ModelConfig(tokenizer.vocab_size, block_size=32, n_layer=2, n_head=2, n_embd=16)
+    )
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+EDGE_CASES = [
+    "",
+    " ",
+    "\n",
+    " the dogs ' bones and s 'twas ",
+    " rock /' 5/ roll /' 12/ ",
+    " 1 @-@ 2 @,@ 000 @.@ 5 @-@ @-@ @,@ @.@ x",
+    " a , @,@ b . @.@ c , @-@ : d",
+    " a : b ; c . d ! e ? f , g . . . h , , i",
+    " ( a ( b ) c ) [ d ] [ ] ( ) { e f } {} ( g \n h ) ( i",
+    ' he said " one " and " two , " three " four " five " ',
+    " it 's 'tis ' quoted ' rock 'n' roll ' open o'clock 's ",
+    " = A = \n \n = = B = = \n = = = C = = = \n = = = = D = = = = \n",
+    " = = = = = = = = = = ",
+    " 20 ° C at 5 ° \n  two spaces  \n \n \n N N N ",
+    " N ' N ' \" N \" ( N ) \n N \n",
+    " \t tab \r\n carriage \v \f \x85 \u2028 ",
+    " Ünïcödé ( 日本 ) ' 語 ' 😀 . \n",
+    " \\1 ( \\1 ) \\g<0> [ \\n ] ",
+]
+
+
+@pytest.mark.parametrize("page", EDGE_CASES)
+def test_text_is_detokenised_as_the_harness_does_it(page):
+    assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page})
+
+
+def test_every_article_of_the_sample_is_detokenised_as_the_harness_does_it(sample):
+    changed = 0
+    for split in sample.splits:
+        for page in [*pages(sample.splits[split]), *(a.text for a in sample.articles(split))]:
+            assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page})
+            changed += detokenize(page) != page
+    assert changed == 2 * 468
+
+
+def test_detokenising_worked_out_by_hand():
+    page = (
+        " = Title = \n \n 1 @,@ 000 ( big ) dogs ' \" bones \" weigh 2 @.@ 5 kg , it 's said . \n"
+    )
+    # The two apostrophes are taken for a pair of quotation marks.
+    text = " = Title =\n\n1,000 (big) dogs'\"bones\" weigh 2.5 kg, it's said.\n"
+    assert detokenize(page) == text
+
+
+@pytest.mark.parametrize("page", [*EDGE_CASES, " a b \n c", "a b"])
+def test_words_and_bytes_are_the_harnesss(page):
+    theirs = preprocess_wikitext.process_results({"page": page}, (-1.0,))
+    assert count_words(page) == theirs["word_perplexity"][1]
+    assert len(page.encode()) == theirs["bits_per_byte"][1]
+
+
+def test_words_worked_out_by_hand():
+    assert count_words("a b") == 2
+    assert count_words(" a b \n") == 4  # with the nothing before and the nothing after
+    assert count_words("") == 1
+
+
+def test_pages_worked_out_by_hand():
+    text = " \n = A = \n \n one \n = = A1 = = \n two \n = odd = \n three \n \n = B = \n \n four \n"
+    assert pages(text) == [
+        " = A = \n \n one \n = = A1 = = \n two ",
+        " = odd = \n three \n ",
+        " = B = \n \n four \n",
+    ]
+    assert pages("no heading \n") == ["no heading \n"]
+    assert pages(" preface \n = A = \n x") == [" preface ", " = A = \n x"]
+
+
+def test_the_pages_of_the_sample_are_its_articles(sample):
+    texts = [article.text for article in sample.articles("test")]
+    assert [page.strip() for page in pages(sample.splits["test"])] == [t.strip() for t in texts]
+
+
+def test_wikitexts_test_split_has_the_harnesss_62_pages(wikitext_corpus):
+    assert len(pages(wikitext_corpus.splits["test"])) == 62
+    assert len(pages(wikitext_corpus.splits["valid"])) == 60
+
+
+# -- windows --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 32])
+def test_the_windows_are_the_harnesss(size, monkeypatch):
+    monkeypatch.setattr(harness, "BATCH_SIZE", 1000)
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+    lengths = [3, 1, 0, 64, 31, 32, 33, 7, 70]
+    ids, bounds, theirs = [], [0], []
+    for length in lengths:
+        tokens = list(range(1000 + len(ids), 1000 + len(ids) + length))
+        theirs += map(
+            make_disjoint_window, get_rolling_token_windows(tokens, -1, size, context_len=1)
+        )
+        ids += [-1, *tokens]
+        bounds.append(len(ids))
+    batches = list(harness._batches(bounds, size))
+    assert len(batches) == len({batch.width for batch in batches})  # all pages' together
+    ours = [
+        (ids[start : start + context + 1], ids[start + context + 1 : start + width + 1])
+        for starts, width, contexts in batches
+        for start, context in zip(starts, contexts, strict=True)
+    ]
+    assert sorted(ours) == sorted(theirs)
+
+
+# -- scores ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def their_score(model, tokenizer, tmp_path):
+    """their_score(page): (log likelihood, what the task `wikitext` makes of it)."""
+    from benchmarks.gpt2 import as_gpt2
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerFast
+
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save_tokenizer_json(path)
+    their_tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token=END_OF_TEXT)
+    their_model = HFLM(
+        pretrained=as_gpt2(model),
+        tokenizer=their_tokenizer,
+        max_length=model.config.block_size,
+        device="cpu",
+        batch_size=8,
+    )
+    assert their_model.prefix_token_id == tokenizer.eot_id
+
+    def score(page: str) -> dict:
+        document = {"page": page}
+        text = preprocess_wikitext.wikitext_detokenizer(document)
+        request = Instance("loglikelihood_rolling", document, (text,), 0)
+        results = their_model.loglikelihood_rolling([request], disable_tqdm=True)
+        return preprocess_wikitext.process_results(document, results)
+
+    return score
+
+
+def test_scores_equal_those_of_the_harness(model, tokenizer, sample, their_score):
+    from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
+
+    texts = pages(sample.splits["test"])[:5]
+    texts += [" = Short = \n", " Naïve ( words ) , 1 @,@ 000 ° \n", texts[0][:300]]
+    theirs = [their_score(page) for page in texts]
+    ours = harness_score(model, tokenizer, texts)
+    for score, their in zip(ours.article_scores, theirs, strict=True):
+        assert score.nats == pytest.approx(-their["word_perplexity"][0], rel=1e-4)
+        assert score.words == their["word_perplexity"][1]
+        assert score.bytes == their["byte_perplexity"][1]
+    for name, aggregate in (
+        ("word_perplexity", weighted_perplexity),
+        ("byte_perplexity", weighted_perplexity),
+        ("bits_per_byte", bits_per_byte),
+    ):
+        expected = aggregate([their[name] for their in theirs])
+        assert getattr(ours, name) == pytest.approx(expected, rel=1e-4)
+    assert ours.perplexity > 1.1 * 300  # its weights are far from even guessing
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_pages_are_scored_alone_however_they_are_batched(
+    model, tokenizer, sample, batch_size, monkeypatch
+):
+    texts = [page[:500] for page in pages(sample.splits["test"])[:4]]
+    together = harness_score(model, tokenizer, texts)
+    monkeypatch.setattr(harness, "BATCH_SIZE", batch_size)
+    for page, score in zip(texts, together.article_scores, strict=True):
+        alone = harness_score(model, tokenizer, [page])
+        assert alone.nats == pytest.approx(score.nats, rel=1e-6)
+        assert (alone.tokens, alone.words, alone.bytes) == (score.tokens, score.words, score.bytes)
+
+
+def test_the_score_is_the_sum_of_its_pages(model, tokenizer):
+    score = harness_score(model.train(), tokenizer, [" one \n", "", " two words ( here ) \n"])
+    assert model.training
+    assert score.words == 3 + 1 + 7
+    assert score.bytes == 6 + 0 + 21
+    assert [page.tokens for page in score.article_scores] == [
+        len(tokenizer.encode(text)) for text in (" one\n", "", " two words (here)\n")
+    ]
+    assert score.tokens == sum(page.tokens for page in score.article_scores)
+    assert score.nats == pytest.approx(sum(page.nats for page in score.article_scores))
+    assert score.article_scores[1].nats == 0
+    assert isinstance(score, Score)
+    assert score.context == score.article_scores[0].context
+    assert score.context.startswith("1 to 32 tokens of its own page (windows side by side; ")
+
+
+def test_one_page_worked_out_by_hand(model, tokenizer):
+    page = " one \n"  # one window: <|endoftext|> first, then the page's own tokens
+    ids = [tokenizer.eot_id, *tokenizer.encode(" one\n")]
+    logits = model(torch.tensor([ids[:-1]])).logits[0].double()
+    rows = zip(logits, ids[1:], strict=True)
+    expected = sum((row.logsumexp(0) - row[i]).item() for row, i in rows)
+    score = harness_score(model, tokenizer, [page])
+    assert score.nats == pytest.approx(expected, rel=1e-6)
+    assert score.word_perplexity == pytest.approx(math.exp(expected / 3), rel=1e-5)
+    assert score.byte_perplexity == pytest.approx(math.exp(expected / 6), rel=1e-5)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", ""]])
+def test_nothing_to_score_is_refused(model, tokenizer, texts, one_sentence):
+    with pytest.raises(LLMLiteError, match="no text to score") as error:
+        harness_score(model, tokenizer, texts)
+    one_sentence(error)

@@ -1,0 +1,204 @@
+"""Intervals against scipy's, by hand, and by how often they hold the truth."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from llmlite.errors import LLMLiteError
+from llmlite.intervals import (
+    STATISTICS,
+    Interval,
+    bootstrap,
+    over_articles,
+    over_seeds,
+    paired,
+)
+from llmlite.metrics import Score
+
+
+def make_scores(articles: int, seed: int = 0) -> list[Score]:
+    """Articles of 50 to 400 tokens whose loss goes with their length: nats per token about 4."""
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(50, 400, articles)
+    nats = tokens * (3.5 + tokens / 400 + 0.3 * generator.standard_normal(articles))
+    words = tokens * 7 // 10 + generator.integers(0, 20, articles)
+    return [
+        Score(nats=x, tokens=int(t), words=int(w), bytes=int(5 * w + t))
+        for x, t, w in zip(nats.tolist(), tokens, words, strict=True)
+    ]
+
+
+def total(scores: list[Score]) -> Score:
+    return Score(
+        *(sum(getattr(s, f) for s in scores) for f in ("nats", "tokens", "words", "bytes"))
+    )
+
+
+# -- over articles --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_the_value_is_that_of_all_articles_together(statistic):
+    scores = make_scores(20)
+    interval = over_articles(scores, statistic, resamples=500)
+    assert interval.value == pytest.approx(getattr(total(scores), statistic))
+    assert interval.low < interval.value < interval.high
+    assert interval.of == "20 articles"
+
+
+@pytest.mark.parametrize("statistic", ["loss", "word_perplexity", "bits_per_byte"])
+def test_articles_give_the_interval_that_scipys_bootstrap_gives(statistic):
+    scores = make_scores(40)
+
+    def of_sums(*drawn: np.ndarray) -> float:
+        return getattr(Score(*(float(column.sum()) for column in drawn)), statistic)
+
+    columns = [(s.nats, s.tokens, s.words, s.bytes) for s in scores]
+    theirs = stats.bootstrap(
+        np.array(columns).T,
+        of_sums,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=10_000,
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    ours = over_articles(scores, statistic)
+    close = 0.04 * (theirs.high - theirs.low)  # four times what two draws of 10,000 differ by
+    assert ours.low == pytest.approx(theirs.low, abs=close)
+    assert ours.high == pytest.approx(theirs.high, abs=close)
+
+
+def test_articles_that_are_alike_leave_nothing_open():
+    scores = [Score(nats=8 * math.log(2), tokens=4, words=2, bytes=8)] * 5
+    interval = over_articles(scores, "word_perplexity", resamples=100)
+    assert (interval.value, interval.low, interval.high) == pytest.approx((16, 16, 16))
+
+
+def test_two_articles_worked_out_by_hand():
+    # Drawn twice each: (1, 1), (1, 2), (2, 1), (2, 2), a quarter of the resamples each.
+    scores = [Score(nats=10, tokens=10, words=1, bytes=1), Score(30, 10, 1, 1)]
+    interval = over_articles(scores, "loss", resamples=1000)
+    assert (interval.low, interval.value, interval.high) == (1.0, 2.0, 3.0)
+
+
+def test_the_seed_alone_draws_the_resamples():
+    scores = make_scores(10)
+    first = over_articles(scores, "loss", resamples=200)
+    assert first == over_articles(scores, "loss", resamples=200)
+    assert first != over_articles(scores, "loss", resamples=200, seed=1)
+    samples = np.arange(10.0)
+    assert bootstrap(samples, resamples=200) == bootstrap(samples, resamples=200)
+    assert bootstrap(samples, resamples=200) != bootstrap(samples, resamples=200, seed=1)
+
+
+# -- over seeds and pairs -------------------------------------------------------------------------
+
+
+def test_seeds_worked_out_by_hand():
+    # Mean 12, standard deviation 2; 97.5% of Student's t with 2 degrees of freedom is below 4.3027.
+    interval = over_seeds([10.0, 12.0, 14.0])
+    half = 4.302653 * 2 / math.sqrt(3)
+    assert interval.value == 12
+    assert (interval.low, interval.high) == pytest.approx((12 - half, 12 + half), rel=1e-6)
+    assert interval.of == "3 seeds"
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_seeds_and_pairs_equal_scipys_t_tests(n):
+    a, b = np.random.default_rng(n).normal([[3.0], [1.0]], 1.0, size=(2, n))
+    one = stats.ttest_1samp(a, 0).confidence_interval(0.95)
+    both = stats.ttest_rel(a, b).confidence_interval(0.95)
+    seeds, pairs = over_seeds(a), paired(a, b)
+    assert (seeds.low, seeds.high) == pytest.approx((one.low, one.high), rel=1e-9)
+    assert (pairs.low, pairs.high) == pytest.approx((both.low, both.high), rel=1e-9)
+    assert pairs.value == pytest.approx((a - b).mean())
+    assert pairs.of == f"{n} pairs"
+
+
+# -- bootstrap ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median, np.std])
+def test_the_bootstrap_equals_scipys_on_the_same_draws(statistic):
+    samples = np.random.default_rng(3).exponential(size=25)
+    theirs = stats.bootstrap(
+        (samples,),
+        statistic,
+        vectorized=False,
+        method="percentile",
+        n_resamples=1000,
+        rng=np.random.default_rng(7),
+    ).confidence_interval
+    ours = bootstrap(samples, statistic, resamples=1000, seed=7, of="prompts")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-12)
+    assert ours.value == pytest.approx(statistic(samples))
+    assert ours.of == "25 prompts"
+
+
+def test_rows_stay_whole_when_they_are_drawn():
+    rows = np.array([[k, -k] for k in range(1, 9)], dtype=float)
+    interval = bootstrap(rows, lambda drawn: float(np.abs(drawn.sum(1)).max()), resamples=100)
+    assert (interval.low, interval.high) == (0, 0)
+    assert interval.of == "8 samples"
+
+
+# -- coverage -------------------------------------------------------------------------------------
+
+
+def share_that_holds(truth: float, intervals: list[Interval]) -> float:
+    return float(np.mean([i.low <= truth <= i.high for i in intervals]))
+
+
+def test_95_of_100_intervals_over_seeds_hold_the_truth():
+    draws = np.random.default_rng(0).normal(7.0, 2.0, size=(4000, 4))
+    share = share_that_holds(7.0, [over_seeds(values) for values in draws])
+    assert share == pytest.approx(0.95, abs=0.01)  # three standard errors of 4,000 trials
+
+
+def test_95_of_100_intervals_over_articles_hold_the_truth():
+    # Nats are tokens times a loss of mean 4, so the loss of endlessly many articles is 4.
+    generator = np.random.default_rng(1)
+    intervals = []
+    for _ in range(400):
+        tokens = generator.integers(50, 400, 60)
+        losses = generator.normal(4.0, 0.5, 60)
+        scores = [Score(t * x, int(t), 1, 1) for t, x in zip(tokens, losses, strict=True)]
+        intervals.append(over_articles(scores, "loss", resamples=400))
+    assert 0.91 <= share_that_holds(4.0, intervals) <= 0.98
+
+
+def test_95_of_100_bootstrap_intervals_hold_the_truth():
+    draws = np.random.default_rng(2).normal(3.0, 1.0, size=(300, 50))
+    share = share_that_holds(3.0, [bootstrap(values, resamples=300) for values in draws])
+    assert 0.90 <= share <= 0.98
+
+
+# -- what is shown, what is refused ---------------------------------------------------------------
+
+
+def test_an_interval_is_written_with_as_many_digits_as_asked_for():
+    interval = Interval(48.9634, 47.1, 50.94, "60 articles")
+    assert str(interval) == f"{interval}" == "48.96 [47.1, 50.94]"
+    assert f"{interval:.1f}" == "49.0 [47.1, 50.9]"
+    assert f"{interval:.0f}" == "49 [47, 51]"
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: over_seeds([3.0]), "seeds needs at least two; there is 1"),
+        (lambda: bootstrap([], of="prompts"), "prompts needs at least two; there is 0"),
+        (lambda: over_articles(make_scores(1), "loss"), "articles needs at least two"),
+        (lambda: over_articles(make_scores(3), "wit"), "no statistic 'wit'.*word_perplexity"),
+        (lambda: paired([1.0, 2.0], [1.0, 2.0, 3.0]), "2 values cannot be paired with 3"),
+        (lambda: over_seeds([1.0, math.nan, 2.0]), "seeds needs finite numbers; some of these 3"),
+        (lambda: paired([1.0, 2.0], [1.0, math.inf]), "pairs needs finite numbers"),
+    ],
+)
+def test_what_has_no_interval_is_refused(call, expected, one_sentence):
+    with pytest.raises(LLMLiteError, match=expected) as error:
+        call()
+    one_sentence(error)

@@ -1,0 +1,551 @@
+"""The studies of claims 9 to 13 on models that recite a known text, and against plain loops."""
+
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+from llmlite import paper
+from llmlite.config import ModelConfig
+from llmlite.data import sample_folder
+from llmlite.errors import LLMLiteError
+from llmlite.generate import PARAGRAPH, complete
+from llmlite.interpret import attention_maps, attention_statistics
+from llmlite.intervals import bootstrap
+from llmlite.model import GPT
+from llmlite.studies import ablation, attention, coherence, prompt_sensitivity, sampling
+from llmlite.studies.coherence import (
+    FUNCTION_WORDS,
+    SAMPLING,
+    Reference,
+    continued_words,
+    passages,
+    position,
+)
+from llmlite.studies.counts import collect, difference, measure, measure_all, share
+from llmlite.studies.heads import LOCAL, SUBJECTS_AND_THINGS
+from llmlite.studies.sampling import entropies, pooled_distinct_2
+from llmlite.tokenizer import BPETokenizer
+
+PROMPT = paper.GENERATION_PROMPT
+RESAMPLES = 200  # enough to see what is resampled
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    quick = partial(bootstrap, resamples=RESAMPLES)
+    monkeypatch.setattr("llmlite.studies.counts.bootstrap", quick)
+
+
+@pytest.fixture(scope="module")
+def sample_text() -> str:
+    return (sample_folder() / "wiki.train.raw").read_text("utf-8")[:20_000]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(sample_text) -> BPETokenizer:
+    return BPETokenizer.train(sample_text, 300)
+
+
+@pytest.fixture
+def config(tokenizer) -> ModelConfig:
+    return ModelConfig(tokenizer.vocab_size, block_size=96, n_layer=2, n_head=4, n_embd=16)
+
+
+@pytest.fixture
+def model(config, make_model) -> GPT:
+    return make_model(config)
+
+
+@pytest.fixture
+def reciting(tokenizer, one_thread) -> Callable[[str, list[int]], GPT]:
+    """reciting(prompt, ids): a model that continues `prompt` with `ids`, again and again.
+
+    Its position embeddings outweigh all else and point at the token that is to follow.
+    """
+
+    def make(prompt: str, ids: list[int]) -> GPT:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = GPT(ModelConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=4, n_embd=64))
+            torch.nn.init.normal_(model.token_embedding.weight)
+        start = len(tokenizer.encode(PARAGRAPH + prompt)) - 1
+        to_follow = [ids[(at - start) % len(ids)] for at in range(96)]
+        with torch.no_grad():
+            model.position_embedding.weight.copy_(1000 * model.token_embedding.weight[to_follow])
+        return model.eval()
+
+    return make
+
+
+def values(result: dict) -> dict[str, float]:
+    """The measures' values, of a result that is as all results are."""
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    for name, interval in result["measures"].items():
+        assert list(interval) == ["value", "low", "high", "of"], name
+        assert interval["low"] <= interval["high"], name
+    return {name: interval["value"] for name, interval in result["measures"].items()}
+
+
+# -- counts ---------------------------------------------------------------------------------------
+
+
+def test_a_share_is_of_all_samples_together():
+    assert share(np.array([[1, 2], [3, 6], [0, 2]])) == pytest.approx(4 / 10)
+
+
+def test_a_share_of_nothing_is_refused(one_sentence):
+    with pytest.raises(LLMLiteError, match="too short") as error:
+        share(np.array([[0, 0], [0, 0]]))
+    one_sentence(error)
+
+
+def test_a_measure_is_the_bootstraps_interval():
+    counts = np.array([[1, 2], [3, 6], [0, 2], [5, 5]])
+    expected = bootstrap(counts, share, RESAMPLES, of="texts")
+    assert measure(counts, "texts") == {
+        "value": expected.value,
+        "low": expected.low,
+        "high": expected.high,
+        "of": "4 texts",
+    }
+    assert expected.low < expected.value < expected.high
+
+
+def test_a_difference_is_of_shares_and_keeps_pairs_together():
+    second = np.array([[float(i), 1] for i in range(10)])
+    first = second + np.array([0.5, 0])  # each sample half a unit more: paired, nothing varies
+    paired = difference(first, second, "pairs")
+    assert [paired[key] for key in ("value", "low", "high")] == pytest.approx([0.5] * 3)
+    # 6 of 8 minus 1 of 4, which the mean over samples, (3/4 + 3/4) / 2 - (0 + 1) / 2, would miss.
+    unequal = difference(np.array([[3, 4], [3, 4]]), np.array([[0, 3], [1, 1]]), "pairs")
+    assert unequal["value"] == pytest.approx(6 / 8 - 1 / 4)
+
+
+def test_all_measures_and_contrasts_have_their_names():
+    counts = {"a": {"x": np.array([[1, 2], [1, 2]])}, "b": {"x": np.array([[1, 4], [1, 4]])}}
+    measures = measure_all(counts, [("b", "a")], "texts")
+    expected = {"x: a": 0.5, "x: b": 0.25, "x: b minus a": -0.25}
+    assert {name: interval["value"] for name, interval in measures.items()} == expected
+
+
+def test_counts_are_collected_by_name():
+    collected = collect([{"x": (1, 2), "y": (3, 4)}, {"x": (5, 6), "y": (7, 8)}])
+    assert {name: rows.tolist() for name, rows in collected.items()} == {
+        "x": [[1, 2], [5, 6]],
+        "y": [[3, 4], [7, 8]],
+    }
+
+
+# -- claim 9 --------------------------------------------------------------------------------------
+
+
+def test_the_training_text_attests_pairs_and_tells_the_frequent_words():
+    rare = " ".join(f"w{i} w{i}" for i in range(FUNCTION_WORDS - 1))
+    reference = Reference.of(f"the cat the dog the end \n {rare} last")
+    assert reference.frequent[0] == "the"
+    assert set(reference.frequent) == {"the", *(f"w{i}" for i in range(FUNCTION_WORDS - 1))}
+    assert reference.attested(["the", "cat", "the", "end", "w0", "cat"]) == (4, 5)  # not "w0 cat"
+    assert reference.attested(["cat", "dog", "the"]) == (1, 2)
+    assert reference.attested(["the"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("continuation", "expected"),
+    [(" of x", ["student", "of", "x"]), ("ures of", ["studentures", "of"]), ("", ["student"])],
+)
+def test_a_continuation_starts_with_the_prompts_last_word(continuation, expected):
+    assert continued_words(PROMPT, PROMPT + continuation) == expected
+
+
+HEADED = " \n = Title = \n \n a b c\n \n = = Part = = \n \n d e f\n g h\n"
+
+
+def test_passages_start_with_a_paragraph_and_run_on():
+    rng = np.random.default_rng(0)
+    assert sorted(map("".join, passages(HEADED, [2, 2, 2], rng))) == ["ab", "de", "gh"]
+    drawn = {tuple(map("".join, passages(HEADED, [2, 5], rng))) for _ in range(50)}
+    assert drawn == {("ab", "defgh"), ("de", "abc==")}  # "g h" ends before 5 words
+
+
+def test_too_few_paragraphs_are_refused(one_sentence):
+    with pytest.raises(LLMLiteError, match=r"has 2 paragraphs.* 5 words.* 3 are needed") as error:
+        passages(HEADED, [2, 5, 5], np.random.default_rng(0))
+    one_sentence(error)
+
+
+def test_a_position_worked_out_by_hand(one_sentence):
+    half, fifth, four_fifths = ([[n, 10], [n, 10]] for n in (5, 2, 8))
+    assert position(*map(np.array, (half, fifth, four_fifths)))["value"] == pytest.approx(0.5)
+    assert position(*map(np.array, (four_fifths, fifth, half)))["value"] == pytest.approx(2.0)
+    with pytest.raises(LLMLiteError, match="no scale") as error:
+        position(*map(np.array, (half, four_fifths, fifth)))
+    one_sentence(error)
+
+
+def test_a_model_that_repeats_a_word_is_seen_through(tokenizer, reciting, sample_text):
+    model = reciting(PROMPT, tokenizer.encode(" the"))
+    n = 30 // len(tokenizer.encode(" the"))
+    train = sample_text + "\nstudent the\n"
+    result = values(coherence(model, tokenizer, train, sample_text, samples=4, tokens=30))
+    # "student the the …", n times; filtered it is "student the".
+    assert result["repetition: generated"] == pytest.approx((n - 1) / (n + 1))
+    assert result["distinct-2: generated"] == pytest.approx(2 / n)
+    assert result["attested pairs: generated"] == pytest.approx(1 / n)
+    assert result["function words: generated"] == pytest.approx(n / (n + 1))
+    assert result["repetition: filtered"] == 0
+    assert result["attested pairs: filtered"] == 1
+    assert result["function words: filtered"] == 1 / 2
+    # Real text is the training text; its words shuffled are not.
+    assert result["attested pairs: real"] == 1
+    assert result["attested pairs: real, shuffled"] < 0.7
+    assert result["position: filtered"] == 1
+    assert result["position: generated"] < result["position: real, filtered"] < 1
+
+
+def test_a_model_that_copies_real_text_is_as_coherent(tokenizer, reciting):
+    real = " was seen in the old town and was never forgotten"
+    model = reciting(PROMPT, tokenizer.encode(real + " by"))
+    tokens = len(tokenizer.encode(real))
+    text = "".join(
+        f" \n a{i} b{i} c{i} d{i} e{i} f{i} g{i} h{i} j{i} k{i} l{i}\n" for i in range(9)
+    )
+    result = coherence(model, tokenizer, text + PROMPT + real, text, samples=5, tokens=tokens)
+    measured = values(result)
+    assert {row["generated"] for row in result["rows"]} == {"student" + real}
+    assert {row["filtered"] for row in result["rows"]} == {
+        "student was seen in the old town and never forgotten"
+    }
+    assert measured["attested pairs: generated"] == measured["position: generated"] == 1
+    assert measured["attested pairs: filtered"] == pytest.approx(8 / 9)  # not "and never"
+    assert measured["attested pairs: filtered minus real"] == pytest.approx(-1 / 9)
+    shuffled = measured["attested pairs: real, shuffled"]
+    assert measured["position: filtered"] == pytest.approx((8 / 9 - shuffled) / (1 - shuffled))
+
+
+def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(
+    model, tokenizer, sample_text
+):
+    run = partial(coherence, model, tokenizer, sample_text, sample_text, samples=5, tokens=120)
+    result = run(seed=3)
+    assert run(seed=3) == result
+    assert run(seed=2)["rows"] != result["rows"]
+    assert result["claim"] == 9
+    assert len(result["rows"]) == result["samples"] == 5
+    expected = complete(model, tokenizer, PROMPT, 120, 5, seed=3, **SAMPLING)
+    for row, text in zip(result["rows"], expected, strict=True):
+        words = {kind: spelled.split(" ") for kind, spelled in row.items()}
+        assert words["generated"] == (PROMPT + text).split()[2:]
+        assert len(words["real"]) == len(words["generated"]) > 3
+        for kind in ("real", "filtered"):
+            assert sorted(words[f"{kind}, shuffled"]) == sorted(words[kind])
+        for filtered, whole in (("filtered", "generated"), ("real, filtered", "real")):
+            assert len(set(words[filtered])) == len(words[filtered])
+            assert set(words[filtered]) == set(words[whole])
+    assert result["rows"][0]["real, shuffled"] != result["rows"][0]["real"]
+
+
+# -- claim 10 -------------------------------------------------------------------------------------
+
+
+def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, tokenizer):
+    prompts, samples = ["The cat", "A dog", "One day"], 4
+    result = prompt_sensitivity(model, tokenizer, prompts, samples, tokens=12, seed=2)
+    measured = values(result)
+    texts = [
+        complete(model, tokenizer, prompt, 12, 8, seed=6 + i, **SAMPLING)
+        for i, prompt in enumerate(prompts)
+    ]
+    smooth = SmoothingFunction().method1
+
+    def bleu(reference: str, hypothesis: str) -> float:
+        return sentence_bleu([reference.split()], hypothesis.split(), smoothing_function=smooth)
+
+    between, within = [], []
+    for i in range(samples):
+        between += [bleu(a[i], b[i]) for a in texts for b in texts if a is not b]
+        within += [bleu(t[i], t[4 + i]) for t in texts] + [bleu(t[4 + i], t[i]) for t in texts]
+    for name, scores in (("different prompts", between), ("same prompt", within)):
+        assert measured[f"BLEU: {name}"] == pytest.approx(np.mean(scores))
+        assert measured[f"share below 0.05: {name}"] == np.mean(np.array(scores) < 0.05)
+        assert result["quantiles"][name]["0.25"] == pytest.approx(np.quantile(scores, 0.25))
+        assert np.shape(result["rows"][name]["BLEU"]) == (samples, 2)
+    difference_of_means = np.mean(between) - np.mean(within)
+    name = "BLEU: different prompts minus same prompt"
+    assert measured[name] == pytest.approx(difference_of_means)
+    assert result["measures"][name]["of"] == "4 samples"
+
+
+def test_a_model_that_always_says_the_same_is_insensitive(tokenizer, reciting):
+    model = reciting(PROMPT, tokenizer.encode(" the"))
+    result = values(prompt_sensitivity(model, tokenizer, ["The cat", "A"], 3, tokens=30))
+    assert result["BLEU: different prompts"] == result["BLEU: same prompt"] == pytest.approx(1)
+    assert result["share below 0.05: different prompts"] == 0
+
+
+def test_one_wording_cannot_be_compared(model, tokenizer, one_sentence):
+    with pytest.raises(LLMLiteError, match="two or more, not 1") as error:
+        prompt_sensitivity(model, tokenizer, ["The cat"], 4, 12)
+    one_sentence(error)
+
+
+# -- claim 11 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.7}, {"temperature": 1.0, "top_k": 10}])
+@torch.inference_mode()
+def test_entropies_equal_a_plain_loop(model, make_ids, options):
+    ids, steps = make_ids(3, 12, vocab_size=300), [8, 1, 5]
+    result = entropies(model, ids, 4, steps, options)
+    assert result[:, 1].tolist() == steps
+    for row, n, total in zip(ids, steps, result[:, 0], strict=True):
+        expected = 0.0
+        for end in range(4, 4 + n):
+            logits = (model(row[None, :end]).logits[0, -1] / options["temperature"]).double()
+            kept = logits.sort(descending=True).values[: options.get("top_k")]
+            expected -= (kept.softmax(0) * kept.log_softmax(0)).sum().item()
+        assert total == pytest.approx(expected, rel=1e-4)
+        assert total > 0.1
+
+
+def test_pairs_are_pooled_in_groups_of_four_texts():
+    texts = ["a b a b", "a b", "c", "", "d e", "d e f", "e f", "g h", "left out"]
+    # ab ba ab + ab: 2 of 4. de + de ef + ef + gh: 3 of 5. The ninth text fills no group.
+    assert pooled_distinct_2([text.split() for text in texts]).tolist() == [[2, 4], [3, 5]]
+
+
+def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, reciting):
+    head, tail = tokenizer.encode(" saw the cat . It ran"), tokenizer.encode("\n \n The end")
+    model = reciting("The dog", head + tail)
+    tokens, train = len(head + tail), "dog saw the cat end"
+    result = sampling(model, tokenizer, "The dog ", train, samples=8, tokens=tokens)
+    measured = values(result)
+    assert {text for row in result["rows"] for text in row["texts"]} == {
+        " saw the cat . It ran\n \n The end"
+    }
+    for setting in ("temperature 0.7", "temperature 1.0", "top-k 10", "top-k 1000"):
+        assert measured[f"first sentence: {setting}"] == 3
+        assert measured[f"paragraph: {setting}"] == len(head)
+        assert measured[f"ended: {setting}"] == 1
+        assert measured[f"attested pairs: {setting}"] == pytest.approx(3 / 8)
+        assert measured[f"distinct-2: {setting}"] == 1
+        assert measured[f"pooled distinct-2: {setting}"] == 1 / 4
+        assert measured[f"entropy: {setting}"] == pytest.approx(0, abs=1e-4)
+    assert result["measures"]["distinct-2: top-k 10"]["of"] == "8 continuations"
+    assert result["measures"]["pooled distinct-2: top-k 10"]["of"] == "2 groups of 4 continuations"
+
+
+def test_the_end_of_the_text_ends_the_paragraph_and_what_counts(tokenizer, reciting):
+    head = tokenizer.encode(" saw the cat")
+    model = reciting("The dog", [*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
+    result = sampling(model, tokenizer, "The dog", "a b", samples=8, tokens=len(head) + 3)
+    measured, row = values(result), result["rows"][0]
+    assert set(row["texts"]) == {" saw the cat"}
+    assert row["entropy"][0][1] == len(head) + 1  # the end was drawn as well
+    assert measured["paragraph: temperature 0.7"] == len(head)
+    assert measured["ended: temperature 0.7"] == 1
+
+
+def test_a_paragraph_that_does_not_end_has_all_tokens(tokenizer, reciting):
+    model = reciting("The dog", tokenizer.encode(" the"))
+    measured = values(sampling(model, tokenizer, "The dog", "a b", samples=8, tokens=9))
+    assert measured["paragraph: temperature 0.7"] == 9
+    assert measured["ended: temperature 0.7"] == 0
+
+
+def test_settings_are_compared_sample_by_sample(model, tokenizer, sample_text):
+    result = sampling(model, tokenizer, "The cat", sample_text, samples=9, tokens=30, seed=1)
+    measured = values(result)
+    rows = {row["setting"]: row for row in result["rows"]}
+    expected = complete(model, tokenizer, "The cat", 30, 9, temperature=0.7, seed=1)
+    assert rows["temperature 0.7"]["texts"] == expected
+    # The vocabulary has 300 tokens, so this is the same text from the same random numbers.
+    assert rows["top-k 1000"]["texts"] == rows["temperature 1.0"]["texts"]
+    assert rows["top-k 10"]["texts"] != rows["top-k 50"]["texts"]
+    for name in ("entropy", "attested pairs", "paragraph"):
+        counts = {setting: np.sum(row[name], axis=0) for setting, row in rows.items()}
+        for one, other in (
+            ("temperature 0.7", "temperature 1.0"),
+            ("top-k 50", "top-k 10"),
+            ("top-k 1000", "top-k 10"),
+        ):
+            expected = np.divide(*counts[one]) - np.divide(*counts[other])
+            assert measured[f"{name}: {one} minus {other}"] == pytest.approx(expected)
+    assert measured["entropy: temperature 0.7 minus temperature 1.0"] < -0.1
+    assert measured["entropy: top-k 1000 minus top-k 10"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("samples", "tokens", "message"), [(7, 9, "8 continuations"), (8, 96, "window of 96")]
+)
+def test_sampling_that_cannot_be_studied(model, tokenizer, samples, tokens, message, one_sentence):
+    with pytest.raises(LLMLiteError, match=message) as error:
+        sampling(model, tokenizer, "The cat", "a b", samples, tokens)
+    one_sentence(error)
+
+
+# -- claim 12 -------------------------------------------------------------------------------------
+
+
+def test_ablation_of_a_model_that_repeats_itself_anyway(tokenizer, reciting):
+    model = reciting(paper.ABLATION_PROMPT, tokenizer.encode(" the"))
+    n = 24 // len(tokenizer.encode(" the"))
+    result = ablation(model, tokenizer, samples=3, tokens=24)
+    measured = values(result)
+    for heads in ("all heads", "without heads 1 and 2", "without heads 0 and 3"):
+        assert result["greedy"][heads] == " the" * n
+        assert measured[f"repetition: {heads}"] == pytest.approx((n - 1) / n)
+        assert measured[f"distinct-2: {heads}"] == pytest.approx(1 / (n - 1))
+        assert measured[f"most common word: {heads}"] == 1
+    assert measured["repetition: without heads 1 and 2 minus all heads"] == 0
+    # "on on Mul on Mul on Mul on Mul", then four times "on Mul Mul": 9 times "on", 12 "Mul".
+    assert result["published"] == pytest.approx(
+        {"repetition": 19 / 21, "distinct-2": 4 / 20, "most common word": 12 / 21}
+    )
+
+
+def test_every_two_heads_are_removed_in_turn(model, tokenizer):
+    result = ablation(model, tokenizer, samples=4, tokens=60, seed=5)
+    measured = values(result)
+    pairs = [f"without heads {a} and {b}" for a in range(4) for b in range(a + 1, 4)]
+    assert list(result["greedy"]) == list(result["rows"]) == ["all heads", *pairs]
+    shares = {name: np.array(r["most common word"])[:, 0] for name, r in result["rows"].items()}
+    for name, mask in (
+        ("all heads", None),
+        ("without heads 1 and 2", torch.tensor([[1.0, 0, 0, 1]] * 2)),
+        ("without heads 0 and 3", torch.tensor([[0.0, 1, 1, 0]] * 2)),
+    ):
+        texts = complete(
+            model, tokenizer, "The cat sat on", 60, 4, seed=5, head_mask=mask, **SAMPLING
+        )
+        expected = [max(map(t.split().count, t.split())) / len(t.split()) for t in texts]
+        np.testing.assert_allclose(shares[name], expected)
+        greedy = complete(
+            model, tokenizer, "The cat sat on", 60, temperature=0, head_mask=mask, fast=False
+        )
+        assert result["greedy"][name] == greedy[0]
+        if mask is not None:
+            change = shares[name].mean() - shares["all heads"].mean()
+            assert change != 0
+            assert measured[f"most common word: {name} minus all heads"] == pytest.approx(change)
+    others = [shares[name].mean() for name in pairs if "1 and 2" not in name]
+    assert len(others) == 5
+    ours = measured["most common word: without heads 1 and 2"]
+    more = measured["most common word: without heads 1 and 2 minus mean of the other pairs"]
+    assert more == pytest.approx(ours - np.mean(others))
+    assert abs(more) > 1e-3
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_model_without_the_papers_heads_is_refused(
+    tokenizer, make_model, config, heads, one_sentence
+):
+    small = ModelConfig(config.vocab_size, config.block_size, n_layer=2, n_head=heads, n_embd=16)
+    with pytest.raises(LLMLiteError, match=f"heads 1 and 2, .* has {heads} a layer") as error:
+        ablation(make_model(small), tokenizer, samples=2, tokens=5)
+    one_sentence(error)
+
+
+# -- claim 13 -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sentences(make_ids) -> list[torch.Tensor]:
+    return [make_ids(length, vocab_size=300, seed=length) for length in (9, 2, 30, 17)]
+
+
+def test_values_of_layers_and_heads_are_those_of_all_positions(model, tokenizer, sentences):
+    result = attention(model, tokenizer, sentences)
+    measured = values(result)
+    table = attention_statistics(model, sentences)
+    for _, row in table.iterrows():
+        for name in LOCAL:
+            value = measured[f"{name}: layer {row.layer:.0f}, head {row['head']:.0f}"]
+            assert value == pytest.approx(row[name])
+    by_layer = table.groupby("layer").mean()
+    for name in LOCAL:
+        first, last = by_layer[name]
+        assert measured[f"{name}: layer 0"] == pytest.approx(first)
+        assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(first - last)
+    assert measured["distance: evenly spread"] == pytest.approx(table["uniform_distance"][0])
+    assert result["rows"]["positions"] == [8, 1, 29, 16]
+    third = attention_statistics(model, sentences[2:3]).groupby("layer").mean()
+    assert result["rows"]["distance"][2] == pytest.approx(third["distance"].tolist())
+
+
+def test_intervals_of_attention_are_over_sentences(model, tokenizer, sentences):
+    measures = attention(model, tokenizer, sentences)["measures"]
+    assert measures["previous: layer 0"]["of"] == "4 sentences"
+    assert measures["to sat: layer 0"]["of"] == "24 sentences of one template"
+    same = attention(model, tokenizer, [sentences[0]] * 5)["measures"]["previous: layer 0"]
+    assert same["low"] == pytest.approx(same["high"])
+
+
+def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, sentences):
+    result = attention(model, tokenizer, sentences)
+    measured = values(result)
+    everything = []
+    for subject, thing in SUBJECTS_AND_THINGS:
+        text = f" The {subject} sat on the {thing} and looked at the dog ."
+        ids = tokenizer.encode(text)
+        maps = attention_maps(model, torch.tensor(ids)).tolist()
+        ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]  # in characters
+        received = []
+        for word in (f" The {subject} sat", f" The {subject}"):
+            key = ends.index(len(word))
+            queries = range(key + 1, len(ids))
+            received.append(
+                [
+                    np.mean([[head[q][key] * (q + 1) for q in queries] for head in layer])
+                    for layer in maps
+                ]
+            )
+        everything.append(received)
+    means = np.mean(everything, axis=0)
+    for word, name in enumerate(("to sat", "to the noun")):
+        np.testing.assert_allclose(result["rows"][name], np.array(everything)[:, word], rtol=1e-4)
+        for layer in (0, 1):
+            assert measured[f"{name}: layer {layer}"] == pytest.approx(means[word, layer], rel=1e-4)
+        change = means[word, 0] - means[word, 1]
+        assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(change, abs=1e-4)
+    more = means[0, 1] - means[1, 1]
+    assert measured["to sat minus to the noun: layer 1"] == pytest.approx(more, abs=1e-4)
+
+
+@torch.no_grad()
+def test_even_attention_is_local_nowhere(model, tokenizer, sentences):
+    for block in model.blocks:
+        block.attention.qkv.weight.zero_()
+        block.attention.qkv.bias.zero_()
+    measured = values(attention(model, tokenizer, sentences))
+    assert measured["distance: layer 0"] == pytest.approx(measured["distance: evenly spread"])
+    mean_entropy = np.mean([math.log(q + 1) for n in (9, 2, 30, 17) for q in range(1, n)])
+    assert measured["entropy: layer 1, head 3"] == pytest.approx(mean_entropy)
+    for name in ("to sat: layer 0", "to the noun: layer 1"):
+        assert measured[name] == pytest.approx(1)
+    assert measured["to sat minus to the noun: layer 0"] == pytest.approx(0, abs=1e-6)
+
+
+def test_no_noun_of_the_template_occurs_twice():
+    nouns = [noun for pair in SUBJECTS_AND_THINGS for noun in pair]
+    assert len(set(nouns)) == len(nouns) == 48
+    assert SUBJECTS_AND_THINGS[0] == ("cat", "mat")  # the paper's sentence
+
+
+@pytest.mark.parametrize("lengths", [[], [5], [5, 1, 5]])
+def test_sentences_without_attention_are_refused(model, tokenizer, make_ids, lengths, one_sentence):
+    with pytest.raises(LLMLiteError, match="two sentences or more") as error:
+        attention(model, tokenizer, [make_ids(length) for length in lengths])
+    one_sentence(error)
+
+
+def test_one_layer_has_no_deeper_one(make_model, config, tokenizer, sentences, one_sentence):
+    shallow = ModelConfig(config.vocab_size, config.block_size, n_layer=1, n_head=4, n_embd=16)
+    with pytest.raises(LLMLiteError, match="model with two") as error:
+        attention(make_model(shallow), tokenizer, sentences)
+    one_sentence(error)
