@@ -41,8 +41,8 @@ def flawed_windows(
     limits = {"train": train_tokens, "valid": valid_tokens}
     size = data.block_size
     if data.split == "windows":
-        text = torch.cat([ids[split][: limits.get(split)] for split in SPLITS])
-        return _split_after_windowing(text.to(device), data)
+        text = torch.cat([ids[split][:train_tokens] for split in SPLITS])
+        return _split_after_windowing(text.to(device), data, valid_tokens)
     windows = {}
     for split in SPLITS:
         part, stride = ids[split][: limits.get(split)], data.stride if split == "train" else None
@@ -66,9 +66,12 @@ def padded_lines(text: str, tokenizer, block_size: int) -> Tensor:
     return torch.from_numpy(rows.reshape(-1))
 
 
-def _split_after_windowing(ids: Tensor, data: DataConfig) -> dict[str, TokenWindows]:
+def _split_after_windowing(
+    ids: Tensor, data: DataConfig, valid_tokens: int | None
+) -> dict[str, TokenWindows]:
     """All windows of the text, shuffled, then 80/10/10: most of each other split's tokens, and of
-    their contexts, are in training windows as well."""
+    their contexts, are in training windows as well. Of those two as many windows are kept as stand
+    side by side in so many tokens."""
     whole = TokenWindows(ids, data.block_size, data.stride)
     generator = torch.Generator().manual_seed(SHUFFLE_SEED)
     order = torch.randperm(len(whole), generator=generator).to(ids.device)
@@ -76,8 +79,9 @@ def _split_after_windowing(ids: Tensor, data: DataConfig) -> dict[str, TokenWind
         raise DataError(
             f"{len(order)} windows cannot be split 80/10/10; use more text or a smaller block_size."
         )
-    cuts = len(order) * 8 // 10, len(order) * 9 // 10
+    train, *others = order.tensor_split((len(order) * 8 // 10, len(order) * 9 // 10))
+    limit = valid_tokens and max(1, valid_tokens // data.block_size)
     return {
         split: TokenWindows(ids, data.block_size, data.stride, data.shift, only)
-        for split, only in zip(SPLITS, order.tensor_split(cuts), strict=True)
+        for split, only in zip(SPLITS, (train, *(o[:limit] for o in others)), strict=True)
     }
