@@ -41,6 +41,7 @@ def plan(audit: AuditConfig, data: DataConfig) -> list[Run]:
     first, *others = audit.seeds
     runs = [run("no-mask", seed=first), run("mask", causal=True, seed=first)]
     runs += [run("no-mask-deep", deep=True, seed=first)]
+    runs += [run("no-mask-batch", replace(train, batch_size=2 * train.batch_size), seed=first)]
     short = replace(audit.short, log_divided_loss=True)
     sizes = (*audit.other_windows, audit.padded_window)
     *as_long, padded = (_as_many_tokens(short, text.block_size, size) for size in sizes)
