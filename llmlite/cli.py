@@ -177,6 +177,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="the same seed gives the same text (default: 0)"
     )
 
+    command = add("audit", audit, "make the runs that show where 1.17 comes from", [shared])
+    command.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="the runs whose names start so, such as no-mask or grid-revised (default: all)",
+    )
+    command.add_argument("--list", action="store_true", help="only name the runs")
+
     command = commands.add_parser(
         "runs",
         help="list what was trained and how to carry on",
@@ -310,6 +319,18 @@ def train(arguments) -> None:
         f"{best['perplexity']:.2f}"
     )
     print(f"Model, record and step log: {experiment.run_folder}")
+
+
+def audit(arguments) -> None:
+    from llmlite.audit import Audit
+
+    experiment = _experiment(arguments)
+    runs = Audit(experiment)
+    if arguments.list:
+        print("\n".join(runs.names))
+        return
+    runs.make(arguments.only)
+    print(f"Records: {runs.folder}; notebook 08 shows them")
 
 
 def evaluate(arguments) -> None:

@@ -181,6 +181,7 @@ class AuditConfig:
     honest: TrainConfig  # of the scorecard's own model, a run a seed
     first_grid: TrainConfig  # of the grids' runs, a run a configuration and seed
     revised_grid: TrainConfig
+    vocabularies: tuple[int, ...]  # whose optimiser steps an epoch are compared with the paper's
     windows: int  # of the test split, behind the true perplexity of a model that sees its targets
     samples: int  # seeds behind each claim about text
     sample_tokens: int
@@ -219,12 +220,12 @@ _SMALL_SEARCH = TrainConfig(
 _SEEDS = (1, 2, 3)
 _QUICK_LEAK = TrainConfig(
     epochs=10,
-    batch_size=8,
+    batch_size=4,
     accumulation=4,
-    epoch_windows=1_280,
+    epoch_windows=640,
     learning_rate=4e-3,
     amp="off",
-    valid_tokens=8_193,
+    valid_tokens=4_097,
     patience=0,
 )
 _SMALL_LEAK = TrainConfig(
@@ -239,7 +240,7 @@ _SMALL_LEAK = TrainConfig(
 _FULL_LEAK = TrainConfig(
     epochs=10, batch_size=128, accumulation=4, amp="auto", valid_tokens=None, patience=0
 )
-_QUICK_GRID = replace(_QUICK_SEARCH, epochs=2, train_tokens=12_000)
+_QUICK_GRID = replace(_QUICK_SEARCH, epochs=2, train_tokens=6_000, valid_tokens=2_000)
 _SMALL_GRID = replace(_SMALL_SEARCH, amp="off", train_tokens=50_000)
 
 PROFILES = {
@@ -265,23 +266,24 @@ PROFILES = {
         attention_sentences=20,
         ablation_tokens=8_000,
         audit=AuditConfig(
-            data=DataConfig(source="sample", vocab_size=512, block_size=16, stride=1),
-            model=ModelConfig(n_embd=32, dropout=0.0),
-            deep=2,
-            shallow=1,
+            data=DataConfig(source="sample", vocab_size=320, block_size=16, stride=1),
+            model=ModelConfig(n_embd=64, dropout=0.0),
+            deep=3,
+            shallow=2,
             train=_QUICK_LEAK,
-            short=replace(_QUICK_LEAK, epochs=5),
-            scaled=replace(_QUICK_LEAK, epochs=1, epoch_windows=320, amp="fp16"),
+            short=replace(_QUICK_LEAK, epoch_windows=320),
+            scaled=replace(_QUICK_LEAK, epochs=1, epoch_windows=160, amp="fp16"),
             other_windows=(8, 32),
-            padded_window=128,
+            padded_window=64,
             seeds=_SEEDS,
-            honest=replace(_QUICK_SEARCH, epochs=1, train_tokens=100_000),
+            honest=replace(_QUICK_SEARCH, epochs=1, train_tokens=40_000),
             first_grid=replace(_QUICK_GRID, schedule="fixed"),
             revised_grid=replace(_QUICK_GRID, accumulation=2),
-            windows=2_000,
+            vocabularies=(320, 2048, 2400),
+            windows=1_000,
             samples=50,
-            sample_tokens=20,
-            sentences=200,
+            sample_tokens=12,
+            sentences=50,
         ),
     ),
     "small": Profile(
@@ -316,6 +318,7 @@ PROFILES = {
             honest=TrainConfig(epochs=1, batch_size=16, amp="off"),
             first_grid=replace(_SMALL_GRID, schedule="fixed"),
             revised_grid=replace(_SMALL_GRID, accumulation=2),
+            vocabularies=(2048, 4096, 10_000, 16_384),
             windows=20_000,
             samples=50,
             sample_tokens=60,
@@ -353,6 +356,7 @@ PROFILES = {
             honest=TrainConfig(epochs=20, batch_size=128, patience=5),
             first_grid=TrainConfig(batch_size=64, schedule="fixed"),
             revised_grid=TrainConfig(batch_size=128),
+            vocabularies=(4096, 10_000, 16_384),
             windows=200_000,
             samples=50,
             sample_tokens=100,

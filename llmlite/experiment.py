@@ -23,6 +23,7 @@ from llmlite.config import DataConfig, ModelConfig, fingerprint, get_profile, wi
 from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
 from llmlite.errors import LLMLiteError
 from llmlite.files import replacing, write_json
+from llmlite.flaws import flawed_windows, mistakes
 from llmlite.live import watchers
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
@@ -109,8 +110,8 @@ class Experiment:
     def command(self, name: str) -> str | None:
         """The shell command that makes the same as this object, in any folder that it is typed in.
 
-        name: "train", "search --grid first" or "audit". None where something was set that the command line
-        has no option for.
+        name: "train", "search --grid first" or "audit". None where something was set that the
+        command line has no option for.
         """
         chosen = {
             field: value
@@ -219,6 +220,11 @@ class Experiment:
 
         ray: the cluster to train it on, where it is not this process.
         """
+        if made := mistakes(self.data):
+            raise LLMLiteError(
+                f"A grid is searched without mistakes, and this data has some ({', '.join(made)}); "
+                "leave them out, or see llmlite.audit."
+            )
         folder, command = self.search_folder(grid), self.command(f"search --grid {grid}")
         if command and ray:
             command += f" {shlex.join(ray.arguments())}"
@@ -265,18 +271,25 @@ class Experiment:
         rate = shape.pop("learning_rate")
         model = self.model_config(**shape)
         config = replace(self.profile.retrain, learning_rate=rate, **self.training)
-        name = f"best-{fingerprint([str(model), str(config), self.data.stride, self.about])[:8]}"
+        about, windows = self.about | mistakes(self.data), None
+        if about != self.about:
+            limits = config.train_tokens, config.valid_tokens
+            windows = flawed_windows(
+                self.corpus, self.tokenizer, self.ids, self.data, *limits, self.device
+            )
+        name = f"best-{fingerprint([str(model), str(config), self.data.stride, about])[:8]}"
         return Trainer(
             model,
             config,
             self.ids,
             self.out / name,
-            self.about,
+            about,
             self.device,
             self.data.stride,
             self.progress,
             self.command("train"),
             watchers(self.out / name, self.tensorboard),
+            windows,
         )
 
     @property

@@ -63,13 +63,8 @@ def over_articles(
         )
     unit, function = STATISTICS[statistic]
     table = _finite([(score.nats, getattr(score, unit)) for score in scores], "articles")
-    n = len(table)
-    # (resamples, articles): how often each is drawn, which is all that a sum depends on.
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    nats, units = (drawn @ table).T
-    low, high = np.quantile(nats / units, TAILS)
-    value = table[:, 0].sum() / table[:, 1].sum()
-    return Interval(function(value), function(low), function(high), f"{n} articles")
+    loss = bootstrap_sums(table, lambda sums: sums[:, 0] / sums[:, 1], resamples, seed, "articles")
+    return Interval(function(loss.value), function(loss.low), function(loss.high), loss.of)
 
 
 def over_seeds(values: ArrayLike) -> Interval:
@@ -110,6 +105,27 @@ def bootstrap(
     again = [statistic(samples[generator.integers(n, size=n)]) for _ in range(resamples)]
     low, high = np.quantile(again, TAILS)
     return Interval(float(statistic(samples)), float(low), float(high), f"{n} {of}")
+
+
+def bootstrap_sums(
+    samples: ArrayLike,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    resamples: int = 10_000,
+    seed: int = 0,
+    of: str = "samples",
+) -> Interval:
+    """As `bootstrap`, a hundred times as fast, for what depends on the sum of the samples alone.
+
+    samples: (samples, …). statistic: takes sums, (resamples, …), and gives (resamples,).
+    """
+    samples = _finite(samples, of)
+    n = len(samples)
+    # (resamples, samples): how often each is drawn, which is all that a sum depends on.
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    sums = (drawn @ samples.reshape(n, -1)).reshape(resamples, *samples.shape[1:])
+    low, high = np.quantile(statistic(sums), TAILS)
+    (value,) = statistic(samples.sum(axis=0, keepdims=True))
+    return Interval(float(value), float(low), float(high), f"{n} {of}")
 
 
 def _student(values: np.ndarray, of: str) -> Interval:

@@ -11,6 +11,7 @@ from llmlite.intervals import (
     STATISTICS,
     Interval,
     bootstrap,
+    bootstrap_sums,
     over_articles,
     over_seeds,
     paired,
@@ -202,3 +203,19 @@ def test_what_has_no_interval_is_refused(call, expected, one_sentence):
     with pytest.raises(LLMLiteError, match=expected) as error:
         call()
     one_sentence(error)
+
+
+def test_sums_give_the_interval_that_the_slow_bootstrap_gives():
+    samples = np.random.default_rng(3).gamma(2.0, size=(40, 3, 2))
+
+    def contrast(sums):  # (…, 3, 2): depends on every entry
+        ratios = sums[..., 0] / sums[..., 1]
+        return (ratios[..., 0] - ratios[..., 1]) / ratios[..., 2]
+
+    fast = bootstrap_sums(samples, contrast, of="texts")
+    slow = bootstrap(samples, lambda rows: contrast(rows.sum(axis=0)), of="texts")
+    assert fast.value == pytest.approx(slow.value, rel=1e-12)
+    assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high), abs=0.02)
+    assert fast.of == slow.of == "40 texts"
+    assert fast == bootstrap_sums(samples, contrast, of="texts")
+    assert fast != bootstrap_sums(samples, contrast, seed=1, of="texts")

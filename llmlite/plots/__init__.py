@@ -1,6 +1,17 @@
 """One function a figure. Each draws what it is given, computes nothing and returns the figure."""
 
 from llmlite.plots.attention import attention_by_layer, attention_grid, attention_map, head_effects
+from llmlite.plots.audit import (
+    effects,
+    first_layer_maps,
+    head_intervals,
+    hypotheses_and_facts,
+    loss_by_position,
+    published_curves,
+    scorecard,
+    window_sizes,
+    yardsticks,
+)
 from llmlite.plots.text import bleu_heatmap, next_tokens, sampling_grid
 from llmlite.plots.tokens import (
     article_lengths,
@@ -25,16 +36,25 @@ __all__ = [
     "attention_map",
     "bleu_heatmap",
     "contestants",
+    "effects",
     "final_perplexities",
+    "first_layer_maps",
     "gradient_norm",
     "head_effects",
+    "head_intervals",
+    "hypotheses_and_facts",
     "learning_curves",
     "learning_rate_schedule",
+    "loss_by_position",
     "losses",
     "next_tokens",
+    "published_curves",
     "resident_memory",
     "sampling_grid",
+    "scorecard",
     "token_lengths",
     "token_strips",
     "tokens_per_word",
+    "window_sizes",
+    "yardsticks",
 ]

@@ -139,9 +139,9 @@ def passages(text: str, lengths: Sequence[int], rng: np.random.Generator) -> lis
 def position(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str, float | str]:
     """Where the share of `counts` lies on the scale from that of `zero` to that of `one`."""
 
-    def on_scale(rows: np.ndarray) -> float:
-        at, start, end = (share(rows[:, i]) for i in range(3))
-        if end <= start:
+    def on_scale(sums: np.ndarray) -> np.ndarray:
+        at, start, end = (share(sums[:, i]) for i in range(3))
+        if np.any(end <= start):
             raise LLMLiteError(
                 "The test text has no more word pairs in common with the training text than its "
                 "words shuffled, so there is no scale; take more samples or another text."

@@ -12,32 +12,32 @@ from dataclasses import asdict
 import numpy as np
 
 from llmlite.errors import LLMLiteError
-from llmlite.intervals import bootstrap
+from llmlite.intervals import bootstrap_sums
 
 Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
 
 
-def share(counts: np.ndarray) -> float:
-    """(samples, 2) → all that was counted over all that it was counted out of."""
-    counted, total = counts.sum(axis=0).tolist()
-    if not total:
+def share(sums: np.ndarray) -> np.ndarray:
+    """(…, 2) → (…): all that was counted over all that it was counted out of."""
+    if not np.all(sums[..., 1]):
         raise LLMLiteError(
             "The texts are too short to count anything in; ask for more samples or tokens."
         )
-    return counted / total
+    return sums[..., 0] / sums[..., 1]
 
 
 def measure(
-    counts: np.ndarray, of: str, statistic: Callable[[np.ndarray], float] = share
+    counts: np.ndarray, of: str, statistic: Callable[[np.ndarray], np.ndarray] = share
 ) -> dict[str, float | str]:
-    """`statistic` of `counts` with its interval: value, low, high and of, as in an Interval."""
-    return asdict(bootstrap(counts, statistic, of=of))
+    """`statistic` of the sums of `counts` with its interval: value, low, high and of, as in an
+    Interval. counts: (samples, …, 2); statistic: (resamples, …, 2) → (resamples,)."""
+    return asdict(bootstrap_sums(counts, statistic, of=of))
 
 
 def difference(first: np.ndarray, second: np.ndarray, of: str) -> dict[str, float | str]:
     """The share of `first` minus that of `second`, paired: row i of both is of one sample."""
     both = np.stack([first, second], axis=1)
-    return measure(both, of, lambda rows: share(rows[:, 0]) - share(rows[:, 1]))
+    return measure(both, of, lambda sums: share(sums[:, 0]) - share(sums[:, 1]))
 
 
 def measure_all(

@@ -1,0 +1,262 @@
+"""Which mistake explains the paper's numbers: hypotheses against published facts.
+
+What a hypothesis predicts is written down here, before anything is measured; what it does is
+measured by the runs of plan.py; which facts it fits is worked out from their records.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from llmlite import paper
+from llmlite.config import TrainConfig
+from llmlite.optim import learning_rate
+
+EPOCH_STEPS = paper.TOTAL_STEPS // paper.SEARCH_EPOCHS
+FITS, FAILS, SILENT = "fits", "does not", "–"
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A mistake, the switch that makes it, and what it predicts."""
+
+    name: str
+    switch: str
+    run: str  # the audit's run that makes it
+    predicts: str
+    layout: str | None = (
+        None  # how windows lie, where the hypothesis says so: see `steps_by_layout`
+    )
+    divided: bool = False  # is the training loss logged after the division
+    scaled: bool = False  # is the norm logged before unscaling
+    tenth: bool = False  # is the warmup a tenth of the steps
+
+
+HYPOTHESES = (
+    Hypothesis(
+        "none: the mask is on, all is right",
+        "the defaults",
+        "mask",
+        "loss of several nats, falling slowly, almost the same at every position of the window but "
+        "the first few; text that varies; no weight on later tokens",
+    ),
+    Hypothesis(
+        "no causal mask",
+        "ModelConfig.causal = False",
+        "no-mask",
+        "loss near 0 at all positions but the last, where it is a small language model's, 6 to 7 "
+        "nats, then 5; so the mean is that over the window, 0.2 falling to 0.16 at 32 tokens, "
+        "twice that at 16 and half at 64; a head of layer 0 that looks at the next token; text "
+        "that repeats itself, since the next token that it looks for is not there yet",
+    ),
+    Hypothesis(
+        "padding counted in the loss",
+        "DataConfig.padding = True",
+        "padding",
+        "loss high at first positions and near 0 at late ones, where lines have ended; the mean is "
+        "the honest loss times the share of real tokens; a few dozen steps an epoch, one window a "
+        "line; ordinary text",
+        layout="lines",
+    ),
+    Hypothesis(
+        "targets not shifted",
+        "DataConfig.shift = 0",
+        "unshifted",
+        "loss falls to 0 at every position within the first epochs, perplexity 1.00; text that "
+        "repeats the prompt's last token for ever",
+    ),
+    Hypothesis(
+        "split made after windowing",
+        'DataConfig.split = "windows"',
+        "split-after-windowing",
+        "validation loss as low as training loss, which is several nats in so small a model; "
+        "ordinary text",
+        layout="stride 1",
+    ),
+    Hypothesis(
+        "loss logged after the division",
+        "TrainConfig.log_divided_loss = True",
+        "mask",
+        "logged training loss a quarter of the validation loss, with 4 accumulated batches; "
+        "nothing else changes",
+        divided=True,
+    ),
+    Hypothesis(
+        "norm logged before unscaling",
+        "TrainConfig.log_scaled_norm = True",
+        "mask",
+        "logged norms some 65,536 times too large, and more as the scale grows; nothing else "
+        "changes",
+        scaled=True,
+    ),
+    Hypothesis(
+        "a window at every token",
+        "DataConfig.stride = 1",
+        "mask",
+        "about as many windows an epoch as tokens; nothing else changes",
+        layout="stride 1",
+    ),
+    Hypothesis(
+        "warmup of a tenth of the steps",
+        "TrainConfig.warmup_fraction = 0.1",
+        "mask",
+        "the peak after the first of ten epochs, then half a cosine; nothing else changes",
+        tenth=True,
+    ),
+    Hypothesis(
+        "no mask, with the last four",
+        "all of these switches",
+        "no-mask",
+        "all of the above",
+        layout="stride 1",
+        divided=True,
+        scaled=True,
+        tenth=True,
+    ),
+)
+
+FACTS = {
+    "C1 loss at the end": "0.158 to 0.171",
+    "C1 first over last epoch": "1.32 to 1.35",
+    "C2 steps an epoch": "5,000",
+    "C3 training over validation loss": "0.23",
+    "C4 gradient norm": "3.7e4 to 2.2e6",
+    "C5 first steps skipped": "yes",
+    "C6 rates in the log": "a tenth",
+    "C7 text repeats itself": "yes",
+}
+
+
+def predictions() -> pd.DataFrame:
+    """What each hypothesis predicts, as stated before the runs."""
+    rows = [(h.name, h.switch, h.predicts) for h in HYPOTHESES]
+    return pd.DataFrame(rows, columns=["hypothesis", "switch", "predicts"]).set_index("hypothesis")
+
+
+def measured(records: dict[str, dict]) -> pd.DataFrame:
+    """What the runs did: a row a run. records: as `Audit.record` gives them, by name."""
+    rows = []
+    for name, record in records.items():
+        epochs, measures = record["epochs"], record["measures"]
+        positions, attention = measures["loss_by_position"], measures["attention"]
+        rows.append(
+            {
+                "run": name,
+                "window": len(positions),
+                "steps an epoch": record["steps_per_epoch"],
+                "perplexity, epoch 1": epochs[0]["perplexity"],
+                "perplexity, end": epochs[-1]["perplexity"],
+                "loss, end": epochs[-1]["valid_loss"],
+                "loss, first position": positions[0],
+                "loss, last position": positions[-1],
+                "mean of the others": float(np.mean(positions[:-1])),
+                "true perplexity": float(np.exp(measures["true"]["nats"])),
+                "leak found": measures["leaks"],
+                "layer 0 on the next token": max(attention["next"]),
+                "text": measures["greedy"]["text"].replace("\n", "↵"),
+            }
+        )
+    return pd.DataFrame(rows).set_index("run")
+
+
+def windows_times_loss(records: dict[str, dict]) -> pd.DataFrame:
+    """The leading explanation's sharpest prediction: mean loss × window = loss at the last
+    position, whatever the window. A row a run."""
+    rows = []
+    for name, record in records.items():
+        positions = record["measures"]["loss_by_position"]
+        mean, size = float(np.mean(positions)), len(positions)
+        rows.append((name, size, mean, positions[-1] / size, positions[-1], mean * size))
+    columns = [
+        "run",
+        "window",
+        "mean loss",
+        "predicted: last position / window",
+        "loss at the last position",
+        "mean loss × window",
+    ]
+    return pd.DataFrame(rows, columns=columns).set_index("run")
+
+
+def steps_by_layout(tokens_per_word: float, lines_per_word: float) -> dict[str, float]:
+    """Optimiser steps an epoch at the paper's size (batch 128, 4 accumulated): layout → steps.
+
+    Both arguments are measured on a text; the size is WikiText-2's, of which 80% are trained on.
+    """
+    words = paper.CORPUS_WORDS * paper.TRAINING_SHARE
+    windows = {
+        "stride 1": words * tokens_per_word,
+        "side by side": words * tokens_per_word / paper.BLOCK_SIZE,
+        "lines": words * lines_per_word,
+    }
+    return {name: n / (128 * paper.ACCUMULATION) for name, n in windows.items()}
+
+
+def rates_at_epoch_ends(warmup_fraction: float) -> dict[int, float]:
+    """The learning rate after each epoch of the paper's ten, 5,000 steps each."""
+    config = TrainConfig(warmup_fraction=warmup_fraction)
+    total, epochs = paper.TOTAL_STEPS, paper.SEARCH_EPOCHS
+    return {
+        epoch: learning_rate(epoch * total // epochs - 1, total, config)
+        for epoch in range(1, epochs + 1)
+    }
+
+
+def rate_error(warmup_fraction: float) -> float:
+    """Largest difference to the rates in the paper's log, relative to the peak."""
+    ours = rates_at_epoch_ends(warmup_fraction)
+    return max(abs(ours[epoch] - rate) for epoch, rate in paper.EPOCH_RATES.items()) / 1e-3
+
+
+def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(verdicts, values): hypotheses × facts. A verdict is FITS, FAILS or SILENT.
+
+    records: of the runs that HYPOTHESES name and of "scaled-norm". steps: by vocabulary, as
+    `Audit.steps` gives them; of these, the vocabulary counts that comes nearest to the paper's.
+    """
+    verdicts, values = {}, {}
+    nearest = (np.log(steps["stride 1"] / EPOCH_STEPS)).abs().idxmin()
+    steps = steps.loc[nearest].to_dict()
+    for hypothesis in HYPOTHESES:
+        cells = _cells(hypothesis, records[hypothesis.run], records["scaled-norm"], steps)
+        verdicts[hypothesis.name] = {fact: verdict for fact, (verdict, _) in cells.items()}
+        values[hypothesis.name] = {fact: value for fact, (_, value) in cells.items()}
+    return pd.DataFrame(verdicts).T, pd.DataFrame(values).T
+
+
+def _cells(h: Hypothesis, record: dict, scaled: dict, steps: dict) -> dict[str, tuple[str, str]]:
+    epochs = record["epochs"]
+    first, last = epochs[0]["valid_loss"], epochs[-1]["valid_loss"]
+    undivided = epochs[-1]["train_loss"] * record["identity"]["train"]["accumulation"]
+    ratio = epochs[-1]["train_loss"] / last if h.divided else undivided / last
+    norm = (scaled if h.scaled else record)["epochs"][-1]["grad_norm"]
+    repetition = record["measures"]["greedy"]["repetition"]
+    published = paper.ACCUMULATED_LOSSES[0] / paper.ACCUMULATED_LOSSES[1]
+    low, high = paper.SCALED_NORMS
+    error = rate_error(0.1)
+    return {
+        "C1 loss at the end": (_judge(1 / 3 < last / paper.TEST_LOSS < 3), f"{last:.3f}"),
+        "C1 first over last epoch": (_judge(1.1 < first / last < 1.7), f"{first / last:.2f}"),
+        "C2 steps an epoch": (
+            (_judge(0.95 < steps[h.layout] / EPOCH_STEPS < 1.05), f"{steps[h.layout]:,.0f}")
+            if h.layout
+            else (SILENT, "")
+        ),
+        "C3 training over validation loss": (
+            _judge(0.8 < ratio / published < 1.25),
+            f"{ratio:.2f}",
+        ),
+        "C4 gradient norm": (_judge(low / 2 < norm < high * 2), f"{norm:.2g}"),
+        "C5 first steps skipped": (
+            (_judge(scaled["skipped"] > 0), f"{scaled['skipped']}") if h.scaled else (SILENT, "")
+        ),
+        "C6 rates in the log": (
+            (_judge(error < 0.002), f"off by {error:.1%}") if h.tenth else (SILENT, "")
+        ),
+        "C7 text repeats itself": (_judge(repetition > 0.5), f"{repetition:.2f}"),
+    }
+
+
+def _judge(fits: bool) -> str:
+    return FITS if fits else FAILS

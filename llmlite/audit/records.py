@@ -1,0 +1,85 @@
+"""Everything that the audit's runs left, gathered: for the scorecard, and for people to trace."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from llmlite.audit.claims import Evidence
+from llmlite.audit.measures import value
+from llmlite.audit.rows import Row, to_markdown, to_short_markdown
+from llmlite.audit.runs import LONGER, Audit
+from llmlite.audit.studies import STUDIES
+from llmlite.checkpoint import device_name, read_steps
+from llmlite.experiment import GRIDS
+from llmlite.files import replacing, write_json
+from llmlite.metrics import Score
+
+SCORECARD, SHORT, RECORDS = "scorecard.md", "scorecard-short.md", "audit.json"
+KEPT = ("command", "identity", "environment", "amp", "parameters", "steps_per_epoch", "epochs")
+
+
+def evidence(audit: Audit) -> Evidence:
+    """What the scorecard judges by; made on the spot where it is not there yet."""
+    honest = list(audit.honest_runs)
+    scores = {name: audit.scores(name) for name in honest}
+    side_by_side = [[Score(**a) for a in scores[name]["side by side"]] for name in honest]
+    return Evidence(
+        leak={name: audit.record(name) for name in audit.leak_runs},
+        tests=[value(articles, "loss") for articles in side_by_side],
+        norms=[read_steps(audit.run_folder(name)) for name in honest],
+        first=audit.grids("first"),
+        revised=audit.grids("revised"),
+        longer=audit.grids(LONGER),
+        studies={study: [audit.study(study, name) for name in honest] for study in STUDIES},
+    )
+
+
+def save(audit: Audit, gathered: Evidence, rows: list[Row]) -> Path:
+    """Write the scorecard and the records behind it beside the figures; returns the folder."""
+    experiment, folder = audit.experiment, audit.experiment.out / "figures"
+    source = (
+        f"profile {experiment.profile.name}, {experiment.corpus.name}, "
+        f"{device_name(experiment.device)}."
+    )
+    for name, text in ((SCORECARD, to_markdown(rows, source)), (SHORT, to_short_markdown(rows))):
+        with replacing(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+    write_json(folder / RECORDS, _records(audit, gathered, rows))
+    return folder
+
+
+def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
+    honest = {}
+    for i, name in enumerate(audit.honest_runs):
+        record = audit.train(name)
+        scores = {rule: _total(scores) for rule, scores in audit.scores(name).items()}
+        studies = {
+            study: {k: v for k, v in seeds[i].items() if k != "rows"}
+            for study, seeds in gathered.studies.items()
+        }
+        honest[name] = {k: record[k] for k in KEPT} | {"scores": scores, "studies": studies}
+    grids = {
+        f"grid-{grid}-seed-{seed}": {
+            "command": audit.command(f"grid-{grid}-seed-{seed}"),
+            "epochs": table[table.seed == seed].to_dict("records"),
+        }
+        for grid, table in zip(
+            (*GRIDS, LONGER), (gathered.first, gathered.revised, gathered.longer), strict=True
+        )
+        for seed in audit.settings.seeds
+    }
+    leak = {
+        name: {k: record[k] for k in (*KEPT, "measures", "skipped")}
+        for name, record in gathered.leak.items()
+    }
+    return {
+        "profile": audit.experiment.profile.name,
+        "data": audit.experiment.corpus.name,
+        "scorecard": [asdict(row) for row in rows],
+        "runs": leak | honest | grids,
+    }
+
+
+def _total(articles: list[dict]) -> dict:
+    """All articles together, as one Score."""
+    sums = {f: sum(a[f] for a in articles) for f in ("nats", "tokens", "words", "bytes")}
+    return asdict(Score(**sums, context=articles[0]["context"]))
