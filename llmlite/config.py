@@ -273,7 +273,7 @@ PROFILES = {
             train=_QUICK_LEAK,
             short=replace(_QUICK_LEAK, epoch_windows=320),
             scaled=replace(_QUICK_LEAK, epochs=1, epoch_windows=160, amp="fp16"),
-            other_windows=(8, 32),
+            other_windows=(8, 12),
             padded_window=64,
             seeds=_SEEDS,
             honest=replace(_QUICK_SEARCH, epochs=1, train_tokens=40_000),

@@ -7,7 +7,7 @@ different tokens can stand in one table. Knows nothing about the GPT that is jud
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from llmlite.metrics import Score
 from llmlite.ngram import KneserNey
 
 ORDER = 5  # of the n-gram model: the usual one of the literature
+PUBLISHED_ON = "wikitext-2-v1"  # with its official splits
 UNKNOWN = "<unk>"  # what WikiText's tokens files hold for every word outside the vocabulary
 LINE_END = "\n"
 
@@ -94,6 +95,14 @@ PUBLISHED: tuple[Yardstick, ...] = (
         _CLOSED,
     ),
 )
+
+
+def published(corpus: Corpus) -> list[Yardstick]:
+    """PUBLISHED as they compare with a model of `corpus`: none exactly, if that is another text."""
+    if corpus.name == PUBLISHED_ON:
+        return list(PUBLISHED)
+    other = f"of {PUBLISHED_ON}, another text than {corpus.name}"
+    return [replace(yardstick, exact=False, remark=other) for yardstick in PUBLISHED]
 
 
 def measured(

@@ -49,13 +49,13 @@ def scorecard(e: Evidence) -> list[Row]:
 def trend_effects(e: Evidence) -> dict[str, Interval]:
     """The effects that claims 4 to 8 are about, in nats per token of the lowest validation loss."""
     first, revised = best_losses(e.first), best_losses(e.revised)
-    width, depth = _ends(e.first.n_embd), _ends(e.first.n_layer)
+    width = _ends(e.first.n_embd)
     heads, layers = _ends(e.revised.n_head), _ends(e.revised.n_layer)
     low, high = _ends(e.revised.learning_rate)
     effects = {
         f"twice the epochs ({e.longer.epoch.max()})": _longer(e),
         f"width {width[0]} to {width[1]}": effect(first, "n_embd", *width),
-        f"layers {depth[0]} to {depth[1]}": effect(first, "n_layer", *depth),
+        f"layers {layers[0]} to {layers[1]}": effect(revised, "n_layer", *layers),
         f"heads {heads[0]} to {heads[1]}": effect(revised, "n_head", *heads),
         "fixed rate to twice the batch, warmup + cosine": _schedule(e),
         f"learning rate {high:g} to {low:g}": effect(revised, "learning_rate", high, low),
@@ -163,7 +163,7 @@ def claim_5(e: Evidence) -> Row:
     first, revised = best_losses(e.first), best_losses(e.revised)
     width = effect(first, "n_embd", *_ends(e.first.n_embd))
     others = {
-        "depth": effect(first, "n_layer", *_ends(e.first.n_layer)),
+        "depth": effect(revised, "n_layer", *_ends(e.revised.n_layer)),
         "heads": effect(revised, "n_head", *_ends(e.revised.n_head)),
     }
     low, high = _size(width)

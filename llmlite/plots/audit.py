@@ -46,6 +46,7 @@ def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Fi
     ax.text(1, published * 1.08, f"the paper's mean, {published:.4g}", fontsize=9)
     ax.set(yscale="log", xlabel="position in the window", ylabel="loss, nats per token (log scale)")
     ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
     ax.set_title("Without a mask all answers are in sight but the last one")
     return fig
 
