@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from llmlite import paper
+from llmlite.audit.records import RECORDS, SCORECARD, SHORT
 from llmlite.checkpoint import read_record
 from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
@@ -142,7 +143,7 @@ def _write_notebook(path: Path, content: dict) -> None:
 def publish(experiment: Experiment, root: Path) -> None:
     """Copy a run's executed notebooks and figures into the clone at `root`, and put the tables into
     the README: of the tokenizer's speed, of training's and generation's where they were measured,
-    and of results if the run has trained a model."""
+    of the scorecard if there is one, and of results if the run has trained a model."""
     for notebook in sorted((experiment.out / "notebooks").glob("*.ipynb")):
         content = json.loads(notebook.read_text("utf-8"))
         # Whoever opens the published notebook starts from its own parameters, not this run's.
@@ -150,18 +151,22 @@ def publish(experiment: Experiment, root: Path) -> None:
         _write_notebook(root / "notebooks" / notebook.name, content)
     figures = root / "figures"
     figures.mkdir(exist_ok=True)
-    for image in sorted((experiment.out / "figures").glob("*.png")):
-        shutil.copyfile(image, figures / image.name)
-    captions = json.loads((experiment.out / "figures" / "captions.json").read_text("utf-8"))
+    made = experiment.out / "figures"
+    for shown in (*sorted(made.glob("*.png")), made / SCORECARD, made / RECORDS):
+        if shown.exists():
+            shutil.copyfile(shown, figures / shown.name)
+    captions = json.loads((made / "captions.json").read_text("utf-8"))
     page = figures / "README.md"
     shown = captions_in(page.read_text("utf-8")) if page.exists() else {}
     shown = {name: text for name, text in shown.items() if (figures / f"{name}.png").exists()}
     page.write_text(gallery(dict(sorted((shown | captions).items()))), encoding="utf-8")
     readme = root / "README.md"
     sections = {"speed": tokenizer_speed(benchmark(TOKENIZER_RECORD))}
-    made = [n for n in SPEED_RECORDS if (benchmarks_folder() / f"{n}.json").exists()]
-    if made:
-        sections["training speed"] = training_speed({name: benchmark(name) for name in made})
+    recorded = [n for n in SPEED_RECORDS if (benchmarks_folder() / f"{n}.json").exists()]
+    if recorded:
+        sections["training speed"] = training_speed({name: benchmark(name) for name in recorded})
+    if (made / SHORT).exists():
+        sections["scorecard"] = (made / SHORT).read_text("utf-8")
     if any(experiment.out.rglob("test_score.json")):
         sections["results"] = results(experiment)
     text = readme.read_text("utf-8")

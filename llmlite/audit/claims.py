@@ -46,6 +46,41 @@ def scorecard(e: Evidence) -> list[Row]:
     ]
 
 
+def end_of_it(e: Evidence) -> pd.DataFrame:
+    """The runs without a mask at the paper's window: what each reports of itself, and how well it
+    really predicts; the one that ends nearest to the paper's perplexity first."""
+    rows = {}
+    for name, record in e.leak.items():
+        if not name.startswith("no-mask") or name.startswith("no-mask-window"):
+            continue
+        found, nats = record["measures"], record["measures"]["true"]["nats"]
+        ends = (nats + z * found["true"]["error"] for z in (-1.96, 1.96))
+        rows[name] = {
+            "validation perplexity": record["epochs"][-1]["perplexity"],
+            "test perplexity": perplexity(found["test_loss"]),
+            "true test perplexity per token": perplexity(nats),
+            "its interval": "{:.1f} to {:.1f}".format(*map(perplexity, ends)),
+            "true per word and line end": perplexity(nats * found["tokens_per_word"]),
+            "command": record["command"],
+        }
+    table = pd.DataFrame(rows).T
+    distance = (table["validation perplexity"].astype(float) - paper.BEST_PERPLEXITY).abs()
+    return table.loc[distance.sort_values().index]
+
+
+def headline(e: Evidence) -> str:
+    """The end of it in two sentences."""
+    table = end_of_it(e)
+    best = table.iloc[0]
+    return (
+        f"Without the causal mask a validation perplexity of {best['validation perplexity']:.4f} "
+        f"comes out (the paper: {paper.BEST_PERPLEXITY:.4f}; run `{table.index[0]}`). Asked for a "
+        f"token that it cannot see, the same model has a perplexity of "
+        f"{best['true test perplexity per token']:,.0f} per token and "
+        f"{best['true per word and line end']:,.0f} per word."
+    )
+
+
 def trend_effects(e: Evidence) -> dict[str, Interval]:
     """The effects that claims 4 to 8 are about, in nats per token of the lowest validation loss."""
     first, revised = best_losses(e.first), best_losses(e.revised)

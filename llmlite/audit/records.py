@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from llmlite.audit.claims import Evidence
+from llmlite.audit.claims import Evidence, headline
 from llmlite.audit.measures import value
 from llmlite.audit.rows import Row, to_markdown, to_short_markdown
 from llmlite.audit.runs import LONGER, Audit
@@ -40,7 +40,11 @@ def save(audit: Audit, gathered: Evidence, rows: list[Row]) -> Path:
         f"profile {experiment.profile.name}, {experiment.corpus.name}, "
         f"{device_name(experiment.device)}."
     )
-    for name, text in ((SCORECARD, to_markdown(rows, source)), (SHORT, to_short_markdown(rows))):
+    pages = {
+        SCORECARD: to_markdown(rows, source),
+        SHORT: to_short_markdown(rows, source, headline(gathered)),
+    }
+    for name, text in pages.items():
         with replacing(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     write_json(folder / RECORDS, _records(audit, gathered, rows))

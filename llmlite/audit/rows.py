@@ -50,8 +50,16 @@ def to_markdown(rows: list[Row], source: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_short_markdown(rows: list[Row]) -> str:
-    """The README's scorecard: claims and verdicts."""
-    lines = ["| # | the paper's claim | verdict |", "|---|---|---|"]
+def to_short_markdown(rows: list[Row], source: str, headline: str) -> str:
+    """The README's scorecard: a headline, claims and verdicts. source: as in `to_markdown`."""
+    lines = [f"**{headline}**", ""]
+    lines += ["| # | the paper's claim | verdict |", "|---|---|---|"]
     lines += [f"| {row.number} | {row.claim} | {row.verdict} |" for row in rows]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Here: {source} The numbers, with intervals: [scorecard](figures/scorecard.md); the "
+            "runs' records, with the command of each: [audit.json](figures/audit.json).",
+        ]
+    )

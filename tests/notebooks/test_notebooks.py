@@ -30,6 +30,17 @@ FIGURES = {  # what each notebook must draw, beside what it prints
         "07_all_heads",
         "07_attention_by_layer",
     ],
+    "08": [
+        "08_yardsticks",
+        "08_loss_by_position",
+        "08_published_curves",
+        "08_window_sizes",
+        "08_first_layer",
+        "08_hypotheses",
+        "08_trends",
+        "08_attention_by_head",
+        "08_scorecard",
+    ],
 }
 
 
