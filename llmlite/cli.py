@@ -152,7 +152,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     every = [shared, choices, model]
     add("train", train, "train the grid's best configuration from scratch", [*every, watched])
-    add("evaluate", evaluate, "score the trained model on the test split", every)
+    command = add("evaluate", evaluate, "score the trained model on the test split", every)
+    command.add_argument(
+        "--all",
+        action="store_true",
+        help="also in windows that slide by half, and by lm-evaluation-harness's rule, with 95%% "
+        "intervals over the articles",
+    )
 
     command = add("generate", generate, "continue a prompt with the model", every)
     command.add_argument("prompt", nargs="?", help="default: the paper's, 'The university student'")
@@ -334,6 +340,8 @@ def audit(arguments) -> None:
 
 
 def evaluate(arguments) -> None:
+    from llmlite.audit.measures import comparable, score_table
+
     experiment = _experiment(arguments)
     score = experiment.test_score()
     print(
@@ -342,8 +350,11 @@ def evaluate(arguments) -> None:
         f"{score.word_perplexity:.2f} per word and line end\n"
         f"Bits per byte: {score.bits_per_byte:.4f}\n"
         f"({score.tokens:,} tokens, {score.words:,} words and line ends, {score.bytes:,} bytes; "
-        f"context: windows of {experiment.data.block_size} tokens side by side)"
+        f"context: {score.context})"
     )
+    if arguments.all:
+        table = score_table([comparable(experiment.model, experiment)])
+        print(f"\n{table.T.to_string()}")
 
 
 def generate(arguments) -> None:

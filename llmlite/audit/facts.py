@@ -260,3 +260,11 @@ def _cells(h: Hypothesis, record: dict, scaled: dict, steps: dict) -> dict[str, 
 
 def _judge(fits: bool) -> str:
     return FITS if fits else FAILS
+
+
+def mistakes_of_the_windows() -> dict[str, str]:
+    """The hypotheses that have a run of their own: run → its name in words."""
+    return {h.run: h.name for h in reversed(HYPOTHESES) if h.run not in ("mask", "no-mask")} | {
+        "mask": "all is right",
+        "no-mask": "no causal mask",
+    }

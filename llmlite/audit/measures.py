@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from llmlite import paper
+from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.generate import complete
 from llmlite.guard import loss_by_position
@@ -98,7 +99,12 @@ def comparable(model: GPT, experiment: Experiment) -> dict[str, list[dict]]:
     """How a model predicts the test split, by three rules: rule → a Score an article.
 
     Side by side, sliding by half a window, and as lm-evaluation-harness's task wikitext does it.
+    LLMLiteError for a text that is read as a stream: its articles are not at hand.
     """
+    if experiment.data.stream:
+        raise LLMLiteError(
+            "Scores an article need the whole text, and it is read as a stream; leave out --stream."
+        )
     text, tokenizer = experiment.corpus.splits["test"], experiment.tokenizer
     articles = [article.text for article in experiment.corpus.articles("test")]
     ids, half = experiment.ids["test"], model.config.block_size // 2
@@ -115,15 +121,16 @@ def comparable(model: GPT, experiment: Experiment) -> dict[str, list[dict]]:
 
 def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
     """A row a rule: each of UNITS with its interval over the articles, for the first seed, and over
-    the seeds; and the context. seeds: as `comparable` gives them."""
+    the seeds if there are several; and the context. seeds: as `comparable` gives them."""
     rows = {}
     for rule, first in seeds[0].items():
         articles, context = [Score(**article) for article in first], first[0]["context"]
         rows[rule, "articles"] = {unit: over_articles(articles, unit) for unit in UNITS}
-        rows[rule, "seeds"] = {unit: over(seeds, rule, unit) for unit in UNITS}
-        for what in ("articles", "seeds"):
-            shown = {unit: f"{interval:.4g}" for unit, interval in rows[rule, what].items()}
-            rows[rule, what] = {**shown, "context": context}
+        if len(seeds) > 1:
+            rows[rule, "seeds"] = {unit: over(seeds, rule, unit) for unit in UNITS}
+        for key in [key for key in rows if key[0] == rule]:
+            shown = {unit: f"{interval:.4g}" for unit, interval in rows[key].items()}
+            rows[key] = {**shown, "context": context}
     return pd.DataFrame(rows).T.rename_axis(["rule", "interval over"])
 
 

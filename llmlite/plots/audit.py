@@ -115,16 +115,34 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure
 
 
 @figure
+def positions_by_run(curves: dict[str, Sequence[float]]) -> Figure:
+    """Loss over the position in the window, a panel a run, log scale. curves: as in
+    `loss_by_position`; windows may differ in length."""
+    fig, axes = plt.subplots(1, len(curves), figsize=(2.3 * len(curves) + 0.4, 2.7), sharey=True)
+    for ax, (title, losses) in zip(np.atleast_1d(axes), curves.items(), strict=True):
+        ax.plot(np.arange(1, len(losses) + 1), losses, color=COLOURS[0])
+        ax.axhline(float(np.mean(losses)), color=COLOURS[4], linestyle="--", linewidth=1)
+        ax.set_title(f"{title}\nmean {np.mean(losses):.3g}", fontsize=9)
+        ax.set(yscale="log", xlabel="position")
+        ax.yaxis.set_minor_formatter("")
+        ax.yaxis.set_major_formatter("{x:g}")
+    np.atleast_1d(axes)[0].set_ylabel("loss, nats per token")
+    return fig
+
+
+@figure
 def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
-    """One head of layer 0 each: maps: title → (query, key), rows sum to 1."""
+    """One head of layer 0 each. maps: title → (query, key), rows sum to 1; of one sentence."""
     with plt.rc_context(MAP_STYLE):
-        fig, axes = plt.subplots(1, len(maps), figsize=(4.6 * len(maps) + 0.6, 4.6), sharey=True)
+        size = (2.6 * len(maps) + 1, 3.4)
+        fig, axes = plt.subplots(1, len(maps), figsize=size, sharey=True)
     labels = [token.replace("\n", "↵") for token in tokens]
     for ax, (title, weights) in zip(np.atleast_1d(axes), maps.items(), strict=True):
         image = ax.imshow(weights, cmap="viridis", norm=ATTENTION_SCALE)
-        ax.set_xticks(range(len(labels)), labels, rotation=90, family="monospace", fontsize=8)
-        ax.set_yticks(range(len(labels)), labels, family="monospace", fontsize=8)
-        ax.set(xlabel="looked at (key)", title=title)
+        ax.set_xticks(range(len(labels)), labels, rotation=90, family="monospace", fontsize=7)
+        ax.set_yticks(range(len(labels)), labels, family="monospace", fontsize=7)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel("looked at (key)", fontsize=8)
     np.atleast_1d(axes)[0].set_ylabel("looking (query)")
     fig.colorbar(image, ax=axes, label="attention weight", shrink=0.7)
     return fig

@@ -32,6 +32,7 @@ FIGURES = {  # what each notebook must draw, beside what it prints
     ],
     "08": [
         "08_yardsticks",
+        "08_positions",
         "08_loss_by_position",
         "08_published_curves",
         "08_window_sizes",
