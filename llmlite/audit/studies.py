@@ -15,18 +15,6 @@ from llmlite.data import first_sentences
 from llmlite.experiment import Experiment
 from llmlite.model import GPT
 
-# §IV.C: the paper's prompts 1 and 2; the other wordings are ours.
-PROMPTS = (
-    "The university student",
-    "A university student",
-    "The student",
-    "University students",
-    "The college student",
-    "One university student",
-    "A student at the university",
-    "The university 's student",
-)
-
 
 def coherence(model: GPT, experiment: Experiment) -> dict:
     splits = experiment.corpus.splits
@@ -36,7 +24,9 @@ def coherence(model: GPT, experiment: Experiment) -> dict:
 
 
 def prompt_sensitivity(model: GPT, experiment: Experiment) -> dict:
-    return studies.prompt_sensitivity(model, experiment.tokenizer, PROMPTS, *_size(experiment))
+    return studies.prompt_sensitivity(
+        model, experiment.tokenizer, studies.PROMPTS, *_size(experiment)
+    )
 
 
 def sampling(model: GPT, experiment: Experiment) -> dict:

@@ -10,6 +10,6 @@ from. Studies measure and do not judge. They know nothing about files.
 
 from llmlite.studies.coherence import coherence
 from llmlite.studies.heads import ablation, attention
-from llmlite.studies.sampling import prompt_sensitivity, sampling
+from llmlite.studies.sampling import PROMPTS, prompt_sensitivity, sampling
 
-__all__ = ["ablation", "attention", "coherence", "prompt_sensitivity", "sampling"]
+__all__ = ["PROMPTS", "ablation", "attention", "coherence", "prompt_sensitivity", "sampling"]

@@ -19,6 +19,18 @@ from llmlite.progress import tqdm
 from llmlite.studies.coherence import SAMPLING, Reference, continued_words
 from llmlite.studies.counts import as_lists, collect, measure_all
 
+# §IV.C: the paper's prompts 1 and 2; the other wordings are ours.
+PROMPTS = (
+    "The university student",
+    "A university student",
+    "The student",
+    "University students",
+    "The college student",
+    "One university student",
+    "A student at the university",
+    "The university 's student",
+)
+
 DIFFERENT, SAME = "different prompts", "same prompt"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
