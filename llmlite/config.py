@@ -44,6 +44,11 @@ class DataConfig:
         )
         _require(self.shift in (0, 1), f"shift is {self.shift}", "1; 0 in the audit")
         _require(
+            self.shift == 1 or not self.stream,
+            f"shift is {self.shift} with stream",
+            "1 with stream",
+        )
+        _require(
             not (self.padding and (self.split == "windows" or self.stream)),
             "padding is on, with windows that are not lines of a split's text",
             "padding with split official or paper, without stream",
@@ -241,7 +246,7 @@ _FULL_LEAK = TrainConfig(
     epochs=10, batch_size=128, accumulation=4, amp="auto", valid_tokens=None, patience=0
 )
 _QUICK_GRID = replace(_QUICK_SEARCH, epochs=2, train_tokens=6_000, valid_tokens=2_000)
-_SMALL_GRID = replace(_SMALL_SEARCH, amp="off", train_tokens=50_000)
+_SMALL_GRID = replace(_SMALL_SEARCH, amp="off", train_tokens=40_000, valid_tokens=20_000)
 
 PROFILES = {
     "quick": Profile(

@@ -124,7 +124,7 @@ class Experiment:
             chosen |= {f: v for f, v in self.training.items() if v != getattr(usual, f)}
         known = {*DATA_OPTIONS, *AXES, *TRAINING_OPTIONS}
         expressible = chosen.keys() <= known and None not in chosen.values()
-        if not expressible or self.data.name not in HUB_NAMES:
+        if not expressible or mistakes(self.data) or self.data.name not in HUB_NAMES:
             return None
         source = resolve_source(self.data.source)
         if source not in ("hub", "sample"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llmlite.config import DataConfig
-from llmlite.data import SPLITS, Corpus
+from llmlite.data import SPLITS, Corpus, text_to_rows
 from llmlite.errors import DataError
 from llmlite.windows import TokenWindows
 
@@ -58,7 +58,7 @@ def padded_lines(text: str, tokenizer, block_size: int) -> Tensor:
 
     A longer line is cut off, a shorter one filled up with the end-of-text token.
     """
-    lines = [line for line in text.splitlines(keepends=True) if line.strip()]
+    lines = [row for row in text_to_rows(text) if row.strip()]
     rows = np.full((len(lines), block_size + 1), tokenizer.eot_id, dtype=np.int64)
     for row, line in zip(rows, tokenizer.encode_batch_to_arrays(lines), strict=True):
         line = line[: len(row)]

@@ -60,10 +60,12 @@ def loss_by_position(model, windows: TokenWindows, batch_size: int = 256) -> Ten
     was_training = model.training
     model.eval()
     sums = torch.zeros(windows.block_size, dtype=torch.float64)
-    for index in torch.arange(len(windows)).split(batch_size):
-        inputs, targets = (part.to(model.device) for part in windows[index.to(windows.device)])
-        logits = model(inputs).logits.float()
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        sums += losses.view(targets.shape).double().sum(0).cpu()
-    model.train(was_training)
+    try:
+        for index in torch.arange(len(windows)).split(batch_size):
+            inputs, targets = (part.to(model.device) for part in windows[index.to(windows.device)])
+            logits = model(inputs).logits.float()
+            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+            sums += losses.view(targets.shape).double().sum(0).cpu()
+    finally:
+        model.train(was_training)
     return sums / len(windows)

@@ -267,6 +267,7 @@ class Trainer:
             "identity": self.identity,
             "step": self.step,
             "epochs": self.epochs,
+            "warning": self.warning,
             "best": self.best,
             "log": self.log.state_dict(),
             **self.engine.state_dict(),
@@ -297,6 +298,7 @@ class Trainer:
                     "this one."
                 )
             self.step, self.epochs, self.best = state["step"], state["epochs"], state["best"]
+            self.warning = state.get("warning")  # a checkpoint from before has none
             self.log.load_state_dict(state["log"])
             self.engine.load_state_dict(state)
             torch.set_rng_state(state["rng"].cpu())

@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
+from llmlite.audit import Audit
 from llmlite.cli import main
 from llmlite.cluster import RayOptions
+from llmlite.config import PROFILES
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 
-COMMANDS = ("prepare", "search", "train", "evaluate", "generate", "reproduce")
+COMMANDS = ("prepare", "search", "train", "evaluate", "generate", "audit", "reproduce")
 
 
 @pytest.fixture
@@ -163,6 +165,41 @@ def test_a_configuration_given_in_full_is_trained_without_a_search(capsys, folde
     code, _, err = run(capsys, "train", *shared, "--n-head", "3")
     assert code == 2
     assert "multiple of n_head" in sentence(err)
+
+
+def test_the_audit_names_its_runs_and_makes_none(capsys, folder, tmp_path):
+    out = tmp_path / "out"
+    shared = ["--profile", "quick", "--data", folder, "--out", out]
+    code, text, _ = run(capsys, "audit", "--list", *shared)
+    assert code == 0
+    header, *names = text.splitlines()
+    assert header.startswith("profile quick")
+    audit = PROFILES["quick"].audit
+    assert names[:2] == ["no-mask", "mask"]
+    assert len(set(names)) == len(names)
+    assert set(names) >= {
+        *("no-mask-deep", "no-mask-batch", "unshifted", "padding", "split-after-windowing"),
+        *("scaled-norm", *(f"no-mask-window-{size}" for size in audit.other_windows)),
+        *(f"no-mask-seed-{seed}" for seed in audit.seeds[1:]),
+        *(f"honest-seed-{seed}" for seed in audit.seeds),
+        *(f"grid-{g}-seed-{s}" for g in ("first", "revised", "longer") for s in audit.seeds),
+    }
+    assert not (out / "audit").exists()
+    code, _, err = run(capsys, "audit", "--only", "no-such-run", *shared)
+    assert code == 2
+    assert "No run of the audit starts with no-such-run" in sentence(err)
+    assert not (out / "audit").exists()
+
+
+@pytest.mark.parametrize(("words", "only"), [([], None), (["--only", "a", "b"], ["a", "b"])])
+def test_the_audit_makes_what_was_asked_for(capsys, folder, tmp_path, monkeypatch, words, only):
+    asked = []
+    monkeypatch.setattr(Audit, "make", lambda self, only: asked.append(only))
+    out = tmp_path / "out"
+    shared = ["--profile", "quick", "--data", folder, "--out", out]
+    code, text, _ = run(capsys, "audit", *shared, *words)
+    assert (code, asked) == (0, [only])
+    assert str(out / "audit") in text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Configurations refuse what cannot work, and the paper's grids are the paper's."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
@@ -26,6 +26,8 @@ from llmlite.errors import LLMLiteError
         (DataConfig, "block_size", 0),
         (DataConfig, "stride", 0),
         (DataConfig, "stride", 257),  # one more than block_size leaves tokens out
+        (DataConfig, "shift", 2),
+        (DataConfig, "shift", -1),
         (ModelConfig, "n_layer", 0),
         (ModelConfig, "vocab_size", -1),
         (ModelConfig, "n_head", 3),  # 128 is no multiple of 3
@@ -40,6 +42,9 @@ from llmlite.errors import LLMLiteError
         (TrainConfig, "schedule", "linear"),
         (TrainConfig, "warmup_fraction", 1.0),
         (TrainConfig, "amp", "fp8"),
+        (TrainConfig, "epoch_windows", 0),
+        (TrainConfig, "train_tokens", 1),
+        (TrainConfig, "valid_tokens", 1),
         (SearchSpace, "n_head", ()),
     ],
 )
@@ -51,9 +56,28 @@ def test_a_value_that_cannot_work_is_refused_by_name(kind, field, value, one_sen
     assert "allowed" in message
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"padding": True, "split": "windows"}, "padding"),
+        ({"padding": True, "stream": True}, "padding"),
+        ({"split": "windows", "stream": True}, "split is 'windows'"),
+        ({"shift": 0, "stream": True}, "shift"),
+    ],
+)
+def test_mistakes_that_cannot_be_made_together_are_refused(changes, named, one_sentence):
+    with pytest.raises(LLMLiteError, match=f"Configuration: {named}") as error:
+        DataConfig(**changes)
+    assert "allowed" in one_sentence(error)
+
+
 def test_the_limits_themselves_are_allowed():
     DataConfig(block_size=4, stride=4)
     DataConfig(block_size=4, stride=1)
+    DataConfig(padding=True, shift=0)
+    DataConfig(padding=True, split="paper")
+    DataConfig(split="windows", shift=0)
+    TrainConfig(epoch_windows=1, train_tokens=2, valid_tokens=2)
     ModelConfig(dropout=0.0, n_head=128)
     TrainConfig(warmup_fraction=0.0, clip_norm=0.0)
 
@@ -67,6 +91,10 @@ def test_the_switches_that_make_the_papers_number_are_off():
     assert ModelConfig().causal
     assert DataConfig().stride is None
     assert DataConfig().split == "official"
+    assert (DataConfig().padding, DataConfig().shift) == (False, 1)
+    assert not TrainConfig().log_divided_loss
+    assert not TrainConfig().log_scaled_norm
+    assert TrainConfig().epoch_windows is None
 
 
 def test_the_papers_grids_have_36_and_12_configurations():
@@ -104,6 +132,32 @@ def test_every_configuration_of_a_profile_is_a_model(profile):
             assert model.vocab_size == profile.data.vocab_size
             assert model.block_size == profile.data.block_size
             assert model.n_layer == point["n_layer"]
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_what_the_audit_starts_from_has_no_mistake_but_its_window_a_token(profile):
+    audit = profile.audit
+    assert (audit.data.padding, audit.data.shift, audit.data.split) == (False, 1, "official")
+    assert audit.data.stride == 1
+    assert audit.model.causal
+    for train in (audit.train, audit.short, audit.honest, audit.first_grid, audit.revised_grid):
+        assert (train.log_divided_loss, train.log_scaled_norm) == (False, False)
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_every_run_of_the_audit_is_a_model_and_the_scaled_norm_has_a_scale(profile):
+    audit = profile.audit
+    windows = {audit.data.block_size, *audit.other_windows, audit.padded_window}
+    assert len(windows) == 2 + len(audit.other_windows)  # none is there twice
+    for block_size in windows:
+        for n_layer in (audit.deep, audit.shallow):
+            data = replace(audit.data, block_size=block_size)
+            model = with_data(audit.model, data, n_layer=n_layer)
+            assert (model.block_size, model.vocab_size) == (block_size, audit.data.vocab_size)
+    assert audit.deep > audit.shallow
+    assert audit.padded_window == max(windows)
+    assert audit.scaled.amp == "fp16"
+    assert len(set(audit.seeds)) >= 3
 
 
 def test_a_fingerprint_depends_on_content_and_not_on_the_order_of_keys():

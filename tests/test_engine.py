@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 import torch
@@ -105,6 +106,54 @@ def test_state_goes_from_one_engine_to_another():
         ours, theirs = (e.step(x, y, len(x), 1e-3) for e in (run, other))
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
+
+
+# -- the norm of the scaled gradient --------------------------------------------------------------
+
+
+def scaled_and_not(steps, dtype, **scaler):
+    """(losses, norms, weights) of the same steps, with the norm of the scaled gradient and not."""
+    results = []
+    for scaled in (True, False):
+        config = TrainConfig(batch_size=4, log_scaled_norm=scaled)
+        run = build(config, operations=0, dtype=dtype)
+        if scaler:
+            run.scaler = torch.amp.GradScaler("cpu", **scaler)
+        logs = [run.step(x, y, len(x), 1e-3) for x, y in itertools.islice(batches(), steps)]
+        losses, norms = zip(*logs, strict=True)
+        results.append((torch.stack(losses), torch.stack(norms), run.model.state_dict()))
+    return results
+
+
+def assert_only_norms_differ(ours, theirs, factors):
+    """Bit for bit: a scale is a power of two."""
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1] * torch.tensor(factors))
+    for name, weight in ours[2].items():
+        assert torch.equal(weight, theirs[2][name]), name
+
+
+def test_the_norm_of_the_scaled_gradient_is_65536_times_as_long_at_first():
+    scaled, unscaled = scaled_and_not(5, torch.float16)
+    assert_only_norms_differ(scaled, unscaled, [65536.0] * 5)
+    assert unscaled[1].min() > 0
+
+
+def test_the_norm_of_the_scaled_gradient_goes_by_the_scale_of_its_own_step():
+    scaled, unscaled = scaled_and_not(5, torch.float16, init_scale=1024.0, growth_interval=2)
+    assert_only_norms_differ(scaled, unscaled, [1024.0, 1024.0, 2048.0, 2048.0, 4096.0])
+
+
+def test_a_gradient_that_overflowed_has_no_norm_either_way():
+    scaled, unscaled = scaled_and_not(2, torch.float16, init_scale=2.0**60)
+    assert not scaled[1].isfinite().any()
+    assert not unscaled[1].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_where_nothing_is_scaled_the_norm_is_the_same(dtype):
+    scaled, unscaled = scaled_and_not(5, dtype)
+    assert_only_norms_differ(scaled, unscaled, [1.0] * 5)
 
 
 # -- CUDA -----------------------------------------------------------------------------------------

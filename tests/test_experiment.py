@@ -356,6 +356,73 @@ def test_the_records_hold_the_command_that_carries_each_run_on(start):
         assert read_record(folder / run)["command"] == experiment.command("search --grid revised")
 
 
+# -- the audit's mistakes -------------------------------------------------------------------------
+
+GIVEN = {"learning_rate": 1e-2, "n_layer": 1, "n_head": 1, "n_embd": 8}
+
+
+def inputs_and_targets(windows):
+    return windows[torch.arange(len(windows))]
+
+
+def test_padded_lines_are_trained_on_and_the_record_says_so(start):
+    experiment = start(padding=True, configuration=GIVEN)
+    record = experiment.retrain()
+    assert record["identity"]["padding"] == "counted in the loss"
+    assert not {"targets", "split"} & record["identity"].keys()
+    assert record["tokens_per_epoch"] == 40 * 4 * 16  # an article has four lines with words
+    trainer, tokenizer = experiment._trainer, experiment.tokenizer
+    for windows, articles in ((trainer.windows, 40), (trainer.valid_windows, 6)):
+        lines = [line for line in text_of(articles).splitlines(keepends=True) if line.strip()]
+        inputs, targets = inputs_and_targets(windows)
+        for line, x, y in zip(lines, inputs.tolist(), targets.tolist(), strict=True):
+            ids = (tokenizer.encode(line) + [tokenizer.eot_id] * 16)[:17]
+            assert (x, y) == (ids[:-1], ids[1:])
+    assert (inputs == tokenizer.eot_id).any()
+    assert record["best"]["valid_loss"] == pytest.approx(
+        experiment.model(inputs, targets).loss.item(), abs=1e-5
+    )
+
+
+def test_targets_that_are_the_inputs_are_trained_on_and_the_record_says_so(start):
+    usual, experiment = (start(shift=shift, configuration=GIVEN) for shift in (1, 0))
+    identity = experiment.retrain()["identity"]
+    assert identity["targets"] == "the inputs themselves"
+    assert not {"padding", "split"} & identity.keys()
+    for windows in (experiment._trainer.windows, experiment._trainer.valid_windows):
+        inputs, targets = inputs_and_targets(windows)
+        assert torch.equal(inputs, targets)
+    assert usual.run_folder != experiment.run_folder
+    assert not {"targets", "padding", "split"} & usual.retrain()["identity"].keys()
+    assert usual._trainer.valid_windows is None
+
+
+def test_a_split_after_windowing_is_trained_on_and_the_record_says_so(start):
+    training = {"train_tokens": 800, "valid_tokens": 80}
+    experiment = start(split="windows", configuration=GIVEN, training=training)
+    record = experiment.retrain()
+    assert record["identity"]["split"] == "after windowing"
+    tokens = sum(min(len(ids), 800) for ids in experiment.ids.values())
+    assert record["tokens_per_epoch"] == (tokens - 1) // 16 * 8 // 10 * 16
+    assert len(experiment._trainer.valid_windows) == 80 // 16
+
+
+@pytest.mark.parametrize("change", [{"padding": True}, {"shift": 0}, {"split": "windows"}])
+@pytest.mark.parametrize("grid", ["first", "revised"])
+def test_a_grid_is_not_searched_with_a_mistake(start, change, grid, one_sentence):
+    experiment = start(**change)
+    with pytest.raises(LLMLiteError, match="A grid is searched without mistakes") as error:
+        experiment.search(grid)
+    name = {"shift": "targets"}.get(*change, *change)
+    assert f"({name})" in one_sentence(error)
+    assert not experiment.out.exists()
+
+
+@pytest.mark.parametrize("change", [{"padding": True}, {"shift": 0}, {"split": "windows"}])
+def test_a_mistake_cannot_be_typed(start, change):
+    assert start(**change, configuration=GIVEN).command("train") is None
+
+
 def test_a_figure_is_saved_with_its_caption(start):
     experiment, figure = start(), Figure(figsize=(2, 1))
     assert experiment.save_figure(figure, "b-loss", "The loss.") is figure

@@ -28,6 +28,8 @@ from llmlite.errors import (
     DivergedError,
     OutOfMemoryError,
 )
+from llmlite.guard import ImplausibleLossWarning, loss_by_position
+from llmlite.metrics import total_loss
 from llmlite.model import GPT
 from llmlite.optim import autocast_dtype, learning_rate, parameter_groups
 from llmlite.train import Trainer, epoch_line
@@ -416,9 +418,11 @@ def test_too_few_tokens_for_a_window(tmp_path):
 def test_learns_a_sequence_that_repeats(tmp_path):
     ids = torch.arange(2000) % 10
     model = replace(MODEL, vocab_size=10)
-    record = trainer(
+    run = trainer(
         tmp_path, model=model, ids={"train": ids, "valid": ids[:300]}, epochs=4, batch_size=8
-    ).fit()
+    )
+    with pytest.warns(ImplausibleLossWarning, match="implausibly low: below"):  # no natural text
+        record = run.fit()
     assert record["epochs"][0]["train_loss"] > 0.5
     assert record["best"]["valid_loss"] < 0.1 < math.log(10) / 20
 
@@ -439,6 +443,134 @@ def test_what_is_drawn_between_construction_and_fit_does_not_matter(tmp_path):
     torch.rand(3)
     late.fit()
     assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+# -- the audit's switches -------------------------------------------------------------------------
+
+
+def assert_same_weights(folder, other):
+    ours, theirs = (load_file(f / "best.safetensors") for f in (folder, other))
+    assert_same_tensors(ours, theirs)
+    ours, theirs = (load_state(f, "cpu") for f in (folder, other))
+    assert_same_tensors(ours["model"], theirs["model"])
+    assert torch.equal(ours["rng"], theirs["rng"])
+
+
+def without(rows, name):
+    return [{k: v for k, v in row.items() if k != name} for row in rows]
+
+
+def column(rows, name):
+    return [row[name] for row in rows]
+
+
+@pytest.mark.parametrize("accumulation", [3, 4])  # 12 or 16 windows a step: the last has 4 or 8
+def test_the_divided_loss_is_divided_in_the_log_and_nowhere_else(tmp_path, accumulation):
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    changes = {"model": DROPOUT, "accumulation": accumulation}
+    whole = timeless(trainer(right, **changes).fit()["epochs"])
+    divided = timeless(trainer(wrong, **changes, log_divided_loss=True).fit()["epochs"])
+    assert_same_weights(wrong, right)
+    for ours, theirs, name in (
+        (step_rows(wrong), step_rows(right), "loss"),
+        (divided, whole, "train_loss"),
+    ):
+        expected = [value / accumulation for value in column(theirs, name)]
+        assert column(ours, name) == pytest.approx(expected, rel=1e-6)
+        assert without(ours, name) == without(theirs, name)
+
+
+def test_the_scaled_norm_is_in_the_log_and_nowhere_else(tmp_path):
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    changes = {"model": DROPOUT, "epochs": 2, "amp": "fp16"}
+    whole = timeless(trainer(right, **changes).fit()["epochs"])
+    scaled = timeless(trainer(wrong, **changes, log_scaled_norm=True).fit()["epochs"])
+    assert_same_weights(wrong, right)
+    for ours, theirs in ((step_rows(wrong), step_rows(right)), (scaled, whole)):
+        expected = [65536 * value for value in column(theirs, "grad_norm")]
+        assert column(ours, "grad_norm") == expected  # to the last bit: the scale is 2 ** 16
+        assert without(ours, "grad_norm") == without(theirs, "grad_norm")
+
+
+def test_without_fp16_there_is_no_scale_to_log(tmp_path):
+    trainer(tmp_path / "right", epochs=2).fit()
+    trainer(tmp_path / "wrong", epochs=2, log_scaled_norm=True).fit()
+    assert_same_run(tmp_path / "wrong", tmp_path / "right")
+
+
+def test_an_epoch_of_so_many_windows_draws_others_each_time(tmp_path, monkeypatch):
+    seen, step = {1: [], 2: [], 3: []}, Trainer._optimiser_step
+
+    def watched(self, inputs, *rest):
+        seen[len(self.epochs) + 1] += map(tuple, inputs.tolist())
+        return step(self, inputs, *rest)
+
+    monkeypatch.setattr(Trainer, "_optimiser_step", watched)
+    record = trainer(tmp_path, epoch_windows=10).fit()
+    assert (record["steps_per_epoch"], record["tokens_per_epoch"]) == (3, 160)
+    assert [epoch["step"] for epoch in record["epochs"]] == [3, 6, 9]
+    assert record["epochs"][-1]["lr"] == 0  # the schedule is as long as the run
+    windows = set(map(tuple, random_ids()["train"][:-1].view(40, 16).tolist()))
+    for epoch in seen.values():
+        assert len(epoch) == len(set(epoch)) == 10
+        assert windows > set(epoch)
+    assert len({frozenset(epoch) for epoch in seen.values()}) == 3
+
+
+@pytest.mark.parametrize("epoch_windows", [40, 1000])
+def test_an_epoch_of_as_many_windows_as_there_are_is_the_whole_one(tmp_path, epoch_windows):
+    trainer(tmp_path / "a", epochs=2).fit()
+    trainer(tmp_path / "b", epochs=2, epoch_windows=epoch_windows).fit()
+    assert_same_run(tmp_path / "b", tmp_path / "a")
+
+
+def test_a_short_epoch_that_was_cut_off_goes_on_with_its_own_windows(tmp_path, monkeypatch):
+    def build(folder):  # 18 of 40 windows: 5 steps an epoch, with checkpoints at 4, 5, 8, 10, …
+        return trainer(folder, model=DROPOUT, epoch_windows=18)
+
+    with monkeypatch.context() as patch:
+        Interrupt(patch, Trainer, "_optimiser_step", 9, after=True)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "cut").fit()
+    state = load_state(tmp_path / "cut", "cpu")
+    assert (state["step"], len(state["epochs"])) == (8, 1)  # of 10, so in mid-epoch
+    build(tmp_path / "cut").fit()
+    build(tmp_path / "whole").fit()
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_with_windows_of_its_own_a_run_trains_and_validates_on_these(tmp_path, shift):
+    ids = random_ids()["train"].flip(0)
+    windows = {
+        "train": TokenWindows(ids[:161], 16, shift=shift),
+        "valid": TokenWindows(ids[200:300], 16, stride=3, shift=shift),
+    }
+    config = replace(THREE_EPOCHS, epochs=1)
+    ours = Trainer(DROPOUT, config, random_ids(), tmp_path, {}, progress=False, windows=windows)
+    record = ours.fit()
+    assert (record["steps_per_epoch"], record["tokens_per_epoch"]) == (3, 160)
+    inputs, targets = windows["valid"][torch.arange(28)]
+    assert len(windows["valid"]) == 28
+    logits = ours.model.eval()(inputs).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+    assert record["epochs"][0]["valid_loss"] == pytest.approx(expected, abs=1e-5)
+    by_position = loss_by_position(ours.model, windows["valid"])
+    assert record["epochs"][0]["valid_loss"] == by_position.mean().item()
+
+
+def test_windows_that_make_no_mistake_give_the_same_weights(tmp_path):
+    ids = random_ids()
+    windows = {split: TokenWindows(ids[split], 16) for split in ("train", "valid")}
+    a, b = tmp_path / "a", tmp_path / "b"
+    trainer(a, model=DROPOUT).fit()
+    ours = Trainer(DROPOUT, THREE_EPOCHS, ids, b, {}, progress=False, windows=windows)
+    record = ours.fit()
+    assert_same_tensors(load_state(b, "cpu")["model"], load_state(a, "cpu")["model"])
+    assert step_rows(b) == step_rows(a)
+    # Of 149 targets the last 5 do not fill a window.
+    nats, tokens = total_loss(ours.model, ids["valid"][:145])
+    assert record["epochs"][-1]["valid_loss"] == pytest.approx(nats / tokens, abs=1e-5)
 
 
 # -- resume ---------------------------------------------------------------------------------------

@@ -30,6 +30,32 @@ def test_a_batch_is_gathered_in_one_indexing_operation():
     assert torch.equal(targets, inputs + 1)
 
 
+@pytest.mark.parametrize("ids", [torch.arange(10, 18), np.arange(10, 18, dtype=np.uint16)])
+def test_with_shift_0_the_targets_are_the_inputs(ids):
+    windows = TokenWindows(ids, block_size=3, shift=0)
+    assert len(windows) == 2
+    inputs, targets = windows[[0, 1]]
+    assert inputs.tolist() == targets.tolist() == [[10, 11, 12], [13, 14, 15]]
+
+
+def test_only_names_the_windows_and_their_order():
+    windows = TokenWindows(torch.arange(20), block_size=3, stride=2, only=torch.tensor([4, 0, 7]))
+    assert len(windows) == 3
+    inputs, targets = windows[0]
+    assert inputs.tolist() == [8, 9, 10]
+    assert targets.tolist() == [9, 10, 11]
+    assert windows[[2, 1]][0].tolist() == [[14, 15, 16], [0, 1, 2]]
+    assert sorted(firsts(epoch_batches(windows, 2, seed=1, epoch=0))) == [0, 8, 14]
+
+
+def test_rows_of_one_token_more_than_the_window_share_no_token():
+    windows = TokenWindows(torch.arange(12), block_size=3, stride=4)  # three rows of four
+    assert len(windows) == 3
+    inputs, targets = windows[[0, 1, 2]]
+    assert inputs.tolist() == [[0, 1, 2], [4, 5, 6], [8, 9, 10]]
+    assert targets.tolist() == [[1, 2, 3], [5, 6, 7], [9, 10, 11]]
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 @pytest.mark.parametrize("stride", [None, 3])
 def test_windows_of_a_file_are_those_of_the_tokens_in_memory(tmp_path, dtype, stride):
@@ -115,6 +141,22 @@ def test_batches_have_targets_one_later_and_the_last_may_be_smaller():
         ((3, 4), 3),
     ]
     assert all(torch.equal(targets, inputs + 1) for inputs, targets, _ in batches)
+
+
+def test_an_epoch_of_so_many_windows_is_the_beginning_of_its_order():
+    windows = TokenWindows(torch.arange(101), block_size=2)  # 50 of them
+
+    def order(epoch, start=0, limit=None):
+        return firsts(epoch_batches(windows, 3, 7, epoch, start, limit=limit))
+
+    limited = [order(epoch, limit=8) for epoch in range(3)]
+    assert limited == [order(epoch)[:8] for epoch in range(3)]
+    assert len({tuple(sorted(drawn)) for drawn in limited}) == 3  # drawn anew, not shuffled
+    assert order(1, start=6, limit=8) == limited[1][6:]
+    assert order(1, start=8, limit=8) == []
+    assert order(1, limit=50) == order(1, limit=51) == order(1)
+    sizes = [n for *_, n in epoch_batches(windows, 3, 7, 0, limit=8)]
+    assert sizes == [3, 3, 2]
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])

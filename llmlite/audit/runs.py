@@ -19,7 +19,7 @@ from llmlite.audit.plan import HEADS, Run, plan
 from llmlite.audit.studies import STUDIES
 from llmlite.checkpoint import load_model, read_steps
 from llmlite.config import DataConfig, SearchSpace, fingerprint
-from llmlite.data import SPLITS
+from llmlite.data import SPLITS, text_to_rows
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import GRIDS, Experiment
 from llmlite.files import write_json
@@ -170,9 +170,9 @@ class Audit:
             words = sum(text.corpus.counts(split).words_and_line_ends for split in SPLITS)
             tokens = sum(len(ids) for ids in text.ids.values())
             lines = sum(
-                bool(line.strip())
+                bool(row.strip())
                 for split in SPLITS
-                for line in text.corpus.splits[split].splitlines()
+                for row in text_to_rows(text.corpus.splits[split])
             )
             rows[vocab_size] = {
                 "tokens per word": tokens / words,
