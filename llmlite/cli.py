@@ -11,7 +11,8 @@ from llmlite.errors import LLMLiteError
 DESCRIPTION = """\
 A reproduction of "Implement a LLM-Lite": a tokenizer, a GPT, a grid search and what they show.
 Every command works in one folder (--out) and makes what an earlier one has not left there:
-prepare -> search -> train -> evaluate, generate. `reproduce` runs all of it as notebooks."""
+prepare -> search -> train -> evaluate, generate. `audit` makes the runs that show where the paper's
+perplexity comes from; `reproduce` runs all of it as notebooks."""
 
 
 def build_parser() -> argparse.ArgumentParser:
