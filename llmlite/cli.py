@@ -184,7 +184,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="the same seed gives the same text (default: 0)"
     )
 
-    command = add("audit", audit, "make the runs that show where 1.17 comes from", [shared])
+    command = add(
+        "audit", audit, "make the runs that show where 1.17 comes from", [shared, choices]
+    )
     command.add_argument(
         "--only",
         nargs="+",

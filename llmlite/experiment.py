@@ -138,7 +138,7 @@ class Experiment:
             words.append(f"--{option.replace('_', '-')}")
             if not isinstance(value, bool):  # a switch says by being there what is not usual
                 words.append(value)
-        if self.tensorboard:
+        if self.tensorboard and name != "audit":
             words.append("--tensorboard")
         return shlex.join(map(str, words))
 

@@ -115,8 +115,7 @@ def test_the_loss_is_without_dropout_and_the_mode_stays_as_it_was(tiny_model, ma
 @pytest.fixture(scope="module")
 def train(one_thread, tmp_path_factory):
     """train(causal, name of its folder): (the trainer, its record, the guard's warnings) on random
-    ids, which nobody
-    can predict who does not see them."""
+    ids, which nobody can predict who does not see them."""
     generator = torch.Generator().manual_seed(7)
     train_ids = torch.randint(13, (16 * 256 + 1,), generator=generator)
     ids = {"train": train_ids, "valid": torch.randint(13, (16 * 20 + 1,), generator=generator)}

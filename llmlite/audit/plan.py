@@ -36,7 +36,7 @@ def plan(audit: AuditConfig, data: DataConfig) -> list[Run]:
             n_head=HEADS,
             causal=causal,
         )
-        return Run(name, cut, model, replace(train, seed=seed or train.seed))
+        return Run(name, cut, model, train if seed is None else replace(train, seed=seed))
 
     first, *others = audit.seeds
     runs = [run("no-mask", seed=first), run("mask", causal=True, seed=first)]

@@ -75,12 +75,13 @@ class Audit:
 
     def make(self, only: list[str] | None = None) -> None:
         """Train and measure what starts with one of `only`, or everything that is not there."""
-        chosen = [n for n in self.names if not only or n.startswith(tuple(only))]
-        if not chosen:
+        unknown = [o for o in only or [] if not any(n.startswith(o) for n in self.names)]
+        if unknown:
             raise LLMLiteError(
-                f"No run of the audit starts with {', '.join(only)}; there are "
+                f"No run of the audit starts with {', '.join(unknown)}; there are "
                 f"{', '.join(self.names)}."
             )
+        chosen = [n for n in self.names if not only or n.startswith(tuple(only))]
         with tqdm(chosen, desc="Audit", unit="run", disable=not self.experiment.progress) as bar:
             for name in bar:
                 bar.set_postfix_str(name)

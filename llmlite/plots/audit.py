@@ -103,7 +103,8 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure
         mark, colour = FACT_MARKS[verdict]
         box = plt.Rectangle((column - 0.47, row - 0.43), 0.94, 0.86, color=colour, alpha=0.18, lw=0)
         ax.add_patch(box)
-        text = f"{mark} {values.iat[row, column]}".strip()
+        value = values.iat[row, column]
+        text = value or mark if colour == OPEN else f"{mark} {value}"
         ax.text(column, row, text, ha="center", va="center", fontsize=8.5, color="black")
     ax.set_xticks(range(columns), [fill(fact, 14) for fact in verdicts.columns], fontsize=8.5)
     ax.set_yticks(range(rows), verdicts.index, fontsize=9)
