@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from llmlite.config import PROFILES
 from llmlite.errors import LLMLiteError
+from llmlite.profiles import PROFILES
 
 DESCRIPTION = """\
 A reproduction of "Implement a LLM-Lite": a tokenizer, a GPT, a grid search and what they show.
@@ -384,8 +384,8 @@ def generate(arguments) -> None:
 def reproduce(arguments) -> None:
     import torch
 
-    from llmlite.config import get_profile
     from llmlite.experiment import Experiment, project_root
+    from llmlite.profiles import get_profile
     from llmlite.reproduce import find_notebooks, publish, report, run_notebooks
 
     profile = get_profile(arguments.profile, torch.cuda.is_available()).name

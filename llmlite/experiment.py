@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from llmlite.checkpoint import commit, device_name, environment, load_model
 from llmlite.cluster import RayOptions
-from llmlite.config import DataConfig, ModelConfig, fingerprint, get_profile, with_data
+from llmlite.config import DataConfig, ModelConfig, fingerprint, with_data
 from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
 from llmlite.errors import LLMLiteError
 from llmlite.files import replacing, write_json
@@ -28,6 +28,7 @@ from llmlite.live import watchers
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import local_device, world
+from llmlite.profiles import get_profile
 from llmlite.search import AXES, best_row, hyperparameter_search
 from llmlite.stream import FolderStream, HubStream, StreamedCorpus, head, open_stream, tokenize
 from llmlite.tokenizer import BPETokenizer

@@ -9,9 +9,9 @@ import pytest
 from llmlite.audit import Audit
 from llmlite.cli import main
 from llmlite.cluster import RayOptions
-from llmlite.config import PROFILES
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
+from llmlite.profiles import PROFILES
 
 COMMANDS = ("prepare", "search", "train", "evaluate", "generate", "audit", "reproduce")
 

@@ -7,16 +7,15 @@ import pytest
 from llmlite.config import (
     PAPER_FIRST_GRID,
     PAPER_REVISED_GRID,
-    PROFILES,
     DataConfig,
     ModelConfig,
     SearchSpace,
     TrainConfig,
     fingerprint,
-    get_profile,
     with_data,
 )
 from llmlite.errors import LLMLiteError
+from llmlite.profiles import PROFILES, get_profile
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from matplotlib.image import imread
 from llmlite import experiment as module
 from llmlite.checkpoint import commit, read_record
 from llmlite.cli import _experiment, build_parser
-from llmlite.config import PROFILES, SearchSpace, TrainConfig
+from llmlite.config import SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment, benchmark
 from llmlite.metrics import total_loss
+from llmlite.profiles import PROFILES
 from llmlite.search import AXES
 from llmlite.train import Trainer
 

@@ -5,7 +5,8 @@ A run is a configuration of the package with a switch or two turned; reading it 
 
 from dataclasses import dataclass, replace
 
-from llmlite.config import AuditConfig, DataConfig, ModelConfig, TrainConfig
+from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.profiles import AuditConfig
 
 HEADS = 4  # of both configurations whose curves are published
 

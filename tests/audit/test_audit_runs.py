@@ -14,11 +14,12 @@ from llmlite.audit.facts import steps_by_layout
 from llmlite.audit.rows import VERDICTS
 from llmlite.audit.studies import STUDIES
 from llmlite.cli import build_parser
-from llmlite.config import PROFILES, DataConfig, ModelConfig, SearchSpace, TrainConfig
+from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig
 from llmlite.data import SPLITS, sample_folder, split_articles
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.metrics import Score, evaluate
+from llmlite.profiles import PROFILES
 from llmlite.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,9 +17,9 @@ import torch
 from common import arguments, record
 
 from llmlite.checkpoint import read_record
-from llmlite.config import get_profile
 from llmlite.data import DATA_VARIABLE
 from llmlite.experiment import GRIDS
+from llmlite.profiles import get_profile
 from llmlite.search import AXES, read_results
 
 GOALS = {"revised": 300.0, "first": 900.0}  # seconds, of the profile `full` on one H100
