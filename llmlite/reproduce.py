@@ -309,7 +309,8 @@ def gallery(captions: dict[str, str]) -> str:
     parts = [
         "# Figures\n",
         "Drawn by the notebooks from records; `llmlite reproduce --publish` puts them here. Each "
-        "caption names where its numbers are from: the profile, the data and the device.\n",
+        "caption names where its numbers are from: the profile, the data and the device. The "
+        "[scorecard](scorecard.md) of the paper's claims lies beside them.\n",
     ]
     for name, caption in captions.items():
         parts.append(f"## {name}\n\n{caption}\n\n![{name}]({name}.png)\n")
