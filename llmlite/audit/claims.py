@@ -164,6 +164,7 @@ def claim_3(e: Evidence) -> Row:
     deep = e.leak["no-mask-deep"]["measures"]
     flawed = deep["test_loss"]
     true = deep["true"]["nats"]
+    shallow = e.leak.get("no-mask-batch", {}).get("measures", {}).get("test_loss")
     inside = honest.low <= paper.TEST_LOSS <= honest.high
     close = 0.8 < flawed / paper.TEST_LOSS < 1.25
     return Row(
@@ -171,10 +172,11 @@ def claim_3(e: Evidence) -> Row:
         "Test loss and perplexity of the best configuration",
         f"{paper.TEST_LOSS:.4f}, {paper.TEST_PERPLEXITY}",
         f"{honest:.3f}, perplexity {perplexity(honest.value):.1f} ({honest.of}); without the mask "
-        f"{flawed:.4f}, {perplexity(flawed):.3f}, whose true perplexity is {perplexity(true):.0f}",
+        f"{flawed:.4f}, {perplexity(flawed):.3f}, whose true perplexity is {perplexity(true):.0f}"
+        + (f"; in a shallow model, at twice the batch, {shallow:.4f}" if shallow else ""),
         REPRODUCED if inside else FLAWED if close else NOT,
         "The end of it",
-        "honest no-mask-deep",
+        "honest no-mask-deep no-mask-batch",
     )
 
 
