@@ -60,10 +60,15 @@ def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
             study: {k: v for k, v in seeds[i].items() if k != "rows"}
             for study, seeds in gathered.studies.items()
         }
-        honest[name] = {k: record[k] for k in KEPT} | {"scores": scores, "studies": studies}
+        honest[name] = {
+            **{k: record[k] for k in KEPT},
+            "command": audit.shown_command(name),
+            "scores": scores,
+            "studies": studies,
+        }
     grids = {
         f"grid-{grid}-seed-{seed}": {
-            "command": audit.command(f"grid-{grid}-seed-{seed}"),
+            "command": audit.shown_command(f"grid-{grid}-seed-{seed}"),
             "epochs": table[table.seed == seed].to_dict("records"),
         }
         for grid, table in zip(

@@ -19,7 +19,7 @@ from llmlite.audit.plan import HEADS, Run, plan
 from llmlite.audit.studies import STUDIES
 from llmlite.checkpoint import load_model, read_steps
 from llmlite.config import DataConfig, SearchSpace, fingerprint
-from llmlite.data import SPLITS, text_to_rows
+from llmlite.data import SPLITS, resolve_source, text_to_rows
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import GRIDS, Experiment
 from llmlite.files import write_json
@@ -119,7 +119,11 @@ class Audit:
             ),
         )
         norms = read_steps(self.run_folder(name)).grad_norm
-        return record | {"measures": measures, "skipped": int(norms.isna().sum())}
+        return record | {
+            "command": self.shown_command(name),
+            "measures": measures,
+            "skipped": int(norms.isna().sum()),
+        }
 
     def scores(self, name: str) -> dict[str, list[dict]]:
         """How one of `honest_runs` predicts the test split: rule → a Score an article."""
@@ -161,6 +165,14 @@ class Audit:
         """What to type in a shell to make a run, in any folder that it is typed in."""
         command = self.experiment.command("audit")
         return f"{command} --only {shlex.quote(name)}" if command else None
+
+    def shown_command(self, name: str) -> str:
+        """`command` for other people's eyes: without the paths of this machine."""
+        experiment = self.experiment
+        source = resolve_source(experiment.data.source)
+        if source not in ("hub", "sample"):
+            source = f"path/to/{experiment.corpus.name.replace(' ', '-')}"
+        return f"llmlite audit --profile {experiment.profile.name} --data {source} --only {name}"
 
     @cached_property
     def steps(self) -> pd.DataFrame:

@@ -548,7 +548,7 @@ def test_a_command_is_one_that_the_parser_takes(made, text):
         assert (parsed.profile, parsed.device) == ("quick", "cpu")
         assert (parsed.data, parsed.out) == (str(text), str(made.experiment.out))
         assert not parsed.list
-    assert made.record("mask")["command"] == made.command("mask")
+    assert made.train("mask")["command"] == made.command("mask")
 
 
 def test_a_command_is_one_that_the_parser_takes_with_other_data_too(start):
@@ -605,7 +605,8 @@ def test_the_scorecard_and_its_records_are_written(made, gathered):
     assert written["scorecard"] == [asdict(row) for row in rows]
     assert sorted(written["runs"]) == sorted(made.names)
     for name, run in written["runs"].items():
-        assert run["command"] == made.command(name)
+        assert run["command"] == made.shown_command(name)
+        assert str(made.experiment.out) not in json.dumps(run)  # nothing of this machine
         assert run["epochs"]
     assert written["runs"]["no-mask"]["measures"] == made.record("no-mask")["measures"]
     honest = written["runs"]["honest-seed-1"]
