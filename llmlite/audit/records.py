@@ -33,12 +33,22 @@ def evidence(audit: Audit) -> Evidence:
     )
 
 
+def scale(audit: Audit) -> str:
+    """How long the grids' runs are, in a sentence: their trends say nothing about longer ones."""
+    grid = audit.settings.revised_grid
+    tokens = f"{grid.train_tokens:,} tokens" if grid.train_tokens else "the whole training text"
+    return (
+        f"Claims 1, 2 and 4 to 8 are judged by runs of {grid.epochs} epochs over {tokens}, which "
+        "need not hold for longer ones."
+    )
+
+
 def save(audit: Audit, gathered: Evidence, rows: list[Row]) -> Path:
     """Write the scorecard and the records behind it beside the figures; returns the folder."""
     experiment, folder = audit.experiment, audit.experiment.out / "figures"
     source = (
         f"profile {experiment.profile.name}, {experiment.corpus.name}, "
-        f"{device_name(experiment.device)}."
+        f"{device_name(experiment.device)}. {scale(audit)}"
     )
     pages = {
         SCORECARD: to_markdown(rows, source),

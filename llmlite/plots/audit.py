@@ -33,10 +33,10 @@ def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Fi
         mean = float(np.mean(losses))
         ax.plot(places, losses, marker=MARKERS[i], markersize=4, color=COLOURS[i])
         ax.axhline(mean, color=COLOURS[i], linestyle="--", linewidth=1)
-        middle = len(losses) // 2
+        above = max(losses[:-1])  # the last one may tower over all others
         ax.annotate(
             f"{label}: mean {mean:.3f}, perplexity {np.exp(mean):.4g}",
-            (places[middle], losses[middle]),
+            (len(losses) / 2, above),
             xytext=(0, 8),
             textcoords="offset points",
             ha="center",
