@@ -220,6 +220,46 @@ def rate_error(warmup_fraction: float) -> float:
     return max(abs(ours[epoch] - rate) for epoch, rate in paper.EPOCH_RATES.items()) / 1e-3
 
 
+def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
+    """The paper's log beside ours, C3 to C5. plain, scaled: the records of "no-mask" and of
+    "scaled-norm"."""
+    last, divided = plain["epochs"][-1], paper.ACCUMULATED_LOSSES
+    ratio = last["train_loss"] / last["valid_loss"]
+    accumulation = plain["identity"]["train"]["accumulation"]
+    warned = {True: "warned", False: "no warning"}
+    rows = {
+        "training over validation loss, logged after the division": (
+            f"{divided[0] / divided[1]:.2f}",
+            f"{ratio:.2f}",
+        ),
+        "training over validation loss, logged before": (
+            f"{paper.PLAIN_LOSSES[0] / paper.PLAIN_LOSSES[1]:.2f}",
+            f"{ratio * accumulation:.2f}",
+        ),
+        "gradient norm, logged before unscaling (fp16)": (
+            "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS),
+            f"{scaled['epochs'][-1]['grad_norm']:.1e}",
+        ),
+        "gradient norm, logged after": (
+            "{:g} to {:g}".format(*paper.PLAIN_NORMS),
+            f"{last['grad_norm']:.3f}",
+        ),
+        "optimiser steps skipped for overflow (fp16)": (
+            "not stated",
+            f"{scaled['skipped']} of {scaled['epochs'][-1]['step']}",
+        ),
+        "scheduler, if the first step is skipped for overflow": (
+            "warned",
+            warned[scheduler_warns(overflow=True)],
+        ),
+        "scheduler, if stepped at every batch": (
+            "warned",
+            warned[scheduler_warns(every_batch=True)],
+        ),
+    }
+    return pd.DataFrame(rows, index=["paper", "here"]).T
+
+
 def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(verdicts, values): hypotheses × facts, and first what the paper has. A verdict is FITS,
     FAILS or SILENT.

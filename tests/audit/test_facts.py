@@ -282,3 +282,20 @@ def test_the_first_row_is_what_the_paper_has():
     verdicts, values = facts.fits(records, STEPS)
     assert values.loc["the paper"].to_dict() == facts.FACTS
     assert set(verdicts.loc["the paper"]) == {SILENT}
+
+
+def test_the_logs_other_numbers_stand_beside_the_papers():
+    plain = record(losses=(0.2, 0.16), train_loss=0.04, grad_norm=0.0625)
+    scaled = record(grad_norm=65_536.0, skipped=3)
+    scaled["epochs"][-1]["step"] = 40
+    table = facts.other_numbers(plain, scaled)
+    assert table["here"].tolist() == [
+        "0.25",
+        "1.00",
+        "6.6e+04",
+        "0.062",
+        "3 of 40",
+        "warned",
+        "warned",
+    ]
+    assert table["paper"].iloc[:3].tolist() == ["0.23", "0.91", "3.7e+04 to 2.2e+06"]
