@@ -79,6 +79,7 @@ def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
     grids = {
         f"grid-{grid}-seed-{seed}": {
             "command": audit.shown_command(f"grid-{grid}-seed-{seed}"),
+            "environment": audit.grid_environment(grid, seed),
             "epochs": table[table.seed == seed].to_dict("records"),
         }
         for grid, table in zip(

@@ -17,7 +17,7 @@ from llmlite.audit.facts import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import HEADS, Run, plan
 from llmlite.audit.studies import STUDIES
-from llmlite.checkpoint import load_model, read_steps
+from llmlite.checkpoint import load_model, read_record, read_steps
 from llmlite.config import DataConfig, SearchSpace, fingerprint
 from llmlite.data import SPLITS, resolve_source, text_to_rows
 from llmlite.errors import LLMLiteError
@@ -26,7 +26,7 @@ from llmlite.files import write_json
 from llmlite.flaws import flawed_windows, mistakes
 from llmlite.model import GPT
 from llmlite.progress import tqdm
-from llmlite.search import AXES, epochs_table, hyperparameter_search
+from llmlite.search import AXES, epochs_table, hyperparameter_search, read_results
 from llmlite.train import Trainer
 from llmlite.windows import TokenWindows
 
@@ -155,6 +155,11 @@ class Audit:
             self.command(f"grid-{grid}-seed-{seed}"),
         )
         return epochs_table(table, folder).assign(seed=seed)
+
+    def grid_environment(self, grid: str, seed: int) -> dict:
+        """Versions, device and commit of a grid's runs, from the record of the first of them."""
+        folder = self.folder / "grids" / f"{grid}-seed-{seed}"
+        return read_record(folder / read_results(folder).run.iloc[0])["environment"]
 
     def grids(self, grid: str) -> pd.DataFrame:
         """`grid` for all seeds."""

@@ -608,6 +608,7 @@ def test_the_scorecard_and_its_records_are_written(made, gathered):
         assert run["command"] == made.shown_command(name)
         assert str(made.experiment.out) not in json.dumps(run)  # nothing of this machine
         assert run["epochs"]
+        assert run["environment"]["commit"]
     assert written["runs"]["no-mask"]["measures"] == made.record("no-mask")["measures"]
     honest = written["runs"]["honest-seed-1"]
     assert tuple(honest["scores"]) == RULES
