@@ -106,7 +106,9 @@ class Audit:
         return load_model(self.run_folder(name) / "best.safetensors", self.experiment.device)[0]
 
     def run_folder(self, name: str) -> Path:
-        return self._trainer(name).folder
+        run = self._run(name)
+        identity = [str(run.model), str(run.train), run.data.stride, self._about(run)]
+        return self.folder / f"{name}-{fingerprint(identity)[:8]}"
 
     def record(self, name: str) -> dict:
         """The record of one of `leak_runs`, and what was measured of its model."""
@@ -226,17 +228,20 @@ class Audit:
         device = self.experiment.device
         return flawed_windows(text.corpus, text.tokenizer, text.ids, run.data, *limits, device)
 
+    def _run(self, name: str) -> Run:
+        return (self.leak_runs | self.honest_runs)[name]
+
+    def _about(self, run: Run) -> dict[str, str]:
+        return self.text(run.data).about | mistakes(run.data)
+
     def _trainer(self, name: str) -> Trainer:
-        run = (self.leak_runs | self.honest_runs)[name]
-        text = self.text(run.data)
-        about = text.about | mistakes(run.data)
-        identity = [str(run.model), str(run.train), run.data.stride, about]
+        run = self._run(name)
         return Trainer(
             run.model,
             run.train,
-            text.ids,
-            self.folder / f"{name}-{fingerprint(identity)[:8]}",
-            about,
+            self.text(run.data).ids,
+            self.run_folder(name),
+            self._about(run),
             self.experiment.device,
             run.data.stride,
             self.experiment.progress,
