@@ -10,7 +10,8 @@ from matplotlib.image import imread
 
 from llmlite import experiment as module
 from llmlite.checkpoint import commit, read_record
-from llmlite.cli import _experiment, build_parser
+from llmlite.cli import build_parser
+from llmlite.cli.options import experiment_of
 from llmlite.config import SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment, benchmark
@@ -275,7 +276,7 @@ def typed(command):
     words = shlex.split(command)
     assert words.pop(0) == "llmlite"
     arguments = build_parser().parse_args(words)
-    return arguments, _experiment(arguments)
+    return arguments, experiment_of(arguments)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""The trained model that comes with the package, so that nobody has to train one to try it.
+
+This folder holds
+    model.safetensors  the weights in half precision; its header says what they are
+    tokenizer.json     the tokenizer that it was trained with
+    record.json        data, configuration, environment and scores of the run that made it
+    README.md          the model card, written from the record
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from llmlite.checkpoint import environment, load_model, read_record, save_weights
+from llmlite.errors import CheckpointError
+from llmlite.files import replacing, write_json
+from llmlite.metrics import Score, evaluate
+from llmlite.model import GPT
+from llmlite.pretrained.card import model_card
+from llmlite.tokenizer import BPETokenizer
+
+FOLDER = Path(__file__).parent
+MODEL, TOKENIZER, RECORD, CARD = "model.safetensors", "tokenizer.json", "record.json", "README.md"
+FILES = (MODEL, TOKENIZER, RECORD, CARD)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained model, its tokenizer, and the record of how it was made."""
+
+    model: GPT
+    tokenizer: BPETokenizer
+    record: dict
+
+    def __str__(self) -> str:
+        made = self.record
+        return (
+            f"the model that comes with llmlite: profile {made['profile']}, {made['data']}, "
+            f"{made['environment']['device']}, commit {made['environment']['commit']}"
+        )
+
+
+def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -> Pretrained:
+    """The model in float32 on `device`, its tokenizer and record.
+
+    Raises CheckpointError if a file is missing, damaged or belongs to another tokenizer.
+    """
+    model, header = load_model(folder / MODEL, device)
+    tokenizer = BPETokenizer.load(folder / TOKENIZER)
+    if header.get("tokenizer_fingerprint") != tokenizer.fingerprint:
+        raise CheckpointError(
+            f"{folder / MODEL} was trained with another tokenizer than the {TOKENIZER} beside it; "
+            "restore both from one release."
+        )
+    return Pretrained(model, tokenizer, read_record_of(folder))
+
+
+def read_record_of(folder: Path = FOLDER) -> dict:
+    """What record.json says, without loading the model."""
+    return json.loads((folder / RECORD).read_text("utf-8"))
+
+
+def ship(experiment, folder: Path = FOLDER) -> Pretrained:
+    """Write the trained model of an Experiment into `folder`, weights rounded to half precision.
+
+    The scores in its record are those of the rounded weights on the whole test split.
+    """
+    run = read_record(experiment.run_folder)
+    half = {name: weight.half() for name, weight in experiment.model.state_dict().items()}
+    about = {name: str(value) for name, value in experiment.about.items()}
+    save_weights(experiment.model.config, half, folder / MODEL, **about)
+    experiment.tokenizer.save(folder / TOKENIZER)
+    rounded, _ = load_model(folder / MODEL, experiment.device)
+    name = "Score what ships" if experiment.progress else None
+    counts = experiment.corpus.counts("test")
+    score = evaluate(rounded, experiment.ids["test"], counts, progress=name)
+    record = {
+        "profile": experiment.profile.name,
+        **about,
+        "data_config": {k: v for k, v in asdict(experiment.data).items() if k != "source"},
+        **{
+            key: run[key]
+            for key in ("identity", "amp", "parameters", "best", "epochs", "environment")
+        },
+        "scores": asdict(score),
+        "scored_in": environment(experiment.device),
+    }
+    write_json(folder / RECORD, record)
+    with replacing(folder / CARD) as aside:
+        aside.write_text(model_card(record, Score(**record["scores"])), encoding="utf-8")
+    return load_pretrained(experiment.device, folder)
