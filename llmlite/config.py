@@ -164,6 +164,28 @@ class SearchSpace:
             yield dict(zip(axes, values, strict=True))
 
 
+@dataclass(frozen=True)
+class DataSpace:
+    """Candidates for how text becomes windows: every combination (choice.py)."""
+
+    vocab_size: tuple[int, ...]
+    block_size: tuple[int, ...]
+    overlap: tuple[int, ...]  # windows that a token is in: 1 is side by side, 4 a quarter's stride
+    tokens: int  # that each candidate is trained on, about
+    train: TrainConfig  # how; its batch is for the longest windows, shorter ones get as many tokens
+
+    @property
+    def longest(self) -> int:
+        return max(self.block_size)
+
+    def points(self):
+        """Yield each candidate as changes to a DataConfig."""
+        for vocabulary, block, overlap in itertools.product(
+            self.vocab_size, self.block_size, self.overlap
+        ):
+            yield {"vocab_size": vocabulary, "block_size": block, "stride": block // overlap}
+
+
 PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # 36 configurations, batch 64, fixed rate
 PAPER_REVISED_GRID = SearchSpace()  # 12 configurations, batch 128, warmup + cosine
 

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from llmlite.checkpoint import commit, device_name, environment, load_model
+from llmlite.choice import CHOSEN, best_choice, choose_data
 from llmlite.cluster import RayOptions
 from llmlite.config import DataConfig, ModelConfig, fingerprint, with_data
 from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
@@ -28,6 +30,8 @@ from llmlite.live import watchers
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import local_device, world
+from llmlite.plots.style import STYLE
+from llmlite.pretrained import Pretrained, load_pretrained
 from llmlite.profiles import get_profile
 from llmlite.search import AXES, best_row, hyperparameter_search
 from llmlite.stream import FolderStream, HubStream, StreamedCorpus, head, open_stream, tokenize
@@ -35,6 +39,7 @@ from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Trainer
 
 GRIDS = ("first", "revised")
+SEEDS = "seeds.csv"  # the scores of the trained model, a row a seed
 
 # What the command line has an option for (cli.py): fields of DataConfig; of TrainConfig, with the
 # option's name.
@@ -85,15 +90,17 @@ class Experiment:
         self.world = world()
         several = self.world.size > 1 and device == "cuda"  # each process has a GPU of its own
         self.device = local_device() if device == "auto" or several else device
+        self._profile = profile
         self.profile = get_profile(profile, self.device.startswith("cuda"))
         self._device_given = device != "auto"
         if data:
             changes["source"] = str(data)
-        self.data: DataConfig = replace(self.profile.data, **changes)
         self.out = Path(out) if out else project_root() / "runs" / self.profile.name
+        DataConfig(**asdict(replace(self.profile.data, **changes)))  # complains of what is wrong
         self._configuration, self._changes = configuration or {}, changes
         self._given = (self.profile.retrain_configuration or {}) | (configuration or {})
         self.training = training or {}
+        self.pretrained: Pretrained | None = None
         self.progress, self.tensorboard = progress and self.world.main, tensorboard
 
     def __str__(self) -> str:
@@ -144,6 +151,34 @@ class Experiment:
         return shlex.join(map(str, words))
 
     # -- data (notebook 01) -------------------------------------------------------------------
+
+    @cached_property
+    def data(self) -> DataConfig:
+        """Text, vocabulary and windows: as given, else chosen by validation where the profile has
+        candidates (choice.py), else the profile's."""
+        given = replace(self.profile.data, **self._changes)
+        if not self.profile.data_space or set(CHOSEN) & self._changes.keys():
+            return given
+        return replace(given, **best_choice(self.data_choice))
+
+    @cached_property
+    def data_choice(self) -> pd.DataFrame:
+        """The candidates for vocabulary, window and stride, and how they fared."""
+        return choose_data(self)
+
+    def like(self, training: dict | None = None, **changes) -> "Experiment":
+        """This experiment with other training or data; in the same folder."""
+        return Experiment(
+            self._profile,
+            None,
+            self.out,
+            self.device,
+            self.progress,
+            self._configuration,
+            self.training | (training or {}),
+            self.tensorboard,
+            **self._changes | changes,
+        )
 
     @cached_property
     def corpus(self) -> Corpus | StreamedCorpus:
@@ -306,6 +341,24 @@ class Experiment:
         self.retrain()
         return load_model(self.run_folder / "best.safetensors", self.device)[0]
 
+    def with_seed(self, seed: int) -> "Experiment":
+        """The same, its trained model begun from other weights and another order of the text."""
+        return self.like(training={"seed": seed})
+
+    def or_pretrained(self) -> "Experiment":
+        """This experiment, or where it has trained nothing yet, the model that comes with the
+        package in its place: with that model's tokenizer, on this experiment's text."""
+        if any(self.out.glob("best-*")):
+            return self
+        pretrained = load_pretrained(self.device)
+        config = pretrained.model.config
+        ready = self.like(vocab_size=config.vocab_size, block_size=config.block_size, stride=None)
+        ready.pretrained = pretrained
+        ready.tokenizer, ready.model = pretrained.tokenizer, pretrained.model
+        if self.progress:
+            print(f"No model is trained here yet; this is {pretrained}.")
+        return ready
+
     def test_score(self) -> Score:
         """The trained model on the whole test split, windows side by side (Fig. 1).
 
@@ -317,6 +370,31 @@ class Experiment:
         content = {**asdict(score), "environment": environment(self.device)}
         write_json(self.run_folder / "test_score.json", content)
         return score
+
+    def seed_scores(self) -> pd.DataFrame:
+        """The trained model once for each of the profile's seeds: a row a seed, test split.
+
+        Also written to `seeds.csv`.
+        """
+        rows = []
+        for seed in self.profile.seeds:
+            experiment = self.with_seed(seed)
+            best, score = experiment.retrain()["best"], experiment.test_score()
+            rows.append(
+                {
+                    "seed": seed,
+                    "best epoch": best["epoch"],
+                    "validation loss": best["valid_loss"],
+                    "test loss": score.loss,
+                    "perplexity per token": score.perplexity,
+                    "perplexity per word": score.word_perplexity,
+                    "bits per byte": score.bits_per_byte,
+                }
+            )
+        table = pd.DataFrame(rows).set_index("seed")
+        with replacing(self.out / SEEDS) as aside:
+            table.to_csv(aside)
+        return table
 
     # -- what a reader looks at ---------------------------------------------------------------
 
@@ -332,17 +410,20 @@ class Experiment:
     def save_figure(
         self, figure: Figure, name: str, caption: str, source: str | None = None
     ) -> Figure:
-        """Write `figures/NAME.png` and keep its caption for the gallery. Returns the figure.
+        """Write `figures/NAME.png` and `NAME.svg`, and keep its caption for the gallery. Returns
+        the figure.
 
         The caption ends with where its numbers are from: `source`, or this experiment.
         """
         folder = self.out / "figures"
-        with replacing(folder / f"{name}.png") as aside:
-            figure.savefig(aside, dpi=160, bbox_inches="tight")
+        for suffix, metadata in ((".png", None), (".svg", {"Date": None})):  # no date: same bytes
+            with replacing(folder / f"{name}{suffix}") as aside, rc_context(STYLE):
+                figure.savefig(aside, dpi=160, bbox_inches="tight", metadata=metadata)
         captions = folder / "captions.json"
         known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
         source = source or (
-            f"Profile {self.profile.name}, {self.corpus.name}, {device_name(self.device)}."
+            f"Profile {self.profile.name}, {self.corpus.name}, {device_name(self.device)}"
+            + (f"; {self.pretrained}." if self.pretrained else ".")
         )
         write_json(captions, dict(sorted((known | {name: f"{caption} {source}"}).items())))
         return figure

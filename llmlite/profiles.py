@@ -10,6 +10,7 @@ from llmlite.config import (
     PAPER_FIRST_GRID,
     PAPER_REVISED_GRID,
     DataConfig,
+    DataSpace,
     ModelConfig,
     SearchSpace,
     TrainConfig,
@@ -25,7 +26,8 @@ class AuditConfig:
     model: ModelConfig  # theirs, but for layers and heads
     deep: int  # layers of the paper's best configuration, and of the other one whose curve it
     shallow: int  # shows: (1e-3, 6, 4) and (1e-3, 2, 4)
-    train: TrainConfig  # of each of these runs
+    train: TrainConfig  # of the runs whose curves are published
+    again: TrainConfig  # of the same with the mask, another batch, window or seed
     short: TrainConfig  # of those whose answer needs less
     scaled: TrainConfig  # of the one that logs the scaled gradient's norm, in fp16
     other_windows: tuple[int, ...]  # lengths that could refute the leading explanation
@@ -47,6 +49,7 @@ class Profile:
 
     name: str
     data: DataConfig
+    data_space: DataSpace | None  # where vocabulary, window and stride are chosen by validation
     model: ModelConfig  # what a configuration of a grid does not set
     first_grid: SearchSpace
     revised_grid: SearchSpace
@@ -54,6 +57,7 @@ class Profile:
     revised_search: TrainConfig
     retrain: TrainConfig
     retrain_configuration: dict | None  # what to retrain; None: the best of the revised grid
+    seeds: tuple[int, ...]  # of the retraining; the first one's model is the one that is studied
     samples: int  # continuations a prompt in the studies of generated text
     sample_tokens: int  # length of a continuation
     attention_sentences: int  # sentences of the test split behind the attention statistics
@@ -93,6 +97,10 @@ _SMALL_LEAK = TrainConfig(
 _FULL_LEAK = TrainConfig(
     epochs=10, batch_size=128, accumulation=4, amp="auto", valid_tokens=None, patience=0
 )
+# Two passes over the text an epoch, and less for the audit's 147 runs: all of `full` is about seven
+# billion tokens.
+_FULL_SEARCH = TrainConfig(batch_size=128, epoch_windows=20_480)
+_FULL_GRID = TrainConfig(batch_size=128, epochs=5, epoch_windows=4_096)
 _QUICK_GRID = replace(_QUICK_SEARCH, epochs=2, train_tokens=6_000, valid_tokens=2_000)
 _SMALL_GRID = replace(_SMALL_SEARCH, amp="off", train_tokens=40_000, valid_tokens=20_000)
 
@@ -100,6 +108,7 @@ PROFILES = {
     "quick": Profile(
         name="quick",
         data=DataConfig(source="sample", vocab_size=2048, block_size=64),
+        data_space=None,
         model=ModelConfig(dropout=0.0),
         # Models this small learn best at higher rates than the paper's.
         first_grid=SearchSpace((4e-3,), (2,), (4,), (32, 64)),
@@ -114,6 +123,7 @@ PROFILES = {
             valid_tokens=50_000,
         ),
         retrain_configuration=None,
+        seeds=(1337,),
         samples=4,
         sample_tokens=40,
         attention_sentences=20,
@@ -124,6 +134,7 @@ PROFILES = {
             deep=3,
             shallow=2,
             train=_QUICK_LEAK,
+            again=_QUICK_LEAK,
             short=replace(_QUICK_LEAK, epoch_windows=320),
             scaled=replace(_QUICK_LEAK, epochs=1, epoch_windows=160, amp="fp16"),
             other_windows=(8, 12),
@@ -142,6 +153,7 @@ PROFILES = {
     "small": Profile(
         name="small",
         data=DataConfig(vocab_size=4096, block_size=128),
+        data_space=None,
         model=ModelConfig(dropout=0.0),
         first_grid=SearchSpace((1e-3,), (2, 6), (4,), (64, 128, 256)),
         revised_grid=SearchSpace((1e-3, 5e-4), (2, 6), (2, 4), (128,)),
@@ -151,6 +163,7 @@ PROFILES = {
         # Its short runs on a part of the text say little about longer ones on all of it, so the
         # paper's best is retrained.
         retrain_configuration=paper.BEST,
+        seeds=(1337,),
         samples=20,
         sample_tokens=60,
         attention_sentences=100,
@@ -163,6 +176,7 @@ PROFILES = {
             deep=6,
             shallow=2,
             train=_SMALL_LEAK,
+            again=_SMALL_LEAK,
             short=replace(_SMALL_LEAK, epoch_windows=6_400),
             scaled=replace(_SMALL_LEAK, epochs=1, epoch_windows=640, amp="fp16"),
             other_windows=(16, 64),
@@ -180,16 +194,24 @@ PROFILES = {
     ),
     "full": Profile(
         name="full",
-        # Side by side, ten epochs at batch 128 are about 820 steps; a quarter-window stride gives
-        # the runs four times that, enough to be trained and not just started.
+        # Where no candidate of data_space is asked for. Side by side, ten epochs at batch 128 are
+        # about 820 steps; a quarter-window stride gives the runs four times that.
         data=DataConfig(vocab_size=10_000, block_size=256, stride=64),
+        data_space=DataSpace(
+            vocab_size=(4096, 10_000, 16_384),
+            block_size=(128, 256),
+            overlap=(1, 4),
+            tokens=40_000_000,
+            train=TrainConfig(batch_size=64, patience=0),
+        ),
         model=ModelConfig(dropout=0.1),
         first_grid=PAPER_FIRST_GRID,
         revised_grid=PAPER_REVISED_GRID,
-        first_search=TrainConfig(batch_size=64, schedule="fixed"),
-        revised_search=TrainConfig(batch_size=128),
+        first_search=replace(_FULL_SEARCH, batch_size=64, schedule="fixed"),
+        revised_search=_FULL_SEARCH,
         retrain=TrainConfig(epochs=20, batch_size=128, patience=5),
         retrain_configuration=None,
+        seeds=(1337, 1, 2),
         samples=50,
         sample_tokens=100,
         attention_sentences=200,
@@ -201,14 +223,15 @@ PROFILES = {
             deep=6,
             shallow=2,
             train=_FULL_LEAK,
+            again=replace(_FULL_LEAK, epoch_windows=256_000),
             short=replace(_FULL_LEAK, epoch_windows=256_000),
             scaled=replace(_FULL_LEAK, epochs=1, epoch_windows=2_560_000, amp="fp16"),
             other_windows=(16, 64),
             padded_window=256,
             seeds=_SEEDS,
-            honest=TrainConfig(epochs=20, batch_size=128, patience=5),
-            first_grid=TrainConfig(batch_size=64, schedule="fixed"),
-            revised_grid=TrainConfig(batch_size=128),
+            honest=TrainConfig(epochs=10, batch_size=128, patience=5),
+            first_grid=replace(_FULL_GRID, batch_size=64, schedule="fixed"),
+            revised_grid=_FULL_GRID,
             vocabularies=(4096, 10_000, 16_384),
             windows=200_000,
             samples=50,

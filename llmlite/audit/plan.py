@@ -25,7 +25,9 @@ def plan(audit: AuditConfig, data: DataConfig) -> list[Run]:
     """The runs that look for 1.17, the telling ones first. `data`: where the text comes from."""
     text = replace(audit.data, source=data.source, name=data.name)
     # The paper's runs accumulate 4 batches; C3 says that it logs the loss after dividing by them.
-    train = replace(audit.train, log_divided_loss=True)
+    train, again, short = (
+        replace(config, log_divided_loss=True) for config in (audit.train, audit.again, audit.short)
+    )
 
     def run(name, train=train, deep=False, seed=None, causal=False, **changes) -> Run:
         cut = replace(text, **changes)
@@ -40,10 +42,9 @@ def plan(audit: AuditConfig, data: DataConfig) -> list[Run]:
         return Run(name, cut, model, train if seed is None else replace(train, seed=seed))
 
     first, *others = audit.seeds
-    runs = [run("no-mask", seed=first), run("mask", causal=True, seed=first)]
+    runs = [run("no-mask", seed=first), run("mask", again, causal=True, seed=first)]
     runs += [run("no-mask-deep", deep=True, seed=first)]
-    runs += [run("no-mask-batch", replace(train, batch_size=2 * train.batch_size), seed=first)]
-    short = replace(audit.short, log_divided_loss=True)
+    runs += [run("no-mask-batch", replace(again, batch_size=2 * again.batch_size), seed=first)]
     sizes = (*audit.other_windows, audit.padded_window)
     *as_long, padded = (_as_many_tokens(short, text.block_size, size) for size in sizes)
     runs += [
@@ -56,7 +57,7 @@ def plan(audit: AuditConfig, data: DataConfig) -> list[Run]:
         run("split-after-windowing", short, causal=True, split="windows"),
         run("scaled-norm", replace(audit.scaled, log_scaled_norm=True)),
     ]
-    return runs + [run(f"no-mask-seed-{seed}", seed=seed) for seed in others]
+    return runs + [run(f"no-mask-seed-{seed}", again, seed=seed) for seed in others]
 
 
 def _as_many_tokens(train: TrainConfig, size: int, other: int) -> TrainConfig:

@@ -18,6 +18,7 @@ from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import HEADS, Run, plan
 from llmlite.audit.studies import STUDIES
 from llmlite.checkpoint import load_model, read_record, read_steps
+from llmlite.choice import CHOSEN
 from llmlite.config import DataConfig, SearchSpace, fingerprint
 from llmlite.data import SPLITS, resolve_source, text_to_rows
 from llmlite.errors import LLMLiteError
@@ -210,7 +211,11 @@ class Audit:
         # Mistakes are of the windows alone; text and tokens are the same without them.
         clean = replace(data, padding=False, shift=1, split=experiment.data.split)
         if clean not in self._texts:
-            changes = {field: v for field, v in asdict(clean).items() if v != usual[field]}
+            changes = {
+                field: value
+                for field, value in asdict(clean).items()
+                if value != usual[field] or field in CHOSEN  # given, so that nothing is chosen
+            }
             self._texts[clean] = Experiment(
                 experiment.profile.name,
                 changes.pop("source", None),

@@ -1,6 +1,9 @@
 """The model card: data, licence, scores and limits of a shipped model, from its record."""
 
-from llmlite.metrics import Score
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # loading the model should not wait for what metrics need
+    from llmlite.metrics import Score
 
 CARD = """\
 ---
@@ -44,9 +47,9 @@ llmlite export --to my-model     # a folder for transformers
 
 ## Limits
 
-- A model of {millions:.1f} million parameters, trained on two million words. Its sentences are often
-  grammatical and seldom true; it has no knowledge to speak of, follows no instructions and forgets
-  everything before its last {block_size} tokens.
+- A model of {millions:.1f} million parameters, trained on two million words. Its sentences are
+  often grammatical and seldom true; it has no knowledge to speak of, follows no instructions and
+  forgets everything before its last {block_size} tokens.
 - It has seen English Wikipedia articles only, tokenised as WikiText is (a space before each comma).
   Where the corpus writes rare words `<unk>`, so does the model.
 - It repeats whatever bias and error those articles have. Use it to learn how such models work, and
@@ -59,7 +62,7 @@ Mixture Models" (2016), text from Wikipedia under CC BY-SA 3.0; it is not includ
 """
 
 
-def model_card(record: dict, score: Score) -> str:
+def model_card(record: dict, score: "Score") -> str:
     """README.md of a shipped model. `score`: of the weights as they are stored."""
     model, train = record["identity"]["model"], record["identity"]["train"]
     return CARD.format(
