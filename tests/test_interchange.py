@@ -91,6 +91,104 @@ def test_bytes_are_written_as_transformers_writes_them():
     assert written == bytes_to_unicode()
 
 
+# -- and back -------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_json_of_ours_is_read_back(trained, tmp_path):
+    trained.save_tokenizer_json(tmp_path / "tokenizer.json")
+    read = BPETokenizer.from_tokenizer_json(tmp_path / "tokenizer.json")
+    assert read.fingerprint == trained.fingerprint
+
+
+def test_a_tokenizer_json_that_transformers_has_saved_is_read_back(trained, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=trained.to_tokenizers(), eos_token=END_OF_TEXT
+    )
+    theirs(PROSE, truncation=True, max_length=3)  # leaves a setting of this call in the file
+    theirs.save_pretrained(tmp_path)
+    read = BPETokenizer.from_tokenizer_json(tmp_path / "tokenizer.json")
+    assert read.fingerprint == trained.fingerprint
+
+
+def test_a_tokenizer_that_hf_has_trained_is_read_with_its_ids(tmp_path):
+    theirs = train_hf(PROSE + TIES, 400)
+    theirs.add_special_tokens([END_OF_TEXT])
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    read = BPETokenizer.from_tokenizer_json(tmp_path / "tokenizer.json")
+    assert read.eot_id == theirs.token_to_id(END_OF_TEXT) == 399
+    for text in [*TEXTS, SPECIAL]:
+        assert read.encode(text, allow_special=True) == theirs.encode(text).ids
+
+
+def change_json(tokenizer: BPETokenizer, path: Path, change) -> None:
+    """tokenizer.json with something changed in it."""
+    tokenizer.save_tokenizer_json(path)
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_the_older_form_that_gpt2_comes_in_is_read(gpt2_form, tmp_path):
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+
+    def change(content):
+        content |= {"pre_tokenizer": byte_level, "post_processor": byte_level}
+        content["added_tokens"][0]["normalized"] = True
+        model = content["model"]
+        for name in ("type", "byte_fallback", "ignore_merges"):
+            del model[name]
+        model |= {"continuing_subword_prefix": "", "end_of_word_suffix": ""}
+        model["merges"] = [" ".join(merge) for merge in model["merges"]]
+
+    change_json(gpt2_form, tmp_path / "tokenizer.json", change)
+    read = BPETokenizer.from_tokenizer_json(tmp_path / "tokenizer.json")
+    assert read.fingerprint == gpt2_form.fingerprint
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": r"\w+"}, "invert": False, "behavior": "Isolated"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+TEMPLATE = {"type": "TemplateProcessing", "single": [{"SpecialToken": {}}, {"Sequence": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(normalizer={"type": "NFC"}), "another normalizer"),
+        (lambda c: c.update(post_processor=TEMPLATE), "another post_processor"),
+        (lambda c: c.update(decoder={"type": "BPEDecoder"}), "another decoder"),
+        (lambda c: c.update(added_tokens=[]), "another list of added tokens"),
+        (
+            lambda c: c["added_tokens"].append({**c["added_tokens"][0], "id": 400}),
+            "another list of added",
+        ),
+        (lambda c: c["added_tokens"][0].update(lstrip=True), "another list of added tokens"),
+        (lambda c: c["pre_tokenizer"].update(add_prefix_space=True), "another pre_tokenizer"),
+        (lambda c: c.update(pre_tokenizer=BYTES), "another pre_tokenizer"),
+        (lambda c: c["model"].update(ignore_merges=True), "another ignore_merges"),
+        (lambda c: c["model"].update(end_of_word_suffix="</w>"), "another end_of_word_suffix"),
+        (lambda c: c["model"].update(type="Unigram"), "another model"),
+        (lambda c: c["model"]["vocab"].update({"zzzz": 400}), "does not make: 'zzzz'"),
+        (lambda c: c["model"]["merges"].reverse(), "merge 4: .* not a merge of two earlier"),
+        (lambda c: c["model"].pop("vocab"), "does not hold byte-level byte pairs"),
+        (lambda c: c["model"].update(merges=[1]), "does not hold byte-level byte pairs"),
+        (lambda c: c.update(pre_tokenizer=None), "does not hold byte-level byte pairs"),
+        (
+            lambda c: c.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [SPLIT, BYTES]}),
+            "leaves characters out",
+        ),
+    ],
+)
+def test_what_would_give_other_ids_is_refused(gpt2_form, tmp_path, change, said, one_sentence):
+    path = tmp_path / "tokenizer.json"
+    change_json(gpt2_form, path, change)
+    with pytest.raises(TokenizerError, match=said) as error:
+        BPETokenizer.from_tokenizer_json(path)
+    assert str(path) in one_sentence(error)
+    assert len(str(error.value)) < 500
+
+
 # -- tiktoken -------------------------------------------------------------------------------------
 
 

@@ -272,6 +272,11 @@ class BPETokenizer:
         """Read GPT-2's form: `vocab.json` and `merges.txt`. The ids are those of the files."""
         return cls(interchange.read_gpt2(vocab, merges, END_OF_TEXT))
 
+    @classmethod
+    def from_tokenizer_json(cls, path: str | Path) -> "BPETokenizer":
+        """Read what `save_tokenizer_json` wrote, or transformers, or GPT-2's own tokenizer.json."""
+        return cls(*interchange.read_tokenizer_json(path, END_OF_TEXT))
+
     def save_tokenizer_json(self, path: str | Path) -> None:
         """Write a `tokenizer.json`, which HF tokenizers and transformers load: the same ids."""
         with replacing(path) as aside:
