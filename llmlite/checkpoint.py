@@ -20,9 +20,9 @@ from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -33,6 +33,9 @@ from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.files import replacing, room_for
 from llmlite.model import GPT
 from llmlite.progress import tqdm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "llmlite-gpt-1"
 STATE_FORMAT = "llmlite-state-2"
@@ -192,8 +195,10 @@ def cut_steps(folder: Path, step: int) -> None:
         aside.write_text("".join(rows[:step]), encoding="utf-8")
 
 
-def read_steps(folder: str | Path) -> pd.DataFrame:
+def read_steps(folder: str | Path) -> "pd.DataFrame":
     """The log of a run's optimiser steps: step (from 1), epoch (from 1), lr, loss, grad_norm."""
+    import pandas as pd  # here, so that loading a model does not wait for it
+
     return pd.read_json(Path(folder) / STEPS, lines=True)
 
 

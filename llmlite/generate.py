@@ -1,6 +1,9 @@
 """Sampling from a trained model (§IV.B and IV.C), and the paper's filter of repeated tokens."""
 
+import codecs
 import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +14,28 @@ from llmlite.model import GPT
 from llmlite.progress import tqdm
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
+MOST_TOKENS = 1_000_000  # more at once are a slip, and might not fit in memory
+
+
+class Step(NamedTuple):
+    """A token of a stream, and how surprising it was in nats, −log(probability)."""
+
+    token: int
+    nats: float  # under the model's own distribution: the softmax of the logits
+    drawn_nats: float  # under the one that it was drawn from, after temperature, top-k and top-p
+
+
+class Piece(NamedTuple):
+    """Whole characters of a stream's text, and the tokens that completed them: none, if these are
+    what a text has left at its end that is no character."""
+
+    text: str
+    steps: list[Step]
+
+    @property
+    def probability(self) -> float:
+        """Of these tokens one after the other, as the model says."""
+        return math.exp(-sum(step.nats for step in self.steps))
 
 
 @torch.inference_mode()
@@ -32,23 +57,89 @@ def generate(
     tokens that hold this much probability (Holtzman et al., 2020). The last block_size tokens are
     the context. fast: by a Decoder, with a key/value cache; False computes every step from scratch.
     """
-    _check(ids, max_new_tokens, temperature, top_k, top_p)
+    check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    text = _room(model, ids, max_new_tokens)
+    steps = _steps(model, text, ids.size(1), temperature, top_k, top_p, seed, head_mask, fast)
+    bar = tqdm(steps, "Generate", max_new_tokens, unit="token", disable=not progress)
+    for _ in bar:  # each writes a token into the text
+        pass
+    return text
+
+
+def stream(
+    model: GPT,
+    ids: Tensor,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    head_mask: Tensor | None = None,
+) -> Iterator[Step]:
+    """The new tokens of `generate` for one text, `ids` (1, time), each as soon as it is sampled.
+
+    The same arguments give the same tokens. Raises LLMLiteError at once, not at the first token.
+    """
+    check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    if len(ids) > 1:
+        raise LLMLiteError(f"A stream is of one text, not of {len(ids)}; use `generate` for more.")
+    text = _room(model, ids, max_new_tokens)
+    return _stream(model, text, ids.size(1), temperature, top_k, top_p, seed, head_mask)
+
+
+@torch.inference_mode()
+def _stream(model, text: Tensor, prompt: int, *sampling) -> Iterator[Step]:
+    for end, logits, probabilities in _steps(model, text, prompt, *sampling, fast=True):
+        token = int(text[0, end])
+        nats = -logits[0].log_softmax(-1)[token].item()
+        # At temperature 0 nothing is drawn: the likeliest token is certain.
+        drawn = 0.0 if probabilities is None else -probabilities[0, token].log().item()
+        yield Step(token, nats, drawn)
+
+
+def _room(model: GPT, ids: Tensor, max_new_tokens: int) -> Tensor:
+    """(batch, time + new) on the model's device; it begins with `ids`."""
+    if ids.numel() == 0:
+        raise LLMLiteError("Cannot generate: the prompt is empty.")
+    length = ids.size(1) + max_new_tokens
+    text = torch.empty(len(ids), length, dtype=ids.dtype, device=model.device)
+    text[:, : ids.size(1)] = ids
+    return text
+
+
+def _steps(
+    model, text, prompt, temperature, top_k, top_p, seed, head_mask, fast
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Fill `text` (batch, time) from position `prompt` on, a token of each row at a step.
+
+    Yields its position, the logits (batch, vocab_size), and the probabilities that were drawn from,
+    None at temperature 0; both may be overwritten by the next step.
+    """
     model.eval()
-    (batch, prompt), length = ids.shape, ids.size(1) + max_new_tokens
-    text = torch.empty(batch, length, dtype=ids.dtype, device=model.device)
-    text[:, :prompt] = ids
+    batch, length = text.shape
     generator = None
     if seed is not None:
         generator = torch.Generator(device=model.device).manual_seed(seed)
     decoder = Decoder(model, batch, length, head_mask) if fast else None
-    for end in tqdm(range(prompt, length), "Generate", unit="token", disable=not progress):
+    for end in range(prompt, length):
         if fast:
             logits = decoder(text[:, :end])
         else:
             window = text[:, max(0, end - model.config.block_size) : end]
             logits = model(window, head_mask=head_mask).logits[:, -1]
-        text[:, end] = _sample(logits.float(), temperature, top_k, top_p, generator)
-    return text
+        logits, probabilities = logits.float(), None
+        if temperature == 0:
+            text[:, end] = _likeliest(logits)
+        else:
+            probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+            text[:, end] = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+        yield end, logits, probabilities
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(-1))  # several times as fast as PyTorch's
+    return logits.argmax(-1)
 
 
 def next_token_probabilities(
@@ -67,13 +158,11 @@ def next_token_probabilities(
     return logits.softmax(-1)
 
 
-def _sample(logits, temperature, top_k, top_p, generator) -> Tensor:
-    if temperature == 0 and logits.device.type == "cpu":
-        return torch.from_numpy(logits.numpy().argmax(-1))  # several times as fast as PyTorch's
-    if temperature == 0:
-        return logits.argmax(-1)
-    probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+def prompt_ids(tokenizer, prompt: str) -> Tensor:
+    """`prompt` as the start of a paragraph, as the corpus writes it: (1, time)."""
+    if not prompt.strip():
+        raise LLMLiteError("The prompt is empty; give at least one word.")
+    return torch.tensor([tokenizer.encode(PARAGRAPH + prompt.strip())])
 
 
 def complete(
@@ -91,9 +180,7 @@ def complete(
     """
     if n < 1:
         raise LLMLiteError(f"Cannot generate {n} continuations; ask for 1 or more.")
-    if not prompt.strip():
-        raise LLMLiteError("The prompt is empty; give at least one word.")
-    start = torch.tensor([tokenizer.encode(PARAGRAPH + prompt.strip())])
+    start = prompt_ids(tokenizer, prompt)
     rows = generate(model, start.repeat(n, 1), max_new_tokens, **sampling)
     continuations = []
     for row in rows[:, start.size(1) :].tolist():
@@ -102,15 +189,42 @@ def complete(
     return continuations
 
 
+def pieces(tokenizer, steps: Iterable[Step]) -> Iterator[Piece]:
+    """The text of a stream up to <|endoftext|>, as soon as it can be read: no character is cut.
+
+    Together the texts are what `tokenizer.decode` makes of the tokens.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    waiting = []  # tokens that spell a part of a character so far
+    for step in steps:
+        if step.token == tokenizer.eot_id:
+            break
+        waiting.append(step)
+        if text := decoder.decode(tokenizer.token_bytes[step.token]):
+            yield Piece(text, waiting)
+            waiting = []
+    if text := decoder.decode(b"", final=True):
+        yield Piece(text, waiting)
+
+
 def remove_repeated_tokens(text: str) -> str:
     """The paper's filter (§IV.B): each word stays where it occurs first and goes elsewhere."""
     return " ".join(dict.fromkeys(text.split()))
 
 
-def _check(ids, max_new_tokens, temperature, top_k, top_p) -> None:
+def check_sampling(
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+) -> None:
+    """LLMLiteError that names the first of these that nothing can be sampled with."""
     for wrong, what in (
-        (ids.numel() == 0, "the prompt is empty"),
-        (max_new_tokens < 0, f"max_new_tokens is {max_new_tokens}; it must be 0 or more"),
+        (
+            not 0 <= max_new_tokens <= MOST_TOKENS,
+            f"max_new_tokens is {max_new_tokens}; it must be 0 to {MOST_TOKENS:,}",
+        ),
         (
             temperature != 0 and not 0.01 <= temperature < math.inf,
             f"temperature is {temperature}; it must be 0 or at least 0.01",
@@ -119,6 +233,10 @@ def _check(ids, max_new_tokens, temperature, top_k, top_p) -> None:
         (
             top_p is not None and not 0 < top_p <= 1,
             f"top_p is {top_p}; it must be above 0 and at most 1",
+        ),
+        (
+            seed is not None and not -(2**63) <= seed < 2**64,
+            f"seed is {seed}; it must fit into 64 bits",
         ),
     ):
         if wrong:

@@ -1,5 +1,6 @@
 """Sampling against plain loops and distributions worked out by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,14 @@ import torch
 from llmlite.errors import LLMLiteError
 from llmlite.generate import (
     PARAGRAPH,
+    Step,
     complete,
     generate,
     next_token_probabilities,
+    pieces,
+    prompt_ids,
     remove_repeated_tokens,
+    stream,
 )
 from llmlite.interpret import mask_heads
 from llmlite.tokenizer import BPETokenizer
@@ -207,20 +212,131 @@ def test_no_new_tokens_are_none(tiny_model, make_ids):
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"max_new_tokens": 10**12}, "max_new_tokens is 1000000000000"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"seed": -(2**63) - 1}, "64 bits"),
     ],
 )
+@pytest.mark.parametrize("sample", [generate, stream])  # a stream refuses before its first token
 def test_an_impossible_request_is_refused_by_name(
-    tiny_model, make_ids, options, name, one_sentence
+    tiny_model, make_ids, sample, options, name, one_sentence
 ):
     with pytest.raises(LLMLiteError, match=name) as error:
-        generate(tiny_model, make_ids(1, 4), **{"max_new_tokens": 2, **options})
+        sample(tiny_model, make_ids(1, 4), **{"max_new_tokens": 2, **options})
     one_sentence(error)
 
 
+@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
+def test_every_seed_of_64_bits_is_one(tiny_model, make_ids, seed):
+    assert generate(tiny_model, make_ids(1, 4), 2, seed=seed).shape == (1, 6)
+
+
+@pytest.mark.parametrize("sample", [generate, stream])
 @pytest.mark.parametrize("shape", [(1, 0), (0, 3)])
-def test_an_empty_prompt_of_ids_is_refused(tiny_model, make_ids, shape):
+def test_an_empty_prompt_of_ids_is_refused(tiny_model, make_ids, sample, shape):
     with pytest.raises(LLMLiteError, match="prompt is empty"):
-        generate(tiny_model, make_ids(*shape), 2)
+        sample(tiny_model, make_ids(*shape), 2)
+
+
+# -- one token at a time --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", [1, 5, 12, 20])  # the window is 12
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 9, "temperature": 0.7}])
+def test_a_stream_is_the_tokens_that_generate_gives(tiny_model, make_ids, prompt, options):
+    ids, mask = make_ids(1, prompt), mask_heads(tiny_model.config, [1, 2])
+    options = {"seed": 4, "head_mask": mask, **options}
+    tokens = [step.token for step in stream(tiny_model.train(), ids, 18, **options)]
+    assert tokens == generate(tiny_model, ids, 18, **options)[0, prompt:].tolist()
+    assert len(tokens) == 18
+
+
+def test_a_step_says_how_surprising_its_token_was(tiny_model, make_ids):
+    """Against the softmax spelled out, over the whole vocabulary and over the four likeliest."""
+    text = make_ids(1, 3)
+    for step in stream(tiny_model, text, 8, temperature=0.5, top_k=4, seed=2):
+        with torch.no_grad():
+            logits = tiny_model(text).logits[0, -1].double()
+        likely = logits.exp() / logits.exp().sum()
+        assert step.nats == pytest.approx(-likely[step.token].log().item(), abs=1e-4)
+        four = {i: (logits[i] / 0.5).exp().item() for i in likely.argsort()[-4:].tolist()}
+        drawn = four[step.token] / sum(four.values())
+        assert step.drawn_nats == pytest.approx(-math.log(drawn), abs=1e-4)
+        assert step.nats != pytest.approx(step.drawn_nats, abs=1e-3)
+        text = torch.cat([text, torch.tensor([[step.token]])], dim=1)
+    assert text.size(1) == 11
+
+
+def test_what_is_not_drawn_is_certain(tiny_model, make_ids):
+    for step in stream(tiny_model, make_ids(1, 3), 5, temperature=0):
+        assert step.drawn_nats == 0
+        assert step.nats > 0.01
+
+
+def test_a_stream_leaves_its_readers_autograd_alone(tiny_model, make_ids):
+    for _ in stream(tiny_model, make_ids(1, 3), 3, seed=0):
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_a_token_comes_before_the_next_one_is_computed(tiny_model, make_ids, monkeypatch):
+    steps = stream(tiny_model, make_ids(1, 3), 3, seed=0)
+    next(steps)
+    monkeypatch.setattr("llmlite.generate.next_token_probabilities", None)
+    with pytest.raises(TypeError):
+        next(steps)
+
+
+def test_several_texts_are_no_stream(tiny_model, make_ids, one_sentence):
+    with pytest.raises(LLMLiteError, match="one text, not of 2") as error:
+        stream(tiny_model, make_ids(2, 3), 2)
+    one_sentence(error)
+
+
+def steps_of(tokens) -> list[Step]:
+    """Steps whose probabilities are a half, a quarter, an eighth, …"""
+    return [Step(token, (i + 1) * math.log(2), 0.0) for i, token in enumerate(tokens)]
+
+
+@pytest.mark.parametrize(
+    ("data", "texts"),
+    [
+        (b"a\xc3\xa9b", ["a", "é", "b"]),
+        ("日本".encode(), ["日", "本"]),
+        ("🙂".encode(), ["🙂"]),
+        (b"a\xc3", ["a", "\ufffd"]),  # the text stops within a character
+        (b"\xc3a", ["\ufffda"]),  # what began one is none: that is seen at the next byte
+        (b"\xa9b", ["\ufffd", "b"]),
+        (b"\xc3\xd0", ["\ufffd", "\ufffd"]),  # the second byte began another, and the text stops
+        (b"", []),
+    ],
+)
+def test_the_pieces_of_a_text_are_whole_characters(tokenizer, data, texts):
+    id_of = {tokenizer.token_bytes[i]: i for i in range(256)}
+    steps = steps_of(id_of[bytes([byte])] for byte in data)
+    found = list(pieces(tokenizer, iter(steps)))
+    assert [piece.text for piece in found] == texts
+    assert "".join(texts) == tokenizer.decode([step.token for step in steps])
+    assert [step for piece in found for step in piece.steps] == steps
+
+
+def test_a_characters_probability_is_the_product_of_its_tokens(tokenizer):
+    id_of = {tokenizer.token_bytes[i]: i for i in range(256)}
+    (piece,) = pieces(tokenizer, steps_of([id_of[b"\xc3"], id_of[b"\xa9"]]))
+    assert piece.probability == pytest.approx(1 / 2 * 1 / 4)
+
+
+def test_pieces_end_before_the_special_token_and_ask_for_no_more(tokenizer):
+    steps = iter(steps_of([65, tokenizer.eot_id, 66]))
+    assert len(list(pieces(tokenizer, steps))) == 1
+    assert next(steps).token == 66
+
+
+def test_pieces_come_as_soon_as_they_are_whole(tokenizer):
+    def endless():
+        yield from steps_of([65])
+        raise AssertionError
+
+    assert next(pieces(tokenizer, endless())).text == tokenizer.decode([65])
 
 
 # -- text -----------------------------------------------------------------------------------------
@@ -233,6 +349,14 @@ def test_a_completion_continues_a_paragraph_that_starts_with_the_prompt(text_mod
     expected = [tokenizer.decode(row) for row in ids]
     assert complete(text_model, tokenizer, "  The cat\n", 12, n=3, seed=3, top_k=50) == expected
     assert len(set(expected)) == 3
+
+
+def test_pieces_of_a_stream_are_the_text_of_a_completion(text_model, tokenizer):
+    options = {"seed": 3, "top_k": 50, "temperature": 0.8}
+    steps = stream(text_model, prompt_ids(tokenizer, "The cat"), 40, **options)
+    text = "".join(piece.text for piece in pieces(tokenizer, steps))
+    assert complete(text_model, tokenizer, "The cat", 40, **options) == [text]
+    assert text
 
 
 def test_a_completion_ends_before_the_special_token(text_model, tokenizer, monkeypatch):
