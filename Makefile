@@ -8,7 +8,7 @@ PROFILE ?= auto
 # Where `make reproduce` finds WikiText-2: a folder or "hub"; auto: $LLMLITE_DATA, else the Hub.
 DATA ?= auto
 
-.PHONY: help install demo audit test soak reproduce bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate lint format clean
+.PHONY: help install demo audit test soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate site lint format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,14 @@ soak: $(INSTALLED)  ## kill a search at 25 random moments and compare: about fiv
 reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PROFILE=small] [DATA=folder]
 	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)'
 
+full: PROFILE = full
+full: OUT = runs/full
+full: $(INSTALLED)  ## everything at full scale into one archive; again to carry on: make full DATA=... OUT=...
+	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --carry-on --archive '$(OUT)/llmlite-$(PROFILE).tar.gz'
+
+render: $(INSTALLED)  ## show in this clone what an archive holds: make render ARCHIVE=...
+	$(BIN)/llmlite render '$(ARCHIVE)'
+
 bench: bench-tokenizer bench-train bench-memory bench-generate  ## compare with other implementations, in one run, and record it
 
 bench-tokenizer: $(INSTALLED)  ## the tokenizer against HF tokenizers and tiktoken
@@ -52,6 +60,9 @@ bench-memory: $(INSTALLED)  ## memory of training over the corpus's size, mapped
 
 bench-generate: $(INSTALLED)  ## generation against transformers' generate, the same greedy text
 	$(BIN)/python tests/benchmarks/bench_generate.py
+
+site: $(INSTALLED)  ## make the static site in build/site: notebooks, figures, attention explorer
+	HF_HUB_OFFLINE=1 $(BIN)/llmlite site
 
 lint: $(INSTALLED)  ## ruff check and ruff format --check
 	$(BIN)/ruff check .

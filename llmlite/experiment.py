@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from llmlite.checkpoint import commit, device_name, environment, load_model
@@ -29,10 +28,10 @@ from llmlite.flaws import flawed_windows, mistakes
 from llmlite.live import watchers
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
-from llmlite.parallel import local_device, world
-from llmlite.plots.style import STYLE
+from llmlite.parallel import check_device, local_device, world
+from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
-from llmlite.profiles import get_profile
+from llmlite.profiles import Profile, get_profile
 from llmlite.search import AXES, best_row, hyperparameter_search
 from llmlite.stream import FolderStream, HubStream, StreamedCorpus, head, open_stream, tokenize
 from llmlite.tokenizer import BPETokenizer
@@ -64,17 +63,17 @@ def project_root() -> Path:
 
 
 class Experiment:
-    """profile: "auto", "quick", "small" or "full". data: where the text comes from ("sample",
-    "hub", a folder, or "auto": $LLMLITE_DATA or else the Hub; None: as the profile says). out: the
-    folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda". configuration: values
-    of AXES for the trained model (what it leaves out is the profile's choice or the search's best).
-    training: fields of the retraining's TrainConfig to set otherwise. tensorboard: write event
-    files into the run's folder. changes: as `training`, for DataConfig.
+    """profile: "auto", "quick", "small", "full" or a Profile. data: where the text comes from
+    ("sample", "hub", a folder, or "auto": $LLMLITE_DATA or else the Hub; None: as the profile
+    says). out: the folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda".
+    configuration: values of AXES for the trained model (what it leaves out is the profile's choice
+    or the search's best). training: fields of the retraining's TrainConfig to set otherwise.
+    tensorboard: write event files into the run's folder. changes: as `training`, for DataConfig.
     """
 
     def __init__(
         self,
-        profile: str = "auto",
+        profile: str | Profile = "auto",
         data: str | None = None,
         out: str | Path | None = None,
         device: str = "auto",
@@ -84,14 +83,14 @@ class Experiment:
         tensorboard: bool = False,
         **changes,
     ):
-        cuda = torch.cuda.is_available()
-        if device not in ("auto", "cpu") and not (device.startswith("cuda") and cuda):
-            raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")
+        check_device(device)
         self.world = world()
         several = self.world.size > 1 and device == "cuda"  # each process has a GPU of its own
         self.device = local_device() if device == "auto" or several else device
         self._profile = profile
-        self.profile = get_profile(profile, self.device.startswith("cuda"))
+        if not isinstance(profile, Profile):
+            profile = get_profile(profile, self.device.startswith("cuda"))
+        self.profile = profile
         self._device_given = device != "auto"
         if data:
             changes["source"] = str(data)
@@ -416,9 +415,9 @@ class Experiment:
         The caption ends with where its numbers are from: `source`, or this experiment.
         """
         folder = self.out / "figures"
-        for suffix, metadata in ((".png", None), (".svg", {"Date": None})):  # no date: same bytes
-            with replacing(folder / f"{name}{suffix}") as aside, rc_context(STYLE):
-                figure.savefig(aside, dpi=160, bbox_inches="tight", metadata=metadata)
+        for suffix in (".png", ".svg"):
+            with replacing(folder / f"{name}{suffix}") as aside:
+                save(figure, aside)
         captions = folder / "captions.json"
         known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
         source = source or (

@@ -13,6 +13,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from llmlite.errors import LLMLiteError
+
 # One process prepares what all need (tokenizer, token ids); the others wait so long at most.
 PATIENCE = timedelta(hours=2)
 
@@ -77,3 +79,10 @@ def local_device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+
+
+def check_device(device: str) -> None:
+    """LLMLiteError for a name that is not "auto", "cpu" or a CUDA device of this machine."""
+    cuda = device.startswith("cuda") and torch.cuda.is_available()
+    if device not in ("auto", "cpu") and not cuda:
+        raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")

@@ -12,10 +12,12 @@ from filelock import FileLock, Timeout
 
 from llmlite.checkpoint import read_record
 from llmlite.errors import CheckpointError, LLMLiteError
+from llmlite.pretrained import MODEL
 
 COLUMNS = ["run", "state", "epochs", "of", "perplexity", "age", "reason", "carry_on"]
 UNFINISHED = ("interrupted", "failed")  # what somebody has to carry on
 WIDTH = 120  # characters in a line of the report
+RENDERED = "rendered"  # the folder in which publish.py gathers what a run shows
 
 
 def runs_table(folder: str | Path) -> pd.DataFrame:
@@ -29,11 +31,17 @@ def runs_table(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     if not folder.is_dir():
         raise LLMLiteError(f"There is no folder {folder}; name one with --out, or train first.")
-    rows = [_row(path.parent, folder) for path in folder.rglob("record.json")]
+    runs = [path.parent for path in folder.rglob("record.json") if not _is_copy(path.parent)]
+    rows = [_row(run, folder) for run in runs]
     rows.sort(key=lambda row: (row["age"], row["run"]))
     return pd.DataFrame(rows, columns=COLUMNS).astype(
         {"epochs": "Int64", "of": "Int64", "perplexity": float}
     )
+
+
+def _is_copy(folder: Path) -> bool:
+    """Is this of a run that is listed already: gathered for publishing, or a model to ship?"""
+    return RENDERED in folder.parts or (folder / MODEL).exists()
 
 
 def _row(run: Path, folder: Path) -> dict:

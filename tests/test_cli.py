@@ -13,7 +13,8 @@ from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.profiles import PROFILES
 
-COMMANDS = ("prepare", "search", "train", "evaluate", "generate", "audit", "reproduce")
+COMMANDS = ("prepare", "search", "train", "evaluate", "generate", "chat", "audit", "reproduce")
+OTHERS = ("export", "import", "render", "runs", "site")
 
 
 @pytest.fixture
@@ -49,7 +50,21 @@ def test_the_top_level_help_lists_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    assert all(command in text for command in COMMANDS)
+    assert all(command in text for command in (*COMMANDS, *OTHERS))
+
+
+def test_every_command_tells_what_it_takes(capsys):
+    for command in OTHERS:
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert "DIR" in capsys.readouterr().out
+
+
+def test_a_ready_made_model_needs_a_device_that_is_there(capsys):
+    code, _, err = run(capsys, "generate", "The cat", "--device", "tpu")
+    assert code == 2
+    assert "no device 'tpu'" in sentence(err)
 
 
 def sentence(err):

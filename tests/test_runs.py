@@ -58,6 +58,14 @@ def test_a_row_a_run_the_last_written_first(tmp_path):
     assert table.age.tolist() == pytest.approx([60, 7200], abs=10)
 
 
+def test_copies_of_runs_are_not_listed_again(tmp_path):
+    write(tmp_path / "best-1", record())
+    write(tmp_path / "rendered" / "records" / "best-1", record())
+    write(tmp_path / "model", record())
+    (tmp_path / "model" / "model.safetensors").touch()
+    assert runs_table(tmp_path).run.tolist() == ["best-1"]
+
+
 def test_the_age_is_that_of_the_last_step_as_well(tmp_path):
     run = write(tmp_path / "a", record("running"), age=7200)
     (run / "steps.jsonl").write_text("{}\n")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmlite.cli.options import shared_options
+from llmlite.cli.owntext import reproduce_text
 
 
 def add_commands(add: Callable) -> None:
@@ -19,16 +20,45 @@ def add_commands(add: Callable) -> None:
     command.add_argument(
         "--publish",
         action="store_true",
-        help="afterwards copy executed notebooks, figures and results over the clone's own",
+        help="afterwards copy executed notebooks, figures, results and the trained model over the "
+        "clone's own",
+    )
+    command.add_argument(
+        "--carry-on",
+        action="store_true",
+        help="leave out notebooks that the same call has executed already",
+    )
+    command.add_argument(
+        "--archive",
+        metavar="FILE",
+        help="afterwards pack all that --publish would copy into one .tar.gz, for `llmlite render`",
+    )
+    command.add_argument(
+        "--text",
+        metavar="PATH",
+        help="instead of the notebooks, which speak of WikiText-2: prepare, search, train and "
+        "score on your own text, a UTF-8 file or a folder of them (20 kB or more), with sizes that "
+        "fit it; the same command carries on (default for --out: runs/own-NAME)",
+    )
+
+    command = add("render", render, "put an archive's contents where this clone shows them", [])
+    command.add_argument("archive", metavar="ARCHIVE", help="what reproduce --archive has left")
+    command.add_argument(
+        "--root", metavar="DIR", help="the clone (default: the one that the working folder is in)"
     )
 
 
 def reproduce(arguments) -> None:
+    if arguments.text is not None:
+        reproduce_text(arguments)
+        return
+
     import torch
 
     from llmlite.experiment import Experiment, project_root
     from llmlite.profiles import get_profile
-    from llmlite.reproduce import find_notebooks, publish, report, run_notebooks
+    from llmlite.publish import gather, pack, place
+    from llmlite.reproduce import find_notebooks, report, run_notebooks
 
     profile = get_profile(arguments.profile, torch.cuda.is_available()).name
     root = project_root()
@@ -36,9 +66,26 @@ def reproduce(arguments) -> None:
     folder = Path(arguments.notebooks) if arguments.notebooks else root / "notebooks"
     notebooks = find_notebooks(folder, arguments.only)
     print(f"Profile {profile}: {len(notebooks)} notebooks into {out}")
-    executed = run_notebooks(notebooks, out, profile, arguments.data, arguments.device)
+    executed = run_notebooks(
+        notebooks, out, profile, arguments.data, arguments.device, arguments.carry_on
+    )
     print(report(executed, out))
+    if not (arguments.publish or arguments.archive):
+        return
+    rendered = gather(Experiment(profile, arguments.data, out, arguments.device))
+    if arguments.archive:
+        archive = pack(rendered, Path(arguments.archive))
+        print(f"Archive: {archive}, {archive.stat().st_size / 2**20:.1f} MiB")
     if arguments.publish:
-        data = arguments.data
-        publish(Experiment(profile, data, out, arguments.device, progress=False), root)
+        place(rendered, root)
         print(f"Published to {root / 'notebooks'} and {root / 'figures'}")
+
+
+def render(arguments) -> None:
+    from llmlite.experiment import project_root
+    from llmlite.publish import place, unpacked
+
+    root = Path(arguments.root) if arguments.root else project_root()
+    with unpacked(Path(arguments.archive)) as folder:
+        place(folder, root)
+    print(f"Rendered into {root / 'notebooks'}, {root / 'figures'} and {root / 'README.md'}")

@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
+from llmlite.errors import LLMLiteError
 from llmlite.profiles import PROFILES
 
 
@@ -99,6 +101,19 @@ def model_options() -> argparse.ArgumentParser:
     return options
 
 
+def source_option() -> argparse.ArgumentParser:
+    """The other place that a model can come from, for what asks `model_of`."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--model",
+        metavar="DIR",
+        help="the model in this folder, which `llmlite import` has left, instead of one that the "
+        "options above describe (default: the one that comes with the package, if they are not "
+        "given either)",
+    )
+    return options
+
+
 def tensorboard_option() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
@@ -150,17 +165,31 @@ def experiment_of(arguments):
     return experiment
 
 
-def model_of(arguments):
-    """What has the `model` and `tokenizer` that the options ask for: an Experiment where one of
-    them names text, folder or model, and otherwise the model that comes with the package."""
+def model_of(arguments, announce: bool = True):
+    """What has the `model` and `tokenizer` that the options ask for: the folder that --model names,
+    an Experiment where another names text, folder or model, and otherwise the model that comes with
+    the package. announce: print a ready-made model's line; an Experiment always prints its own."""
     own = {
         o.dest for group in (shared_options, data_options, model_options) for o in group()._actions
     }
     given = {name for name in own - {"help", "device"} if getattr(arguments, name) is not None}
-    if given - {"profile"} or arguments.profile != "auto":
+    if arguments.profile == "auto":
+        given.remove("profile")
+    if given and arguments.model is None:
         return experiment_of(arguments)
-    from llmlite.pretrained import load_pretrained
+    if given:
+        names = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in given))
+        raise LLMLiteError(
+            f"--model names a model that is trained already, and {names} would describe another; "
+            "leave out one or the other."
+        )
+    from llmlite.parallel import check_device
+    from llmlite.pretrained import FOLDER, load_pretrained
 
-    pretrained = load_pretrained("cpu" if arguments.device == "auto" else arguments.device)
-    print(pretrained, file=sys.stderr)
+    check_device(arguments.device)
+    folder = FOLDER if arguments.model is None else Path(arguments.model)
+    device = "cpu" if arguments.device == "auto" else arguments.device
+    pretrained = load_pretrained(device, folder)
+    if announce:
+        print(pretrained, file=sys.stderr)
     return pretrained

@@ -16,7 +16,6 @@ import torch
 from llmlite.checkpoint import environment, load_model, read_record, save_weights
 from llmlite.errors import CheckpointError
 from llmlite.files import replacing, write_json
-from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.pretrained.card import model_card
 from llmlite.tokenizer import BPETokenizer
@@ -33,11 +32,15 @@ class Pretrained:
     model: GPT
     tokenizer: BPETokenizer
     record: dict
+    folder: Path
 
     def __str__(self) -> str:
         made = self.record
+        if "imported_from" in made:  # by huggingface.py, which knows no more
+            return f"the model imported from {made['imported_from']}"
+        name = "that comes with llmlite" if self.folder == FOLDER else f"in {self.folder}"
         return (
-            f"the model that comes with llmlite: profile {made['profile']}, {made['data']}, "
+            f"the model {name}: profile {made['profile']}, {made['data']}, "
             f"{made['environment']['device']}, commit {made['environment']['commit']}"
         )
 
@@ -47,6 +50,11 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
 
     Raises CheckpointError if a file is missing, damaged or belongs to another tokenizer.
     """
+    if (folder / "config.json").exists():
+        raise CheckpointError(
+            f"{folder} is a folder of transformers; make it one of llmlite's first, by llmlite "
+            f"import {folder} --to FOLDER."
+        )
     model, header = load_model(folder / MODEL, device)
     tokenizer = BPETokenizer.load(folder / TOKENIZER)
     if header.get("tokenizer_fingerprint") != tokenizer.fingerprint:
@@ -54,12 +62,15 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
             f"{folder / MODEL} was trained with another tokenizer than the {TOKENIZER} beside it; "
             "restore both from one release."
         )
-    return Pretrained(model, tokenizer, read_record_of(folder))
+    return Pretrained(model, tokenizer, read_record_of(folder), folder)
 
 
 def read_record_of(folder: Path = FOLDER) -> dict:
     """What record.json says, without loading the model."""
-    return json.loads((folder / RECORD).read_text("utf-8"))
+    try:
+        return json.loads((folder / RECORD).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from None
 
 
 def ship(experiment, folder: Path = FOLDER) -> Pretrained:
@@ -67,6 +78,8 @@ def ship(experiment, folder: Path = FOLDER) -> Pretrained:
 
     The scores in its record are those of the rounded weights on the whole test split.
     """
+    from llmlite.metrics import Score, evaluate  # here, so that loading the model is quick
+
     run = read_record(experiment.run_folder)
     half = {name: weight.half() for name, weight in experiment.model.state_dict().items()}
     about = {name: str(value) for name, value in experiment.about.items()}

@@ -1,0 +1,19 @@
+"""Notebooks of a few cells, to run and to publish."""
+
+from pathlib import Path
+
+import nbformat
+
+PARAMETERS = 'profile = "auto"\nout = None\ndata = None\ndevice = "auto"'
+
+
+def make_notebook(path: Path, *sources: str) -> Path:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(content, path)
+    return path
+
+
+PARAMETERS = 'profile = "auto"\nout = None\ndata = None\ndevice = "auto"'
