@@ -87,7 +87,6 @@ class Experiment:
         self.world = world()
         several = self.world.size > 1 and device == "cuda"  # each process has a GPU of its own
         self.device = local_device() if device == "auto" or several else device
-        self._profile = profile
         if not isinstance(profile, Profile):
             profile = get_profile(profile, self.device.startswith("cuda"))
         self.profile = profile
@@ -95,7 +94,7 @@ class Experiment:
         if data:
             changes["source"] = str(data)
         self.out = Path(out) if out else project_root() / "runs" / self.profile.name
-        DataConfig(**asdict(replace(self.profile.data, **changes)))  # complains of what is wrong
+        replace(self.profile.data, **changes)  # complains of what is wrong, before any work
         self._configuration, self._changes = configuration or {}, changes
         self._given = (self.profile.retrain_configuration or {}) | (configuration or {})
         self.training = training or {}
@@ -168,10 +167,10 @@ class Experiment:
     def like(self, training: dict | None = None, **changes) -> "Experiment":
         """This experiment with other training or data; in the same folder."""
         return Experiment(
-            self._profile,
+            self.profile,
             None,
             self.out,
-            self.device,
+            self.device if self._device_given else "auto",
             self.progress,
             self._configuration,
             self.training | (training or {}),

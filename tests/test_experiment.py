@@ -436,8 +436,12 @@ def test_a_figure_is_saved_with_its_caption(start):
     assert list(captions) == ["a-rate", "b-loss"]
     assert captions["b-loss"].startswith("The loss again. Profile quick, own text in text, CPU")
     assert {path.name for path in folder.iterdir()} == {
-        "a-rate.png", "b-loss.png", "captions.json"
+        "a-rate.png", "a-rate.svg", "b-loss.png", "b-loss.svg", "captions.json"
     }  # fmt: skip
+    drawn = (folder / "a-rate.svg").read_bytes()
+    assert b"<svg" in drawn
+    experiment.save_figure(figure, "a-rate", "The rate.")
+    assert (folder / "a-rate.svg").read_bytes() == drawn, "the same figure, the same bytes"
 
 
 def test_a_figure_has_at_least_150_dots_an_inch(start):

@@ -1,129 +1,33 @@
 """Every figure draws what it is given, with labels on its axes, and leaves nothing open."""
 
+from functools import cache
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from plot_cases import (
+    CELLS,
+    EPOCHS,
+    FIGURES,
+    HEADS,
+    INTERVALS,
+    MAP,
+    MEMORY,
+    SAMPLED,
+    SCORECARD,
+    SECONDS,
+    STEPS,
+    TABLE,
+    VALUES,
+    WINDOWS,
+    YARDSTICKS,
+)
 
 from llmlite import plots
-from llmlite.audit.facts import FAILS, FITS, SILENT
 from llmlite.audit.rows import VERDICTS
-from llmlite.intervals import Interval
+from llmlite.plots import style
 
-EPOCHS = pd.DataFrame(
-    {
-        "epoch": [1, 2, 3],
-        "train_loss": [5.0, 4.0, 3.5],
-        "valid_loss": [5.1, 4.2, 4.3],
-        "perplexity": [164.0, 66.7, 73.7],
-    }
-)
-STEPS = pd.DataFrame(
-    {"step": range(1, 31), "lr": np.linspace(1e-4, 1e-3, 30), "grad_norm": np.geomspace(3, 0.3, 30)}
-)
-TABLE = pd.DataFrame(
-    [
-        {"learning_rate": lr, "n_layer": n, "n_head": h, "n_embd": 64, "perplexity": 90 + n - h}
-        for lr in (1e-3, 5e-4)
-        for n in (2, 4, 6)
-        for h in (2, 4)
-    ]
-)
-STATISTICS = pd.DataFrame(
-    [
-        {
-            "layer": layer,
-            "head": head,
-            "distance": 3.0 + layer,
-            "previous": 0.4 - 0.1 * head,
-            "entropy": 1.0,
-            "uniform_distance": 6.0,
-        }
-        for layer in range(2)
-        for head in range(4)
-    ]
-)
-SAMPLED = pd.DataFrame(
-    [{"temperature": t, "top_k": k, "d": t / k} for t in (0.5, 1.0) for k in (5, 50)]
-)
-MAP = np.tril(np.full((4, 4), 0.25))
-
-SECONDS = {
-    "ours": {"median_s": 2.0, "min_s": 1.5, "max_s": 3.0},
-    "theirs": {"median_s": 5.0, "min_s": 4.0, "max_s": 6.0},
-}
-
-MEMORY = [
-    {
-        "how": how,
-        "tokens": tokens,
-        "before": {"anonymous": 3e8, "file": 1e8},
-        "samples": [
-            {"trained": trained, "anonymous": 4e8 + held * tokens, "file": 1e8 + trained}
-            for trained in (10, 20)
-        ],
-    }
-    for how, held in (("in memory", 8), ("from a file", 0))
-    for tokens in (2e6, 2e8)
-]
-
-PER_WORD = "perplexity per word and line end"
-YARDSTICKS = pd.DataFrame(
-    {"model": ["uniform", "GPT-2"], PER_WORD: [9_000.0, 29.4], "exact": [True, False]}
-)
-INTERVALS = {
-    "clear": Interval(-0.2, -0.3, -0.1, "12 pairs"),
-    "not clear": Interval(0.1, -0.1, 0.3, "12 pairs"),
-}
-WINDOWS = pd.DataFrame(
-    {
-        "window": [32, 16],
-        "mean loss": [0.2, 0.4],
-        "predicted: last position / window": [0.19, 0.38],
-    }
-)
-CELLS = pd.DataFrame({"C1": [FITS, FAILS], "C2": [SILENT, FITS]}, ["no mask", "padding"])
-VALUES = pd.DataFrame({"C1": ["0.16", "5.1"], "C2": ["", "5,000"]}, ["no mask", "padding"])
-HEADS = pd.DataFrame(
-    [[0.4, 0.3, 0.5, 3.0, 2.0, 4.0], [0.2, 0.1, 0.3, 5.0, 4.0, 6.0]],
-    pd.MultiIndex.from_tuples([(0, 0), (1, 3)], names=["layer", "head"]),
-    pd.MultiIndex.from_product([["previous", "distance"], ["value", "low", "high"]]),
-)
-SCORECARD = pd.DataFrame(
-    {"claim": [f"claim {i}" for i in range(1, 5)], "ours": "0.1 nats", "verdict": VERDICTS},
-    index=range(1, 5),
-)
-
-FIGURES = {
-    "article_lengths": ({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
-    "token_lengths": ([0, 4, 3, 2], [0, 9, 5, 1]),
-    "token_strips": ({"a": [b" the", b"\n", b"\xc3", b" $x$"], "": [b"word"] * 40}, "title"),
-    "tokens_per_word": ({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
-    "contestants": ({"task": SECONDS, "other task": {"ours": SECONDS["ours"]}}, "title"),
-    "learning_curves": ({"a": EPOCHS, "b": EPOCHS}, "title"),
-    "final_perplexities": (TABLE, "n_layer", "n_head", "learning_rate", "title"),
-    "learning_rate_schedule": (STEPS,),
-    "losses": (EPOCHS, 2),
-    "resident_memory": (MEMORY,),
-    "gradient_norm": (STEPS, 1.0, 5),
-    "next_tokens": ([" the", " \n"], [0.4, 0.1], "The cat"),
-    "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"]),
-    "sampling_grid": (SAMPLED, {"d": "d"}),
-    "head_effects": (np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
-    "attention_map": (MAP, [" The", " cat", " sat", " \n"], "layer 0, head 0"),
-    "attention_grid": (np.broadcast_to(MAP, (2, 3, 4, 4)),),
-    "attention_by_layer": (STATISTICS,),
-    "loss_by_position": ({"mask": [5.0, 4.0, 4.5], "no mask": [0.01, 0.02, 6.0]}, 0.158),
-    "positions_by_run": ({"mask": [5.0, 4.0, 4.5], "padding": [4.0, 0.1]},),
-    "published_curves": ({"2 layers": ({1: 0.22, 10: 0.16}, [0.23, 0.2, 0.17])},),
-    "window_sizes": (WINDOWS,),
-    "hypotheses_and_facts": (CELLS, VALUES),
-    "first_layer_maps": ({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", " \n"]),
-    "yardsticks": (YARDSTICKS, "ours", 50.0, 45.0, 55.0),
-    "effects": (INTERVALS, "nats"),
-    "head_intervals": (HEADS,),
-    "scorecard": (SCORECARD,),
-}
 TABLES = {"hypotheses_and_facts", "scorecard"}  # what they say stands in their cells
 
 
@@ -135,15 +39,49 @@ def test_every_figure_has_a_case_here():
     assert public_figures() == set(FIGURES)
 
 
+@cache
+def case(name):
+    return getattr(plots, name)(*FIGURES[name])
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_labelled_and_closed(name, tmp_path):
     before = plt.get_fignums()
-    fig = getattr(plots, name)(*FIGURES[name])
+    fig = case(name)
     assert plt.get_fignums() == before
     fig.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 2000
     labels = [ax.get_xlabel() + ax.get_ylabel() + ax.get_title() for ax in fig.axes]
     assert any([*labels, fig.get_suptitle()]) or name in TABLES
+
+
+def texts(fig):
+    """The words of a figure that are drawn, as Text."""
+    found = [fig._suptitle, fig._supxlabel, *(t for box in fig.legends for t in box.get_texts())]
+    for ax in fig.axes:
+        found += [ax.title, *ax.texts]
+        if ax.get_legend():
+            found += ax.get_legend().get_texts()
+        for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            found += [axis.label, *(t for tick in ticks for t in (tick.label1, tick.label2))]
+    return [text for text in found if text and text.get_visible() and text.get_text().strip()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_words_are_7_points_where_they_are_read_and_apart(name):
+    fig = case(name)
+    width = fig.get_figwidth()
+    assert width <= style.PAGE
+    read = min(1, (3.5 if width <= style.HALF else 7) / width)
+    drawn = texts(fig)
+    assert not [t.get_text() for t in drawn if t.get_fontsize() * read < 6.99]
+    boxes = [(t.get_text(), t.get_window_extent().padded(-1)) for t in drawn]
+    for i, (text, box) in enumerate(boxes):
+        assert box.x0 > -5, text
+        assert box.x1 < fig.bbox.x1 + 5, text
+        assert not [other for other, place in boxes[:i] if box.overlaps(place)], text
 
 
 def drawn(ax):
@@ -155,6 +93,13 @@ def test_learning_rate_schedule_draws_the_steps():
         drawn(plots.learning_rate_schedule(STEPS).axes[0])[0]
         == STEPS[["step", "lr"]].values.tolist()
     )
+
+
+def test_the_papers_schedule_is_drawn_over_the_width_of_ours():
+    paper = pd.DataFrame({"step": [100, 200, 300], "lr": [0.5, 1.0, 0.0]})
+    ours, theirs = drawn(plots.learning_rate_schedule(STEPS, published=paper).axes[0])
+    assert ours[-1][0] == 30
+    np.testing.assert_allclose(theirs, [[10, 0.5], [20, 1.0], [30, 0.0]])
 
 
 def test_losses_draws_both_losses_and_the_perplexity():
@@ -172,7 +117,7 @@ def test_resident_memory_draws_the_most_of_each_run_and_the_course_of_the_larges
     np.testing.assert_allclose(drawn(left)[0], [[2e6, 0.516], [2e8, 2.1]], rtol=1e-6)
     np.testing.assert_allclose(drawn(left)[1], [[2e6, 0.5], [2e8, 0.5]], rtol=1e-6)
     np.testing.assert_allclose(drawn(right)[0], [[10, 2.1], [20, 2.1]], rtol=1e-6)
-    assert "2.10 GB" in left.texts[0].get_text()
+    assert words(left)[1:] == ["from a file:\n0.50 GB", "in memory:\n2.10 GB"]
 
 
 def test_the_bleu_map_leaves_the_diagonal_blank():
@@ -180,11 +125,27 @@ def test_the_bleu_map_leaves_the_diagonal_blank():
     assert np.isnan(np.ma.filled(image.get_array(), np.nan).diagonal()).all()
 
 
+def test_bleu_from_the_threshold_on_has_a_frame():
+    matrix = np.array([[1.0, 0.05], [0.049, 1.0]])
+    ax, bar = plots.bleu_heatmap(matrix, ["A", "B"], threshold=0.05).axes
+    (frame,) = ax.patches
+    assert (round(frame.get_x() + frame.get_width() / 2), round(frame.get_y() + 0.45)) == (1, 0)
+    assert 0.05 in [line.get_ydata()[0] for line in bar.get_lines()]
+
+
+def test_the_papers_temperature_has_a_frame():
+    ax = plots.sampling_grid(SAMPLED, {"d": "d"}, temperature=1.0).axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.5", "1\n(paper)"]
+    assert ax.patches[0].get_y() == pytest.approx(1 - 0.47)
+
+
 def test_final_perplexities_puts_each_configuration_in_its_panel():
     fig = plots.final_perplexities(TABLE, "n_layer", "n_head", "learning_rate", "title")
     first = fig.axes[0]  # learning rate 0.0005; two heads are drawn first
     assert drawn(first)[0] == [[0, 90], [1, 92], [2, 94]]
     assert [t.get_text() for t in first.get_xticklabels()] == ["2", "4", "6"]
+    assert [ax.get_title() for ax in fig.axes] == ["learning rate 0.0005", "learning rate 0.001"]
+    assert words(fig.axes[1]) == ["4 heads", "2 heads"], "from the lower to the upper line"
 
 
 def test_token_strips_write_every_character_and_go_on_in_the_next_line():
@@ -198,6 +159,8 @@ def test_contestants_are_multiples_of_the_first_one():
     ax = plots.contestants({"task": SECONDS}, "title").axes[0]
     assert [bar.get_width() for bar in ax.patches] == [1.0, 2.5]
     assert [text.get_text().strip() for text in ax.texts] == ["1", "2.5"]
+    _, other = plots.contestants({"task": SECONDS, "x": {"ours": SECONDS["ours"]}}, "title").axes
+    assert [text.get_text().strip() for text in other.texts] == ["1", "–"]
 
 
 # -- the audit ------------------------------------------------------------------------------------
@@ -309,7 +272,7 @@ def test_head_intervals_draw_value_and_interval_of_every_head():
 def test_the_scorecard_names_each_claim_and_colours_its_verdict():
     ax = plots.scorecard(SCORECARD).axes[0]
     chips = [text for text in ax.texts if text.get_bbox_patch()]
-    assert [chip.get_text() for chip in chips] == list(VERDICTS)
+    assert [chip.get_text().replace("\n", " ") for chip in chips] == list(VERDICTS)
     assert len({chip.get_bbox_patch().get_facecolor() for chip in chips}) == len(VERDICTS)
     for number, row in SCORECARD.iterrows():
         assert {str(number), row.claim} <= set(words(ax))

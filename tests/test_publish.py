@@ -209,7 +209,10 @@ def test_badges_say_what_the_record_of_the_model_says(experiment, tmp_path):
         "device": "made on: CPU",
     }
     drawn = badge("a & b", '"<c>"')
-    assert [t.text for t in ElementTree.fromstring(drawn).iter("{*}text")] == ["a & b", '"<c>"']
+    assert [t.text for t in ElementTree.fromstring(drawn).findall(".//{*}text")] == [
+        "a & b",
+        '"<c>"',
+    ]
 
 
 def test_an_archive_that_is_too_big_is_refused_and_not_left(tmp_path, monkeypatch, one_sentence):

@@ -217,7 +217,7 @@ class Audit:
                 if value != usual[field] or field in CHOSEN  # given, so that nothing is chosen
             }
             self._texts[clean] = Experiment(
-                experiment.profile.name,
+                experiment.profile,
                 changes.pop("source", None),
                 experiment.out,
                 experiment.device,

@@ -1,18 +1,22 @@
 """One function a figure. Each draws what it is given, computes nothing and returns the figure."""
 
-from llmlite.plots.attention import attention_by_layer, attention_grid, attention_map, head_effects
+from llmlite.plots.attention import (
+    attention_by_layer,
+    attention_grid,
+    attention_map,
+    first_layer_maps,
+    head_effects,
+    head_intervals,
+)
 from llmlite.plots.audit import (
     effects,
-    first_layer_maps,
-    head_intervals,
-    hypotheses_and_facts,
     loss_by_position,
     positions_by_run,
     published_curves,
-    scorecard,
     window_sizes,
     yardsticks,
 )
+from llmlite.plots.tables import hypotheses_and_facts, scorecard
 from llmlite.plots.text import bleu_heatmap, next_tokens, sampling_grid
 from llmlite.plots.tokens import (
     article_lengths,

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from llmlite.plots.style import MAP_STYLE, MARKERS, figure
+from llmlite.plots.style import COLOURS, MARKERS, SMALL, figure, subplots
 
 ATTENTION_SCALE = PowerNorm(0.5, vmin=0, vmax=1)  # square root: small weights stay visible
 
@@ -16,16 +15,15 @@ ATTENTION_SCALE = PowerNorm(0.5, vmin=0, vmax=1)  # square root: small weights s
 @figure
 def head_effects(effects: np.ndarray, baseline: float) -> Figure:
     """§IV.D. effects: change of the loss without each head, (n_layer, n_head), nats per token."""
-    with plt.rc_context(MAP_STYLE):
-        size = (3.2 + 0.9 * effects.shape[1], 2.2 + 0.5 * len(effects))
-        fig, ax = plt.subplots(figsize=size)
+    layers, heads = effects.shape
+    fig, ax = subplots(height=1.4 + 0.32 * layers, page=heads > 4, boxed=True)
     limit = np.abs(effects).max() or 1.0
     image = ax.imshow(effects, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     for (layer, head), value in np.ndenumerate(effects):
         colour = "white" if abs(value) > 0.6 * limit else "black"
-        ax.text(head, layer, f"{value:+.3f}", ha="center", va="center", size=9, color=colour)
-    ax.set_xticks(range(effects.shape[1]))
-    ax.set_yticks(range(effects.shape[0]))
+        ax.text(head, layer, f"{value:+.3f}", ha="center", va="center", color=colour)
+    ax.set_xticks(range(heads))
+    ax.set_yticks(range(layers))
     ax.set(
         xlabel="head", ylabel="layer", title=f"Change of the loss ({baseline:.3f})\nwithout a head"
     )
@@ -33,14 +31,17 @@ def head_effects(effects: np.ndarray, baseline: float) -> Figure:
     return fig
 
 
+def token_labels(tokens: Sequence[str]) -> list[str]:
+    return [token.replace("\n", "↵") for token in tokens]
+
+
 @figure
 def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Figure:
     """Figs. 6 and 7. weights: (query, key) of one head, rows sum to 1."""
-    side = 2.2 + 0.36 * len(tokens)
-    with plt.rc_context(MAP_STYLE):
-        fig, ax = plt.subplots(figsize=(side + 0.8, side))
-    image = ax.imshow(weights, cmap="viridis", norm=ATTENTION_SCALE)
-    labels = [token.replace("\n", "↵") for token in tokens]
+    many = len(tokens) > 18
+    fig, ax = subplots(height=6.6 if many else 4.4, page=many, boxed=True)
+    image = ax.imshow(weights, norm=ATTENTION_SCALE)
+    labels = token_labels(tokens)
     ax.set_xticks(range(len(labels)), labels, rotation=90, family="monospace")
     ax.set_yticks(range(len(labels)), labels, family="monospace")
     ax.set(xlabel="looked at (key)", ylabel="looking (query)", title=title)
@@ -52,11 +53,11 @@ def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Fig
 def attention_grid(maps: np.ndarray) -> Figure:
     """Every head's map on one text: maps (n_layer, n_head, query, key), a row a layer."""
     layers, heads = maps.shape[:2]
-    with plt.rc_context(MAP_STYLE):
-        size = (1.7 * heads + 1.2, 1.7 * layers + 0.6)
-        fig, axes = plt.subplots(layers, heads, figsize=size, squeeze=False)
+    page = heads > 4
+    side = (6.0 if page else 3.7) / heads
+    fig, axes = subplots(layers, heads, 0.4 + side * layers, page, boxed=True, squeeze=False)
     for (layer, head), ax in np.ndenumerate(axes):
-        image = ax.imshow(maps[layer, head], cmap="viridis", norm=ATTENTION_SCALE)
+        image = ax.imshow(maps[layer, head], norm=ATTENTION_SCALE)
         ax.set_xticks([])
         ax.set_yticks([])
         if layer == 0:
@@ -75,19 +76,72 @@ def attention_by_layer(statistics: pd.DataFrame) -> Figure:
         "previous": "weight on the token before",
         "entropy": "entropy, nats",
     }
-    fig, axes = plt.subplots(1, len(columns), figsize=(3.4 * len(columns), 3.2))
+    fig, axes = subplots(1, len(columns), 2.8, page=True)
     for ax, (column, label) in zip(axes, columns.items(), strict=True):
         for head, part in statistics.groupby("head"):
-            ax.scatter(part.layer, part[column], s=26, label=f"head {head}", marker=MARKERS[head])
+            looks = {"marker": MARKERS[head % len(MARKERS)], "color": COLOURS[head % len(COLOURS)]}
+            ax.scatter(part.layer, part[column], s=22, label=f"head {head}", **looks)
         mean = statistics.groupby("layer")[column].mean()
-        ax.plot(mean.index, mean, color="black", linewidth=1, label="mean of the layer")
+        ax.plot(mean.index, mean, color="black", linewidth=1, label="layer's mean")
         if column == "distance":
             even = statistics.uniform_distance.iloc[0]
-            ax.axhline(even, color="black", linestyle=":", label="weight spread evenly")
+            ax.axhline(even, color="black", linestyle=":", label="spread evenly")
         ax.set(xlabel="layer", ylabel=label)
         ax.margins(0.1)
         ax.set_ylim(bottom=0)
         ax.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    fig.legend(
+        handles, labels, loc="outside lower center", ncols=min(6, len(labels)), columnspacing=1.2
+    )
+    return fig
+
+
+@figure
+def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
+    """One head of layer 0 each. maps: title → (query, key), rows sum to 1; of one sentence."""
+    columns = min(3, len(maps))
+    rows = -(-len(maps) // columns)
+    fig, axes = subplots(rows, columns, 0.6 + 2.45 * rows, page=True, boxed=True, squeeze=False)
+    labels = token_labels(tokens)
+    for place, ax in enumerate(axes.flat):
+        if place >= len(maps):
+            ax.axis("off")
+            continue
+        title, weights = list(maps.items())[place]
+        image = ax.imshow(weights, norm=ATTENTION_SCALE)
+        left, lowest = place % columns == 0, place + columns >= len(maps)
+        text = {"family": "monospace", "fontsize": SMALL}
+        ax.set_xticks(range(len(labels)), labels if lowest else [], rotation=90, **text)
+        ax.set_yticks(range(len(labels)), labels if left else [], **text)
+        ax.set_title(title)
+        if lowest:
+            ax.set_xlabel("looked at (key)")
+        if left:
+            ax.set_ylabel("looking (query)")
+    fig.colorbar(image, ax=axes, label="attention weight", shrink=0.7)
+    return fig
+
+
+@figure
+def head_intervals(table: pd.DataFrame) -> Figure:
+    """Fig. 6 and 7 in numbers. table: as `studies.by_head` gives it: a row a (layer, head)."""
+    panels = {"previous": "weight on the token before", "distance": "mean distance, tokens"}
+    fig, axes = subplots(1, len(panels), 2.9, page=True)
+    for ax, (statistic, label) in zip(axes, panels.items(), strict=True):
+        for (layer, head), row in table[statistic].iterrows():
+            place, colour = layer + 0.13 * (head - 1.5), COLOURS[head % len(COLOURS)]
+            ax.plot([place, place], [row.low, row.high], color=colour)
+            ax.plot(
+                place,
+                row.value,
+                MARKERS[head % len(MARKERS)],
+                color=colour,
+                label=f"head {head}" if layer == 0 else None,
+            )
+        ax.set(xlabel="layer", ylabel=label)
+        ax.set_ylim(bottom=0)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=min(7, len(labels)))
     return fig

@@ -1,25 +1,36 @@
-"""The style of all figures; Okabe and Ito's colours (2008) suit people with any colour vision."""
+"""What all figures share: their style, sizes, colours and labels.
 
+The style is the file llmlite.mplstyle, on top of Matplotlib's defaults. A figure for half a page is
+HALF inches wide with text of 10 pt, one for a whole page PAGE inches with 8.5 pt and nowhere less
+than SMALL: read at 3.5 and 7 inches, no text is under 7 pt. Series differ in colour, marker and
+dashes, so they stay apart in grey. Lines are named at their ends where there is room, else in a
+legend. The paper's value is a dotted line, or words at the edge where it would be off the scale.
+"""
+
+from collections.abc import Sequence
 from functools import wraps
+from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import rc_params_from_file
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
-COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000"]
-MARKERS = "osD^vPX"
-STYLE = {
-    "figure.dpi": 100,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.prop_cycle": plt.cycler(color=COLOURS),
-    "legend.frameon": False,
-}
+STYLE = rc_params_from_file(
+    Path(__file__).with_name("llmlite.mplstyle"), use_default_template=False
+)
+HALF, PAGE = 5.0, 7.5  # inches
+PAGE_TEXT, SMALL = 8.5, 7.5  # points, in a figure of the page's width
 MAP_STYLE = {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
+
+COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
+GREY = "#666666"
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)))
 
 
 def figure(draw):
@@ -27,9 +38,135 @@ def figure(draw):
 
     @wraps(draw)
     def styled(*args, **kwargs) -> Figure:
-        with plt.rc_context(STYLE):
+        with plt.style.context(["default", STYLE]):  # whatever is set outside
             fig = draw(*args, **kwargs)
+            fig.draw_without_rendering()  # ticks that were made later would not be in the style
+            fig.set_layout_engine("none")  # each later drawing would move things a little
         plt.close(fig)
         return fig
 
     return styled
+
+
+def save(fig: Figure, path: str | Path) -> None:
+    """Write `fig` as its suffix says (.png or .svg); the same figure gives the same bytes."""
+    # Matplotlib puts a figure's layout back after saving: for none, it would take the style's.
+    as_it_is = {"figure.constrained_layout.use": False}
+    with plt.style.context(["default", STYLE, as_it_is]):
+        fig.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
+
+
+def subplots(
+    rows: int = 1, columns: int = 1, height: float = 3, page=False, boxed=False, **options
+):
+    """`plt.subplots` for half a page or a page's width, `height` in inches; `boxed` is for maps:
+    a frame and no grid. Changes the style for what comes after it in a function with `figure`."""
+    if page:
+        plt.rcParams["font.size"] = PAGE_TEXT
+    if boxed:
+        plt.rcParams.update(MAP_STYLE)
+    return plt.subplots(rows, columns, figsize=(PAGE if page else HALF, height), **options)
+
+
+def series(i: int) -> dict:
+    """Looks of the i-th line; earlier ones are larger, to be seen below one that hides them."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "linestyle": DASHES[i % len(DASHES)],
+        "markersize": max(4, 7 - 1.5 * i),
+    }
+
+
+def ink(colour) -> np.ndarray:
+    """The colour for letters on white: darker."""
+    return 0.65 * np.array(to_rgb(colour))
+
+
+def tint(colour) -> np.ndarray:
+    """The colour for an area behind black letters: lighter."""
+    return 1 - 0.25 * (1 - np.array(to_rgb(colour)))
+
+
+def spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Ascending middles of labels, moved as little as it takes for none to lie on the next one.
+
+    Labels that would meet become a block around the mean of their places, and so do blocks.
+    """
+    ends = np.cumsum(heights)
+    offsets = ends - np.asarray(heights) / 2  # of middles, were all labels one block
+    blocks: list[list[float]] = []
+    for place, offset in zip(places, offsets, strict=True):
+        blocks.append([place - offset])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    return [
+        float(start + offset)
+        for start, offset in zip(
+            [np.mean(block) for block in blocks for _ in block], offsets, strict=True
+        )
+    ]
+
+
+def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Name lines at their ends (x, y, text, colour), in their colours and clear of each other.
+
+    To be called when the axes are complete: it measures them.
+    """
+    ax.figure.draw_without_rendering()
+    to_axes = ax.transData + ax.transAxes.inverted()
+    places = [to_axes.transform((x, y))[1] for x, y, _, _ in ends]
+    order = np.argsort(places, kind="stable")
+    line = 1.25 * plt.rcParams["font.size"] * ax.figure.dpi / 72 / ax.bbox.height
+    heights = [line * (1 + ends[i][2].count("\n")) for i in order]
+    for i, place in zip(order, spread([places[i] for i in order], heights), strict=True):
+        x, _, text, colour = ends[i]
+        ax.annotate(
+            text,
+            (x, place),
+            xytext=(6, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="center",
+            color=ink(colour),
+        )
+
+
+def published_values(ax: Axes, low: float, high: float) -> None:
+    """The paper's values on the y axis as dotted lines; off the scale, in words at that edge.
+
+    To be called when the curves are drawn: the scale is theirs.
+    """
+    bottom, top = ax.get_ylim()
+    text = f"the paper: {' to '.join(dict.fromkeys((number(low), number(high))))}"
+    if bottom <= low and high <= top:
+        for value in (low, high):
+            ax.axhline(value, color="black", linestyle=":")
+        ax.text(0.02, high, text, transform=ax.get_yaxis_transform(), va="bottom")
+    else:
+        under = high < bottom
+        scale = ax.yaxis.get_transform()
+        ends = scale.transform([bottom, top])
+        room = 0.13 * (ends[1] - ends[0])  # a line of text that no curve runs through
+        ends[0 if under else 1] += -room if under else room
+        bottom, top = scale.inverted().transform(ends)
+        text = f"{'↓' if under else '↑'} {text}, off this scale"
+        place = (0.02, 0.02, text) if under else (0.02, 0.98, text)
+        ax.text(*place, transform=ax.transAxes, va="bottom" if under else "top", color=GREY)
+    ax.set_ylim(bottom, top)
+
+
+def number(value: float, _=None) -> str:
+    """Without an exponent; of what is below 1,000, four digits."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
+
+
+def log_ticks(axis: Axis) -> None:
+    """Plain numbers on a log axis, the more of them the less it spans."""
+    low, high = axis.get_view_interval()
+    steps = {10: (1, 1.5, 2, 3, 5, 7), 100: (1, 2, 5), np.inf: (1,)}
+    axis.set_major_locator(LogLocator(subs=next(s for n, s in steps.items() if high < n * low)))
+    axis.set_major_formatter(number)
+    axis.set_minor_formatter(NullFormatter())

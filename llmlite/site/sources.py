@@ -24,7 +24,8 @@ def read(root: Path, name: str) -> str:
 
 
 def opening(page: str) -> tuple[str, str]:
-    """(title, what stands before the first picture or section) of a page."""
+    """(title, what stands before the first picture or section) of a page, badges left out."""
+    page = re.sub(r"^!\[[^\n]*figures/badges/[^\n]*\n", "", page, flags=re.MULTILINE)
     found = re.match(r"# ([^\n]+)\n(.*?)(?=^!\[|^## |\Z)", page, re.MULTILINE | re.DOTALL)
     if not found:
         raise LLMLiteError(

@@ -1,10 +1,17 @@
 """Every notebook of the repository, run by papermill with profile `quick` on the bundled sample."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from llmlite.pretrained import load_pretrained
+from llmlite.publish import LARGEST
 from llmlite.reproduce import find_notebooks, run_notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,15 +52,38 @@ FIGURES = {  # what each notebook must draw, beside what it prints
 }
 
 
+SLICES = (90, 120, None)  # seconds until `make full` is killed; the last may take its time
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """All notebooks, executed once in one folder, as `make demo` does it."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("LLMLITE_HEADLESS", "1")
-    out = tmp_path_factory.mktemp("quick")
-    executed = run_notebooks(NOTEBOOKS, out, "quick", "sample", "cpu")
-    yield out, {path.name[:2]: json.loads(path.read_text()) for path in executed}
-    patch.undo()
+    """`make full` on the sample with profile `quick`, killed twice and called again.
+
+    Gives its folder, the executed notebooks by number, and how many each slice left finished.
+    """
+    out, finished = tmp_path_factory.mktemp("quick"), []
+    # The rule of the Makefile with this environment's programs, without installing anything.
+    make = ["make", "full", f"BIN={Path(sys.executable).parent}", "INSTALLED=", f"OUT={out}"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    for seconds in SLICES:
+        process = subprocess.Popen(
+            [*make, "PROFILE=quick", "DATA=sample"],
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            said = process.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        finished.append(len(list((out / "notebooks").glob("*.done"))))
+    assert process.returncode == 0, said[-2000:]
+    executed = {p.name[:2]: json.loads(p.read_text()) for p in (out / "notebooks").glob("*.ipynb")}
+    return out, executed, finished
 
 
 def outputs(content):
@@ -69,7 +99,7 @@ def outputs(content):
 
 @pytest.mark.parametrize("number", sorted(FIGURES))
 def test_a_notebook_runs_and_draws_its_figures(run, number):
-    out, notebooks = run
+    out, notebooks, _ = run
     text = outputs(notebooks[number])
     assert text.startswith("profile quick · data bundled sample"), "what made it stands on top"
     assert "device CPU" in text.splitlines()[0]
@@ -96,10 +126,60 @@ def test_the_model_of_the_demo_has_learnt_something(run):
     assert 8 < json.loads(record.read_text())["best"]["perplexity"] < 100
 
 
-def test_a_later_notebook_runs_alone(tmp_path, monkeypatch):
-    """What the earlier ones should have left is made on the spot."""
+def test_a_killed_run_carries_on(run):
+    """Nothing that was finished is made again, and a slice leaves more than the one before it."""
+    _, notebooks, finished = run
+    assert len(notebooks) == finished[-1] == len(NOTEBOOKS)
+    assert finished[0] >= 1, "a slice of 90 s finishes a notebook"
+    assert finished == sorted(finished)
+
+
+def test_the_archive_renders_into_a_clone(run, tmp_path):
+    """`make render` of what `make full` has left, in a copy of what a clone shows."""
+    out, notebooks, _ = run
+    (archive,) = out.glob("*.tar.gz")
+    assert archive.name == "llmlite-quick.tar.gz"
+    assert archive.stat().st_size < LARGEST
+    for name in ("README.md", "figures", "notebooks", "llmlite/pretrained"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        copy(source, tmp_path / name)
+    (tmp_path / "llmlite" / "experiment.py").touch()  # what tells a clone
+    command = ["make", "-f", ROOT / "Makefile", "render", f"ARCHIVE={archive}", "INSTALLED="]
+    command.append(f"BIN={Path(sys.executable).parent}")
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    for path in NOTEBOOKS:
+        rendered = json.loads((tmp_path / "notebooks" / path.name).read_text())
+        assert outputs(rendered) == outputs(notebooks[path.name[:2]])
+        assert "injected-parameters" not in json.dumps(rendered)
+    for name in (name for names in FIGURES.values() for name in names):
+        for suffix in (".png", ".svg"):
+            shown = tmp_path / "figures" / f"{name}{suffix}"
+            assert shown.read_bytes() == (out / "figures" / f"{name}{suffix}").read_bytes()
+    readme = (tmp_path / "README.md").read_text()
+    assert "profile `quick`, bundled sample" in readme
+    assert "Here: profile quick, bundled sample" in readme, "the scorecard"
+    pretrained = load_pretrained("cpu", tmp_path / "llmlite" / "pretrained")
+    assert pretrained.record["profile"] == "quick"
+    found = [p for p in tmp_path.rglob("*") if p.is_file() and str(out).encode() in p.read_bytes()]
+    assert not found, "paths of the machine that ran it"
+
+
+def test_a_later_notebook_runs_alone_with_the_model_that_ships(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMLITE_HEADLESS", "1")
     last = [n for n in NOTEBOOKS if n.name.startswith("06")]
+    (executed,) = run_notebooks(last, tmp_path / "out", "quick", "sample", "cpu")
+    assert "No model is trained here yet; this is the model that comes with" in executed.read_text()
+    assert not list((tmp_path / "out").glob("best-*"))
+    captions = json.loads((tmp_path / "out" / "figures" / "captions.json").read_text())
+    assert "the model that comes with llmlite" in captions["06_head_effects"]
+
+
+def test_a_later_notebook_trains_what_it_needs_where_training_has_begun(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
+    (tmp_path / "out" / "best-00000000").mkdir(parents=True)
+    last = [n for n in NOTEBOOKS if n.name.startswith("04")]
     (executed,) = run_notebooks(last, tmp_path / "out", "quick", "sample", "cpu")
     assert "training it now" in executed.read_text()
 
