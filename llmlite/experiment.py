@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from llmlite.checkpoint import commit, device_name, environment, load_model
 from llmlite.choice import CHOSEN, best_choice, choose_data
 from llmlite.cluster import RayOptions
+from llmlite.commands import shell_command
 from llmlite.config import DataConfig, ModelConfig, fingerprint, with_data
 from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
 from llmlite.errors import LLMLiteError
@@ -39,21 +40,6 @@ from llmlite.train import Trainer
 
 GRIDS = ("first", "revised")
 SEEDS = "seeds.csv"  # the scores of the trained model, a row a seed
-
-# What the command line has an option for (cli.py): fields of DataConfig; of TrainConfig, with the
-# option's name.
-DATA_OPTIONS = ("split", "vocab_size", "block_size", "stride", "name", "stream")
-HUB_NAMES = (  # what --name takes
-    "wikitext-2-raw-v1",
-    "wikitext-2-v1",
-    "wikitext-103-raw-v1",
-    "wikitext-103-v1",
-)
-TRAINING_OPTIONS = {
-    **{field: field for field in ("epochs", "batch_size", "accumulation", "amp")},
-    "seed": "random_seed",
-    "fast": "plain",  # the option turns the field off
-}
 
 
 def project_root() -> Path:
@@ -90,12 +76,12 @@ class Experiment:
         if not isinstance(profile, Profile):
             profile = get_profile(profile, self.device.startswith("cuda"))
         self.profile = profile
-        self._device_given = device != "auto"
+        self.device_given = device != "auto"
         if data:
             changes["source"] = str(data)
         self.out = Path(out) if out else project_root() / "runs" / self.profile.name
         replace(self.profile.data, **changes)  # complains of what is wrong, before any work
-        self._configuration, self._changes = configuration or {}, changes
+        self.given_configuration, self.changes = configuration or {}, changes
         self._given = (self.profile.retrain_configuration or {}) | (configuration or {})
         self.training = training or {}
         self.pretrained: Pretrained | None = None
@@ -114,39 +100,8 @@ class Experiment:
         return source if source in ("hub", "sample") else "folder"
 
     def command(self, name: str) -> str | None:
-        """The shell command that makes the same as this object, in any folder that it is typed in.
-
-        name: "train", "search --grid first" or "audit". None where something was set that the
-        command line has no option for.
-        """
-        chosen = {
-            field: value
-            for field, value in self._changes.items()
-            if field != "source" and value != getattr(self.profile.data, field)
-        }
-        if name == "train":  # grids and the audit are the profile's alone
-            usual = self.profile.retrain
-            chosen |= self._configuration
-            chosen |= {f: v for f, v in self.training.items() if v != getattr(usual, f)}
-        known = {*DATA_OPTIONS, *AXES, *TRAINING_OPTIONS}
-        expressible = chosen.keys() <= known and None not in chosen.values()
-        if not expressible or mistakes(self.data) or self.data.name not in HUB_NAMES:
-            return None
-        source = resolve_source(self.data.source)
-        if source not in ("hub", "sample"):
-            source = Path(source).expanduser().absolute()
-        words = ["llmlite", *name.split(), "--profile", self.profile.name]
-        words += ["--data", source, "--out", self.out.absolute()]
-        if self._device_given:
-            words += ["--device", self.device]
-        for field, value in chosen.items():
-            option = TRAINING_OPTIONS.get(field, field)
-            words.append(f"--{option.replace('_', '-')}")
-            if not isinstance(value, bool):  # a switch says by being there what is not usual
-                words.append(value)
-        if self.tensorboard and name != "audit":
-            words.append("--tensorboard")
-        return shlex.join(map(str, words))
+        """What to type in a shell for the same as this object; see commands.py."""
+        return shell_command(self, name)
 
     # -- data (notebook 01) -------------------------------------------------------------------
 
@@ -154,8 +109,8 @@ class Experiment:
     def data(self) -> DataConfig:
         """Text, vocabulary and windows: as given, else chosen by validation where the profile has
         candidates (choice.py), else the profile's."""
-        given = replace(self.profile.data, **self._changes)
-        if not self.profile.data_space or set(CHOSEN) & self._changes.keys():
+        given = replace(self.profile.data, **self.changes)
+        if not self.profile.data_space or set(CHOSEN) & self.changes.keys():
             return given
         return replace(given, **best_choice(self.data_choice))
 
@@ -170,12 +125,12 @@ class Experiment:
             self.profile,
             None,
             self.out,
-            self.device if self._device_given else "auto",
+            self.device if self.device_given else "auto",
             self.progress,
-            self._configuration,
+            self.given_configuration,
             self.training | (training or {}),
             self.tensorboard,
-            **self._changes | changes,
+            **self.changes | changes,
         )
 
     @cached_property
@@ -425,17 +380,3 @@ class Experiment:
         )
         write_json(captions, dict(sorted((known | {name: f"{caption} {source}"}).items())))
         return figure
-
-
-def benchmarks_folder() -> Path:
-    package = Path(__file__).parent
-    clone = package.parent / "tests" / "benchmarks" / "records"
-    return clone if clone.is_dir() else package / "records"
-
-
-def benchmark(name: str) -> dict:
-    """A record of `make bench`: those of the repository, which an installation carries as well."""
-    path = benchmarks_folder() / f"{name}.json"
-    if not path.exists():
-        raise LLMLiteError(f"There is no record {path}; `make bench` in a clone makes it.")
-    return json.loads(path.read_text(encoding="utf-8"))

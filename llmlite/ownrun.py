@@ -66,7 +66,7 @@ class OwnText(Experiment):
     def command(self, name: str) -> str:
         """The shell command that carries all of it on, whichever stage is asked for."""
         words = ["llmlite", "reproduce", "--text", self.path, "--out", self.base.absolute()]
-        if self._device_given:
+        if self.device_given:
             words += ["--device", self.device]
         return shlex.join(map(str, words))
 

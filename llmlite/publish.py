@@ -22,10 +22,11 @@ from pathlib import Path
 
 from llmlite.audit.records import RECORDS, SCORECARD, SHORT
 from llmlite.badges import badges
+from llmlite.benchmarks import benchmark, benchmarks_folder
 from llmlite.checkpoint import environment
 from llmlite.choice import TABLE as CHOICE
 from llmlite.errors import LLMLiteError
-from llmlite.experiment import GRIDS, SEEDS, Experiment, benchmark, benchmarks_folder
+from llmlite.experiment import GRIDS, SEEDS, Experiment
 from llmlite.files import replacing, write_json
 from llmlite.metrics import Score
 from llmlite.pretrained import FILES, RECORD, ship

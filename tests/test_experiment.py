@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from llmlite import experiment as module
+from llmlite.benchmarks import benchmark
 from llmlite.checkpoint import commit, read_record
 from llmlite.cli import build_parser
 from llmlite.cli.options import experiment_of
 from llmlite.config import SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
-from llmlite.experiment import Experiment, benchmark
+from llmlite.experiment import Experiment
 from llmlite.metrics import total_loss
 from llmlite.profiles import PROFILES
 from llmlite.search import AXES

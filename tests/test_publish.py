@@ -12,8 +12,9 @@ from notebooks.tiny import PARAMETERS, make_notebook
 from test_readme import speed_record
 
 from llmlite.badges import badge
+from llmlite.benchmarks import benchmark
 from llmlite.errors import LLMLiteError
-from llmlite.experiment import Experiment, benchmark
+from llmlite.experiment import Experiment
 from llmlite.metrics import Score
 from llmlite.pretrained import FILES, load_pretrained
 from llmlite.publish import (
@@ -140,7 +141,7 @@ def test_speed_is_published_from_the_records_there_are(tmp_path, monkeypatch):
     experiment = Experiment("quick", "sample", out, "cpu", progress=False)
     tokenizer = benchmark(TOKENIZER_RECORD)
     (records / f"{TOKENIZER_RECORD}.json").write_text(json.dumps(tokenizer))
-    monkeypatch.setattr("llmlite.experiment.benchmarks_folder", lambda: records)
+    monkeypatch.setattr("llmlite.benchmarks.benchmarks_folder", lambda: records)
     monkeypatch.setattr("llmlite.publish.benchmarks_folder", lambda: records)
     publish(experiment, root)
     assert "slow training" in readme.read_text(), "there are no records"

@@ -141,7 +141,8 @@ def profile_defaults() -> str:
 def experiment_of(arguments):
     """The Experiment that the options ask for; its first line is printed."""
     # Imports torch: --help should not wait for it.
-    from llmlite.experiment import DATA_OPTIONS, TRAINING_OPTIONS, Experiment
+    from llmlite.commands import DATA_OPTIONS, TRAINING_OPTIONS
+    from llmlite.experiment import Experiment
 
     def given(*names):
         values = {name: getattr(arguments, name, None) for name in names}
