@@ -3,6 +3,7 @@ import re
 import shlex
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from llmlite.config import SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.metrics import total_loss
+from llmlite.pretrained import load_pretrained
 from llmlite.profiles import PROFILES
 from llmlite.search import AXES
 from llmlite.train import Trainer
@@ -87,10 +89,8 @@ def start(tmp_path):
     write_corpus(tmp_path / "text")
 
     def start(**settings):
-        settings = {"vocab_size": 300, "block_size": 16, **settings}
-        return Experiment(
-            "quick", str(tmp_path / "text"), tmp_path / "out", "cpu", progress=False, **settings
-        )
+        settings = {"vocab_size": 300, "block_size": 16, "progress": False, **settings}
+        return Experiment("quick", str(tmp_path / "text"), tmp_path / "out", "cpu", **settings)
 
     return start
 
@@ -461,3 +461,55 @@ def test_the_benchmarks_record_is_at_hand(one_sentence):
     with pytest.raises(LLMLiteError, match="make bench") as error:
         benchmark("none")
     one_sentence(error)
+
+
+def test_seeds_are_runs_of_their_own_and_scored_alike(start, monkeypatch):
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], seeds=(1337, 1)))
+    experiment = start(configuration=GIVEN)
+    table = experiment.seed_scores()
+    assert table.index.tolist() == [1337, 1]
+    assert experiment.with_seed(1337).run_folder == experiment.run_folder, "the first is the usual"
+    other = experiment.with_seed(1)
+    assert other.run_folder != experiment.run_folder
+    score = other.test_score()
+    row = table.loc[1]
+    assert row["test loss"] == score.loss != table.loc[1337, "test loss"]
+    assert row["perplexity per word"] == score.word_perplexity
+    assert row["validation loss"] == other.retrain()["best"]["valid_loss"]
+    kept = pd.read_csv(experiment.out / "seeds.csv", index_col="seed")
+    pd.testing.assert_frame_equal(kept, table)
+
+
+def test_another_like_it_differs_in_what_was_said_only(start):
+    experiment = start(configuration=GIVEN, vocab_size=280)
+    other = experiment.like(training={"seed": 5}, block_size=8)
+    assert other.data == replace(experiment.data, block_size=8)
+    assert (other.out, other.device, other.profile) == (
+        experiment.out,
+        experiment.device,
+        experiment.profile,
+    )
+    assert other.configuration == experiment.configuration
+    assert other.training == experiment.training | {"seed": 5}
+
+
+def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
+    experiment = start(progress=True)
+    shown = experiment.or_pretrained()
+    shipped = load_pretrained("cpu")
+    assert "No model is trained here yet" in capsys.readouterr().out
+    assert shown.tokenizer.fingerprint == shipped.tokenizer.fingerprint
+    assert shown.model.config == shipped.model.config
+    assert shown.data.block_size == shipped.model.config.block_size
+    ids = [i for i in shown.ids["valid"].tolist() if i != shipped.tokenizer.eot_id]
+    assert shipped.tokenizer.decode(ids) == experiment.corpus.splits["valid"]
+    assert not list(experiment.out.glob("best-*"))
+    shown.save_figure(Figure(figsize=(2, 1)), "x", "Words.")
+    captions = json.loads((experiment.out / "figures" / "captions.json").read_text("utf-8"))
+    assert captions["x"].endswith(f"; {shipped}."), "a caption says whose model it shows"
+
+
+def test_what_is_trained_here_is_shown_rather_than_what_ships(start):
+    experiment = start(configuration=GIVEN)
+    experiment.retrain()
+    assert experiment.or_pretrained() is experiment
