@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/.installed
 PROFILE ?= auto
 # Where `make reproduce` finds WikiText-2: a folder or "hub"; auto: $LLMLITE_DATA, else the Hub.
 DATA ?= auto
+# Where `make full` works, and the archive that it leaves for `make render`.
+OUT ?= runs/full
+ARCHIVE ?= $(OUT)/llmlite-full.tar.gz
 
 .PHONY: help install demo audit test soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate site lint format clean
 
@@ -37,7 +40,6 @@ reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PRO
 	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)'
 
 full: PROFILE = full
-full: OUT = runs/full
 full: $(INSTALLED)  ## everything at full scale into one archive; again to carry on: make full DATA=... OUT=...
 	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --carry-on --archive '$(OUT)/llmlite-$(PROFILE).tar.gz'
 
