@@ -239,7 +239,8 @@ def device_name(device: str | torch.device) -> str:
     """The device in words: a GPU's name, or the processor's and how many threads are used."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
 
 
 @cache
