@@ -1,0 +1,74 @@
+"""The model that ships: its files agree with each other, and its scores with a run of today."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from llmlite.data import encode_split
+from llmlite.errors import CheckpointError, LLMLiteError
+from llmlite.metrics import Score, evaluate
+from llmlite.pretrained import CARD, FILES, FOLDER, MODEL, RECORD, TOKENIZER, load_pretrained
+from llmlite.pretrained.card import model_card
+from llmlite.tokenizer import BPETokenizer
+
+
+def test_the_card_is_that_of_the_record():
+    record = json.loads((FOLDER / RECORD).read_text("utf-8"))
+    assert (FOLDER / CARD).read_text("utf-8") == model_card(record, Score(**record["scores"]))
+
+
+def test_it_is_small_half_precision_and_what_its_record_says():
+    assert (FOLDER / MODEL).stat().st_size < 6e6, "about 5 MB"
+    with safe_open(FOLDER / MODEL, "pt") as file:
+        header = file.metadata()
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+    pretrained = load_pretrained()
+    record = pretrained.record
+    assert record["identity"]["model"] == json.loads(header["config"])
+    assert record["identity"]["tokenizer_fingerprint"] == pretrained.tokenizer.fingerprint
+    assert record["parameters"] == sum(p.numel() for p in pretrained.model.parameters())
+    assert record["environment"]["commit"] in str(pretrained)
+    assert "that comes with llmlite" in str(pretrained)
+
+
+def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
+    pretrained = load_pretrained()
+    record = pretrained.record
+    assert record["data_fingerprint"] == wikitext_corpus.fingerprint
+    ids = torch.tensor(encode_split(wikitext_corpus, "test", pretrained.tokenizer).astype(int))
+    score = evaluate(pretrained.model, ids, wikitext_corpus.counts("test"))
+    kept = Score(**record["scores"])
+    assert (score.tokens, score.words, score.bytes) == (kept.tokens, kept.words, kept.bytes)
+    assert score.loss == pytest.approx(kept.loss, rel=1e-4)
+    assert 1.1 < kept.bits_per_byte < 3, "a language model's"
+    assert kept.word_perplexity == pytest.approx(math.exp(kept.nats / kept.words))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in FILES:
+        shutil.copyfile(FOLDER / name, tmp_path / name)
+    return tmp_path
+
+
+def test_a_model_in_another_folder_says_where_it_is(folder):
+    assert str(load_pretrained(folder=folder)).startswith(f"the model in {folder}: profile ")
+
+
+@pytest.mark.parametrize("name", [MODEL, TOKENIZER, RECORD])
+def test_a_missing_file_is_named(folder, name, one_sentence):
+    (folder / name).unlink()
+    with pytest.raises(LLMLiteError) as error:
+        load_pretrained(folder=folder)
+    assert str(folder / name) in one_sentence(error)
+
+
+def test_another_tokenizer_is_refused(folder, one_sentence):
+    BPETokenizer.train("some other text " * 20, 280).save(folder / TOKENIZER)
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(folder=folder)
+    assert "another tokenizer" in one_sentence(error)
