@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(folder, name, one_sentence):
 
 
 def test_another_tokenizer_is_refused(folder, one_sentence):
-    BPETokenizer.train("some other text " * 20, 280).save(folder / TOKENIZER)
+    BPETokenizer.train("some other text of other words " * 20, 262).save(folder / TOKENIZER)
     with pytest.raises(CheckpointError) as error:
         load_pretrained(folder=folder)
     assert "another tokenizer" in one_sentence(error)
