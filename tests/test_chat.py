@@ -5,6 +5,7 @@ import math
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -271,6 +272,8 @@ def test_ctrl_c_and_ctrl_d_at_a_real_terminal():
     """A process in a terminal of its own, where Ctrl-C is a signal and Ctrl-D the input's end."""
     child, terminal = pty.fork()
     if child == 0:
+        # A shell's background jobs ignore it, and so would what they start.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.environ.update(TERM="xterm-256color", NO_COLOR="")
         os.execv(sys.executable, [sys.executable, "-c", ENDLESS])
     seen = b""

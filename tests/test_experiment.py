@@ -231,7 +231,7 @@ def test_the_first_line_names_profile_data_device_and_commit(start):
     parts = str(start()).split(" · ")
     assert parts[0] == "profile quick"
     assert parts[1] == "data own text in text (folder)"
-    assert re.fullmatch(r"device CPU \(.+ threads\)", parts[2])
+    assert re.fullmatch(r"device CPU \(.+ 1 thread\)", parts[2])
     assert parts[3] == f"commit {commit()}"
 
 
