@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU, in about 3 minutes
+demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU, in 3 to 4 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite reproduce --profile quick --data sample --device cpu --out runs/quick --only 01 02 03 04 05 06 07
 
 audit: $(INSTALLED)  ## run notebook 08 on the bundled sample: where 1.17 comes from, in about 4 minutes

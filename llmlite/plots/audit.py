@@ -103,7 +103,7 @@ def window_sizes(table: pd.DataFrame, published: float | None = None) -> Figure:
         ax.axhline(published, color="black", linestyle=":")
         below = {"xytext": (0, -4), "textcoords": "offset points", "va": "top"}
         ax.annotate(f"the paper: {published:.4g}", (table.window.min(), published), **below)
-    ax.legend()
+    fig.legend(loc="outside lower center", ncols=2)
     ax.set_title("Without a mask, the window sets the loss")
     return fig
 
