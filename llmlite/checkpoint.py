@@ -60,7 +60,16 @@ def save_weights(
         **about,
     }
     with replacing(path) as aside:
-        aside.write_bytes(save(weights, header))
+        aside.write_bytes(_in_order(save(weights, header)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A .safetensors file with the keys of its header in order, which the library leaves to chance:
+    the same weights give the same bytes. Tensors' places count from the header's end."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    ordered = json.dumps(json.loads(content[8:start]), sort_keys=True).encode()
+    ordered += b" " * (-len(ordered) % 8)  # tensors begin at a multiple of 8
+    return len(ordered).to_bytes(8, "little") + ordered + content[start:]
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, dict[str, str]]:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from llmlite import checkpoint
 from llmlite.checkpoint import (
@@ -36,6 +36,17 @@ def model():
 
 
 # -- weights --------------------------------------------------------------------------------------
+
+
+def test_the_same_weights_give_the_same_bytes(tiny_model, tmp_path):
+    about = {f"key {i}": "value" for i in range(8)}  # 40,320 orders
+    for name in ("a", "b", "c"):
+        save_model(tiny_model, tmp_path / name, **about)
+    first = (tmp_path / "a").read_bytes()
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes() == first
+    loaded = load_file(tmp_path / "a")
+    assert loaded.keys() == tiny_model.state_dict().keys()
+    assert all(loaded[name].equal(weight) for name, weight in tiny_model.state_dict().items())
 
 
 def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path, model):
