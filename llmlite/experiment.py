@@ -315,8 +315,12 @@ class Experiment:
     def test_score(self) -> Score:
         """The trained model on the whole test split, windows side by side (Fig. 1).
 
-        Also written to `test_score.json` beside the model.
+        Also written to `test_score.json` beside the model. Computed once.
         """
+        return self._test_score
+
+    @cached_property
+    def _test_score(self) -> Score:
         name = "Test" if self.progress else None
         counts = self.corpus.counts("test")
         score = evaluate(self.model, self.ids["test"], counts, progress=name)
@@ -331,7 +335,8 @@ class Experiment:
         """
         rows = []
         for seed in self.profile.seeds:
-            experiment = self.with_seed(seed)
+            mine = self._trainer.config.seed == seed  # trained and scored already, as a rule
+            experiment = self if mine else self.with_seed(seed)
             best, score = experiment.retrain()["best"], experiment.test_score()
             rows.append(
                 {

@@ -17,7 +17,7 @@ from llmlite.cli.options import experiment_of
 from llmlite.config import SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
-from llmlite.metrics import total_loss
+from llmlite.metrics import evaluate, total_loss
 from llmlite.pretrained import load_pretrained
 from llmlite.profiles import PROFILES
 from llmlite.search import AXES
@@ -478,6 +478,18 @@ def test_seeds_are_runs_of_their_own_and_scored_alike(start, monkeypatch):
     assert row["validation loss"] == other.retrain()["best"]["valid_loss"]
     kept = pd.read_csv(experiment.out / "seeds.csv", index_col="seed")
     pd.testing.assert_frame_equal(kept, table)
+
+
+def test_a_test_split_is_scored_once(start, monkeypatch):
+    scored = []
+    monkeypatch.setattr(
+        module, "evaluate", lambda *args, **more: scored.append(1) or evaluate(*args, **more)
+    )
+    experiment = start(configuration=GIVEN)
+    assert experiment.test_score() == experiment.test_score()
+    table = experiment.seed_scores()
+    assert len(scored) == 1
+    assert table["test loss"].tolist() == [experiment.test_score().loss]
 
 
 def test_another_like_it_differs_in_what_was_said_only(start):
