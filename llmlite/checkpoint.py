@@ -256,7 +256,12 @@ def device_name(device: str | torch.device) -> str:
 def commit() -> str:
     """The commit of the clone that this package runs from, "+" if its files were changed since, or
     "unknown". Asked once a process: the code that runs is the code that was there at the start.
+
+    Where the files were copied to without git, $LLMLITE_COMMIT says it: a hash, with "-dirty" after
+    it if files were changed.
     """
+    if given := os.environ.get("LLMLITE_COMMIT"):
+        return given[:10] + ("+" if given.endswith("-dirty") else "")
     here = Path(__file__).resolve().parent
 
     def git(*arguments):

@@ -296,9 +296,16 @@ def now():
 
 
 @pytest.fixture(autouse=True)
-def forget_the_commit():
+def forget_the_commit(monkeypatch):
+    monkeypatch.delenv("LLMLITE_COMMIT", raising=False)
     yield
     commit.cache_clear()
+
+
+@pytest.mark.parametrize(("end", "mark"), [("", ""), ("-dirty", "+")])
+def test_the_commit_that_is_given_is_believed(monkeypatch, end, mark):
+    monkeypatch.setenv("LLMLITE_COMMIT", "0123456789abcdef" + end)
+    assert now() == "0123456789" + mark
 
 
 def test_commit_is_unknown_when_installed_inside_somebody_elses_repository(tmp_path, monkeypatch):
