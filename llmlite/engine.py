@@ -14,6 +14,7 @@ Under torchrun each process takes its part of a batch and the gradients are aver
 import math
 import shutil
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,19 @@ WORTH_COMPILING = {"cpu": 2e13, "cuda": 0.0}
 # which it goes on uncompiled.
 SHAPES = 64
 WARM_UP = 3  # steps before a CUDA graph is captured: the allocator and the libraries settle
+
+
+@dataclass(frozen=True)
+class FastPaths:
+    """Which of the fast paths to take; None: the engine decides by what pays.
+
+    Not a part of a run's identity: the results differ by rounding and, merged, by the units that
+    are dropped out. `TrainConfig.fast` off turns all of them off.
+    """
+
+    compile: bool | None = None
+    graph: bool | None = None  # True has no effect on a CPU or with several processes
+    merge: bool | None = None  # pieces of an accumulated batch go through one forward pass
 
 
 class TrainingLoss(nn.Module):
@@ -71,12 +85,14 @@ class Engine:
         dtype: torch.dtype | None,
         operations: float,
         world: World,
+        paths: FastPaths = FastPaths(),
     ):
         """dtype: of autocast, None for float32. operations: of the whole run, floating-point."""
         self.model, self.config, self.dtype, self.world = model, config, dtype, world
         self.device = model.device
         cuda = self.device.type == "cuda"
-        worth_it = config.fast and operations > WORTH_COMPILING[self.device.type]
+        pays = operations > WORTH_COMPILING[self.device.type]
+        worth_it = config.fast and (pays if paths.compile is None else paths.compile)
         self.compiled = worth_it and shutil.which("g++") is not None
         self.lacks_compiler = worth_it and not self.compiled
         if self.compiled:
@@ -85,7 +101,8 @@ class Engine:
         self.loss = DistributedDataParallel(loss) if world.size > 1 else loss
         # Captured once, a graph cannot ask the scaler whether to leave out a step, nor wait for
         # other processes.
-        self.graphs = config.fast and cuda and dtype != torch.float16 and world.size == 1
+        possible = config.fast and cuda and dtype != torch.float16 and world.size == 1
+        self.graphs = possible and paths.graph is not False
         rate = config.learning_rate
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, config.weight_decay),
