@@ -30,12 +30,15 @@ def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """What `amp` means on `device`; None is plain float32.
 
     "auto" is bf16 where a GPU has it and fp16 on older ones: bf16 has float32's range, so its
-    gradients need no scaling. On a CPU "auto" is float32.
+    gradients need no scaling. Older ones would emulate bf16, slower than float32. On a CPU "auto"
+    is float32.
     """
     if amp == "auto":
         if device.type != "cuda":
             return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        with torch.cuda.device(device):  # the question is about the current one
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float16
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}[amp]
 
 
