@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from llmlite.metrics import losses_of, windows_at_once
 from llmlite.windows import TokenWindows, to_tensor
 
 SOME = 1_000_000  # tokens that the entropy is estimated from: a corpus may be larger than memory
@@ -52,20 +52,22 @@ def warn_if_implausible(loss: float, floor: float, causal: bool) -> str | None:
 
 
 @torch.inference_mode()
-def loss_by_position(model, windows: TokenWindows, batch_size: int = 256) -> Tensor:
+def loss_by_position(model, windows: TokenWindows, batch_size: int | None = None) -> Tensor:
     """Mean loss at each position of the window, (block_size,) float64 on the CPU, nats per token.
 
-    The signature of a leak: near 0 everywhere but at the last position.
+    The signature of a leak: near 0 everywhere but at the last position. batch_size: windows at a
+    time, by default as many as suit the device.
     """
+    batch_size = batch_size or windows_at_once(model.device, windows.block_size)
     was_training = model.training
     model.eval()
-    sums = torch.zeros(windows.block_size, dtype=torch.float64)
+    # Read once, at the end: each read would wait for the device.
+    sums = torch.zeros(windows.block_size, dtype=torch.float64, device=model.device)
     try:
-        for index in torch.arange(len(windows)).split(batch_size):
-            inputs, targets = (part.to(model.device) for part in windows[index.to(windows.device)])
-            logits = model(inputs).logits.float()
-            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-            sums += losses.view(targets.shape).double().sum(0).cpu()
+        for index in torch.arange(len(windows), device=windows.device).split(batch_size):
+            inputs, targets = (part.to(model.device) for part in windows[index])
+            hidden, _ = model.hidden(inputs)
+            sums += losses_of(model, hidden, targets).double().sum(0)
     finally:
         model.train(was_training)
-    return sums / len(windows)
+    return sums.cpu() / len(windows)

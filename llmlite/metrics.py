@@ -24,6 +24,7 @@ from llmlite.progress import tqdm
 from llmlite.windows import TokenWindows
 
 UNSCORED = -100  # in place of a target that is context alone
+LOGITS = 2**26  # numbers in the logits that are held at a time, 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,27 @@ def context_in_words(config, stride: int | None = None) -> str:
     return f"{least} to {size} tokens ({how})" if least < size else f"{size} tokens ({how})"
 
 
+def windows_at_once(device: torch.device, width: int) -> int:
+    """Windows of `width` tokens in a batch: what fills a GPU would be slow to fetch on a CPU."""
+    return max(1, (2**16 if device.type == "cuda" else 2**13) // width)
+
+
+def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each target in nats, (…) float32 as `targets`, 0 where it is UNSCORED.
+
+    hidden (…, n_embd): what `model.hidden` gives. A part of it at a time meets the vocabulary: the
+    logits of a large batch would not fit in memory.
+    """
+    weight = model.token_embedding.weight
+    rows = max(1, LOGITS // len(weight))
+    parts = zip(hidden.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
+    losses = [
+        F.cross_entropy(F.linear(x, weight).float(), y, ignore_index=UNSCORED, reduction="none")
+        for x, y in parts
+    ]
+    return torch.cat(losses).view(targets.shape)
+
+
 def window_losses(
     model,
     ids: Tensor | np.ndarray,
@@ -139,11 +161,8 @@ def window_losses(
             x, y = x.to(model.device), y.to(model.device)
             context = torch.from_numpy(batch.context).to(model.device).unsqueeze(1)
             y = y.masked_fill(torch.arange(batch.width, device=model.device) < context, UNSCORED)
-            logits = model(x, head_mask=head_mask).logits
-            losses = F.cross_entropy(
-                logits.flatten(0, 1).float(), y.flatten(), ignore_index=UNSCORED, reduction="none"
-            )
-            yield batch, losses.view(y.shape)
+            hidden, _ = model.hidden(x, head_mask)
+            yield batch, losses_of(model, hidden, y)
             bar.update(y.numel() - int(batch.context.sum()))
     finally:
         bar.close()
@@ -154,7 +173,7 @@ def window_losses(
 def total_loss(
     model,
     ids: Tensor | np.ndarray,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     head_mask: Tensor | None = None,
     progress: str | None = None,
     stride: int | None = None,
@@ -162,10 +181,12 @@ def total_loss(
     """(nats, tokens): the model's loss summed over ids[1:], every token scored exactly once.
 
     ids: (tokens,), a tensor or an array, mapped from a file or not: a batch at a time is brought to
-    the model's device. Windows are as in `token_losses`. In float32, without dropout. `progress`
-    names a progress bar.
+    the model's device. Windows are as in `token_losses`. In float32, without dropout. batch_size:
+    windows at a time, by default as many as suit the device. `progress` names a progress bar.
     """
-    batches = windows_over(len(ids) - 1, model.config.block_size, stride, batch_size)
+    size = model.config.block_size
+    batch_size = batch_size or windows_at_once(model.device, size)
+    batches = windows_over(len(ids) - 1, size, stride, batch_size)
     nats = torch.zeros((), dtype=torch.float64, device=model.device)
     for _, losses in window_losses(model, ids, batches, head_mask, progress):
         nats += losses.double().sum()
@@ -177,7 +198,7 @@ def token_losses(
     model,
     ids: Tensor | np.ndarray,
     stride: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: str | None = None,
 ) -> Tensor:
     """The loss of each of ids[1:] in nats, (tokens - 1,), float32 on the CPU.
@@ -185,9 +206,11 @@ def token_losses(
     stride: None sets windows side by side, so that a token sees 1 to block_size tokens. A number
     slides one window by so many tokens: the first window scores all of its tokens and each later
     one its last `stride`, which see at least block_size - stride + 1 tokens. The last window is
-    moved back so that it is whole, and scores what is left.
+    moved back so that it is whole, and scores what is left. batch_size: as in `total_loss`.
     """
-    batches = windows_over(len(ids) - 1, model.config.block_size, stride, batch_size)
+    size = model.config.block_size
+    batch_size = batch_size or windows_at_once(model.device, size)
+    batches = windows_over(len(ids) - 1, size, stride, batch_size)
     return collect(window_losses(model, ids, batches, progress=progress), len(ids) - 1)
 
 

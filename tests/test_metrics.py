@@ -9,6 +9,7 @@ import pytest
 import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
+from llmlite import metrics
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import Counts, encode_split, load_corpus
 from llmlite.errors import LLMLiteError
@@ -26,6 +27,9 @@ from llmlite.metrics import (
     text_statistics,
     token_losses,
     total_loss,
+    window_losses,
+    windows_at_once,
+    windows_over,
 )
 from llmlite.tokenizer import BPETokenizer
 
@@ -104,6 +108,36 @@ def test_the_loss_goes_by_the_head_mask(tiny_model, make_ids):
     assert abs(nats - plain_loss(tiny_model, ids)) > 0.1
 
 
+@pytest.mark.parametrize("logits", [1, 61, 200, 61 * 29])
+def test_the_logits_of_a_part_at_a_time_give_the_same_loss(
+    tiny_model, make_ids, monkeypatch, logits
+):
+    ids = make_ids(100)
+    expected = token_losses(tiny_model, ids, 5)
+    monkeypatch.setattr(metrics, "LOGITS", logits)
+    torch.testing.assert_close(token_losses(tiny_model, ids, 5), expected)
+
+
+def test_a_gpu_gets_more_windows_at_once():
+    """As many tokens whatever the window, and one that is longer alone."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for width, on_cpu, on_cuda in ((256, 32, 256), (32, 256, 2048), (100_000, 1, 1)):
+        assert (windows_at_once(cpu, width), windows_at_once(cuda, width)) == (on_cpu, on_cuda)
+
+
+@pytest.mark.parametrize("ids", ["cpu", "meta"])
+@torch.inference_mode()
+def test_a_loss_is_computed_where_the_model_is(tiny_model, make_ids, ids):
+    """On the device "meta", which has shapes alone and like a GPU takes no tensor of the CPU's."""
+    model, ids = tiny_model.to("meta"), make_ids(100).to(ids)
+    head_mask = torch.ones(2, 4, device="meta")
+    batches = windows_over(99, 12, 5, 4)
+    losses = [loss for _, loss in window_losses(model, ids, batches, head_mask)]
+    assert {loss.device.type for loss in losses} == {"meta"}
+    assert sum(len(loss) for loss in losses) == 19  # windows, of 12 the first and of 5 the others
+    assert all(loss.shape[1:] == (12,) for loss in losses)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_loss_is_without_dropout_and_the_mode_comes_back(tiny_model, make_ids, training):
     ids = make_ids(30)
@@ -116,7 +150,7 @@ def test_the_loss_is_without_dropout_and_the_mode_comes_back(tiny_model, make_id
 
 def test_the_loss_is_computed_without_a_graph(tiny_model, make_ids):
     graphs = []
-    tiny_model.register_forward_hook(lambda *args: graphs.append(args[-1].logits.requires_grad))
+    tiny_model.norm.register_forward_hook(lambda *args: graphs.append(args[-1].requires_grad))
     total_loss(tiny_model, make_ids(30), batch_size=1)
     assert graphs == [False, False, False]
 
@@ -179,6 +213,7 @@ class Looker:
     def __init__(self, block_size: int):
         self.config = SimpleNamespace(block_size=block_size)
         self.device, self.training = torch.device("cpu"), False
+        self.token_embedding = SimpleNamespace(weight=torch.tensor([[0.0], [-1.0]]))
 
     def eval(self) -> None:
         pass
@@ -186,10 +221,8 @@ class Looker:
     def train(self, mode: bool) -> None:
         pass
 
-    def __call__(self, ids, head_mask=None):
-        logits = torch.zeros(*ids.shape, 2)
-        logits[..., 1] = -torch.arange(1.0, ids.size(1) + 1)
-        return SimpleNamespace(logits=logits)
+    def hidden(self, ids, head_mask=None):
+        return torch.arange(1.0, ids.size(1) + 1).expand(ids.shape).unsqueeze(-1), []
 
     def seen(self, tokens: int, stride: int | None) -> list[int]:
         losses = token_losses(self, torch.ones(tokens, dtype=torch.int64), stride)
