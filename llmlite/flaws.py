@@ -42,7 +42,7 @@ def flawed_windows(
     size = data.block_size
     if data.split == "windows":
         text = torch.cat([ids[split][:train_tokens] for split in SPLITS])
-        return _split_after_windowing(text.to(device), data, valid_tokens)
+        return _split_after_windowing(text.to(device), data, len(ids["valid"][:valid_tokens]))
     windows = {}
     for split in SPLITS:
         part, stride = ids[split][: limits.get(split)], data.stride if split == "train" else None
@@ -67,11 +67,11 @@ def padded_lines(text: str, tokenizer, block_size: int) -> Tensor:
 
 
 def _split_after_windowing(
-    ids: Tensor, data: DataConfig, valid_tokens: int | None
+    ids: Tensor, data: DataConfig, valid_tokens: int
 ) -> dict[str, TokenWindows]:
     """All windows of the text, shuffled, then 80/10/10: most of each other split's tokens, and of
     their contexts, are in training windows as well. Of those two as many windows are kept as stand
-    side by side in so many tokens."""
+    side by side in so many tokens: at a stride of 1 they would be longer than the training."""
     whole = TokenWindows(ids, data.block_size, data.stride)
     generator = torch.Generator().manual_seed(SHUFFLE_SEED)
     order = torch.randperm(len(whole), generator=generator).to(ids.device)
@@ -80,7 +80,7 @@ def _split_after_windowing(
             f"{len(order)} windows cannot be split 80/10/10; use more text or a smaller block_size."
         )
     train, *others = order.tensor_split((len(order) * 8 // 10, len(order) * 9 // 10))
-    limit = valid_tokens and max(1, valid_tokens // data.block_size)
+    limit = max(1, valid_tokens // data.block_size)
     return {
         split: TokenWindows(ids, data.block_size, data.stride, data.shift, only)
         for split, only in zip(SPLITS, (train, *(o[:limit] for o in others)), strict=True)

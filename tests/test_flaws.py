@@ -142,7 +142,7 @@ def test_limits_of_padded_tokens_leave_whole_lines(cut):
 
 @pytest.mark.parametrize(
     ("stride", "sizes"),
-    [(None, (40, 5, 5)), (1, (157, 20, 20))],  # of 50 and of 197 windows
+    [(None, (40, 5, 5)), (2, (79, 10, 10))],  # of 50 and of 99 windows
 )
 def test_all_windows_are_split_80_10_10(cut, stride, sizes):
     windows = cut(replace(FOUR, split="windows", stride=stride))
@@ -177,11 +177,16 @@ def test_the_same_text_is_always_split_the_same_way(cut):
     assert [starts(first[split]) for split in SPLITS] == [starts(again[split]) for split in SPLITS]
 
 
-@pytest.mark.parametrize(("valid_tokens", "kept"), [(16, 4), (19, 4), (3, 1), (1000, 20)])
+@pytest.mark.parametrize(
+    ("valid_tokens", "kept"), [(16, 4), (19, 4), (3, 1), (1000, 10), (None, 10)]
+)
 def test_as_many_are_validated_on_as_stand_side_by_side(cut, valid_tokens, kept):
+    """Of 197 windows a tenth is 20, and 10 stand side by side in the validation text's 40 ids."""
     data = replace(FOUR, split="windows", stride=1)
     whole, limited = cut(data), cut(data, valid_tokens=valid_tokens)
+    assert len(limited["train"]) == 157
     assert starts(limited["train"]) == starts(whole["train"])
+    assert len(limited["valid"]) == len(limited["test"]) == kept
     for split in ("valid", "test"):
         assert starts(limited[split]) == starts(whole[split])[:kept]
 
