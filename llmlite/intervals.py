@@ -8,6 +8,7 @@ different questions: another text, or another training run. Knows nothing about 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -120,12 +121,18 @@ def bootstrap_sums(
     """
     samples = _finite(samples, of)
     n = len(samples)
-    # (resamples, samples): how often each is drawn, which is all that a sum depends on.
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    sums = (drawn @ samples.reshape(n, -1)).reshape(resamples, *samples.shape[1:])
+    sums = _drawn(n, resamples, seed) @ samples.reshape(n, -1)
+    sums = sums.reshape(resamples, *samples.shape[1:])
     low, high = np.quantile(statistic(sums), TAILS)
     (value,) = statistic(samples.sum(axis=0, keepdims=True))
     return Interval(float(value), float(low), float(high), f"{n} {of}")
+
+
+@lru_cache(maxsize=8)  # the same few for dozens of measures; longer to draw than to use
+def _drawn(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n samples is drawn, which is all that a sum depends on: (resamples, n)."""
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return drawn.astype(np.float64)
 
 
 def _student(values: np.ndarray, of: str) -> Interval:

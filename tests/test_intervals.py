@@ -219,3 +219,11 @@ def test_sums_give_the_interval_that_the_slow_bootstrap_gives():
     assert fast.of == slow.of == "40 texts"
     assert fast == bootstrap_sums(samples, contrast, of="texts")
     assert fast != bootstrap_sums(samples, contrast, seed=1, of="texts")
+
+
+def test_the_draws_are_made_once_for_all_measures(monkeypatch):
+    drawn, rng = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or rng(seed))
+    for values in (range(37), range(100, 137)):
+        bootstrap_sums(values, np.asarray, seed=12)
+    assert drawn == [12]
