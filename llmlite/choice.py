@@ -29,9 +29,9 @@ def choose_data(experiment) -> pd.DataFrame:
     path = experiment.out / TABLE
     if path.exists():
         return pd.read_csv(path)
-    points = list(experiment.profile.data_space.points())
-    with tqdm(points, "Choice", unit="candidate", disable=not experiment.progress) as bar:
-        table = pd.DataFrame([_candidate(experiment.like(**point)) for point in bar])
+    texts = _texts(experiment)
+    with tqdm(texts, "Choice", unit="candidate", disable=not experiment.progress) as bar:
+        table = pd.DataFrame([_candidate(text) for text in bar])
     with replacing(path) as aside:
         table.to_csv(aside, index=False)
     return table
@@ -41,6 +41,17 @@ def best_choice(table: pd.DataFrame) -> dict[str, int]:
     """The values of CHOSEN with the fewest bits per byte of validation text."""
     best = table.loc[table["bits per byte"].idxmin()]
     return {field: int(best[field]) for field in CHOSEN}
+
+
+def _texts(experiment) -> list:
+    """The experiment with each candidate's vocabulary and windows. A text in memory is read once
+    for all; a stream is kept as the tokens of one vocabulary."""
+    texts = [experiment.like(**point) for point in experiment.profile.data_space.points()]
+    first, *others = texts
+    if not first.data.stream:
+        for text in others:
+            text.corpus = first.corpus
+    return texts
 
 
 def _candidate(text) -> dict:

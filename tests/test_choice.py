@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from llmlite import choice, paper
+from llmlite import experiment as module
 from llmlite.audit import Audit
 from llmlite.choice import best_choice, trial
 from llmlite.config import DataConfig, DataSpace, TrainConfig
@@ -80,6 +81,15 @@ def test_nothing_is_trained_twice(experiment, monkeypatch):
     monkeypatch.setattr(choice, "Trainer", None)
     table = choice.choose_data(experiment)
     pd.testing.assert_frame_equal(table, first)
+
+
+def test_the_text_is_read_once_for_all_candidates(experiment, monkeypatch):
+    read, load = [], module.load_corpus
+    monkeypatch.setattr(module, "load_corpus", lambda data: read.append(data) or load(data))
+    texts = choice._texts(experiment)
+    assert len({id(text.corpus) for text in texts}) == len(read) == 1
+    assert [text.data.vocab_size for text in texts] == [270] * 4 + [300] * 4
+    assert len(texts[0].ids["train"]) > len(texts[-1].ids["train"])
 
 
 def test_what_is_given_is_not_chosen(profile, tmp_path):
