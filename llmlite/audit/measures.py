@@ -6,7 +6,6 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional as F
 
 from llmlite import paper
 from llmlite.errors import LLMLiteError
@@ -17,9 +16,17 @@ from llmlite.harness import harness_score, pages
 from llmlite.interpret import attention_maps
 from llmlite.intervals import Interval, over_articles, over_seeds
 from llmlite.leak import causal_leak
-from llmlite.metrics import Score, article_scores, context_in_words, repetition_rate, token_losses
+from llmlite.metrics import (
+    Score,
+    article_scores,
+    context_in_words,
+    losses_of,
+    repetition_rate,
+    token_losses,
+    windows_at_once,
+)
 from llmlite.model import GPT
-from llmlite.windows import TokenWindows
+from llmlite.windows import TokenWindows, to_tensor
 
 SENTENCE = " The cat sat on the mat and looked at the dog ."  # of the attention maps
 GENERATED = 24  # tokens of the greedy continuation
@@ -50,15 +57,15 @@ def last_position(model: GPT, ids: torch.Tensor, limit: int) -> dict[str, float]
     (tokens,), of which `limit` windows are scored, spread evenly. error: the mean's standard error.
     """
     model.eval()
-    size = model.config.block_size
+    size, device = model.config.block_size, model.device
     starts = np.unique(np.linspace(0, len(ids) - size - 1, limit).astype(np.int64))
-    windows = TokenWindows(ids, size, 1, only=torch.from_numpy(starts))
+    windows = TokenWindows(to_tensor(ids, device), size, 1, only=to_tensor(starts, device))
     losses = []
-    for index in torch.arange(len(windows)).split(256):
+    for index in torch.arange(len(windows), device=device).split(windows_at_once(device, size)):
         inputs, targets = windows[index]
-        logits = model(inputs.to(model.device)).logits[:, -1].float().cpu()
-        losses.append(F.cross_entropy(logits, targets[:, -1], reduction="none"))
-    losses = torch.cat(losses).double()
+        hidden, _ = model.hidden(inputs)
+        losses.append(losses_of(model, hidden[:, -1], targets[:, -1]))
+    losses = torch.cat(losses).double().cpu()
     error = losses.std() / len(losses) ** 0.5
     return {"nats": losses.mean().item(), "error": error.item(), "windows": len(losses)}
 
