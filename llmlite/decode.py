@@ -39,14 +39,17 @@ class Decoder:
         self.cache = (GraphCache if on_cuda else KVCache)(
             model, batch, min(capacity, self.block_size)
         )
-        self.step = GraphStep(self) if on_cuda else self.feed  # takes up tokens into the cache
+        self.graph = GraphStep() if on_cuda else None
         self.project = projection(model.token_embedding.weight, batch)
 
     @torch.inference_mode()
     def __call__(self, text: Tensor) -> Tensor:
         if text.size(1) > self.block_size or not self.causal:
             return self.feed(text[:, -self.block_size :], None)
-        return self.step(text[:, self.cache.length :], self.cache)
+        new = text[:, self.cache.length :]
+        if self.graph and new.size(1) == 1:
+            return self.graph(self.feed, new, self.cache)
+        return self.feed(new, self.cache)
 
     def feed(self, ids: Tensor, cache: KVCache | None) -> Tensor:
         if cache is not None and ids.size(1) == 1:
@@ -145,32 +148,35 @@ class GraphCache(KVCache):
 
 
 class GraphStep:
-    """Decoder.feed, for one token a text by replaying a CUDA graph, recorded at the first one."""
+    """step(feed, ids, cache): feed(ids, cache) for one token a text, ids (batch, 1), by replaying a
+    CUDA graph of it, recorded the first time.
 
-    def __init__(self, decoder: Decoder):
-        self.decoder, self.graph = decoder, None
+    It does not keep `feed`: a cycle would hold the cache's memory until Python looks for cycles.
+    """
 
-    def __call__(self, ids: Tensor, cache: GraphCache) -> Tensor:
-        if ids.size(1) > 1:
-            return self.decoder.feed(ids, cache)
+    def __init__(self):
+        self.graph = None
+
+    def __call__(self, feed: Callable, ids: Tensor, cache: GraphCache) -> Tensor:
         cache.next.fill_(cache.length)
         if self.graph is None:
             self.ids = ids.clone()
-            self._record(cache)
+            with torch.cuda.device(ids.device):  # streams and graphs are of the current device
+                self._record(feed, cache)
         self.ids.copy_(ids)
         self.graph.replay()
         cache.length += 1
         return self.logits
 
-    def _record(self, cache: GraphCache) -> None:
+    def _record(self, feed: Callable, cache: GraphCache) -> None:
         """The step that is run and the one that is recorded leave the cache as long as it was."""
         length, stream = cache.length, torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries set themselves up at a first run
-            self.decoder.feed(self.ids, cache)
+            feed(self.ids, cache)
         torch.cuda.current_stream().wait_stream(stream)
         cache.length = length
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.logits = self.decoder.feed(self.ids, cache)
+            self.logits = feed(self.ids, cache)
         cache.length = length

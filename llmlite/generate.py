@@ -132,8 +132,15 @@ def _steps(
             text[:, end] = _likeliest(logits)
         else:
             probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-            text[:, end] = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+            text[:, end] = _drawn(probabilities, generator)
         yield end, logits, probabilities
+
+
+def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A token of each row: what torch.multinomial draws, without its checks, for which it waits
+    for the GPU at each token."""
+    waiting = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / waiting).argmax(-1)  # the first of exponential clocks at these rates
 
 
 def _likeliest(logits: Tensor) -> Tensor:
