@@ -194,8 +194,8 @@ def entropies(
     sums = []
     for row, n in zip(ids, steps, strict=True):
         logits = model(row[None, : start + n - 1]).logits[0, start - 1 :].float()
-        sums.append(torch.special.entr(next_token_probabilities(logits, **options)).sum().item())
-    return np.stack([sums, steps], axis=1)
+        sums.append(torch.special.entr(next_token_probabilities(logits, **options)).sum())
+    return np.stack([torch.stack(sums).tolist(), steps], axis=1)  # read once: a read waits
 
 
 def pooled_distinct_2(texts: Sequence[list[str]]) -> np.ndarray:
