@@ -56,11 +56,29 @@ def by_hand(config):
     return torch.stack(losses)
 
 
+def rounding(losses):
+    """How far two float32 computations of a curve may part: each step adds an error of about the
+    loss's rounding, in either direction; 16 of them, since a step's error passes through many sums.
+    """
+    return 16 * torch.finfo(torch.float32).eps * losses.max().item() * len(losses) ** 0.5
+
+
+def determined(name, weight):
+    """The parameters that the loss depends on. The key bias's gradient is 0 but for rounding, as
+    it moves all scores of a query alike, and AdamW makes whole steps of that noise.
+    """
+    if not name.endswith("qkv.bias"):
+        return weight
+    query, _, value = weight.chunk(3)
+    return torch.cat([query, value])
+
+
 def assert_same_curve(ours, theirs):
-    assert (ours[0] - theirs[0]).abs().max() < 1e-5
+    assert (ours[0] - theirs[0]).abs().max() < rounding(theirs[0])
     assert (ours[1] - theirs[1]).abs().max() < 1e-4
     for name, weight in ours[2].items():
-        torch.testing.assert_close(weight, theirs[2][name], atol=1e-4, rtol=0, msg=name)
+        mine, its = determined(name, weight), determined(name, theirs[2][name])
+        torch.testing.assert_close(mine, its, atol=1e-4, rtol=0, msg=name)
     assert theirs[0][-1] < theirs[0][0] - 0.2
 
 
@@ -74,7 +92,8 @@ def test_every_path_gives_the_curve_of_a_plain_loop(batch_size):
         "plain", "fused loss", "fused loss, compiled"
     ]  # fmt: skip
     reference = curve(plain)
-    assert (reference[0] - by_hand(TrainConfig(**changes))).abs().max() < 1e-5
+    by_pytorch = by_hand(TrainConfig(**changes))
+    assert (reference[0] - by_pytorch).abs().max() < rounding(by_pytorch)
     assert_same_curve(curve(uncompiled), reference)
     assert_same_curve(curve(compiled), reference)
 
@@ -163,8 +182,8 @@ def test_where_nothing_is_scaled_the_norm_is_the_same(dtype):
 def test_the_cuda_graph_gives_the_plain_curve():
     plain = build(TrainConfig(batch_size=4, fast=False), "cuda")
     graph = build(TrainConfig(batch_size=4), "cuda")
-    assert graph.how == "fused loss, compiled, CUDA graph"
     assert_same_curve(curve(graph, "cuda"), curve(plain, "cuda"))
+    assert graph.how == "fused loss, compiled, CUDA graph"
 
 
 @needs_cuda

@@ -1,0 +1,373 @@
+"""The engine's paths on a GPU, run on a CPU by a fake of CUDA's graphs, and then, where there is a
+GPU, on it.
+
+The fake graph records every operation of a capture and undoes it; a replay runs the same operations
+on the same memory. So what Python would have to do anew at each step is missing in it, as in a real
+graph: a learning rate that is a number, a gradient that moved.
+"""
+
+import copy
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from llmlite import engine
+from llmlite.config import ModelConfig, TrainConfig
+from llmlite.engine import Engine, FastPaths, TrainingLoss, piece_windows
+from llmlite.model import GPT
+from llmlite.optim import autocast_dtype
+from llmlite.parallel import ALONE
+from llmlite.profiles import PROFILES
+
+MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
+DROPOUT = replace(MODEL, dropout=0.2)
+UNCOMPILED = FastPaths(compile=False)
+EAGER = FastPaths(compile=False, graph=False)
+pytestmark = pytest.mark.usefixtures("one_thread")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+
+
+def build(paths=UNCOMPILED, dtype=None, device="cpu", model=MODEL, scale=2.0**16, **changes):
+    torch.manual_seed(1)
+    config = TrainConfig(**{"batch_size": 4} | changes)
+    run = Engine(GPT(model).to(device).train(), config, dtype, 0.0, ALONE, paths)
+    if dtype == torch.float16:  # grows within the steps of a test
+        run.scaler = torch.amp.GradScaler(device, init_scale=scale, growth_interval=4)
+        run._new_scaler = lambda: torch.amp.GradScaler(device, growth_interval=4)
+    return run
+
+
+def steps(device="cpu", windows=4):
+    """Twelve batches, a ragged one amid them, and rates that float32 holds exactly."""
+    generator = torch.Generator().manual_seed(7)
+    for step in range(12):
+        ids = torch.randint(50, (windows, 17), generator=generator).to(device)
+        ids = ids[: windows - 1] if step == 7 else ids
+        yield ids[:, :-1], ids[:, 1:], len(ids), (step % 5) / 1024
+
+
+def curve(run, part=slice(None), device="cpu"):
+    """[losses, norms] of the steps; `run.model` is then what they made of it."""
+    torch.manual_seed(2)
+    logs = [run.step(*step) for step in list(steps(device))[part]]  # read at the end, as in a run
+    return torch.stack([torch.stack(log) for log in logs]).cpu()
+
+
+def assert_same(run, other, ours, theirs):
+    """Bit for bit, NaN where a gradient overflowed included."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+    for name, weight in run.model.state_dict().items():
+        assert torch.equal(weight, other.model.state_dict()[name]), name
+
+
+# -- a fake of CUDA's graphs ----------------------------------------------------------------------
+
+
+def state(run):
+    """Every tensor that a step changes for good."""
+    yield from run.model.parameters()
+    yield from tree_leaves([list(s.values()) for s in run.optimizer.state.values()])
+    if run.scaler.is_enabled() and run.scaler._scale is not None:
+        yield from (run.scaler._scale, run.scaler._growth_tracker)
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps (operation, arguments, results); raises `error` in place of the first `fails_at`."""
+
+    def __init__(self, calls, fails_at=None, error=None):
+        super().__init__()
+        self.calls, self.fails_at, self.error = calls, fails_at, error
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if self.error and func.overloadpacket.__name__ == self.fails_at:
+            raise self.error
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+
+def memory(values):
+    return [t.untyped_storage().data_ptr() for t in tree_leaves(values) if torch.is_tensor(t)]
+
+
+class FakeCuda:
+    """Stands for torch.cuda; `run` is the engine whose state a capture must not change."""
+
+    def __init__(self):
+        self.run = self.graph_made = self.fails_at = self.error = None
+        self.generator = SimpleNamespace(graphsafe_set_state=lambda _: None)
+        self.captures = 0
+
+    def CUDAGraph(self):  # noqa: N802
+        self.graph_made = SimpleNamespace(calls=[], replay=self.replay)
+        return self.graph_made
+
+    @contextmanager
+    def graph(self, graph, stream):
+        self.captures += 1
+        assert all(p.grad is None for p in self.run.model.parameters())
+        before = [(tensor, tensor.detach().clone()) for tensor in state(self.run)]
+        random = torch.get_rng_state()
+        try:
+            with Recorder(graph.calls, self.fails_at, self.error):
+                yield
+        finally:
+            with torch.no_grad():
+                for tensor, old in before:
+                    tensor.copy_(old)
+            torch.set_rng_state(random)
+            if self.error:
+                raise RuntimeError("the capture was invalidated")
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, results in self.graph_made.calls:
+            new = func(*args, **kwargs)
+            given = memory((args, kwargs))
+            for old, value in zip(tree_leaves(results), tree_leaves(new), strict=True):
+                if torch.is_tensor(old) and not set(memory(old)) & set(given):
+                    old.copy_(value)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    fake = FakeCuda()
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    for name, stand_in in {
+        "device": lambda _: nullcontext(),
+        "stream": lambda _: nullcontext(),
+        "current_stream": lambda: stream,
+        "get_rng_state": lambda _: torch.get_rng_state(),
+        "default_generators": {None: fake.generator},
+        "get_device_properties": lambda _: SimpleNamespace(total_memory=80e9),
+        "CUDAGraph": fake.CUDAGraph,
+        "graph": fake.graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(engine, "_is_cuda", lambda _: True)
+    monkeypatch.setattr(engine, "_side_stream", lambda _: stream)
+
+    def graphed(*args, **kwargs):
+        fake.run = build(*args, **kwargs)
+        return fake.run
+
+    fake.build = graphed
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("changes", "merge", "how"),
+    [
+        ({}, None, "fused loss, CUDA graph"),
+        ({"model": DROPOUT}, None, "fused loss, CUDA graph"),
+        ({"batch_size": 2, "accumulation": 2}, False, "fused loss, CUDA graph"),
+        ({"batch_size": 2, "accumulation": 2}, None, "fused loss, 2 pieces merged, CUDA graph"),
+        ({"dtype": torch.bfloat16}, None, "fused loss, CUDA graph"),
+        ({"dtype": torch.float16}, None, "fused loss, CUDA graph"),
+        # Overflows before, in and after the capture; then no more.
+        ({"dtype": torch.float16, "scale": 2.0**25}, None, "fused loss, CUDA graph"),
+        ({"dtype": torch.float16, "log_scaled_norm": True}, None, "fused loss, CUDA graph"),
+    ],
+)
+def test_a_graph_gives_the_curve_of_the_steps_one_by_one(cuda, changes, merge, how):
+    plain = build(replace(EAGER, merge=merge), **changes)
+    graph = cuda.build(replace(UNCOMPILED, merge=merge), **changes)
+    theirs, ours = curve(plain), curve(graph)
+    assert_same(graph, plain, ours, theirs)
+    assert graph.how == how
+    assert cuda.captures == 1
+    finite = theirs[:, 1].isfinite()
+    assert finite[-1]
+    assert finite.all() == (changes.get("scale") is None)
+
+
+def test_the_graphs_tensors_stay_where_they_are(cuda):
+    run, seen = cuda.build(), set()
+    for number, step in enumerate(steps()):
+        run.step(*step)
+        if number >= engine.WARM_UP:
+            seen.add(tuple(memory((run._batch, run._result))))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_a_state_loaded_after_a_capture_is_the_one_that_goes_on(cuda, dtype):
+    other, run = build(EAGER, dtype=dtype), cuda.build(dtype=dtype)
+    curve(other, slice(0, 3))
+    curve(run, slice(0, 6))
+    run.load_state_dict(copy.deepcopy(other.state_dict()))
+    assert_same(run, other, curve(run, slice(3, None)), curve(other, slice(3, None)))
+    assert cuda.captures == 2
+
+
+@pytest.mark.parametrize(("old", "new"), [(None, torch.float16), (torch.float16, None)])
+def test_a_run_is_carried_on_in_another_type(old, new):
+    run, other = build(dtype=old), build(dtype=new)
+    curve(run, slice(0, 2))
+    other.load_state_dict(run.state_dict())
+    assert curve(other, slice(2, 4)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+@pytest.mark.parametrize("fails_at", ["embedding", "_fused_adamw_", "_foreach_mul_"])
+def test_where_a_capture_fails_the_run_goes_on_without_it(cuda, capsys, dtype, fails_at):
+    plain, run = build(EAGER, dtype=dtype), cuda.build(dtype=dtype)
+    cuda.fails_at, cuda.error = fails_at, RuntimeError("not permitted\nwhile capturing")
+    theirs, ours = curve(plain), curve(run)
+    assert_same(run, plain, ours, theirs)
+    assert run.how == "fused loss, not graphed: not permitted"
+    assert capsys.readouterr().err == "The step is not a CUDA graph: not permitted\n"
+    assert cuda.captures == 1
+
+
+def test_memory_that_runs_out_in_a_capture_is_not_hidden_by_the_captures_error(cuda):
+    run = cuda.build()
+    cuda.fails_at, cuda.error = "embedding", torch.OutOfMemoryError("no room")
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        curve(run)
+    assert all(p.grad is None for p in run.model.parameters())
+
+
+def test_merged_pieces_that_do_not_fit_are_taken_one_by_one(cuda, monkeypatch):
+    forward = TrainingLoss.forward
+
+    def cramped(self, inputs, targets):
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return forward(self, inputs, targets)
+
+    monkeypatch.setattr(TrainingLoss, "forward", cramped)
+    changes = {"batch_size": 2, "accumulation": 2}
+    plain, run = build(replace(EAGER, merge=False), **changes), cuda.build(**changes)
+    assert_same(run, plain, curve(run), curve(plain))
+    assert run.how == "fused loss, CUDA graph"
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_a_step_waits_for_nothing(cuda, dtype):
+    """No number is read, no shape depends on values, and nothing is made in Python's memory first
+    (`lift_fresh` is what torch.tensor ends with), which a GPU would copy.
+    """
+    changes = {"batch_size": 2, "accumulation": 2, "log_scaled_norm": True}
+    curve(cuda.build(dtype=dtype, model=DROPOUT, **changes))
+    calls = cuda.graph_made.calls
+    names = {func.overloadpacket.__name__ for func, *_ in calls}
+    assert "_fused_adamw_" in names
+    waits = {"_local_scalar_dense", "nonzero", "bincount", "equal", "masked_select", "lift_fresh"}
+    assert not waits & names
+    assert {str(kwargs.get("device") or "cpu") for _, _, kwargs, _ in calls} == {"cpu"}
+
+
+# -- what the engine decides ----------------------------------------------------------------------
+
+
+def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes():
+    config = TrainConfig(batch_size=128, accumulation=6)
+    piece = 128 * 16 * engine.KEPT * 2 * MODEL.n_layer * MODEL.n_embd  # bytes, in bfloat16
+    sizes = [piece_windows(MODEL, config, torch.bfloat16, n * piece) for n in (0, 1, 2, 5, 6, 9)]
+    assert sizes == [128, 128, 256, 384, 768, 768]
+    assert piece_windows(MODEL, config, None, 6 * piece) == 384
+
+
+@pytest.mark.parametrize(("merge", "piece"), [(None, 2), (False, 2), (True, 6)])
+def test_on_a_cpu_pieces_are_merged_on_request_only(merge, piece):
+    run = build(FastPaths(merge=merge), batch_size=2, accumulation=3)
+    assert run.piece == piece
+    assert build(FastPaths(merge=merge), batch_size=2, accumulation=3, fast=False).piece == 2
+
+
+def test_merged_pieces_have_the_same_gradient():
+    changes = {"batch_size": 2, "accumulation": 2}
+    ours, theirs = (curve(build(FastPaths(merge=merge), **changes)) for merge in (True, False))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_grids_of_the_full_profile_need_few_compilations():
+    profile = PROFILES["full"]
+    kinds = set()
+    for space, train in (
+        (profile.first_grid, profile.first_search),
+        (profile.revised_grid, profile.revised_search),
+    ):
+        for point in space.points():
+            changes = {k: v for k, v in point.items() if k != "learning_rate"}
+            model = replace(profile.model, **changes)
+            for room in (0, 20e9):
+                piece = piece_windows(model, train, torch.bfloat16, room)
+                kinds.add((model.n_embd, model.n_head, piece, model.block_size))
+    assert len(kinds) <= 20 < engine.SHAPES
+
+
+@pytest.mark.parametrize(
+    ("amp", "device", "native", "dtype"),
+    [
+        ("auto", "cuda:1", True, torch.bfloat16),
+        ("auto", "cuda:1", False, torch.float16),  # a T4, which emulates it
+        ("auto", "cpu", True, None),
+        ("bf16", "cuda:1", False, torch.bfloat16),
+    ],
+)
+def test_auto_is_what_the_device_asked_for_can_do_itself(monkeypatch, amp, device, native, dtype):
+    asked = []
+
+    def device_context(index):
+        asked.append(str(index))
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device", device_context)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or native,
+    )
+    assert autocast_dtype(amp, torch.device(device)) is dtype
+    assert asked == (["cuda:1"] if amp == "auto" and device != "cpu" else [])
+
+
+# -- on a GPU -------------------------------------------------------------------------------------
+
+
+@needs_cuda
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**25])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 2, "accumulation": 2}])
+def test_a_real_graph_gives_the_curve_of_the_steps_one_by_one(dtype, scale, changes):
+    settings = {"dtype": dtype, "device": "cuda", "scale": scale, **changes}
+    plain, graph = build(EAGER, **settings), build(**settings)
+    theirs, ours = curve(plain, device="cuda"), curve(graph, device="cuda")
+    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3, equal_nan=True)
+    assert graph.how.endswith("CUDA graph")
+
+
+@needs_cuda
+def test_after_a_real_capture_that_failed_units_are_still_dropped_out(monkeypatch):
+    share = Engine._share
+
+    def waits(self, *args):
+        value = share(self, *args)
+        value.item()
+        return value
+
+    run = build(device="cuda", model=DROPOUT)
+    monkeypatch.setattr(Engine, "_share", waits)
+    plain = build(EAGER, device="cuda", model=DROPOUT)
+    theirs, ours = curve(plain, device="cuda"), curve(run, device="cuda")
+    assert "not graphed" in run.how
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    monkeypatch.undo()
+    again = build(device="cuda", model=DROPOUT)  # and the next engine can capture
+    curve(again, device="cuda")
+    assert again.how.endswith("CUDA graph")
+
+
+@needs_cuda
+def test_dropout_differs_from_replay_to_replay():
+    run = build(device="cuda", model=DROPOUT)
+    x, y, windows, _ = next(steps("cuda"))
+    losses = torch.stack([run.step(x, y, windows, 0.0)[0] for _ in range(8)])
+    assert len(losses.unique()) == 8
