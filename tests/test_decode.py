@@ -1,6 +1,7 @@
 """The decoder against the whole model, run from scratch at every step."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,34 @@ def test_on_cuda_one_graph_serves_all_steps(tiny_model, make_ids, monkeypatch):
     fast = generate(model, ids, 9, temperature=0)
     assert len(recorded) == 1
     assert torch.equal(fast, generate(model, ids, 9, temperature=0, fast=False))
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {"top_k": 5, "top_p": 0.9}, {"fast": False}]
+)
+def test_a_text_is_continued_where_the_model_is(tiny_model, make_ids, options):
+    """On the device "meta", which has shapes alone and like a GPU takes no tensor of the CPU's."""
+    mask = torch.ones(2, 4, device="meta")
+    text = generate(tiny_model.to("meta"), make_ids(3, 5), 9, head_mask=mask, **options)
+    assert (text.shape, text.device.type) == ((3, 14), "meta")  # two past the window
+
+
+@torch.inference_mode()
+def test_a_graphs_step_is_made_where_the_model_is(tiny_model, make_ids):
+    model, ids = tiny_model.to("meta"), make_ids(3, 6).to("meta")
+    decoder, cache = Decoder(model, 3, capacity=12), GraphCache(model, 3, 12)
+    for part in ids.split((5, 1), dim=1):
+        assert decoder.feed(part, cache).shape == (3, 61)
+    assert cache.length == 6
+
+
+def test_a_decoder_lets_go_of_its_memory_at_once(tiny_model, make_ids):
+    """And not when Python looks for cycles, which is seldom: a cache may be a gigabyte."""
+    decoder = Decoder(tiny_model, 2, capacity=12)
+    decoder(make_ids(2, 3))
+    cache = weakref.ref(decoder.cache)
+    del decoder
+    assert cache() is None
 
 
 def test_the_cache_holds_no_more_than_the_window(tiny_model, make_ids):

@@ -10,6 +10,7 @@ from llmlite.errors import LLMLiteError
 from llmlite.generate import (
     PARAGRAPH,
     Step,
+    _drawn,
     complete,
     generate,
     next_token_probabilities,
@@ -87,6 +88,16 @@ def test_tokens_are_drawn_with_their_probabilities(text_model):
     share = drawn.bincount(minlength=len(expected)) / len(drawn)
     torch.testing.assert_close(share, expected, atol=0.02, rtol=0)
     assert expected.max() > 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 61), (7, 1000)])
+def test_what_is_drawn_is_what_multinomial_draws(shape):
+    ours, theirs = (torch.Generator().manual_seed(3) for _ in range(2))
+    probabilities = next_token_probabilities(torch.randn(shape, generator=ours), 1.0, top_k=20)
+    theirs.set_state(ours.get_state())
+    for _ in range(20):
+        expected = torch.multinomial(probabilities, 1, generator=theirs).squeeze(1)
+        assert torch.equal(_drawn(probabilities, ours), expected)
 
 
 # -- the loop -------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ from llmlite.train import Trainer
 from llmlite.windows import TokenWindows
 
 MASKED = ModelConfig(vocab_size=13, block_size=16, n_layer=1, n_head=2, n_embd=32, dropout=0.0)
-EIGHT_EPOCHS = TrainConfig(epochs=8, batch_size=8, learning_rate=1e-2, patience=0, amp="off")
+EIGHT_EPOCHS = TrainConfig(
+    epochs=8, batch_size=8, learning_rate=1e-2, patience=0, amp="off", checkpoint_every=200
+)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -107,6 +109,18 @@ def test_the_loss_is_without_dropout_and_the_mode_stays_as_it_was(tiny_model, ma
     tiny_model.train(training)
     assert torch.equal(loss_by_position(tiny_model, windows), expected)
     assert tiny_model.training == training
+
+
+@pytest.mark.parametrize("ids", ["cpu", "meta"])
+def test_the_losses_are_summed_where_the_model_is_and_read_once(
+    tiny_model, make_ids, monkeypatch, ids
+):
+    """On the device "meta", which has shapes alone and like a GPU takes no tensor of the CPU's."""
+    read = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda sums: read.append(sums) or sums)
+    windows = TokenWindows(make_ids(5 * 12 + 1).to(ids), 12)
+    found = loss_by_position(tiny_model.to("meta"), windows, batch_size=2)
+    assert (found.shape, found.device.type, len(read)) == ((12,), "meta", 1)
 
 
 # -- a run that learns to copy --------------------------------------------------------------------

@@ -47,6 +47,18 @@ def test_asking_for_attention_changes_no_logit(tiny_config, make_model, make_ids
     torch.testing.assert_close(asked.logits, plain.logits, **CLOSE)
 
 
+@torch.no_grad()
+def test_all_is_made_where_the_weights_are(tiny_model, make_ids):
+    """On the device "meta", which has shapes alone and like a GPU takes no tensor of the CPU's."""
+    model, ids = tiny_model.to("meta"), make_ids(3, 12).to("meta")
+    output = model(ids, ids, torch.ones(2, 4, device="meta"), return_attention=True)
+    assert {part.device.type for part in output} == {"meta"}
+    cache = KVCache(model, 3, capacity=12)
+    for part in ids.split((5, 1, 6), dim=1):
+        assert model(part, cache=cache).logits.shape == (3, part.size(1), 61)
+    assert cache.keys[0].device.type == "meta"
+
+
 def test_dropout_acts_in_training_alone(tiny_model, make_ids):
     ids = make_ids(1, 8)
     assert torch.equal(tiny_model(ids).logits, tiny_model(ids).logits)
