@@ -4,8 +4,8 @@ A run's folder holds
     record.json       configuration, fingerprints, versions, device and the log of each epoch
     steps.jsonl       a line an optimiser step: learning rate, loss, norm of the unscaled gradient
     best.safetensors  weights with the lowest validation perplexity; its header says what they are
-    last.pt           all that is needed to carry on, with a checksum
-    previous.pt       the checkpoint before it, used if the last one is damaged
+    last.pt           all that is needed to carry on, with a checksum; gone once the run is finished
+    previous.pt       the checkpoint before it, used if the last one is damaged; likewise
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from llmlite import __version__
-from llmlite.config import ModelConfig
+from llmlite.config import ModelConfig, TrainConfig, fingerprint
 from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.files import replacing, room_for
 from llmlite.model import GPT
@@ -41,6 +41,16 @@ FORMAT = "llmlite-gpt-1"
 STATE_FORMAT = "llmlite-state-2"
 LAST, PREVIOUS = "last.pt", "previous.pt"
 STEPS = "steps.jsonl"
+
+
+def run_folder(
+    runs: Path, model: ModelConfig, train: TrainConfig, stride: int | None, about: dict[str, str]
+) -> Path:
+    """Where below `runs` a run lies: its folder is named by its shape and by a fingerprint of all
+    that it is, so that whoever wants the same run (a grid, the retraining, the audit) finds it."""
+    shape = f"lr{train.learning_rate:g}-{model.n_layer}l-{model.n_head}h-{model.n_embd}d"
+    identity = fingerprint([str(model), str(train), stride, about])
+    return runs / f"{shape}-{identity[:8]}"
 
 
 def save_model(model: GPT, path: str | Path, **about: str) -> None:
@@ -145,6 +155,12 @@ def load_state(folder: Path, device: str | torch.device) -> dict | None:
             "the same call again to start the run from its beginning."
         )
     return None
+
+
+def remove_state(folder: Path) -> None:
+    """Delete the training state, which a finished run does not need: it is larger than the rest."""
+    for name in (LAST, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _read_state(path: Path, device: str | torch.device) -> dict:

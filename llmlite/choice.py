@@ -1,81 +1,92 @@
-"""Which vocabulary, window and stride a profile's runs use: chosen once, by validation.
+"""Other vocabularies, windows and strides than those of a profile, and how they fare.
 
 Every candidate of the profile's `data_space` trains the paper's best shape from scratch on as many
 tokens as every other, and is scored by the bits per byte of the validation split, the one measure
-that depends neither on the vocabulary nor on the window. The test split is not looked at.
+that depends neither on the vocabulary nor on the window. The test split is not looked at. What the
+profile's `data` says was chosen by such a table; a run does not wait for it.
 """
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pandas as pd
 
 from llmlite import paper
-from llmlite.checkpoint import load_model
+from llmlite.checkpoint import load_model, read_record, run_folder
 from llmlite.config import DataConfig, DataSpace, TrainConfig, with_data
-from llmlite.files import replacing
-from llmlite.metrics import evaluate
+from llmlite.errors import MissingRunError
+from llmlite.files import write_json
+from llmlite.metrics import Score, evaluate
 from llmlite.progress import tqdm
 from llmlite.train import Trainer
 
 CHOSEN = ("vocab_size", "block_size", "stride")
-TABLE = "choice.csv"
+SCORE = "valid_score.json"
+
+
+def candidates(experiment) -> dict[str, object]:
+    """The experiment with each candidate's vocabulary and windows, by a name."""
+    experiment.corpus  # noqa: B018, read once for all
+    name = "choice-vocabulary-{vocab_size}-window-{block_size}-stride-{stride}".format
+    points = experiment.profile.data_space.points() if experiment.profile.data_space else ()
+    return {name(**point): experiment.like(**point) for point in points}
 
 
 def choose_data(experiment) -> pd.DataFrame:
-    """A row a candidate: CHOSEN, what it was trained on and its validation score.
+    """A row a candidate: CHOSEN, what it was trained on and its validation score, the best first.
 
-    Kept in `out/choice.csv`; an interrupted choice carries on with the candidate that it was at.
+    Those that are missing and cannot be trained here are left out.
     """
-    path = experiment.out / TABLE
-    if path.exists():
-        return pd.read_csv(path)
-    texts = _texts(experiment)
+    rows, missing = [], 0
+    texts = candidates(experiment).values()
     with tqdm(texts, "Choice", unit="candidate", disable=not experiment.progress) as bar:
-        table = pd.DataFrame([_candidate(text) for text in bar])
-    with replacing(path) as aside:
-        table.to_csv(aside, index=False)
-    return table
+        for text in bar:
+            try:
+                rows.append(_row(text))
+            except MissingRunError:
+                missing += 1
+    if missing:
+        print(f"{missing} of {len(texts)} candidates are missing: {experiment.only_read}")
+    columns = (*CHOSEN, "bits per byte")
+    return pd.DataFrame(rows, columns=None if rows else columns).sort_values("bits per byte")
 
 
-def best_choice(table: pd.DataFrame) -> dict[str, int]:
-    """The values of CHOSEN with the fewest bits per byte of validation text."""
-    best = table.loc[table["bits per byte"].idxmin()]
-    return {field: int(best[field]) for field in CHOSEN}
-
-
-def _texts(experiment) -> list:
-    """The experiment with each candidate's vocabulary and windows. A text in memory is read once
-    for all; a stream is kept as the tokens of one vocabulary."""
-    texts = [experiment.like(**point) for point in experiment.profile.data_space.points()]
-    first, *others = texts
-    if not first.data.stream:
-        for text in others:
-            text.corpus = first.corpus
-    return texts
-
-
-def _candidate(text) -> dict:
-    """Train and score one candidate; `text` is the experiment with its vocabulary and windows."""
+def candidate_trainer(text) -> Trainer:
+    """`text`: the experiment with a candidate's vocabulary and windows."""
     profile, data = text.profile, text.data
     shape = {axis: value for axis, value in paper.BEST.items() if axis != "learning_rate"}
     model = with_data(profile.model, data, **shape)
     config = trial(profile.data_space, data, len(text.ids["train"]))
-    name = "vocabulary-{}-window-{}-stride-{}".format(*(getattr(data, f) for f in CHOSEN))
-    trainer = Trainer(
+    return Trainer(
         model,
         config,
         text.ids,
-        text.out / "choice" / name,
+        run_folder(text.runs, model, config, data.stride, text.about),
         text.about,
         text.device,
         data.stride,
         text.progress,
+        paths=text.paths,
+        only_read=text.only_read,
     )
-    record = trainer.fit()
-    trained, _ = load_model(trainer.folder / "best.safetensors", text.device)
-    score = evaluate(trained, text.ids["valid"], text.corpus.counts("valid"))
+
+
+def candidate_score(text) -> Score:
+    """Of the validation split; trained first if need be, and kept beside the model."""
+    trainer = candidate_trainer(text)
+    trainer.fit()
+    path = trainer.folder / SCORE
+    if not path.exists():
+        trained, _ = load_model(trainer.folder / "best.safetensors", text.device)
+        score = evaluate(trained, text.ids["valid"], text.corpus.counts("valid"))
+        write_json(path, asdict(score))
+    return Score(**json.loads(path.read_text("utf-8")))
+
+
+def _row(text) -> dict:
+    score, record = candidate_score(text), read_record(candidate_trainer(text).folder)
     return {
-        **{field: getattr(data, field) for field in CHOSEN},
+        **{field: getattr(text.data, field) for field in CHOSEN},
         "steps": record["epochs"][-1]["step"],
         "tokens trained on": record["tokens_per_epoch"] * len(record["epochs"]),
         "perplexity per token": score.perplexity,

@@ -107,7 +107,8 @@ class TrainConfig:
     amp: str = "auto"  # "auto" | "fp16" (with gradient scaling) | "bf16" | "off"
     epoch_windows: int | None = None  # windows in an epoch, drawn anew for each; None: all
     patience: int = 3  # epochs without a better validation loss before stopping; 0 never stops
-    checkpoint_every: int = 200  # optimiser steps between checkpoints; an epoch's end always is one
+    # Optimiser steps between checkpoints, an epoch's end always being one; None: by time (train.py)
+    checkpoint_every: int | None = None
     train_tokens: int | None = None  # use only the first so many tokens of a split; None: all
     valid_tokens: int | None = None
     seed: int = 1337
@@ -117,11 +118,12 @@ class TrainConfig:
     log_scaled_norm: bool = False  # the norm of fp16's gradient before the scale is taken out
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "accumulation", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulation"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "1 or more")
         for name in ("patience", "clip_norm", "weight_decay"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}", "0 or more")
-        for name, least in (("train_tokens", 2), ("valid_tokens", 2), ("epoch_windows", 1)):
+        limits = {"train_tokens": 2, "valid_tokens": 2, "epoch_windows": 1, "checkpoint_every": 1}
+        for name, least in limits.items():
             value = getattr(self, name)
             allowed = f"{least} or more, or None"
             _require(value is None or value >= least, f"{name} is {value}", allowed)

@@ -17,6 +17,10 @@ class CheckpointError(LLMLiteError):
     """A file of weights or a training state is missing, damaged or belongs to something else."""
 
 
+class MissingRunError(LLMLiteError):
+    """A run that is to be shown has not been trained, and cannot be trained here."""
+
+
 class DivergedError(LLMLiteError):
     """The loss or the gradient became NaN or infinite; the run was stopped and says where."""
 

@@ -17,23 +17,31 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from llmlite.checkpoint import commit, device_name, environment, load_model
-from llmlite.choice import CHOSEN, best_choice, choose_data
+from llmlite.checkpoint import (
+    commit,
+    device_name,
+    environment,
+    load_model,
+    read_record,
+    run_folder,
+)
+from llmlite.choice import choose_data
 from llmlite.cluster import RayOptions
 from llmlite.commands import shell_command
-from llmlite.config import DataConfig, ModelConfig, fingerprint, with_data
+from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig, fingerprint, with_data
 from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
+from llmlite.engine import FastPaths
 from llmlite.errors import LLMLiteError
 from llmlite.files import replacing, write_json
 from llmlite.flaws import flawed_windows, mistakes
 from llmlite.live import watchers
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
-from llmlite.parallel import check_device, local_device, world
+from llmlite.parallel import check_device, gpu_bytes, local_device, world
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
 from llmlite.profiles import Profile, get_profile
-from llmlite.search import AXES, best_row, hyperparameter_search
+from llmlite.search import AXES, Trial, best_row, hyperparameter_search, trials
 from llmlite.stream import FolderStream, HubStream, StreamedCorpus, head, open_stream, tokenize
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Trainer
@@ -54,7 +62,8 @@ class Experiment:
     says). out: the folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda".
     configuration: values of AXES for the trained model (what it leaves out is the profile's choice
     or the search's best). training: fields of the retraining's TrainConfig to set otherwise.
-    tensorboard: write event files into the run's folder. changes: as `training`, for DataConfig.
+    tensorboard: write event files into the run's folder. paths: how the engine computes. changes:
+    as `training`, for DataConfig.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class Experiment:
         configuration: dict | None = None,
         training: dict | None = None,
         tensorboard: bool = False,
+        paths: FastPaths = FastPaths(),  # noqa: B008, it is frozen
         **changes,
     ):
         check_device(device)
@@ -74,8 +84,8 @@ class Experiment:
         several = self.world.size > 1 and device == "cuda"  # each process has a GPU of its own
         self.device = local_device() if device == "auto" or several else device
         if not isinstance(profile, Profile):
-            profile = get_profile(profile, self.device.startswith("cuda"))
-        self.profile = profile
+            profile = get_profile(profile, gpu_bytes(self.device))
+        self.profile, self.paths = profile, paths
         self.device_given = device != "auto"
         if data:
             changes["source"] = str(data)
@@ -103,25 +113,35 @@ class Experiment:
         """What to type in a shell for the same as this object; see commands.py."""
         return shell_command(self, name)
 
+    @property
+    def runs(self) -> Path:
+        """Where all runs lie, whoever wants them: grids, retraining, audit."""
+        return self.out / "runs"
+
+    @property
+    def only_read(self) -> str | None:
+        """Why nothing is trained here, in a sentence; None where it is."""
+        if not self.profile.needs_gpu or self.device != "cpu":
+            return None
+        return (
+            f"profile {self.profile.name} is trained on a GPU, by `llmlite run --profile "
+            f"{self.profile.name}`, and shown here from its records."
+        )
+
     # -- data (notebook 01) -------------------------------------------------------------------
 
     @cached_property
     def data(self) -> DataConfig:
-        """Text, vocabulary and windows: as given, else chosen by validation where the profile has
-        candidates (choice.py), else the profile's."""
-        given = replace(self.profile.data, **self.changes)
-        if not self.profile.data_space or set(CHOSEN) & self.changes.keys():
-            return given
-        return replace(given, **best_choice(self.data_choice))
+        """Text, vocabulary and windows: the profile's, but for what was given."""
+        return replace(self.profile.data, **self.changes)
 
-    @cached_property
     def data_choice(self) -> pd.DataFrame:
-        """The candidates for vocabulary, window and stride, and how they fared."""
+        """Other vocabularies, windows and strides than `data`, and how they fare (choice.py)."""
         return choose_data(self)
 
     def like(self, training: dict | None = None, **changes) -> "Experiment":
         """This experiment with other training or data; in the same folder."""
-        return Experiment(
+        other = Experiment(
             self.profile,
             None,
             self.out,
@@ -130,8 +150,17 @@ class Experiment:
             self.given_configuration,
             self.training | (training or {}),
             self.tensorboard,
+            self.paths,
             **self.changes | changes,
         )
+        # What is made of the same text in the same way is not made again.
+        if changes.keys() <= {"block_size", "stride", "padding", "shift"}:
+            same = ("corpus", "tokenizer", "ids")
+        else:
+            cut_alike = changes.keys() <= {"vocab_size", "block_size", "stride"}
+            same = ("corpus",) if cut_alike and not self.data.stream else ()
+        vars(other).update({name: vars(self)[name] for name in same if name in vars(self)})
+        return other
 
     @cached_property
     def corpus(self) -> Corpus | StreamedCorpus:
@@ -217,20 +246,53 @@ class Experiment:
         folder, command = self.search_folder(grid), self.command(f"search --grid {grid}")
         if command and ray:
             command += f" {shlex.join(ray.arguments())}"
-        return hyperparameter_search(
-            getattr(self.profile, f"{grid}_grid"),
-            self.model_config(),
-            getattr(self.profile, f"{grid}_search"),
-            self.ids,
-            folder,
-            self.about,
-            self.device,
-            self.data.stride,
-            self.progress,
-            command,
-            ray,
-            self.tensorboard,
-        )
+        return self.search_space(*self._grid(grid), folder, command, ray)
+
+    def search_trials(self, grid: str) -> list[Trial]:
+        """The configurations of a grid, each by itself."""
+        command = self.command(f"search --grid {grid}")
+        return self.trials(*self._grid(grid), self.search_folder(grid), command)
+
+    def _grid(self, grid: str) -> tuple[SearchSpace, TrainConfig]:
+        return getattr(self.profile, f"{grid}_grid"), getattr(self.profile, f"{grid}_search")
+
+    def search_space(
+        self,
+        space: SearchSpace,
+        config: TrainConfig,
+        folder: Path,
+        command: str | None,
+        ray: RayOptions | None = None,
+    ) -> pd.DataFrame:
+        """`hyperparameter_search` on this experiment's text; the runs lie with all others."""
+        settings = self._search_settings(space, config, folder, command)
+        table = hyperparameter_search(ids=self.ids, ray=ray, **settings)
+        if missing := (table.status == "missing").sum():
+            print(f"{missing} of {len(table)} configurations are missing: {self.only_read}")
+        return table
+
+    def trials(
+        self, space: SearchSpace, config: TrainConfig, folder: Path, command: str | None
+    ) -> list[Trial]:
+        """What `search_space` would train."""
+        return trials(**self._search_settings(space, config, folder, command))
+
+    def _search_settings(self, space, config, folder: Path, command: str | None) -> dict:
+        return {
+            "space": space,
+            "model": self.model_config(),
+            "config": config,
+            "folder": folder.absolute(),
+            "about": self.about,
+            "device": self.device,
+            "stride": self.data.stride,
+            "progress": self.progress,
+            "command": command,
+            "tensorboard": self.tensorboard,
+            "runs": self.runs.absolute(),
+            "paths": self.paths,
+            "only_read": self.only_read,
+        }
 
     def model_config(self, **changes) -> ModelConfig:
         return with_data(self.profile.model, self.data, **changes)
@@ -241,10 +303,15 @@ class Experiment:
         best = best_row(self.search("revised"))
         return {axis: best[axis].item() for axis in AXES}
 
+    @property
+    def knows_configuration(self) -> bool:
+        """Is it given what to retrain, so that no search has to find it?"""
+        return set(AXES) <= set(self._given)
+
     @cached_property
     def configuration(self) -> dict:
         """The values of AXES to retrain: what was given, and for the rest the search's best."""
-        if set(AXES) <= set(self._given):  # nothing left to search for
+        if self.knows_configuration:
             return {axis: self._given[axis] for axis in AXES}
         return self.best_configuration | self._given
 
@@ -252,10 +319,11 @@ class Experiment:
 
     def retrain(self) -> dict:
         """§III.F: one configuration from scratch for longer. Returns the run's record."""
-        return self._trainer.fit()
+        return self.trainer.fit()
 
     @cached_property
-    def _trainer(self) -> Trainer:
+    def trainer(self) -> Trainer:
+        """Of the retraining."""
         shape = dict(self.configuration)
         rate = shape.pop("learning_rate")
         model = self.model_config(**shape)
@@ -266,30 +334,32 @@ class Experiment:
             windows = flawed_windows(
                 self.corpus, self.tokenizer, self.ids, self.data, *limits, self.device
             )
-        name = f"best-{fingerprint([str(model), str(config), self.data.stride, about])[:8]}"
+        folder = run_folder(self.runs, model, config, self.data.stride, about)
         return Trainer(
             model,
             config,
             self.ids,
-            self.out / name,
+            folder,
             about,
             self.device,
             self.data.stride,
             self.progress,
             self.command("train"),
-            watchers(self.out / name, self.tensorboard),
+            watchers(folder, self.tensorboard),
             windows,
+            self.paths,
+            self.only_read,
         )
 
     @property
     def run_folder(self) -> Path:
         """Where the retrained model, its record and its step log lie."""
-        return self._trainer.folder
+        return self.trainer.folder
 
     @cached_property
     def model(self) -> GPT:
         """The retrained model at its best epoch, trained first if need be."""
-        if self.progress and not self._trainer.finished():
+        if self.progress and not self.trainer.finished():
             print("There is no trained model here yet: training it now, as in notebook 03.")
         self.retrain()
         return load_model(self.run_folder / "best.safetensors", self.device)[0]
@@ -301,7 +371,7 @@ class Experiment:
     def or_pretrained(self) -> "Experiment":
         """This experiment, or where it has trained nothing yet, the model that comes with the
         package in its place: with that model's tokenizer, on this experiment's text."""
-        if any(self.out.glob("best-*")):
+        if self._is_retrained():
             return self
         pretrained = load_pretrained(self.device)
         config = pretrained.model.config
@@ -312,21 +382,27 @@ class Experiment:
             print(f"No model is trained here yet; this is {pretrained}.")
         return ready
 
+    def _is_retrained(self) -> bool:
+        """Has the retraining begun here? Asked without a search, where there was none."""
+        searched = self.search_folder("revised") / "results.csv"
+        if not (self.knows_configuration or searched.exists()):
+            return False
+        return read_record(self.run_folder) is not None
+
     def test_score(self) -> Score:
         """The trained model on the whole test split, windows side by side (Fig. 1).
 
-        Also written to `test_score.json` beside the model. Computed once.
+        Computed once, and kept in `test_score.json` beside the model.
         """
-        return self._test_score
-
-    @cached_property
-    def _test_score(self) -> Score:
-        name = "Test" if self.progress else None
-        counts = self.corpus.counts("test")
-        score = evaluate(self.model, self.ids["test"], counts, progress=name)
-        content = {**asdict(score), "environment": environment(self.device)}
-        write_json(self.run_folder / "test_score.json", content)
-        return score
+        path = self.run_folder / "test_score.json"
+        if not path.exists():
+            name = "Test" if self.progress else None
+            counts = self.corpus.counts("test")
+            score = evaluate(self.model, self.ids["test"], counts, progress=name)
+            write_json(path, {**asdict(score), "environment": environment(self.device)})
+        kept = json.loads(path.read_text("utf-8"))
+        kept.pop("environment")
+        return Score(**kept)
 
     def seed_scores(self) -> pd.DataFrame:
         """The trained model once for each of the profile's seeds: a row a seed, test split.
@@ -335,7 +411,7 @@ class Experiment:
         """
         rows = []
         for seed in self.profile.seeds:
-            mine = self._trainer.config.seed == seed  # trained and scored already, as a rule
+            mine = self.trainer.config.seed == seed  # trained and scored already, as a rule
             experiment = self if mine else self.with_seed(seed)
             best, score = experiment.retrain()["best"], experiment.test_score()
             rows.append(

@@ -86,3 +86,10 @@ def check_device(device: str) -> None:
     cuda = device.startswith("cuda") and torch.cuda.is_available()
     if device not in ("auto", "cpu") and not cuda:
         raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")
+
+
+def gpu_bytes(device: str) -> int:
+    """Memory of a CUDA device; 0 for a CPU."""
+    if torch.device(device).type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).total_memory

@@ -36,6 +36,7 @@ class AuditConfig:
     honest: TrainConfig  # of the scorecard's own model, a run a seed
     first_grid: TrainConfig  # of the grids' runs, a run a configuration and seed
     revised_grid: TrainConfig
+    first_seeds: tuple[int, ...]  # of the first grid, the larger one
     vocabularies: tuple[int, ...]  # whose optimiser steps an epoch are compared with the paper's
     windows: int  # of the test split, behind the true perplexity of a model that sees its targets
     samples: int  # seeds behind each claim about text
@@ -49,7 +50,7 @@ class Profile:
 
     name: str
     data: DataConfig
-    data_space: DataSpace | None  # where vocabulary, window and stride are chosen by validation
+    data_space: DataSpace | None  # other vocabularies, windows and strides to compare `data` with
     model: ModelConfig  # what a configuration of a grid does not set
     first_grid: SearchSpace
     revised_grid: SearchSpace
@@ -63,6 +64,7 @@ class Profile:
     attention_sentences: int  # sentences of the test split behind the attention statistics
     ablation_tokens: int  # tokens of the validation split behind each head's effect on the loss
     audit: AuditConfig
+    needs_gpu: bool = False  # its runs would take days on a CPU, which then only shows records
 
 
 # As in the paper, the revised grid doubles the batch of the first and swaps its fixed rate for
@@ -94,13 +96,13 @@ _SMALL_LEAK = TrainConfig(
     valid_tokens=65_537,
     patience=0,
 )
-_FULL_LEAK = TrainConfig(
-    epochs=10, batch_size=128, accumulation=4, amp="auto", valid_tokens=None, patience=0
-)
-# Two passes over the text an epoch, and less for the audit's 147 runs: all of `full` is about seven
-# billion tokens.
-_FULL_SEARCH = TrainConfig(batch_size=128, epoch_windows=20_480)
-_FULL_GRID = TrainConfig(batch_size=128, epochs=5, epoch_windows=4_096)
+_FULL_LEAK = TrainConfig(epochs=10, batch_size=128, accumulation=4, patience=0)
+# An epoch is two passes over the text, in the grids and in the retraining alike, so that 10 epochs
+# of one and 20 of the other differ in nothing but their number.
+_FULL_SEARCH = TrainConfig(batch_size=128, epoch_windows=20_480, patience=5)
+_FULL_FIRST = replace(_FULL_SEARCH, batch_size=64, schedule="fixed")
+_FULL_RETRAIN = replace(_FULL_SEARCH, epochs=20)
+_FULL_SEEDS = (1337, 1, 2)
 _QUICK_GRID = replace(_QUICK_SEARCH, epochs=2, train_tokens=6_000, valid_tokens=2_000)
 _SMALL_GRID = replace(_SMALL_SEARCH, amp="off", train_tokens=40_000, valid_tokens=20_000)
 
@@ -143,6 +145,7 @@ PROFILES = {
             honest=replace(_QUICK_SEARCH, epochs=1, train_tokens=40_000),
             first_grid=replace(_QUICK_GRID, schedule="fixed"),
             revised_grid=replace(_QUICK_GRID, accumulation=2),
+            first_seeds=_SEEDS,
             vocabularies=(320, 2048, 2400),
             windows=1_000,
             samples=50,
@@ -185,6 +188,7 @@ PROFILES = {
             honest=TrainConfig(epochs=1, batch_size=16, amp="off"),
             first_grid=replace(_SMALL_GRID, schedule="fixed"),
             revised_grid=replace(_SMALL_GRID, accumulation=2),
+            first_seeds=_SEEDS,
             vocabularies=(2048, 4096, 10_000, 16_384),
             windows=20_000,
             samples=50,
@@ -194,8 +198,6 @@ PROFILES = {
     ),
     "full": Profile(
         name="full",
-        # Where no candidate of data_space is asked for. Side by side, ten epochs at batch 128 are
-        # about 820 steps; a quarter-window stride gives the runs four times that.
         data=DataConfig(vocab_size=10_000, block_size=256, stride=64),
         data_space=DataSpace(
             vocab_size=(4096, 10_000, 16_384),
@@ -207,11 +209,11 @@ PROFILES = {
         model=ModelConfig(dropout=0.1),
         first_grid=PAPER_FIRST_GRID,
         revised_grid=PAPER_REVISED_GRID,
-        first_search=replace(_FULL_SEARCH, batch_size=64, schedule="fixed"),
+        first_search=_FULL_FIRST,
         revised_search=_FULL_SEARCH,
-        retrain=TrainConfig(epochs=20, batch_size=128, patience=5),
-        retrain_configuration=None,
-        seeds=(1337, 1, 2),
+        retrain=_FULL_RETRAIN,
+        retrain_configuration=paper.BEST,
+        seeds=_FULL_SEEDS,
         samples=50,
         sample_tokens=100,
         attention_sentences=200,
@@ -228,24 +230,30 @@ PROFILES = {
             scaled=replace(_FULL_LEAK, epochs=1, epoch_windows=2_560_000, amp="fp16"),
             other_windows=(16, 64),
             padded_window=256,
-            seeds=_SEEDS,
-            honest=TrainConfig(epochs=10, batch_size=128, patience=5),
-            first_grid=replace(_FULL_GRID, batch_size=64, schedule="fixed"),
-            revised_grid=_FULL_GRID,
+            # The scorecard judges by the runs of the retraining and of the grids themselves.
+            seeds=_FULL_SEEDS,
+            honest=_FULL_RETRAIN,
+            first_grid=_FULL_FIRST,
+            revised_grid=_FULL_SEARCH,
+            first_seeds=_FULL_SEEDS[:1],
             vocabularies=(4096, 10_000, 16_384),
             windows=200_000,
             samples=50,
             sample_tokens=100,
             sentences=200,
         ),
+        needs_gpu=True,
     ),
 }
 
+LARGE_GPU = 30e9  # bytes: an A100 has at least 40e9, a T4 16e9
 
-def get_profile(name: str, cuda: bool) -> Profile:
-    """The profile called `name`; "auto" is "full" where CUDA is available and "quick" elsewhere."""
+
+def get_profile(name: str, gpu_bytes: float) -> Profile:
+    """The profile called `name`. "auto" is what the machine can run in a sitting: "full" on a GPU
+    of 30 GB or more, "small" on a smaller one, "quick" without. gpu_bytes: its memory, 0: none."""
     if name == "auto":
-        name = "full" if cuda else "quick"
+        name = "full" if gpu_bytes >= LARGE_GPU else "small" if gpu_bytes else "quick"
     if name not in PROFILES:
         raise LLMLiteError(f"There is no profile '{name}'; choose auto, {', '.join(PROFILES)}.")
     return PROFILES[name]

@@ -24,7 +24,6 @@ from llmlite.audit.records import RECORDS, SCORECARD, SHORT
 from llmlite.badges import badges
 from llmlite.benchmarks import benchmark, benchmarks_folder
 from llmlite.checkpoint import environment
-from llmlite.choice import TABLE as CHOICE
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import GRIDS, SEEDS, Experiment
 from llmlite.files import replacing, write_json
@@ -60,8 +59,6 @@ def gather(experiment: Experiment) -> Path:
             _copy(path, folder / "figures" / path.name)
     if (made / SHORT).exists():
         _copy(made / SHORT, folder / "tables" / "scorecard.md")
-    if (out / CHOICE).exists():
-        _copy(out / CHOICE, folder / "records" / CHOICE)
     for grid in GRIDS:
         searched = experiment.search_folder(grid)
         for path in (*searched.glob("*.csv"), *searched.glob("*/record.json")):

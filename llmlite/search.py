@@ -1,10 +1,12 @@
 """`hyperparameter_search()`: a grid → a table of results (§III.E and IV.A).
 
-A run a configuration, each in a folder of its own; the table is `results.csv`, rewritten after
-every run. Called again, it skips what is finished, carries on what was interrupted and tries again
-what failed. The runs follow each other here, or share a Ray cluster (see cluster.py).
+A run a configuration, each in a folder of its own (checkpoint.run_folder); the table is
+`results.csv`, rewritten after every run. Called again, it skips what is finished, carries on what
+was interrupted and tries again what failed. The runs follow each other here, or share a Ray cluster
+(see cluster.py).
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
@@ -15,9 +17,16 @@ import pandas as pd
 import torch
 
 from llmlite import cluster
-from llmlite.checkpoint import read_record
-from llmlite.config import ModelConfig, SearchSpace, TrainConfig, fingerprint
-from llmlite.errors import BusyError, CheckpointError, DiskFullError, LLMLiteError
+from llmlite.checkpoint import read_record, run_folder
+from llmlite.config import ModelConfig, SearchSpace, TrainConfig
+from llmlite.engine import FastPaths
+from llmlite.errors import (
+    BusyError,
+    CheckpointError,
+    DiskFullError,
+    LLMLiteError,
+    MissingRunError,
+)
 from llmlite.files import hold, replacing
 from llmlite.live import watchers
 from llmlite.parallel import world
@@ -25,12 +34,6 @@ from llmlite.progress import tqdm
 from llmlite.train import Trainer, epoch_line
 
 AXES = ("learning_rate", "n_layer", "n_head", "n_embd")
-
-
-def run_name(point: dict, identity: list) -> str:
-    """A folder's name: what the configuration is, and a fingerprint of everything behind it."""
-    shape = "lr{learning_rate:g}-{n_layer}l-{n_head}h-{n_embd}d".format(**point)
-    return f"{shape}-{fingerprint(identity)[:8]}"
 
 
 def hyperparameter_search(
@@ -45,35 +48,33 @@ def hyperparameter_search(
     progress: bool = True,
     command: str | None = None,
     ray: cluster.RayOptions | None = None,
-    tensorboard: bool = False,
+    **options,
 ) -> pd.DataFrame:
     """Train every configuration of `space`; what it does not set is as in `model` and `config`.
 
     Returns the table that it also writes to `folder/results.csv`: a row a configuration in the
-    grid's order, with the columns of AXES, status ("finished" or "failed"), reason, the losses in
-    nats per token and the perplexity of the best epoch, and what the run cost. A configuration that
-    fails (out of memory, NaN) is recorded with its reason and the search goes on.
+    grid's order, with the columns of AXES, status ("finished", "failed" or "missing"), reason, the
+    losses in nats per token and the perplexity of the best epoch, and what the run cost. A
+    configuration that fails (out of memory, NaN) is recorded with its reason and the search goes
+    on.
 
     command: the shell command that carries the search on, for the records. ray: train them on this
-    cluster, on CUDA where a run gets (a part of) a GPU; the table is the same. tensorboard: event
-    files in each run's folder. BusyError if another process searches in `folder`.
+    cluster, on CUDA where a run gets (a part of) a GPU; the table is the same. options: further
+    fields of Trial. BusyError if another process searches in `folder`.
     """
     folder, rows = Path(folder).absolute(), {}
     gpus = ray.gpus(device) if ray else 0
     if ray:
         device = "cuda" if gpus else "cpu"
     alone = ray is None and progress  # a worker elsewhere has nobody to show its progress to
-    trials = [
-        Trial(point, model, config, folder, about, str(device), stride, alone, command, tensorboard)
-        for point in space.points()
-    ]
-    outcomes = cluster.run_all(trials, ids, ray, gpus) if ray else _run_here(trials, ids)
+    every = trials(space, model, config, folder, about, device, stride, alone, command, **options)
+    outcomes = cluster.run_all(every, ids, ray, gpus) if ray else _run_here(every, ids)
     main = world().main
     with (
         hold(folder) if main else nullcontext(),
         closing(outcomes),
         tqdm(
-            total=len(trials), desc="Grid", unit="configuration", disable=not (progress and main)
+            total=len(every), desc="Grid", unit="configuration", disable=not (progress and main)
         ) as bar,
     ):
         for number, row in outcomes:
@@ -128,6 +129,23 @@ def search_log(table: pd.DataFrame, folder: str | Path) -> str:
     return "\n\n".join(parts)
 
 
+def trials(
+    space: SearchSpace,
+    model: ModelConfig,
+    config: TrainConfig,
+    folder: Path,
+    about: dict[str, str],
+    device: str | torch.device,
+    stride: int | None,
+    progress: bool,
+    command: str | None,
+    **options,
+) -> list["Trial"]:
+    """Every configuration of `space`, in the grid's order; the rest as in the search."""
+    shared = folder, about, str(device), stride, progress, command
+    return [Trial(point, model, config, *shared, **options) for point in space.points()]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One configuration of a search, with all that a process needs to train it."""
@@ -141,7 +159,10 @@ class Trial:
     stride: int | None
     progress: bool
     command: str | None
-    tensorboard: bool = False
+    tensorboard: bool = False  # event files in the run's folder
+    runs: Path | None = None  # where the runs lie; None: in `folder`
+    paths: FastPaths = FastPaths()  # noqa: RUF009, it is frozen
+    only_read: str | None = None  # as of Trainer
 
     @property
     def model(self) -> ModelConfig:
@@ -153,30 +174,42 @@ class Trial:
         return replace(self.base_config, learning_rate=self.point["learning_rate"])
 
     @property
+    def run_folder(self) -> Path:
+        runs = self.runs or self.folder
+        return run_folder(runs, self.model, self.config, self.stride, self.about)
+
+    @property
     def name(self) -> str:
-        identity = [str(self.model), str(self.config), self.stride, self.about]
-        return run_name(self.point, identity)
+        """The run's folder, as seen from the search's."""
+        return os.path.relpath(self.run_folder, self.folder)
+
+    def trainer(self, ids: dict[str, torch.Tensor]) -> Trainer:
+        return Trainer(
+            self.model,
+            self.config,
+            ids,
+            self.run_folder,
+            self.about,
+            self.device,
+            self.stride,
+            self.progress,
+            self.command,
+            watchers(self.run_folder, self.tensorboard),
+            paths=self.paths,
+            only_read=self.only_read,
+        )
 
     def run(self, ids: dict[str, torch.Tensor]) -> dict:
         """Train it, or find it finished; its row of the table."""
         announced = False
         try:
-            trainer = Trainer(
-                self.model,
-                self.config,
-                ids,
-                self.folder / self.name,
-                self.about,
-                self.device,
-                self.stride,
-                self.progress,
-                self.command,
-                watchers(self.folder / self.name, self.tensorboard),
-            )
-            announced = self.progress and not trainer.finished()
+            trainer = self.trainer(ids)
+            announced = self.progress and not (self.only_read or trainer.finished())
             if announced:
                 tqdm.write(_first_line(self.point), file=sys.stderr)
             row = {**self.point, "run": self.name, **_outcome(trainer.fit())}
+        except MissingRunError as error:
+            row = self.failed(error) | {"status": "missing"}
         except (CheckpointError, BusyError, DiskFullError):
             raise  # somebody must look at it first; the next configuration would fare no better
         except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -228,6 +261,6 @@ def _first_line(point: dict) -> str:
 def _last_line(row: dict) -> str:
     """The line that closes a configuration in the paper's logs, or why there is none."""
     values = ", ".join(f"{row[axis]:g}" for axis in AXES)
-    if row["status"] == "failed":
-        return f"Failed ({values}): {row['reason']}"
+    if row["status"] != "finished":
+        return f"{row['status'].capitalize()} ({values}): {row['reason']}"
     return f"Final Perplexity for ({values}): {row['perplexity']:.4f}"

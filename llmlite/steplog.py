@@ -30,7 +30,14 @@ class StepLog:
         self.start_clock()
 
     def _new_sums(self) -> None:
-        self.sums = {"loss": 0.0, "norm": 0.0, "norms": 0, "tokens": 0, "seconds": 0.0}
+        self.sums = {
+            "loss": 0.0,
+            "norm": 0.0,
+            "norms": 0,
+            "skipped": 0,
+            "tokens": 0,
+            "seconds": 0.0,
+        }
 
     def start_clock(self) -> None:
         """What went before, such as writing files, is not training."""
@@ -73,6 +80,8 @@ class StepLog:
             if taken:
                 self.sums["norm"] += norm
                 self.sums["norms"] += 1
+            else:
+                self.sums["skipped"] += 1
         self._pending.clear()
         self.sums["seconds"] += time.perf_counter() - self._since  # the device is done with them
         self.start_clock()
@@ -107,6 +116,7 @@ class StepLog:
         means = {
             "train_loss": sums["loss"] / sums["tokens"],
             "grad_norm": sums["norm"] / max(1, sums["norms"]),
+            "skipped": sums["skipped"],
             "tokens_per_second": self.speed,
             "seconds": sums["seconds"],
         }

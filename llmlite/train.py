@@ -8,6 +8,7 @@ same weights, bit for bit. Under torchrun all processes make the same call.
 
 import math
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -22,12 +23,13 @@ from llmlite.checkpoint import (
     environment,
     load_state,
     read_record,
+    remove_state,
     save_state,
     save_weights,
 )
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.engine import Engine
-from llmlite.errors import CheckpointError, DivergedError, OutOfMemoryError
+from llmlite.engine import Engine, FastPaths
+from llmlite.errors import CheckpointError, DivergedError, MissingRunError, OutOfMemoryError
 from llmlite.files import hold, write_json
 from llmlite.floors import step_operations
 from llmlite.guard import leak_floor, loss_by_position, warn_if_implausible
@@ -39,6 +41,9 @@ from llmlite.progress import tqdm
 from llmlite.steplog import StepLog
 from llmlite.windows import TokenWindows, epoch_batches
 
+# Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
+# take as long to write as the steps themselves.
+CHECKPOINT_SECONDS = 30.0
 FLUSH_EVERY = 20  # steps between reads of the log on a CPU; a GPU would have to wait for each read
 
 
@@ -58,7 +63,9 @@ class Trainer:
     tokenizer (names and fingerprints); a run is only carried on with the same ones. command: what
     to type in a shell to carry the run on, for the record. watchers: told of every step and epoch
     (see live.py). windows: {"train": …, "valid": …} instead of those cut from ids, for the audit's
-    mistakes (flaws.py); the validation loss is then their mean.
+    mistakes (flaws.py); the validation loss is then their mean. paths: how the engine computes.
+    only_read: why this process must not train; `fit()` then gives the finished run's record or
+    raises MissingRunError.
     """
 
     def __init__(
@@ -74,7 +81,10 @@ class Trainer:
         command: str | None = None,
         watchers: Sequence = (),
         windows: dict[str, TokenWindows] | None = None,
+        paths: FastPaths = FastPaths(),  # noqa: B008, it is frozen
+        only_read: str | None = None,
     ):
+        self.paths, self.only_read = paths, only_read
         self.config, self.folder, self.device = config, Path(folder), torch.device(device)
         self.world = world()
         self.progress = progress and self.world.main
@@ -96,6 +106,8 @@ class Trainer:
         self.batch = config.batch_size * config.accumulation  # windows in an optimiser step
         self.steps_per_epoch = math.ceil(self.epoch_windows / self.batch)
         self.total_steps = self.steps_per_epoch * config.epochs
+        # Several processes have to stop at the same step, and their clocks differ.
+        self.checkpoint_every = config.checkpoint_every or (200 if self.world.size > 1 else None)
         self.tokens_per_epoch = self.epoch_windows * model_config.block_size
         self.model_config = model_config
         self.dtype = autocast_dtype(config.amp, self.device)
@@ -107,12 +119,14 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = GPT(self.model_config).to(self.device)
         operations = step_operations(self.model_config, self.batch) * self.total_steps
-        self.engine = Engine(self.model, config, self.dtype, operations, self.world)
+        self.engine = Engine(self.model, config, self.dtype, operations, self.world, self.paths)
         may_skip = self.dtype == torch.float16
         self.log = StepLog(self.folder, self.total_steps, self.world, may_skip)
         self.step = 0  # optimiser steps taken
         self.epochs: list[dict] = []  # the log of finished epochs
-        self.best: dict[str, torch.Tensor] = {}  # weights after the best epoch
+        self.best: dict[str, torch.Tensor] = {}  # weights after the best epoch, on the device
+        self._best_is_written = False
+        self._saved_at = time.monotonic()
         self.warning: str | None = None  # of a loss that is too good to be true
 
     # -- the loop -----------------------------------------------------------------------------
@@ -125,12 +139,20 @@ class Trainer:
         """
         if record := self.world.from_main(self._record_if_finished()):
             return record
+        if self.only_read:
+            raise MissingRunError(
+                f"There is no finished run in {self.folder.name}: {self.only_read}"
+            )
         with hold(self.folder) if self.world.main else nullcontext():
             self._resume()
             self._write_record("running")
             try:
                 self._train()
-                return self._write_record("finished")
+                self._write_best()
+                record = self._write_record("finished")
+                if self.world.main:
+                    remove_state(self.folder)
+                return record
             except DivergedError as error:
                 self._write_record("failed", str(error))
                 raise
@@ -176,12 +198,17 @@ class Trainer:
         ):
             self._optimiser_step(inputs, targets, windows)
             self.bar.update()
-            checkpoint = self.step % config.checkpoint_every == 0
+            checkpoint = self._checkpoint_is_due()
             if checkpoint or len(self.log) >= flush_every:
                 self._flush()
             if checkpoint:
                 self._save()
         self._flush()
+
+    def _checkpoint_is_due(self) -> bool:
+        if self.checkpoint_every:
+            return self.step % self.checkpoint_every == 0
+        return time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
 
     def _optimiser_step(self, inputs, targets, windows: int) -> None:
         """One step of the engine from this process's part of a batch of so many windows."""
@@ -231,8 +258,9 @@ class Trainer:
             self.warning = warn_if_implausible(valid_loss, self.leak_floor, causal)
         if valid_loss < best:
             self.best = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
-            self._write_best()
-        self._save()
+            self._best_is_written = False
+        if self.checkpoint_every or self._checkpoint_is_due():
+            self._save()
         self._write_record("running")
         for watcher in self.watchers:
             watcher.on_epoch(self.epochs[-1])
@@ -260,6 +288,8 @@ class Trainer:
     # -- files --------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        self._write_best()
+        self._saved_at = time.monotonic()
         if not self.world.main:
             return
         cuda = self.device.type == "cuda"
@@ -278,7 +308,9 @@ class Trainer:
         self.log.start_clock()
 
     def _write_best(self) -> None:
-        if self.world.main:
+        """Once for each best epoch that a checkpoint or the run's end has seen."""
+        if self.world.main and self.best and not self._best_is_written:
+            self._best_is_written = True
             about = {k: v for k, v in self.identity.items() if isinstance(v, str)}
             save_weights(self.model_config, self.best, self.folder / "best.safetensors", **about)
 
@@ -307,8 +339,7 @@ class Trainer:
         if not self.world.main:  # each process drops out other units
             torch.manual_seed(hash((self.config.seed, self.world.rank, self.step)))
             return
-        if self.best:
-            self._write_best()  # it may be newer than the checkpoint, or damaged
+        self._write_best()  # the file may be newer than the checkpoint, or damaged
         cut_steps(self.folder, self.step)
 
     def _write_record(self, status: str, reason: str | None = None) -> dict:

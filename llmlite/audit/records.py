@@ -9,7 +9,6 @@ from llmlite.audit.rows import Row, to_markdown, to_short_markdown
 from llmlite.audit.runs import LONGER, Audit
 from llmlite.audit.studies import STUDIES
 from llmlite.checkpoint import device_name, read_steps
-from llmlite.experiment import GRIDS
 from llmlite.files import replacing, write_json
 from llmlite.metrics import Score
 
@@ -76,16 +75,15 @@ def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
             "scores": scores,
             "studies": studies,
         }
+    tables = {"first": gathered.first, "revised": gathered.revised, LONGER: gathered.longer}
     grids = {
-        f"grid-{grid}-seed-{seed}": {
-            "command": audit.shown_command(f"grid-{grid}-seed-{seed}"),
+        name: {
+            "command": audit.shown_command(name),
             "environment": audit.grid_environment(grid, seed),
             "epochs": table[table.seed == seed].to_dict("records"),
         }
-        for grid, table in zip(
-            (*GRIDS, LONGER), (gathered.first, gathered.revised, gathered.longer), strict=True
-        )
-        for seed in audit.settings.seeds
+        for name, (grid, seed) in audit.grid_runs.items()
+        if seed in (table := tables[grid]).seed.values
     }
     leak = {
         name: {k: record[k] for k in (*KEPT, "measures", "skipped")}

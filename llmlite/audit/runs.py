@@ -17,17 +17,16 @@ from llmlite.audit.facts import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import HEADS, Run, plan
 from llmlite.audit.studies import STUDIES
-from llmlite.checkpoint import load_model, read_record, read_steps
-from llmlite.choice import CHOSEN
-from llmlite.config import DataConfig, SearchSpace, fingerprint
+from llmlite.checkpoint import load_model, read_record, run_folder
+from llmlite.config import DataConfig, SearchSpace, TrainConfig
 from llmlite.data import SPLITS, resolve_source, text_to_rows
-from llmlite.errors import LLMLiteError
-from llmlite.experiment import GRIDS, Experiment
+from llmlite.errors import LLMLiteError, MissingRunError
+from llmlite.experiment import Experiment
 from llmlite.files import write_json
 from llmlite.flaws import flawed_windows, mistakes
 from llmlite.model import GPT
 from llmlite.progress import tqdm
-from llmlite.search import AXES, epochs_table, hyperparameter_search, read_results
+from llmlite.search import AXES, Trial, epochs_table, read_results
 from llmlite.train import Trainer
 from llmlite.windows import TokenWindows
 
@@ -66,8 +65,9 @@ class Audit:
 
     @property
     def grid_runs(self) -> dict[str, tuple[str, int]]:
-        grids = (*reversed(GRIDS), LONGER)
-        return {f"grid-{g}-seed-{s}": (g, s) for s in self.settings.seeds for g in grids}
+        pairs = [(g, s) for s in self.settings.seeds for g in ("revised", LONGER)]
+        pairs += [("first", s) for s in self.settings.first_seeds]
+        return {f"grid-{grid}-seed-{seed}": (grid, seed) for grid, seed in pairs}
 
     @property
     def names(self) -> list[str]:
@@ -99,7 +99,7 @@ class Audit:
 
     def train(self, name: str) -> dict:
         """Train a run, or carry it on, or find it finished; its record."""
-        return self._trainer(name).fit()
+        return self.trainer(name).fit()
 
     def model(self, name: str) -> GPT:
         """A run's model after its best epoch."""
@@ -108,8 +108,8 @@ class Audit:
 
     def run_folder(self, name: str) -> Path:
         run = self._run(name)
-        identity = [str(run.model), str(run.train), run.data.stride, self._about(run)]
-        return self.folder / f"{name}-{fingerprint(identity)[:8]}"
+        runs = self.experiment.runs
+        return run_folder(runs, run.model, run.train, run.data.stride, self._about(run))
 
     def record(self, name: str) -> dict:
         """The record of one of `leak_runs`, and what was measured of its model."""
@@ -121,11 +121,10 @@ class Audit:
                 model, self.text(run.data), self.windows(run), self.settings.windows
             ),
         )
-        norms = read_steps(self.run_folder(name)).grad_norm
         return record | {
             "command": self.shown_command(name),
             "measures": measures,
-            "skipped": int(norms.isna().sum()),
+            "skipped": sum(epoch["skipped"] for epoch in record["epochs"]),
         }
 
     def scores(self, name: str) -> dict[str, list[dict]]:
@@ -138,35 +137,50 @@ class Audit:
 
     def grid(self, grid: str, seed: int) -> pd.DataFrame:
         """Every epoch of every run of a grid, or of LONGER, with this seed: a row an epoch."""
-        experiment, folder = self.experiment, self.folder / "grids" / f"{grid}-seed-{seed}"
+        space, config = self._grid(grid, seed)
+        folder = self._grid_folder(grid, seed)
+        command = self.command(f"grid-{grid}-seed-{seed}")
+        table = self.experiment.search_space(space, config, folder, command)
+        return epochs_table(table, folder).assign(seed=seed)
+
+    def grid_trials(self, grid: str, seed: int) -> list[Trial]:
+        """The configurations of a grid, each by itself."""
+        command = self.command(f"grid-{grid}-seed-{seed}")
+        folder = self._grid_folder(grid, seed)
+        return self.experiment.trials(*self._grid(grid, seed), folder, command)
+
+    def _grid(self, grid: str, seed: int) -> tuple[SearchSpace, TrainConfig]:
+        """Its configurations, and how they are trained."""
         which = "revised" if grid == LONGER else grid
-        space = getattr(experiment.profile, f"{which}_grid")
+        space = getattr(self.experiment.profile, f"{which}_grid")
         config = replace(getattr(self.settings, f"{which}_grid"), seed=seed)
         if grid == LONGER:
             space = SearchSpace(**{axis: (max(getattr(space, axis)),) for axis in AXES})
             config = replace(config, epochs=2 * config.epochs)
-        table = hyperparameter_search(
-            space,
-            experiment.model_config(),
-            config,
-            experiment.ids,
-            folder,
-            experiment.about,
-            experiment.device,
-            experiment.data.stride,
-            experiment.progress,
-            self.command(f"grid-{grid}-seed-{seed}"),
-        )
-        return epochs_table(table, folder).assign(seed=seed)
+        return space, config
+
+    def _grid_folder(self, grid: str, seed: int) -> Path:
+        return self.folder / "grids" / f"{grid}-seed-{seed}"
 
     def grid_environment(self, grid: str, seed: int) -> dict:
         """Versions, device and commit of a grid's runs, from the record of the first of them."""
-        folder = self.folder / "grids" / f"{grid}-seed-{seed}"
-        return read_record(folder / read_results(folder).run.iloc[0])["environment"]
+        folder = self._grid_folder(grid, seed)
+        results = read_results(folder)
+        return read_record(folder / results[results.status == "finished"].run.iloc[0])[
+            "environment"
+        ]
 
     def grids(self, grid: str) -> pd.DataFrame:
-        """`grid` for all seeds."""
-        parts = [self.grid(grid, seed) for seed in self.settings.seeds]
+        """`grid` for all of its seeds, but for those that are missing and cannot be made here."""
+        parts, missing = [], []
+        for which, seed in self.grid_runs.values():
+            if which == grid:
+                try:
+                    parts.append(self.grid(grid, seed))
+                except MissingRunError as error:
+                    missing.append(error)
+        if not parts:
+            raise missing[0]
         return pd.concat(parts, ignore_index=True)
 
     def command(self, name: str) -> str | None:
@@ -205,25 +219,15 @@ class Audit:
 
     def text(self, data: DataConfig) -> Experiment:
         """The experiment's text with the vocabulary and the windows of `data`."""
-        experiment, usual = self.experiment, asdict(self.experiment.profile.data)
+        experiment = self.experiment
         if data == experiment.data:
             return experiment
         # Mistakes are of the windows alone; text and tokens are the same without them.
         clean = replace(data, padding=False, shift=1, split=experiment.data.split)
         if clean not in self._texts:
-            changes = {
-                field: value
-                for field, value in asdict(clean).items()
-                if value != usual[field] or field in CHOSEN  # given, so that nothing is chosen
-            }
-            self._texts[clean] = Experiment(
-                experiment.profile,
-                changes.pop("source", None),
-                experiment.out,
-                experiment.device,
-                experiment.progress,
-                **changes,
-            )
+            usual = asdict(experiment.data)
+            changes = {field: v for field, v in asdict(clean).items() if v != usual[field]}
+            self._texts[clean] = experiment.like(**changes)
         return self._texts[clean]
 
     def windows(self, run: Run) -> dict[str, TokenWindows]:
@@ -239,7 +243,7 @@ class Audit:
     def _about(self, run: Run) -> dict[str, str]:
         return self.text(run.data).about | mistakes(run.data)
 
-    def _trainer(self, name: str) -> Trainer:
+    def trainer(self, name: str) -> Trainer:
         run = self._run(name)
         return Trainer(
             run.model,
@@ -252,6 +256,8 @@ class Audit:
             self.experiment.progress,
             self.command(name),
             windows=self.windows(run) if name in self.leak_runs else None,
+            paths=self.experiment.paths,
+            only_read=self.experiment.only_read,
         )
 
     def _kept(self, name: str, what: str, make: Callable[[GPT], dict]) -> dict:

@@ -1,0 +1,81 @@
+"""run: the whole plan of a profile, most telling runs first, in the time that there is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from llmlite.cli.options import shared_options
+
+
+def add_commands(add: Callable) -> None:
+    purpose = "train all that the notebooks show, the most telling first"
+    command = add("run", run, purpose, [shared_options()])
+    command.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="stop before so many minutes are over; the same command goes on with what is missing "
+        "(default: until all is done)",
+    )
+    command.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="runs whose names begin so, such as retrain or no-mask (default: all)",
+    )
+    command.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="runs side by side; they share a GPU, so that its pauses are filled (default: 3 with "
+        "CUDA, else 1)",
+    )
+    command.add_argument(
+        "--archive",
+        metavar="FILE",
+        help="one file of the records of all finished runs, at most 16 MB: unpacked first if it is "
+        "there, written every minute and at the end; `llmlite render FILE` draws the notebooks "
+        "from it on any machine (default: llmlite-PROFILE.tar.gz in --out)",
+    )
+    command.add_argument("--list", action="store_true", help="name the plan's runs and their state")
+    for switch, what in (
+        ("compile", "compile the blocks"),
+        ("graph", "replay a step as a CUDA graph"),
+        ("merge", "compute accumulated batches in one pass"),
+    ):
+        command.add_argument(
+            f"--no-{switch}", action="store_true", help=f"do not {what} (default: where it pays)"
+        )
+
+
+def run(arguments) -> None:
+    from llmlite.audit import Audit
+    from llmlite.engine import FastPaths
+    from llmlite.experiment import Experiment
+    from llmlite.plan import chosen, plan, work
+
+    off = {s: False for s in ("compile", "graph", "merge") if getattr(arguments, f"no_{s}")}
+    settings = {
+        "profile": arguments.profile,
+        "data": arguments.data,
+        "out": arguments.out,
+        "device": arguments.device,
+        "paths": FastPaths(**off),
+    }
+    experiment = Experiment(**settings)
+    print(experiment)
+    if arguments.list:
+        for task in chosen(plan(Audit(experiment)), arguments.only):
+            print(f"{'done' if task.done() else 'open':5} {task.name}  {task.folder.name}")
+        return
+    on_gpu = experiment.device.startswith("cuda")
+    archive = Path(
+        arguments.archive or experiment.out / f"llmlite-{experiment.profile.name}.tar.gz"
+    )
+    processes = arguments.processes or (3 if on_gpu else 1)
+    left = work(settings, arguments.only, arguments.minutes, processes, archive)
+    print(f"Archive: {archive}, {archive.stat().st_size / 2**20:.1f} MiB")
+    if left:
+        names = ", ".join(task.name for task in left[:8]) + (" and more" if len(left) > 8 else "")
+        print(f"Not done ({len(left)}): {names}. The same command goes on with them.")
+    else:
+        print("All done.")

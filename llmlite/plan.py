@@ -1,0 +1,371 @@
+"""`llmlite run`: all runs of a profile, the most telling first, for as long as there is time.
+
+    plan      what there is to make, as tasks: a run, and what is measured of its model
+    work      processes side by side, each taking the next task that nobody has
+    pack      what the finished runs left, in one file: to carry on elsewhere, and to draw from
+
+A GPU is needed for as long as it computes and no longer: notebooks draw from the same records on
+any machine.
+"""
+
+import gc
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from llmlite.audit import Audit
+from llmlite.audit.studies import STUDIES
+from llmlite.checkpoint import (
+    STEPS,
+    environment,
+    load_model,
+    read_record,
+    save_weights,
+)
+from llmlite.choice import SCORE, candidate_score, candidate_trainer, candidates
+from llmlite.errors import BusyError, CheckpointError, LLMLiteError
+from llmlite.experiment import Experiment
+from llmlite.files import replacing, write_json
+from llmlite.progress import tqdm
+from llmlite.train import Trainer
+
+WEIGHTS = "best.safetensors"
+MANIFEST, FORMAT = "manifest.json", "llmlite-records-1"
+LARGEST = 16 * 2**20  # bytes of an archive
+THIN = 500  # lines of a step log that nothing but a curve is drawn from
+RESERVE = 15.0  # seconds before the end of the time given, to stop and pack in
+PACK_EVERY = 60.0  # seconds; a machine may be gone without a warning
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run and what is measured of it. Two tasks may be about the same run."""
+
+    name: str  # what `llmlite run --only` takes the beginning of
+    folder: Path  # the run's
+    kept: tuple[str, ...]  # files that stand there, beside a finished record, when it is done
+    make: Callable[[], object]  # train and measure, or do what is left of it
+    trainer: Callable[[], Trainer]  # that `make` uses, to see how much there is to do
+    studied: bool = False  # is the model itself shown later, so that its weights are kept?
+
+    def trained(self) -> bool:
+        record = read_record(self.folder)
+        return record is not None and record["status"] == "finished"
+
+    def done(self) -> bool:
+        return self.trained() and all((self.folder / name).exists() for name in self.kept)
+
+
+def plan(audit: Audit) -> list[Task]:
+    """Everything that the notebooks of a profile show, in the order in which it is missed most.
+
+    Where what is retrained is the best of the revised grid, that grid is the whole plan until it
+    is searched.
+    """
+    experiment, seeds = audit.experiment, audit.experiment.profile.seeds
+    revised = _search(experiment, "revised")
+    if not (experiment.knows_configuration or all(task.trained() for task in revised)):
+        return revised
+    retrained = [_retraining(experiment, seed) for seed in seeds]
+    honest = [_honest(audit, name) for name in audit.honest_runs]
+    leaks = {name: _leak(audit, name) for name in audit.leak_runs}
+    grids = {name: _grid(audit, name) for name in audit.grid_runs}
+    first_seed = f"seed-{audit.settings.seeds[0]}"
+    return [
+        # The longest run is begun early: beside others it takes a multiple of its own time.
+        retrained[0],
+        leaks.pop("no-mask-deep"),
+        *retrained[1:],
+        *honest,
+        *revised,
+        *grids.pop(f"grid-revised-{first_seed}"),
+        *leaks.values(),
+        *(task for name, tasks in grids.items() if "first" not in name for task in tasks),
+        *_search(experiment, "first"),
+        *(task for name, tasks in grids.items() if "first" in name for task in tasks),
+        *(_candidate(name, text) for name, text in candidates(experiment).items()),
+    ]
+
+
+def _retraining(experiment: Experiment, seed: int) -> Task:
+    one = experiment.with_seed(seed)
+    studied = seed == experiment.profile.seeds[0]
+    folder = one.run_folder
+    return Task(
+        f"retrain-seed-{seed}",
+        folder,
+        ("test_score.json",),
+        one.test_score,
+        lambda: one.trainer,
+        studied,
+    )
+
+
+def _honest(audit: Audit, name: str) -> Task:
+    def make():
+        audit.scores(name)
+        for study in STUDIES:
+            audit.study(study, name)
+
+    kept = tuple(f"{what}.json" for what in ("scores", *STUDIES))
+    return Task(name, audit.run_folder(name), kept, make, partial(audit.trainer, name))
+
+
+def _leak(audit: Audit, name: str) -> Task:
+    kept = ("measures.json",)
+    make, trainer = partial(audit.record, name), partial(audit.trainer, name)
+    return Task(name, audit.run_folder(name), kept, make, trainer)
+
+
+def _candidate(name: str, text: Experiment) -> Task:
+    make, trainer = partial(candidate_score, text), partial(candidate_trainer, text)
+    return Task(name, trainer().folder, (SCORE,), make, trainer)
+
+
+def _search(experiment: Experiment, grid: str) -> list[Task]:
+    return [
+        Task(
+            f"search-{grid}-{trial.run_folder.name.rpartition('-')[0]}",
+            trial.run_folder,
+            (),
+            lambda trial=trial: trial.run(experiment.ids),
+            lambda trial=trial: trial.trainer(experiment.ids),
+        )
+        for trial in experiment.search_trials(grid)
+    ]
+
+
+def _grid(audit: Audit, name: str) -> list[Task]:
+    experiment = audit.experiment
+    return [
+        Task(
+            f"{name}-{trial.run_folder.name.rpartition('-')[0]}",
+            trial.run_folder,
+            (),
+            lambda trial=trial: trial.run(experiment.ids),
+            lambda trial=trial: trial.trainer(experiment.ids),
+        )
+        for trial in audit.grid_trials(*audit.grid_runs[name])
+    ]
+
+
+def chosen(tasks: list[Task], only: Sequence[str] | None) -> list[Task]:
+    """Those whose names begin with one of `only`, a run that two tasks want alike only once."""
+    seen, kept = set(), []
+    for task in tasks:
+        same = task.folder, task.kept
+        if (not only or task.name.startswith(tuple(only))) and same not in seen:
+            seen.add(same)
+            kept.append(task)
+    if not kept:
+        raise LLMLiteError(
+            f"Nothing in the plan begins with {', '.join(only)}; `llmlite run --list` names it all."
+        )
+    return kept
+
+
+# -- working through it ---------------------------------------------------------------------------
+
+
+def work(
+    settings: dict,
+    only: Sequence[str] | None = None,
+    minutes: float | None = None,
+    processes: int = 1,
+    archive: Path | None = None,
+) -> list[Task]:
+    """Make what is missing of the plan of Experiment(**settings); the tasks that are not done.
+
+    Stops before `minutes` are over: what is half trained carries on in the same folder. archive: is
+    unpacked first where it exists, and packed again every minute and at the end.
+    """
+    deadline = time.monotonic() + 60 * minutes - RESERVE if minutes else float("inf")
+    experiment = Experiment(**settings)
+    audit = Audit(experiment)
+    if archive and archive.exists():
+        unpack(archive, experiment.out)
+    chosen(plan(audit), only)  # makes tokenizers and tokens once, before several want them
+    logs = experiment.out / "plan"
+    logs.mkdir(parents=True, exist_ok=True)
+    # Fresh processes: a CUDA context cannot be forked.
+    context, threads = get_context("spawn"), max(1, _cores() // processes)
+    workers = [
+        context.Process(
+            target=_worker, args=(settings, only, logs / f"worker-{i}.log", threads), daemon=True
+        )
+        for i in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        _watch(audit, only, workers, deadline, archive)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+        tasks = chosen(plan(audit), only)
+        if archive:
+            pack(experiment, tasks, archive)
+    return [task for task in tasks if not task.done()]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _watch(audit: Audit, only, workers, deadline: float, archive: Path | None) -> None:
+    """Show what is done until all is, or the time is over, or nobody works any more."""
+    began = packed = time.monotonic()
+    tasks, open_, shown = [], [], set()
+    with tqdm(desc="Plan", unit="run", disable=not audit.experiment.progress) as bar:
+        while any(worker.is_alive() for worker in workers) and (now := time.monotonic()) < deadline:
+            if not open_ and len(planned := chosen(plan(audit), only)) > len(tasks):
+                tasks, bar.total = planned, len(planned)
+                open_ = [task for task in planned if task.name not in shown]
+            for task in [task for task in open_ if task.done()]:
+                open_.remove(task)
+                shown.add(task.name)
+                bar.update()
+                tqdm.write(_line(task, now - began), file=sys.stderr)
+            if archive and now - packed > PACK_EVERY:
+                pack(audit.experiment, tasks, archive)
+                packed = now
+            time.sleep(1)
+
+
+def _line(task: Task, seconds: float) -> str:
+    record = read_record(task.folder)
+    last = record["epochs"][-1]
+    return (
+        f"{seconds:5.0f} s  {task.name}: validation perplexity {record['best']['perplexity']:.4f}, "
+        f"epoch {record['best']['epoch']} of {last['epoch']}, {last['step']:,} steps in "
+        f"{record['seconds']:.1f} s, {last['tokens_per_second']:,.0f} tokens/s, {record['engine']}"
+    )
+
+
+def _worker(settings: dict, only: Sequence[str] | None, log: Path, threads: int) -> None:
+    """Take the first task that is open and in nobody's hands, until there is none."""
+    torch.set_num_threads(threads)
+    file = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, until the process ends
+    with redirect_stdout(file), redirect_stderr(file):
+        audit, tasks, open_ = Audit(Experiment(**settings, progress=False)), [], []
+        while open_ or len(planned := chosen(plan(audit), only)) > len(tasks):
+            if not open_:
+                tasks = open_ = planned
+            taken = next((task for task in open_ if not task.done() and _try(task)), None)
+            # A task that was taken is done, or failed and would again.
+            open_ = [task for task in open_ if task is not taken and not task.done()]
+            if taken is None and open_:
+                time.sleep(1)  # all that is left is in other hands, which may fail
+
+
+def _try(task: Task) -> bool:
+    """Make a task, unless another process is at it. Its failure is logged and no more."""
+    task.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(task.folder / ".task.lock", timeout=0):
+            if task.done():
+                return False
+            print(f"{time.strftime('%H:%M:%S')} {task.name}")
+            task.make()
+    except (Timeout, BusyError):
+        return False
+    except Exception:  # whatever it is, the other tasks are worth their time
+        traceback.print_exc()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True
+
+
+# -- one file -------------------------------------------------------------------------------------
+
+
+def pack(experiment: Experiment, tasks: list[Task], archive: Path) -> Path:
+    """Records of all trained runs, and the weights that somebody still needs, in half precision."""
+    by_folder: dict[Path, list[Task]] = {}
+    for task in tasks:
+        if task.trained():
+            by_folder.setdefault(task.folder, []).append(task)
+    shown = {task.folder for task in tasks if task.kept}  # the others are points of a grid
+    with tempfile.TemporaryDirectory() as scratch:
+        staged = Path(scratch)
+        for folder, about in by_folder.items():
+            to = staged / "runs" / folder.name
+            to.mkdir(parents=True)
+            for path in sorted(folder.glob("*.json")):
+                (to / path.name).write_bytes(path.read_bytes())
+            _thin(folder / STEPS, to / STEPS, None if folder in shown else THIN)
+            if any(task.studied or not task.done() for task in about):
+                _halve(folder / WEIGHTS, to / WEIGHTS)
+        for path in experiment.out.glob("tokenizer-*.json"):
+            (staged / path.name).write_bytes(path.read_bytes())
+        about = {"profile": experiment.profile.name, "data": experiment.corpus.name}
+        write_json(staged / MANIFEST, {"format": FORMAT, **about, **environment(experiment.device)})
+        return compress(staged, archive)
+
+
+def _thin(log: Path, to: Path, lines: int | None) -> None:
+    """A step log with every so many-th of its lines, at most `lines`; None: all."""
+    rows = log.read_text("utf-8").splitlines(keepends=True)
+    step = 1 if lines is None else max(1, -(-len(rows) // lines))
+    to.write_text("".join(rows[::step]), "utf-8")
+
+
+def _halve(weights: Path, to: Path) -> None:
+    model, header = load_model(weights)
+    half = {name: weight.half() for name, weight in model.state_dict().items()}
+    about = {k: v for k, v in header.items() if k not in ("format", "config", "sha256")}
+    save_weights(model.config, half, to, **about)
+
+
+def compress(folder: Path, archive: Path) -> Path:
+    """A folder as one .tar.gz; LLMLiteError if it is over LARGEST, naming its biggest file."""
+    with replacing(archive) as aside, tarfile.open(aside, "w:gz") as file:
+        for path in sorted(folder.rglob("*")):
+            file.add(path, path.relative_to(folder), recursive=False)
+    size = archive.stat().st_size
+    if size > LARGEST:
+        biggest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        raise LLMLiteError(
+            f"{archive} has {size / 2**20:.1f} MiB, over the {LARGEST / 2**20:.0f} that it may "
+            f"have; its biggest file is {biggest.relative_to(folder)}."
+        )
+    return archive
+
+
+def unpack(archive: Path, out: Path) -> dict:
+    """Put an archive's runs into `out`, where they are not there yet; its manifest."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            with tarfile.open(archive) as file:
+                file.extractall(scratch, filter="data")
+            about = json.loads((Path(scratch) / MANIFEST).read_text("utf-8"))
+            if about.get("format") != FORMAT:
+                raise CheckpointError(f"{archive} is not an archive of `llmlite run` ({FORMAT}).")
+            for path in sorted(Path(scratch).rglob("*")):
+                to = out / path.relative_to(scratch)
+                if path.is_file() and path.name != MANIFEST and not to.exists():
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    to.write_bytes(path.read_bytes())
+            return about
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no archive of `llmlite run` at {archive}.") from None
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
+        raise CheckpointError(
+            f"{archive} is damaged or not an archive; copy it once more."
+        ) from None
