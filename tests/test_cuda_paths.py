@@ -366,8 +366,11 @@ def test_after_a_real_capture_that_failed_units_are_still_dropped_out(monkeypatc
 
 
 @needs_cuda
-def test_dropout_differs_from_replay_to_replay():
-    run = build(device="cuda", model=DROPOUT)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_dropout_differs_from_replay_to_replay(compiled, dtype):
+    run = build(FastPaths(compile=compiled), dtype, "cuda", DROPOUT)
     x, y, windows, _ = next(steps("cuda"))
     losses = torch.stack([run.step(x, y, windows, 0.0)[0] for _ in range(8)])
     assert len(losses.unique()) == 8
+    assert run.how.endswith("CUDA graph")
