@@ -11,7 +11,7 @@ DATA ?= auto
 OUT ?= runs/full
 ARCHIVE ?= $(OUT)/llmlite-full.tar.gz
 
-.PHONY: help install demo audit test soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate site lint format clean
+.PHONY: help install demo audit test soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate gpu site lint format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -62,6 +62,10 @@ bench-memory: $(INSTALLED)  ## memory of training over the corpus's size, mapped
 
 bench-generate: $(INSTALLED)  ## generation against transformers' generate, the same greedy text
 	$(BIN)/python tests/benchmarks/bench_generate.py
+
+# With the Python that is there: a machine with a GPU often has its own PyTorch.
+gpu:  ## check a GPU that this never ran on: correct, how fast, by which paths? 150 seconds, needs no .venv
+	PYTHONPATH='$(CURDIR)':"$$PYTHONPATH" $(PYTHON) tests/benchmarks/check_gpu.py
 
 site: $(INSTALLED)  ## make the static site in build/site: notebooks, figures, attention explorer
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite site

@@ -129,3 +129,23 @@ def test_the_generations_benchmark_compares_texts_and_records_rates_and_memory(t
     assert case["ratio"] == pytest.approx(theirs["median_s"] / rows["llmlite"]["median_s"])
     assert case["same_text"]
     assert case["different_tokens"] > 3
+
+
+def test_the_check_of_a_gpu_runs_through_on_a_cpu_and_recommends_what_it_measured(tmp_path):
+    out = tmp_path / "gpu.json"
+    options = ["--tiny", "--device", "cpu", "--seconds", 600, "--out", out]
+    last = run_script("check_gpu.py", *options).splitlines()[-1]
+    record = json.loads(out.read_text("utf-8"))
+    assert not record["errors"]
+    assert all(isinstance(took, float) for took in record["parts"].values()), "none left out"
+    for name, row in record["checks"].items():
+        assert row.get("passed") or row == {"skipped": "needs CUDA"}, name
+    assert sum(row.get("passed", False) for row in record["checks"].values()) == 10
+    name, _, found = last.partition(": ")
+    assert (name, json.loads(found)) == ("RECOMMENDED", record["recommended"])
+    assert record["recommended"].keys() == {"compile", "graph", "merge", "chunk"}
+    (speed,), (peers,) = record["speed"].values(), record["peers"].values()
+    for row in speed["variants"].values():
+        assert row["tokens_per_s"] == pytest.approx(16 * 4 / row["step_s"])
+    assert peers["ours"]["times_ours"] == 1
+    assert len(peers) == 3

@@ -2,6 +2,7 @@
 
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from llmlite.config import ModelConfig
 from llmlite.gpt2 import to_gpt2
 from llmlite.model import GPT
 
@@ -24,3 +25,9 @@ def as_gpt2(model: GPT, **options) -> GPT2LMHeadModel:
     gpt2 = GPT2LMHeadModel(config).eval().to(model.device)
     gpt2.load_state_dict(theirs)  # strict: nothing missing, nothing left over
     return gpt2
+
+
+def training_gpt2(shape: ModelConfig) -> GPT2LMHeadModel:
+    """transformers' GPT-2 of our shape, with our first weights, for training."""
+    pdrop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), shape.dropout)
+    return as_gpt2(GPT(shape), use_cache=False, **pdrop).train()

@@ -157,18 +157,12 @@ def train_eager(case: Case, laps: Laps) -> None:
         laps.done()
 
 
-def gpt2(shape: ModelConfig):
-    """transformers' GPT-2 of our shape, with our first weights."""
-    from gpt2 import as_gpt2  # imports transformers, which would count as our memory
-
-    pdrop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), shape.dropout)
-    return as_gpt2(GPT(shape), use_cache=False, **pdrop).train()
-
-
 def train_compiled(case: Case, laps: Laps) -> None:
     """transformers' model in the best plain loop: data on the device, the loss compiled with the
     model (outside, it takes over half as long again), nothing read between the steps."""
-    model = gpt2(case.model).to(case.device)
+    from gpt2 import training_gpt2  # imports transformers, which would count as our memory
+
+    model = training_gpt2(case.model).to(case.device)
     windows = TokenWindows(case.ids().to(case.device), case.model.block_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
 
@@ -192,6 +186,7 @@ def train_compiled(case: Case, laps: Laps) -> None:
 def train_hf(case: Case, laps: Laps) -> None:
     """transformers' Trainer; it shifts the labels itself, so a window has one target less."""
     import transformers
+    from gpt2 import training_gpt2
 
     class EveryLap(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, **others):
@@ -222,7 +217,7 @@ def train_hf(case: Case, laps: Laps) -> None:
             disable_tqdm=True,
         )
         transformers.Trainer(
-            gpt2(case.model),
+            training_gpt2(case.model),
             options,
             train_dataset=[{"input_ids": x, "labels": x} for x in windows],
             data_collator=transformers.default_data_collator,
