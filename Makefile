@@ -10,6 +10,7 @@ DATA ?= auto
 # Where `make full` works, and the archive that it leaves for `make render`.
 OUT ?= runs/full
 ARCHIVE ?= $(OUT)/llmlite-full.tar.gz
+DEVICE ?= cuda
 
 .PHONY: help install demo audit test soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate gpu site lint format clean
 
@@ -40,11 +41,11 @@ reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PRO
 	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)'
 
 full: PROFILE = full
-full: $(INSTALLED)  ## everything at full scale into one archive; again to carry on: make full DATA=... OUT=...
-	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --carry-on --archive '$(OUT)/llmlite-$(PROFILE).tar.gz'
+full: $(INSTALLED)  ## train everything at full scale, on a GPU, into one archive; again to carry on
+	$(BIN)/llmlite run --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --device $(DEVICE) --archive '$(ARCHIVE)'
 
-render: $(INSTALLED)  ## show in this clone what an archive holds: make render ARCHIVE=...
-	$(BIN)/llmlite render '$(ARCHIVE)'
+render: $(INSTALLED)  ## draw the notebooks from an archive, without a GPU: make render ARCHIVE=...
+	$(BIN)/llmlite render '$(ARCHIVE)' --data '$(DATA)'
 
 bench: bench-tokenizer bench-train bench-memory bench-generate  ## compare with other implementations, in one run, and record it
 

@@ -99,10 +99,18 @@ class Experiment:
 
     def __str__(self) -> str:
         """The line that stands on top of every notebook."""
+        here = device_name(self.device)
+        device = f"shown on {here}, trained on {self.made_on()}" if self.only_read else here
         return (
             f"profile {self.profile.name} · data {self.corpus.name} ({self._source()}) · "
-            f"device {device_name(self.device)} · commit {commit()}"
+            f"device {device} · commit {commit()}"
         )
+
+    def made_on(self) -> str:
+        """The devices that the runs here were trained on; where there are none yet, this one."""
+        records = (read_record(path.parent) for path in self.runs.glob("*/record.json"))
+        names = {record["environment"]["device"] for record in records}
+        return " and ".join(sorted(names)) or device_name(self.device)
 
     def _source(self) -> str:
         """Where the text comes from, without the path to it."""
@@ -456,7 +464,7 @@ class Experiment:
         captions = folder / "captions.json"
         known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
         source = source or (
-            f"Profile {self.profile.name}, {self.corpus.name}, {device_name(self.device)}"
+            f"Profile {self.profile.name}, {self.corpus.name}, {self.made_on()}"
             + (f"; {self.pretrained}." if self.pretrained else ".")
         )
         write_json(captions, dict(sorted((known | {name: f"{caption} {source}"}).items())))

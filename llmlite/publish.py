@@ -1,7 +1,6 @@
 """What a run shows, gathered in one folder, and put where the repository shows it.
 
-A rendered folder, and the archive of it that `make full` leaves, holds
-    manifest.json  profile, data, device and commit of the run
+A rendered folder holds
     notebooks/     as executed, without the run's own parameters
     figures/       PNG and SVG, with captions; the scorecard and the audit's records
     tables/        the sections of README.md that the run's records give
@@ -13,17 +12,11 @@ What a run has not made is left out of it, and stays as it is in the repository.
 import json
 import re
 import shutil
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from llmlite.audit.records import RECORDS, SCORECARD, SHORT
 from llmlite.badges import badges
 from llmlite.benchmarks import benchmark, benchmarks_folder
-from llmlite.checkpoint import environment
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import GRIDS, SEEDS, Experiment
 from llmlite.files import replacing, write_json
@@ -32,13 +25,12 @@ from llmlite.pretrained import FILES, RECORD, ship
 from llmlite.readme import results, tokenizer_speed, training_speed
 from llmlite.reproduce import INJECTED, tags, write_notebook
 from llmlite.runs import RENDERED
+from llmlite.search import read_results
 
 TOKENIZER_RECORD = "tokenizer-wikitext-2-v1"  # the benchmarks that the README shows
 SPEED_RECORDS = ("train-cuda", "train-cpu", "generate-cuda", "generate-cpu")  # those there are
 SHIPPED = Path("llmlite/pretrained")
-MANIFEST, CAPTIONS = "manifest.json", "captions.json"
-FORMAT = "llmlite-rendered-1"
-LARGEST = 16 * 2**20  # bytes of an archive
+CAPTIONS = "captions.json"
 
 
 def gather(experiment: Experiment) -> Path:
@@ -60,14 +52,16 @@ def gather(experiment: Experiment) -> Path:
     if (made / SHORT).exists():
         _copy(made / SHORT, folder / "tables" / "scorecard.md")
     for grid in GRIDS:
-        searched = experiment.search_folder(grid)
-        for path in (*searched.glob("*.csv"), *searched.glob("*/record.json")):
-            _copy(path, folder / "records" / f"search-{grid}" / path.relative_to(searched))
-    if any(out.rglob("test_score.json")):
+        searched, to = experiment.search_folder(grid), folder / "records" / f"search-{grid}"
+        if not (searched / "results.csv").exists():
+            continue
+        table = read_results(searched)
+        with replacing(to / "results.csv") as aside:  # the runs lie beside it there
+            table.assign(run=table.run.map(lambda run: Path(run).name)).to_csv(aside, index=False)
+        for run in table.run[table.status == "finished"]:
+            _copy(searched / run / "record.json", to / Path(run).name / "record.json")
+    if any(out.glob("runs/*/test_score.json")):
         _gather_model(experiment, folder)
-    about = {"profile": experiment.profile.name, "data": experiment.corpus.name}
-    about |= {"format": FORMAT, **environment(experiment.device)}
-    write_json(folder / MANIFEST, about)
     return folder
 
 
@@ -153,45 +147,6 @@ def _speed() -> dict[str, str]:
     if recorded:
         sections["training speed"] = training_speed({name: benchmark(name) for name in recorded})
     return sections
-
-
-def pack(folder: Path, archive: Path) -> Path:
-    """A rendered folder as one .tar.gz of at most LARGEST bytes; LLMLiteError names what is big."""
-    with replacing(archive) as aside, tarfile.open(aside, "w:gz") as file:
-        for path in sorted(folder.rglob("*")):
-            file.add(path, path.relative_to(folder), recursive=False)
-    size = archive.stat().st_size
-    if size > LARGEST:
-        archive.unlink()
-        biggest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-        raise LLMLiteError(
-            f"The archive of {folder} would have {size / 2**20:.1f} MiB, over the "
-            f"{LARGEST / 2**20:.0f} that it may have; its biggest file is {biggest}."
-        )
-    return archive
-
-
-@contextmanager
-def unpacked(archive: Path) -> Iterator[Path]:
-    """The rendered folder in an archive, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with tarfile.open(archive) as file:
-                file.extractall(folder, filter="data")
-            about = json.loads((Path(folder) / MANIFEST).read_text("utf-8"))
-        except FileNotFoundError:
-            about = {}
-            if not archive.exists():
-                raise LLMLiteError(
-                    f"There is no archive {archive}; `make full` leaves one."
-                ) from None
-        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
-            raise LLMLiteError(
-                f"{archive} is damaged or not an archive; copy it here once more."
-            ) from None
-        if about.get("format") != FORMAT:
-            raise LLMLiteError(f"{archive} holds nothing that `make full` has left ({FORMAT}).")
-        yield Path(folder)
 
 
 def with_section(readme: str, name: str, section: str) -> str:

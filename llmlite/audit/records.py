@@ -8,7 +8,7 @@ from llmlite.audit.measures import value
 from llmlite.audit.rows import Row, to_markdown, to_short_markdown
 from llmlite.audit.runs import LONGER, Audit
 from llmlite.audit.studies import STUDIES
-from llmlite.checkpoint import device_name, read_steps
+from llmlite.checkpoint import read_steps
 from llmlite.files import replacing, write_json
 from llmlite.metrics import Score
 
@@ -47,7 +47,7 @@ def save(audit: Audit, gathered: Evidence, rows: list[Row]) -> Path:
     experiment, folder = audit.experiment, audit.experiment.out / "figures"
     source = (
         f"profile {experiment.profile.name}, {experiment.corpus.name}, "
-        f"{device_name(experiment.device)}. {scale(audit)}"
+        f"{experiment.made_on()}. {scale(audit)}"
     )
     pages = {
         SCORECARD: to_markdown(rows, source),

@@ -29,11 +29,6 @@ def add_commands(add: Callable) -> None:
         help="leave out notebooks that the same call has executed already",
     )
     command.add_argument(
-        "--archive",
-        metavar="FILE",
-        help="afterwards pack all that --publish would copy into one .tar.gz, for `llmlite render`",
-    )
-    command.add_argument(
         "--text",
         metavar="PATH",
         help="instead of the notebooks, which speak of WikiText-2: prepare, search, train and "
@@ -41,10 +36,11 @@ def add_commands(add: Callable) -> None:
         "fit it; the same command carries on (default for --out: runs/own-NAME)",
     )
 
-    command = add("render", render, "put an archive's contents where this clone shows them", [])
-    command.add_argument("archive", metavar="ARCHIVE", help="what reproduce --archive has left")
+    purpose = "draw the notebooks from an archive of `llmlite run`, and show them in this clone"
+    command = add("render", render, purpose, [shared_options()])
+    command.add_argument("archive", metavar="ARCHIVE", help="what `llmlite run` has left")
     command.add_argument(
-        "--root", metavar="DIR", help="the clone (default: the one that the working folder is in)"
+        "--only", nargs="+", metavar="NN", help="numbers of the notebooks to draw, such as 01 04"
     )
 
 
@@ -53,14 +49,15 @@ def reproduce(arguments) -> None:
         reproduce_text(arguments)
         return
 
-    import torch
-
     from llmlite.experiment import Experiment, project_root
+    from llmlite.parallel import check_device, gpu_bytes, local_device
     from llmlite.profiles import get_profile
-    from llmlite.publish import gather, pack, place
+    from llmlite.publish import publish
     from llmlite.reproduce import find_notebooks, report, run_notebooks
 
-    profile = get_profile(arguments.profile, torch.cuda.is_available()).name
+    check_device(arguments.device)
+    device = local_device() if arguments.device == "auto" else arguments.device
+    profile = get_profile(arguments.profile, gpu_bytes(device)).name
     root = project_root()
     out = Path(arguments.out) if arguments.out else Path("runs") / profile
     folder = Path(arguments.notebooks) if arguments.notebooks else root / "notebooks"
@@ -70,22 +67,23 @@ def reproduce(arguments) -> None:
         notebooks, out, profile, arguments.data, arguments.device, arguments.carry_on
     )
     print(report(executed, out))
-    if not (arguments.publish or arguments.archive):
-        return
-    rendered = gather(Experiment(profile, arguments.data, out, arguments.device))
-    if arguments.archive:
-        archive = pack(rendered, Path(arguments.archive))
-        print(f"Archive: {archive}, {archive.stat().st_size / 2**20:.1f} MiB")
     if arguments.publish:
-        place(rendered, root)
+        publish(Experiment(profile, arguments.data, out, arguments.device), root)
         print(f"Published to {root / 'notebooks'} and {root / 'figures'}")
 
 
 def render(arguments) -> None:
-    from llmlite.experiment import project_root
-    from llmlite.publish import place, unpacked
+    from llmlite.experiment import Experiment, project_root
+    from llmlite.plan import unpack
+    from llmlite.publish import publish
+    from llmlite.reproduce import find_notebooks, report, run_notebooks
 
-    root = Path(arguments.root) if arguments.root else project_root()
-    with unpacked(Path(arguments.archive)) as folder:
-        place(folder, root)
+    root, archive = project_root(), Path(arguments.archive)
+    out = Path(arguments.out) if arguments.out else root / "runs" / archive.name.split(".")[0]
+    profile = unpack(archive, out)["profile"]
+    device = "cpu" if arguments.device == "auto" else arguments.device  # drawing needs no GPU
+    notebooks = find_notebooks(root / "notebooks", arguments.only)
+    executed = run_notebooks(notebooks, out, profile, arguments.data, device, carry_on=True)
+    print(report(executed, out))
+    publish(Experiment(profile, arguments.data, out, device), root)
     print(f"Rendered into {root / 'notebooks'}, {root / 'figures'} and {root / 'README.md'}")
