@@ -7,6 +7,7 @@ of Liger Kernel (Hsu et al., 2024). Knows nothing about models.
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, dtype, compiled):
         x, w = hidden.to(dtype), weight.to(dtype)
         columns = w.t().contiguous()  # (width, vocab_size)
-        residual = _compiled_residual if compiled else _residual
+        residual = _compiled_residual() if compiled else _residual
         losses, d_hidden = [], torch.empty_like(x)
         d_weight = torch.zeros_like(weight, dtype=torch.float32)
         rows = _rows(len(x), CHUNK.get(x.device.type, CHUNK["cpu"]) // len(w))
@@ -92,7 +93,10 @@ def _residual(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return loss, torch.where(is_target, probabilities - 1, probabilities).to(logits.dtype)
 
 
-_compiled_residual = torch.compile(_residual, dynamic=False)
+@cache
+def _compiled_residual():
+    """Made when it is first asked for: torch.compile imports the compiler, which takes seconds."""
+    return torch.compile(_residual, dynamic=False)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
