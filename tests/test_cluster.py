@@ -22,7 +22,7 @@ from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.search import Trial, hyperparameter_search, read_results
 
 GRID = SearchSpace(learning_rate=(0.02, 0.0001), n_layer=(1,), n_head=(1, 2), n_embd=(8,))
-CONFIG = TrainConfig(epochs=4, batch_size=8, amp="off", patience=0)
+CONFIG = TrainConfig(epochs=4, batch_size=8, amp="off", patience=0, checkpoint_every=110)
 MODEL = ModelConfig(vocab_size=10, block_size=8, dropout=0.0)
 IDS = {"train": torch.arange(7_000) % 10, "valid": torch.arange(100) % 10}
 TIMING = ["tokens_per_second", "seconds"]

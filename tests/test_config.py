@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from llmlite.audit.plan import HEADS
 from llmlite.config import (
     PAPER_FIRST_GRID,
     PAPER_REVISED_GRID,
@@ -110,15 +111,17 @@ def test_the_last_key_of_a_grid_varies_fastest():
     assert points == [(1, 8), (1, 16), (2, 8), (2, 16)]
 
 
-@pytest.mark.parametrize(("cuda", "name"), [(True, "full"), (False, "quick")])
-def test_the_profile_auto_goes_by_the_device(cuda, name):
-    assert get_profile("auto", cuda) is PROFILES[name]
-    assert get_profile("small", cuda).name == "small"
+@pytest.mark.parametrize(
+    ("gpu_bytes", "name"), [(40e9, "full"), (30e9, "full"), (16e9, "small"), (0, "quick")]
+)
+def test_the_profile_auto_goes_by_the_gpu(gpu_bytes, name):
+    assert get_profile("auto", gpu_bytes) is PROFILES[name]
+    assert get_profile("small", gpu_bytes).name == "small"
 
 
 def test_an_unknown_profile_is_answered_with_those_there_are(one_sentence):
     with pytest.raises(LLMLiteError, match="huge") as error:
-        get_profile("huge", cuda=False)
+        get_profile("huge", 0)
     assert all(name in one_sentence(error) for name in ("auto", "quick", "small", "full"))
 
 
@@ -157,6 +160,18 @@ def test_every_run_of_the_audit_is_a_model_and_the_scaled_norm_has_a_scale(profi
     assert audit.padded_window == max(windows)
     assert audit.scaled.amp == "fp16"
     assert len(set(audit.seeds)) >= 3
+
+
+def test_the_scorecard_of_full_judges_by_the_runs_that_are_there_anyway():
+    full = PROFILES["full"]
+    assert full.needs_gpu
+    assert full.audit.honest == full.retrain
+    assert full.audit.seeds == full.seeds
+    assert full.audit.revised_grid == full.revised_search
+    assert full.audit.first_grid == full.first_search
+    assert full.audit.first_seeds == full.audit.seeds[:1] == (full.revised_search.seed,)
+    best = {"n_layer": full.audit.deep, "n_head": HEADS, "n_embd": full.audit.model.n_embd}
+    assert full.retrain_configuration == {**best, "learning_rate": full.audit.honest.learning_rate}
 
 
 def test_a_fingerprint_depends_on_content_and_not_on_the_order_of_keys():

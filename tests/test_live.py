@@ -230,7 +230,7 @@ def test_an_experiments_run_has_its_event_files_beside_its_record(tmp_path):
     arguments += ["--vocab-size", 270, "--block-size", 16, "--epochs", 1, "--tensorboard"]
     arguments += ["--n-layer", 1, "--n-head", 1, "--n-embd", 8, "--learning-rate", "1e-3"]
     assert main([str(argument) for argument in arguments]) == 0
-    (record,) = (tmp_path / "out").glob("best-*/record.json")
+    (record,) = (tmp_path / "out").glob("runs/*/record.json")
     assert_equal_to_the_logs(record.parent)
     assert "--tensorboard" in json.loads(record.read_text("utf-8"))["command"]
 

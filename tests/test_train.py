@@ -26,12 +26,13 @@ from llmlite.errors import (
     DataError,
     DiskFullError,
     DivergedError,
+    MissingRunError,
     OutOfMemoryError,
 )
 from llmlite.guard import ImplausibleLossWarning, loss_by_position
 from llmlite.metrics import total_loss
 from llmlite.model import GPT
-from llmlite.optim import autocast_dtype, learning_rate, parameter_groups
+from llmlite.optim import learning_rate, parameter_groups
 from llmlite.train import Trainer, epoch_line
 from llmlite.windows import TokenWindows, epoch_batches
 
@@ -86,9 +87,6 @@ def assert_same_run(folder, other):
     assert_same_tensors(
         load_file(folder / "best.safetensors"), load_file(other / "best.safetensors")
     )
-    ours, theirs = (load_state(f, "cpu") for f in (folder, other))
-    assert_same_tensors(ours["model"], theirs["model"])
-    assert torch.equal(ours["rng"], theirs["rng"])
     assert (folder / "steps.jsonl").read_text() == (other / "steps.jsonl").read_text()
     assert timeless(read_record(folder)["epochs"]) == timeless(read_record(other)["epochs"])
     assert read_record(folder)["status"] == "finished"
@@ -255,24 +253,11 @@ def test_a_step_whose_fp16_gradient_overflows_is_left_out(tmp_path, monkeypatch)
     for before, after, norm in zip(weights[:-1], weights[1:], norms[:-1], strict=True):
         assert torch.equal(before, after) == (norm is None)
     assert record["epochs"][0]["grad_norm"] == 0  # no step of it counted
+    assert [e["skipped"] for e in record["epochs"]] == [
+        norms[start : start + 10].count(None) for start in range(0, 60, 10)
+    ]
     counted = [norm for norm in norms[50:] if norm is not None]
     assert record["epochs"][5]["grad_norm"] == pytest.approx(sum(counted) / len(counted))
-
-
-@pytest.mark.parametrize(
-    ("amp", "device", "bf16", "dtype"),
-    [
-        ("auto", "cpu", True, None),
-        ("auto", "cuda", True, torch.bfloat16),
-        ("auto", "cuda", False, torch.float16),
-        ("fp16", "cuda", True, torch.float16),
-        ("bf16", "cpu", False, torch.bfloat16),
-        ("off", "cuda", True, None),
-    ],
-)
-def test_autocast_dtype(monkeypatch, amp, device, bf16, dtype):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    assert autocast_dtype(amp, torch.device(device)) is dtype
 
 
 def test_clipping_shortens_the_gradient_but_not_the_logged_norm(tmp_path):
@@ -358,11 +343,13 @@ def test_stops_after_patience_epochs_and_keeps_the_best(
 
 def test_an_early_stop_stays_a_stop(tmp_path, monkeypatch):
     script_validation(monkeypatch, [1, 2, 3])
-    first = trainer(tmp_path, epochs=8, patience=2).fit()
-    (tmp_path / "record.json").unlink()  # as if it had been killed just before the last line
-    assert timeless(trainer(tmp_path, epochs=8, patience=2).fit()["epochs"]) == timeless(
-        first["epochs"]
-    )
+    with monkeypatch.context() as patch:
+        Interrupt(patch, Trainer, "_write_record", 5)  # all is done but the last record
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path, epochs=8, patience=2).fit()
+    record = trainer(tmp_path, epochs=8, patience=2).fit()
+    assert [epoch["valid_loss"] for epoch in record["epochs"]] == [1, 2, 3]
+    assert (record["status"], len(step_rows(tmp_path))) == ("finished", 30)
 
 
 def test_record_and_step_log_say_what_was_done(tmp_path):
@@ -451,9 +438,6 @@ def test_what_is_drawn_between_construction_and_fit_does_not_matter(tmp_path):
 def assert_same_weights(folder, other):
     ours, theirs = (load_file(f / "best.safetensors") for f in (folder, other))
     assert_same_tensors(ours, theirs)
-    ours, theirs = (load_state(f, "cpu") for f in (folder, other))
-    assert_same_tensors(ours["model"], theirs["model"])
-    assert torch.equal(ours["rng"], theirs["rng"])
 
 
 def without(rows, name):
@@ -563,10 +547,11 @@ def test_windows_that_make_no_mistake_give_the_same_weights(tmp_path):
     ids = random_ids()
     windows = {split: TokenWindows(ids[split], 16) for split in ("train", "valid")}
     a, b = tmp_path / "a", tmp_path / "b"
-    trainer(a, model=DROPOUT).fit()
+    usual = trainer(a, model=DROPOUT)
+    usual.fit()
     ours = Trainer(DROPOUT, THREE_EPOCHS, ids, b, {}, progress=False, windows=windows)
     record = ours.fit()
-    assert_same_tensors(load_state(b, "cpu")["model"], load_state(a, "cpu")["model"])
+    assert_same_tensors(ours.model.state_dict(), usual.model.state_dict())
     assert step_rows(b) == step_rows(a)
     # Of 149 targets the last 5 do not fill a window.
     nats, tokens = total_loss(ours.model, ids["valid"][:145])
@@ -617,9 +602,8 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(tmp_path):
     trainer(killed, model=DROPOUT).fit()
     trainer(whole, model=DROPOUT).fit()
     assert_same_run(killed, whole)
-    assert {path.name for path in killed.iterdir()} == {
-        ".lock", "best.safetensors", "last.pt", "previous.pt", "record.json", "steps.jsonl"
-    }  # fmt: skip
+    left = {path.name for path in killed.iterdir()}
+    assert left == {".lock", "best.safetensors", "record.json", "steps.jsonl"}, "no state"
 
 
 class Interrupt:
@@ -638,6 +622,14 @@ class Interrupt:
             return result
 
         monkeypatch.setattr(owner, name, wrapped)
+
+
+def interrupt(run, step):
+    """Fit until just before optimiser step `step` (from 1)."""
+    with pytest.MonkeyPatch.context() as patch:
+        Interrupt(patch, Trainer, "_optimiser_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            run.fit()
 
 
 @pytest.fixture(scope="module")
@@ -688,11 +680,11 @@ def test_an_fp16_run_carries_on_with_its_scale(tmp_path, monkeypatch, again):
         Interrupt(patch, torch.nn.utils, "clip_grad_norm_", 19)  # between unscaling and the step
         with pytest.raises(KeyboardInterrupt):
             run.fit()
-    (run if again == "the same object" else build(tmp_path / "a")).fit()
-    build(tmp_path / "b").fit()
+    run, whole = run if again == "the same object" else build(tmp_path / "a"), build(tmp_path / "b")
+    run.fit()
+    whole.fit()
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    scales = [load_state(tmp_path / f, "cpu")["scaler"]["scale"] for f in "ab"]
-    assert scales[0] == scales[1] > 65536
+    assert run.engine.scaler.get_scale() == whole.engine.scaler.get_scale() > 65536
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
@@ -713,7 +705,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     ],
 )
 def test_another_configuration_does_not_take_over_a_folder(tmp_path, model, changes, difference):
-    trainer(tmp_path).fit()
+    interrupt(trainer(tmp_path), 12)
     before = (tmp_path / "last.pt").read_bytes()
     other = trainer(tmp_path, model=model, **changes)
     assert not other.finished()
@@ -723,8 +715,47 @@ def test_another_configuration_does_not_take_over_a_folder(tmp_path, model, chan
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
+@pytest.mark.xfail(strict=True, reason="its record is not compared once its state is gone")
+def test_a_finished_run_is_not_taken_over_either(tmp_path):
+    record = trainer(tmp_path, epochs=1).fit()
+    with pytest.raises(CheckpointError, match=r"train.epochs: 1 there, 3 here"):
+        trainer(tmp_path).fit()
+    assert read_record(tmp_path) == record
+
+
+def test_what_may_only_be_read_is_given_if_it_is_finished(tmp_path, one_sentence):
+    def read():
+        about = {"data": "pairs"}
+        reader = Trainer(MODEL, THREE_EPOCHS, random_ids(), tmp_path, about, only_read="Not here.")
+        return reader.fit()
+
+    with pytest.raises(MissingRunError, match=r"no finished run in .*: Not here\.") as error:
+        read()
+    one_sentence(error)
+    assert not list(tmp_path.iterdir())
+    interrupt(trainer(tmp_path), 12)
+    with pytest.raises(MissingRunError):
+        read()
+    record = trainer(tmp_path).fit()
+    assert read() == record
+
+
+def test_checkpoints_go_by_time_unless_steps_are_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", math.inf)
+    often, never = tmp_path / "often", tmp_path / "never"
+    interrupt(trainer(never, checkpoint_every=None), 29)
+    left = {path.name for path in never.iterdir()}
+    assert left == {".lock", "record.json", "steps.jsonl"}, "two epochs were not worth a file yet"
+    trainer(never, checkpoint_every=None).fit()
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
+    interrupt(trainer(often, checkpoint_every=None), 29)
+    assert load_state(often, "cpu")["step"] == 28
+    trainer(often, checkpoint_every=None).fit()
+    assert_same_run(often, never)
+
+
 def test_other_data_or_another_stride_is_another_run(tmp_path):
-    trainer(tmp_path).fit()
+    interrupt(trainer(tmp_path), 12)
     other = Trainer(MODEL, THREE_EPOCHS, random_ids(), tmp_path, {"data": "b"}, stride=8)
     with pytest.raises(
         CheckpointError, match="data: pairs there, b here, stride: 16 there, 8 here"
@@ -762,8 +793,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 
 
 def test_when_both_checkpoints_are_damaged_the_run_says_so_and_then_starts_anew(tmp_path):
-    trainer(tmp_path).fit()
-    (tmp_path / "record.json").unlink()
+    interrupt(trainer(tmp_path), 12)
     damage(tmp_path / "last.pt", "half")
     damage(tmp_path / "previous.pt", "tampered")
     with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole \(last.pt, prev"):
@@ -774,20 +804,15 @@ def test_when_both_checkpoints_are_damaged_the_run_says_so_and_then_starts_anew(
 
 
 def test_the_previous_checkpoint_is_the_one_before(tmp_path):
-    trainer(tmp_path, epochs=1).fit()  # checkpoints at steps 4, 8, 10
+    interrupt(trainer(tmp_path), 12)  # checkpoints at steps 4, 8, 10
     assert load_state(tmp_path, "cpu")["step"] == 10
     (tmp_path / "last.pt").unlink()
     assert load_state(tmp_path, "cpu")["step"] == 8
 
 
-def test_damaged_best_weights_are_written_again_from_the_checkpoint(
-    tmp_path, monkeypatch, whole_run
-):
+def test_damaged_best_weights_are_written_again_from_the_checkpoint(tmp_path, whole_run):
     run = trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
-    with monkeypatch.context() as patch:
-        Interrupt(patch, Trainer, "_optimiser_step", 30)
-        with pytest.raises(KeyboardInterrupt):
-            run.fit()
+    interrupt(run, 30)
     damage(tmp_path / "best.safetensors", "half")
     run.fit()
     assert_same_run(tmp_path, whole_run)
@@ -925,11 +950,8 @@ def test_a_second_process_on_a_folder_is_told_so(tmp_path):
     assert trainer(tmp_path, epochs=1).fit()["status"] == "finished"  # its lock died with it
 
 
-def test_a_folder_is_free_again_after_an_interruption(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        Interrupt(patch, Trainer, "_optimiser_step", 3)
-        with pytest.raises(KeyboardInterrupt):
-            trainer(tmp_path).fit()
+def test_a_folder_is_free_again_after_an_interruption(tmp_path):
+    interrupt(trainer(tmp_path), 3)
     assert trainer(tmp_path).fit()["status"] == "finished"
 
 
@@ -983,7 +1005,7 @@ def test_the_fast_path_gives_the_plain_ones_curve(tmp_path, accumulation):
 
 
 def test_a_run_does_not_change_paths_on_the_way(tmp_path):
-    trainer(tmp_path).fit()
+    interrupt(trainer(tmp_path), 12)
     with pytest.raises(CheckpointError, match=r"train.fast: True there, False here"):
         trainer(tmp_path, fast=False).fit()
 
