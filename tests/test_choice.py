@@ -1,4 +1,4 @@
-"""Choosing vocabulary, window and stride by validation, on a tiny corpus."""
+"""Comparing vocabularies, windows and strides by validation, on a tiny corpus."""
 
 import math
 from dataclasses import replace
@@ -8,11 +8,11 @@ import pytest
 
 from llmlite import choice, paper
 from llmlite import experiment as module
-from llmlite.audit import Audit
-from llmlite.choice import best_choice, trial
+from llmlite.choice import trial
 from llmlite.config import DataConfig, DataSpace, TrainConfig
 from llmlite.experiment import Experiment
 from llmlite.profiles import PROFILES, Profile
+from llmlite.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,68 +57,51 @@ def test_a_trial_has_the_spaces_tokens_in_all_and_in_a_batch(block, stride, epoc
     assert config.patience == 0
 
 
-def test_the_fewest_bits_per_byte_of_validation_text_decide(experiment):
-    table = experiment.data_choice
+def test_the_fewest_bits_per_byte_of_validation_text_come_first(experiment):
+    usual, table = experiment.data, experiment.data_choice()
+    assert experiment.data == usual == replace(experiment.profile.data, source=usual.source)
     assert len(table) == 8
     trained = table["tokens trained on"]
     assert trained.max() < 2 * trained.min(), "whole epochs, about as many tokens for all"
-    best = table.sort_values("bits per byte").iloc[0]
-    data = experiment.data
-    assert (data.vocab_size, data.block_size, data.stride) == (
-        best.vocab_size,
-        best.block_size,
-        best.stride,
+    assert table["bits per byte"].is_monotonic_increasing
+    counts, row = experiment.corpus.counts("valid"), table.iloc[0]
+    nats = counts.words_and_line_ends * math.log(row["perplexity per word"])
+    assert row["bits per byte"] == pytest.approx(nats / math.log(2) / counts.bytes)
+
+
+def test_nothing_is_trained_or_scored_twice(experiment, monkeypatch):
+    first = experiment.data_choice()
+    monkeypatch.setattr(Trainer, "_train", None)
+    monkeypatch.setattr(choice, "load_model", None)
+    pd.testing.assert_frame_equal(experiment.data_choice(), first)
+
+
+def test_what_is_missing_where_nothing_is_trained_is_left_out(experiment, capsys):
+    reader = Experiment(
+        replace(experiment.profile, needs_gpu=True),
+        experiment.data.source,
+        experiment.out,
+        "cpu",
+        progress=False,
     )
-    counts = experiment.corpus.counts("valid")
-    nats = counts.words_and_line_ends * math.log(best["perplexity per word"])
-    assert best["bits per byte"] == pytest.approx(nats / math.log(2) / counts.bytes)
-    again = Experiment(experiment.profile, data.source, experiment.out, "cpu", progress=False)
-    assert again.data == data, "kept: the table on disk decides"
-
-
-def test_nothing_is_trained_twice(experiment, monkeypatch):
-    first = experiment.data_choice
-    monkeypatch.setattr(choice, "Trainer", None)
-    table = choice.choose_data(experiment)
-    pd.testing.assert_frame_equal(table, first)
+    assert list(reader.data_choice().columns) == [*choice.CHOSEN, "bits per byte"]
+    assert "8 of 8 candidates are missing: profile quick is trained on a GPU" in (
+        capsys.readouterr().out
+    )
+    choice.candidate_score(list(choice.candidates(experiment).values())[3])
+    table = reader.data_choice()
+    assert "7 of 8" in capsys.readouterr().out
+    (row,) = table[list(choice.CHOSEN)].to_dict("records")
+    assert row == list(SPACE.points())[3]
 
 
 def test_the_text_is_read_once_for_all_candidates(experiment, monkeypatch):
     read, load = [], module.load_corpus
     monkeypatch.setattr(module, "load_corpus", lambda data: read.append(data) or load(data))
-    texts = choice._texts(experiment)
+    texts = list(choice.candidates(experiment).values())
     assert len({id(text.corpus) for text in texts}) == len(read) == 1
     assert [text.data.vocab_size for text in texts] == [270] * 4 + [300] * 4
     assert len(texts[0].ids["train"]) > len(texts[-1].ids["train"])
-
-
-def test_what_is_given_is_not_chosen(profile, tmp_path):
-    experiment = Experiment(profile, "sample", tmp_path, "cpu", progress=False, vocab_size=300)
-    assert experiment.data.vocab_size == 300
-    assert experiment.data.block_size == profile.data.block_size
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_audits_texts_are_those_of_its_plan_and_not_chosen_again(experiment):
-    audit = Audit(experiment)
-    run = audit.leak_runs["no-mask"]
-    assert audit.text(run.data).data == replace(run.data, source=experiment.data.source)
-    usual = replace(
-        experiment.data, **{f: getattr(PROFILES["quick"].data, f) for f in choice.CHOSEN}
-    )
-    assert audit.text(usual).data == usual
-
-
-def test_the_best_choice_is_a_row():
-    table = pd.DataFrame(
-        {
-            "vocab_size": [10, 20, 30],
-            "block_size": [1, 2, 3],
-            "stride": [4, 5, 6],
-            "bits per byte": [2.0, 1.5, 1.9],
-        }
-    )
-    assert best_choice(table) == {"vocab_size": 20, "block_size": 2, "stride": 5}
 
 
 def test_only_the_full_profile_has_candidates():

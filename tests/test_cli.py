@@ -13,7 +13,17 @@ from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.profiles import PROFILES
 
-COMMANDS = ("prepare", "search", "train", "evaluate", "generate", "chat", "audit", "reproduce")
+COMMANDS = (
+    "prepare",
+    "search",
+    "train",
+    "evaluate",
+    "generate",
+    "chat",
+    "audit",
+    "run",
+    "reproduce",
+)
 OTHERS = ("export", "import", "render", "runs", "site")
 
 
@@ -144,7 +154,7 @@ def test_the_whole_way_on_ones_own_text(capsys, folder, tmp_path):
     code, text, _ = run(capsys, "evaluate", *shared)  # searches and trains on the spot
     assert code == 0
     assert "Test Perplexity" in text
-    assert list(out.glob("best-*/best.safetensors"))
+    assert list(out.glob("runs/*/test_score.json"))
 
     arguments = ["generate", "The cat", "--tokens", "5", "--seed", "3", *shared]
     first, second = run(capsys, *arguments), run(capsys, *arguments)
@@ -172,7 +182,7 @@ def test_a_configuration_given_in_full_is_trained_without_a_search(capsys, folde
     assert code == 0
     assert "perplexity" in text
     assert not (out / "search").exists()
-    (record,) = out.glob("best-*/record.json")
+    (record,) = out.glob("runs/*/record.json")
     identity = json.loads(record.read_text())["identity"]
     assert identity["model"]["n_layer"] == 1
     assert identity["train"]["seed"] == 5
@@ -199,11 +209,11 @@ def test_the_audit_names_its_runs_and_makes_none(capsys, folder, tmp_path):
         *(f"honest-seed-{seed}" for seed in audit.seeds),
         *(f"grid-{g}-seed-{s}" for g in ("first", "revised", "longer") for s in audit.seeds),
     }
-    assert not (out / "audit").exists()
+    assert not (out / "runs").exists()
     code, _, err = run(capsys, "audit", "--only", "no-such-run", *shared)
     assert code == 2
     assert "No run of the audit starts with no-such-run" in sentence(err)
-    assert not (out / "audit").exists()
+    assert not (out / "runs").exists()
 
 
 @pytest.mark.parametrize(("words", "only"), [([], None), (["--only", "a", "b"], ["a", "b"])])

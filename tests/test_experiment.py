@@ -1,7 +1,8 @@
 import json
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -135,8 +136,9 @@ def test_another_text_is_never_answered_from_the_old_files(start, tmp_path, work
     assert second.tokenizer.decode(second.ids["valid"].tolist()).count("mountain") == 12
     assert second.run_folder != first.run_folder
     assert record["identity"]["data_fingerprint"] == second.corpus.fingerprint
-    assert {row["run"] for row in second.search().to_dict("records")}.isdisjoint(
-        {path.parent.name for path in old}
+    folders = {path.parent.resolve() for path in old}
+    assert folders.isdisjoint(
+        (second.search_folder("revised") / run).resolve() for run in second.search().run
     )
     changed = [path.name for path, content in old.items() if path.read_bytes() != content]
     assert changed == ["results.csv"]
@@ -190,13 +192,24 @@ def test_nothing_is_searched_for_where_the_configuration_is_given(start, monkeyp
     assert not (experiment.out / "search").exists()
 
 
-def test_the_test_score_is_kept_beside_the_model(start):
+def test_the_test_score_is_kept_beside_the_model_and_read_from_there(start):
     experiment = start()
     score = experiment.test_score()
     kept = json.loads((experiment.run_folder / "test_score.json").read_text("utf-8"))
-    assert kept["nats"] == score.nats
-    assert kept["tokens"] == score.tokens
+    assert kept.items() > asdict(score).items()
     assert kept["environment"]["commit"] == commit()
+    (experiment.run_folder / "best.safetensors").unlink()
+    assert start().test_score() == score
+
+
+def test_a_run_that_two_want_is_one(start, monkeypatch):
+    """The retraining, where it is what the search trained."""
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], retrain=TRAIN))
+    experiment = start()
+    experiment.test_score()
+    runs = {experiment.search_folder("revised") / run for run in experiment.search().run}
+    assert experiment.run_folder in {run.resolve() for run in runs}
+    assert len(list(experiment.runs.iterdir())) == len(runs) == 2
 
 
 def test_the_model_is_the_one_of_the_best_epoch(start):
@@ -262,12 +275,15 @@ def test_an_unknown_grid_is_refused_before_anything_is_made(start):
     assert not experiment.out.exists()
 
 
-def test_auto_is_quick_without_cuda_and_full_with_it(tmp_path, monkeypatch):
+def test_auto_goes_by_the_memory_of_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Experiment(out=tmp_path).profile.name == "quick"
     assert Experiment(out=tmp_path).device == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert Experiment(out=tmp_path).profile.name == "full"
+    for memory, name in ((16e9, "small"), (40e9, "full")):
+        properties = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, p=properties: p)
+        assert Experiment(out=tmp_path).profile.name == name
     assert Experiment(out=tmp_path).device == "cuda"
     assert Experiment(out=tmp_path, device="cpu").profile.name == "quick"
 
@@ -374,7 +390,7 @@ def test_padded_lines_are_trained_on_and_the_record_says_so(start):
     assert record["identity"]["padding"] == "counted in the loss"
     assert not {"targets", "split"} & record["identity"].keys()
     assert record["tokens_per_epoch"] == 40 * 4 * 16  # an article has four lines with words
-    trainer, tokenizer = experiment._trainer, experiment.tokenizer
+    trainer, tokenizer = experiment.trainer, experiment.tokenizer
     for windows, articles in ((trainer.windows, 40), (trainer.valid_windows, 6)):
         lines = [line for line in text_of(articles).splitlines(keepends=True) if line.strip()]
         inputs, targets = inputs_and_targets(windows)
@@ -392,12 +408,12 @@ def test_targets_that_are_the_inputs_are_trained_on_and_the_record_says_so(start
     identity = experiment.retrain()["identity"]
     assert identity["targets"] == "the inputs themselves"
     assert not {"padding", "split"} & identity.keys()
-    for windows in (experiment._trainer.windows, experiment._trainer.valid_windows):
+    for windows in (experiment.trainer.windows, experiment.trainer.valid_windows):
         inputs, targets = inputs_and_targets(windows)
         assert torch.equal(inputs, targets)
     assert usual.run_folder != experiment.run_folder
     assert not {"targets", "padding", "split"} & usual.retrain()["identity"].keys()
-    assert usual._trainer.valid_windows is None
+    assert usual.trainer.valid_windows is None
 
 
 def test_a_split_after_windowing_is_trained_on_and_the_record_says_so(start):
@@ -407,7 +423,7 @@ def test_a_split_after_windowing_is_trained_on_and_the_record_says_so(start):
     assert record["identity"]["split"] == "after windowing"
     tokens = sum(min(len(ids), 800) for ids in experiment.ids.values())
     assert record["tokens_per_epoch"] == (tokens - 1) // 16 * 8 // 10 * 16
-    assert len(experiment._trainer.valid_windows) == 80 // 16
+    assert len(experiment.trainer.valid_windows) == 80 // 16
 
 
 @pytest.mark.parametrize("change", [{"padding": True}, {"shift": 0}, {"split": "windows"}])
@@ -515,7 +531,7 @@ def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
     assert shown.data.block_size == shipped.model.config.block_size
     ids = [i for i in shown.ids["valid"].tolist() if i != shipped.tokenizer.eot_id]
     assert shipped.tokenizer.decode(ids) == experiment.corpus.splits["valid"]
-    assert not list(experiment.out.glob("best-*"))
+    assert not experiment.runs.exists()
     shown.save_figure(Figure(figsize=(2, 1)), "x", "Words.")
     captions = json.loads((experiment.out / "figures" / "captions.json").read_text("utf-8"))
     assert captions["x"].endswith(f"; {shipped}."), "a caption says whose model it shows"

@@ -238,7 +238,7 @@ def test_from_a_file_to_a_model_and_on_from_there(capsys, monkeypatch, tmp_path,
     assert "own text in tale" in card
     assert "WikiText" not in card
     assert "CC BY-SA" not in card
-    (record,) = out.glob("best-*/record.json")
+    (record,) = (path.parent / "record.json" for path in out.glob("runs/*/test_score.json"))
     command = json.loads(record.read_text("utf-8"))["command"]
     assert command == f"llmlite reproduce --text {file} --out {out} --device cpu"
 
@@ -255,7 +255,7 @@ def test_from_a_file_to_a_model_and_on_from_there(capsys, monkeypatch, tmp_path,
     assert code == 0
     (other,) = out.glob("text-*")
     assert f"a folder of its own: {other}" in text
-    assert list(other.glob("best-*/best.safetensors"))
+    assert list(other.glob("runs/*/test_score.json"))
     assert {path: path.read_bytes() for path in (out / "model").iterdir()} == before
 
 
@@ -273,7 +273,6 @@ def test_the_prompt_is_how_the_test_begins(tmp_path, file, tiny):
         ["--profile", "quick"],
         ["--only", "01"],
         ["--publish"],
-        ["--archive", "a"],
         ["--data", "sample"],
     ],
 )

@@ -26,12 +26,12 @@ COLUMNS = [
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def search_in(folder, space=GRID, config=CONFIG, progress=False, command=None):
+def search_in(folder, space=GRID, config=CONFIG, progress=False, command=None, **options):
     ids = torch.arange(700) % 10
     model = ModelConfig(vocab_size=10, block_size=8, dropout=0.0)
     return hyperparameter_search(
         space, model, config, {"train": ids, "valid": ids[:100]}, folder, {"data": "digits"},
-        progress=progress, command=command,
+        progress=progress, command=command, **options,
     )  # fmt: skip
 
 
@@ -111,6 +111,31 @@ def test_results_are_read_back_as_they_were_written(finished):
 def test_there_are_no_results_before_a_search(tmp_path):
     with pytest.raises(LLMLiteError, match="run the search first"):
         read_results(tmp_path)
+
+
+def test_runs_may_lie_elsewhere_and_are_shared_with_other_searches(tmp_path, fits):
+    runs, narrow = tmp_path / "runs", replace(GRID, n_head=(1,))
+    table = search_in(tmp_path / "search" / "a", runs=runs)
+    again = search_in(tmp_path / "search" / "b", narrow, runs=runs)
+    assert len(fits) == 4
+    assert table.run.str.startswith("../../runs/lr").all()
+    assert again.run.tolist() == table.run[table.n_head == 1].tolist()
+    assert len(epochs_table(again, tmp_path / "search" / "b")) == 2 * 2
+    assert search_log(again, tmp_path / "search" / "b").count("Final Perplexity") == 2
+
+
+def test_where_nothing_may_be_trained_what_is_missing_is_a_row_that_says_so(tmp_path, capsys):
+    search_in(tmp_path, replace(GRID, n_head=(1,)))
+    table = search_in(tmp_path, progress=True, only_read="Not here.")
+    assert table.status.tolist() == ["finished", "missing"] * 2
+    assert table.reason[1].endswith("Not here.")
+    assert len(list(tmp_path.glob("lr*"))) == 2
+    assert set(epochs_table(table, tmp_path).n_head) == {1}
+    assert best_row(table).n_head == 1
+    assert printed_log(capsys) == []
+    empty = search_in(tmp_path / "none", only_read="Not here.")
+    with pytest.raises(LLMLiteError, match="No configuration of the grid finished"):
+        best_row(empty)
 
 
 def test_the_best_row_is_the_lowest_perplexity_that_finished():
