@@ -391,11 +391,16 @@ class Experiment:
         return ready
 
     def _is_retrained(self) -> bool:
-        """Has the retraining begun here? Asked without a search, where there was none."""
+        """Is there a model of the retraining here, or one that is being trained? Asked without a
+        search, where there was none. Records alone, of another machine, have no model."""
         searched = self.search_folder("revised") / "results.csv"
         if not (self.knows_configuration or searched.exists()):
             return False
-        return read_record(self.run_folder) is not None
+        record = read_record(self.run_folder)
+        finished = record and record["status"] == "finished"
+        return bool(record) and not (
+            finished and not (self.run_folder / "best.safetensors").exists()
+        )
 
     def test_score(self) -> Score:
         """The trained model on the whole test split, windows side by side (Fig. 1).

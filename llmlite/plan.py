@@ -31,7 +31,6 @@ from llmlite.audit import Audit
 from llmlite.audit.studies import STUDIES
 from llmlite.checkpoint import (
     STEPS,
-    environment,
     load_model,
     read_record,
     save_weights,
@@ -60,6 +59,7 @@ class Task:
     kept: tuple[str, ...]  # files that stand there, beside a finished record, when it is done
     make: Callable[[], object]  # train and measure, or do what is left of it
     trainer: Callable[[], Trainer]  # that `make` uses, to see how much there is to do
+    retrained: bool = False  # is it of the retraining, whose steps are shown one by one?
     studied: bool = False  # is the model itself shown later, so that its weights are kept?
 
     def trained(self) -> bool:
@@ -111,7 +111,8 @@ def _retraining(experiment: Experiment, seed: int) -> Task:
         ("test_score.json",),
         one.test_score,
         lambda: one.trainer,
-        studied,
+        retrained=True,
+        studied=studied,
     )
 
 
@@ -187,17 +188,19 @@ def work(
     minutes: float | None = None,
     processes: int = 1,
     archive: Path | None = None,
+    start: Path | None = None,
 ) -> list[Task]:
     """Make what is missing of the plan of Experiment(**settings); the tasks that are not done.
 
     Stops before `minutes` are over: what is half trained carries on in the same folder. archive: is
-    unpacked first where it exists, and packed again every minute and at the end.
+    packed every minute and at the end. start: an archive, or a folder of records, to begin with;
+    otherwise `archive` itself, where it is there already.
     """
     deadline = time.monotonic() + 60 * minutes - RESERVE if minutes else float("inf")
     experiment = Experiment(**settings)
     audit = Audit(experiment)
-    if archive and archive.exists():
-        unpack(archive, experiment.out)
+    if start or (archive and archive.exists()):
+        unpack(start or archive, experiment.out)
     chosen(plan(audit), only)  # makes tokenizers and tokens once, before several want them
     logs = experiment.out / "plan"
     logs.mkdir(parents=True, exist_ok=True)
@@ -296,27 +299,32 @@ def _try(task: Task) -> bool:
 
 
 def pack(experiment: Experiment, tasks: list[Task], archive: Path) -> Path:
-    """Records of all trained runs, and the weights that somebody still needs, in half precision."""
-    by_folder: dict[Path, list[Task]] = {}
-    for task in tasks:
-        if task.trained():
-            by_folder.setdefault(task.folder, []).append(task)
-    shown = {task.folder for task in tasks if task.kept}  # the others are points of a grid
+    """`stage` in one file, with the weights that somebody still needs, in half precision."""
     with tempfile.TemporaryDirectory() as scratch:
-        staged = Path(scratch)
-        for folder, about in by_folder.items():
-            to = staged / "runs" / folder.name
-            to.mkdir(parents=True)
-            for path in sorted(folder.glob("*.json")):
-                (to / path.name).write_bytes(path.read_bytes())
-            _thin(folder / STEPS, to / STEPS, None if folder in shown else THIN)
-            if any(task.studied or not task.done() for task in about):
-                _halve(folder / WEIGHTS, to / WEIGHTS)
-        for path in experiment.out.glob("tokenizer-*.json"):
-            (staged / path.name).write_bytes(path.read_bytes())
-        about = {"profile": experiment.profile.name, "data": experiment.corpus.name}
-        write_json(staged / MANIFEST, {"format": FORMAT, **about, **environment(experiment.device)})
+        staged = stage(experiment, tasks, Path(scratch))
+        for folder in {t.folder for t in tasks if t.trained() and (t.studied or not t.done())}:
+            _halve(folder / WEIGHTS, staged / "runs" / folder.name / WEIGHTS)
         return compress(staged, archive)
+
+
+def stage(experiment: Experiment, tasks: list[Task], to: Path) -> Path:
+    """Copy what the trained runs left into `to`, but for their weights."""
+    trained = [task for task in tasks if task.trained()]
+    shown = {task.folder for task in trained if task.retrained}
+    for folder in sorted({task.folder for task in trained}):
+        own = to / "runs" / folder.name
+        own.mkdir(parents=True)
+        for path in sorted(folder.glob("*.json")):
+            content = json.loads(path.read_text("utf-8"))
+            if path.name == "record.json":
+                content["command"] = None  # it has the paths of the machine
+            write_json(own / path.name, content)
+        _thin(folder / STEPS, own / STEPS, None if folder in shown else THIN)
+    for path in experiment.out.glob("tokenizer-*.json"):
+        (to / path.name).write_bytes(path.read_bytes())
+    about = {"format": FORMAT, "profile": experiment.profile.name, "data": experiment.corpus.name}
+    write_json(to / MANIFEST, about)
+    return to
 
 
 def _thin(log: Path, to: Path, lines: int | None) -> None:
@@ -349,23 +357,30 @@ def compress(folder: Path, archive: Path) -> Path:
 
 
 def unpack(archive: Path, out: Path) -> dict:
-    """Put an archive's runs into `out`, where they are not there yet; its manifest."""
+    """Put the runs of an archive, or of a folder that `stage` has left, into `out`, where they are
+    not there yet. Returns the manifest."""
     try:
+        if archive.is_dir():
+            return _take(archive, out)
         with tempfile.TemporaryDirectory() as scratch:
             with tarfile.open(archive) as file:
                 file.extractall(scratch, filter="data")
-            about = json.loads((Path(scratch) / MANIFEST).read_text("utf-8"))
-            if about.get("format") != FORMAT:
-                raise CheckpointError(f"{archive} is not an archive of `llmlite run` ({FORMAT}).")
-            for path in sorted(Path(scratch).rglob("*")):
-                to = out / path.relative_to(scratch)
-                if path.is_file() and path.name != MANIFEST and not to.exists():
-                    to.parent.mkdir(parents=True, exist_ok=True)
-                    to.write_bytes(path.read_bytes())
-            return about
+            return _take(Path(scratch), out)
     except FileNotFoundError:
-        raise CheckpointError(f"There is no archive of `llmlite run` at {archive}.") from None
+        raise CheckpointError(f"There are no records of `llmlite run` at {archive}.") from None
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
         raise CheckpointError(
             f"{archive} is damaged or not an archive; copy it once more."
         ) from None
+
+
+def _take(staged: Path, out: Path) -> dict:
+    about = json.loads((staged / MANIFEST).read_text("utf-8"))
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{staged} holds no records of `llmlite run` ({FORMAT}).")
+    for path in (*staged.glob("runs/*/*"), *staged.glob("tokenizer-*.json")):
+        to = out / path.relative_to(staged)
+        if not to.exists():
+            with replacing(to) as aside:
+                aside.write_bytes(path.read_bytes())
+    return about

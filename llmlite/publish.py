@@ -4,7 +4,7 @@ A rendered folder holds
     notebooks/     as executed, without the run's own parameters
     figures/       PNG and SVG, with captions; the scorecard and the audit's records
     tables/        the sections of README.md that the run's records give
-    records/       of the searches, the trained model and its seeds
+    records/       of all runs, as `llmlite run` has left them, and the seeds' scores
     pretrained/    the trained model in half precision, its tokenizer, record and card
 What a run has not made is left out of it, and stays as it is in the repository.
 """
@@ -14,18 +14,18 @@ import re
 import shutil
 from pathlib import Path
 
+from llmlite.audit import Audit
 from llmlite.audit.records import RECORDS, SCORECARD, SHORT
 from llmlite.badges import badges
 from llmlite.benchmarks import benchmark, benchmarks_folder
 from llmlite.errors import LLMLiteError
-from llmlite.experiment import GRIDS, SEEDS, Experiment
-from llmlite.files import replacing, write_json
+from llmlite.experiment import SEEDS, Experiment
 from llmlite.metrics import Score
+from llmlite.plan import chosen, plan, stage
 from llmlite.pretrained import FILES, RECORD, ship
 from llmlite.readme import results, tokenizer_speed, training_speed
 from llmlite.reproduce import INJECTED, tags, write_notebook
 from llmlite.runs import RENDERED
-from llmlite.search import read_results
 
 TOKENIZER_RECORD = "tokenizer-wikitext-2-v1"  # the benchmarks that the README shows
 SPEED_RECORDS = ("train-cuda", "train-cpu", "generate-cuda", "generate-cpu")  # those there are
@@ -51,15 +51,7 @@ def gather(experiment: Experiment) -> Path:
             _copy(path, folder / "figures" / path.name)
     if (made / SHORT).exists():
         _copy(made / SHORT, folder / "tables" / "scorecard.md")
-    for grid in GRIDS:
-        searched, to = experiment.search_folder(grid), folder / "records" / f"search-{grid}"
-        if not (searched / "results.csv").exists():
-            continue
-        table = read_results(searched)
-        with replacing(to / "results.csv") as aside:  # the runs lie beside it there
-            table.assign(run=table.run.map(lambda run: Path(run).name)).to_csv(aside, index=False)
-        for run in table.run[table.status == "finished"]:
-            _copy(searched / run / "record.json", to / Path(run).name / "record.json")
+    stage(experiment, chosen(plan(Audit(experiment)), None), folder / "records")
     if any(out.glob("runs/*/test_score.json")):
         _gather_model(experiment, folder)
     return folder
@@ -67,11 +59,6 @@ def gather(experiment: Experiment) -> Path:
 
 def _gather_model(experiment: Experiment, folder: Path) -> None:
     (folder / "tables" / "results.md").write_text(results(experiment), encoding="utf-8")
-    for seed in experiment.profile.seeds:
-        run = experiment.with_seed(seed).run_folder
-        for name in ("record.json", "test_score.json", "steps.jsonl"):
-            if (run / name).exists():
-                _copy(run / name, folder / "records" / f"best-seed-{seed}" / name)
     if (experiment.out / SEEDS).exists():
         _copy(experiment.out / SEEDS, folder / "records" / SEEDS)
     (folder / "pretrained").mkdir()
@@ -79,14 +66,7 @@ def _gather_model(experiment: Experiment, folder: Path) -> None:
 
 
 def _copy(path: Path, to: Path) -> None:
-    """A record without its command, which holds the paths of this machine; other files as is."""
-    _ready(to)
-    if path.name == "record.json":
-        content = json.loads(path.read_text("utf-8"))
-        content.pop("command", None)
-        write_json(to, content)
-    else:
-        shutil.copyfile(path, to)
+    shutil.copyfile(path, _ready(to))
 
 
 def _ready(path: Path) -> Path:

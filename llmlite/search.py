@@ -102,7 +102,8 @@ def best_row(table: pd.DataFrame) -> pd.Series:
     finished = table[table.status == "finished"]
     if finished.empty:
         reasons = "; ".join(sorted(set(table.reason.dropna().astype(str))))
-        raise LLMLiteError(f"No configuration of the grid finished ({reasons}).")
+        kind = MissingRunError if (table.status == "missing").all() else LLMLiteError
+        raise kind(f"No configuration of the grid finished ({reasons}).")
     return finished.loc[finished.perplexity.idxmin()]
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from llmlite import paper
+from llmlite.checkpoint import device_name
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.generate import complete
@@ -39,6 +40,7 @@ def predicted(model: GPT, text: Experiment, windows: dict[str, TokenWindows], li
     limit: windows behind the true loss."""
     counts = text.corpus.counts("test")
     return {
+        "measured_on": device_name(model.device),
         "leaks": causal_leak(model),
         "loss_by_position": loss_by_position(model, windows["valid"]).tolist(),
         "test_loss": loss_by_position(model, windows["test"]).mean().item(),

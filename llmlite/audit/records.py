@@ -22,7 +22,7 @@ def evidence(audit: Audit) -> Evidence:
     scores = {name: audit.scores(name) for name in honest}
     side_by_side = [[Score(**a) for a in scores[name]["side by side"]] for name in honest]
     return Evidence(
-        leak={name: audit.record(name) for name in audit.leak_runs},
+        leak=audit.leaks(),
         tests=[value(articles, "loss") for articles in side_by_side],
         norms=[read_steps(audit.run_folder(name)) for name in honest],
         first=audit.grids("first"),

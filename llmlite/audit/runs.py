@@ -7,6 +7,7 @@ of its model. What is there is used again; an interrupted run carries on.
 import json
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,14 +87,18 @@ class Audit:
         with tqdm(chosen, desc="Audit", unit="run", disable=not self.experiment.progress) as bar:
             for name in bar:
                 bar.set_postfix_str(name)
-                if name in self.leak_runs:
-                    self.record(name)
-                elif name in self.honest_runs:
-                    self.scores(name)
-                    for study in STUDIES:
-                        self.study(study, name)
-                else:
-                    self.grid(*self.grid_runs[name])
+                with suppress(MissingRunError):  # is said where it is shown
+                    self._make(name)
+
+    def _make(self, name: str) -> None:
+        if name in self.leak_runs:
+            self.record(name)
+        elif name in self.honest_runs:
+            self.scores(name)
+            for study in STUDIES:
+                self.study(study, name)
+        else:
+            self.grid(*self.grid_runs[name])
 
     # -- runs and what was measured of them ---------------------------------------------------
 
@@ -171,17 +176,26 @@ class Audit:
         ]
 
     def grids(self, grid: str) -> pd.DataFrame:
-        """`grid` for all of its seeds, but for those that are missing and cannot be made here."""
-        parts, missing = [], []
+        """`grid` for all of its seeds, but for those that are missing and cannot be made here; no
+        row if all are."""
+        parts = [pd.DataFrame(columns=[*AXES, "seed", "epoch", "valid_loss"])]
         for which, seed in self.grid_runs.values():
             if which == grid:
-                try:
+                with suppress(MissingRunError):
                     parts.append(self.grid(grid, seed))
-                except MissingRunError as error:
-                    missing.append(error)
-        if not parts:
-            raise missing[0]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(parts[1:] or parts, ignore_index=True)
+
+    def leaks(self) -> dict[str, dict]:
+        """`record` of each of `leak_runs`, but for those that are missing and cannot be made."""
+        made, missing = {}, []
+        for name in self.leak_runs:
+            try:
+                made[name] = self.record(name)
+            except MissingRunError:
+                missing.append(name)
+        if missing:
+            print(f"Missing: {', '.join(missing)}; {self.experiment.only_read}")
+        return made
 
     def command(self, name: str) -> str | None:
         """What to type in a shell to make a run, in any folder that it is typed in."""

@@ -32,9 +32,16 @@ def add_commands(add: Callable) -> None:
     command.add_argument(
         "--archive",
         metavar="FILE",
-        help="one file of the records of all finished runs, at most 16 MB: unpacked first if it is "
-        "there, written every minute and at the end; `llmlite render FILE` draws the notebooks "
+        help="one file of the records of all finished runs, at most 16 MB, written every minute "
+        "and at the end; `llmlite render FILE` draws the notebooks "
         "from it on any machine (default: llmlite-PROFILE.tar.gz in --out)",
+    )
+    command.add_argument(
+        "--from",
+        dest="start",
+        metavar="PATH",
+        help="an archive of before, or a folder of records such as figures/records, to begin with: "
+        "what it holds is not trained again (default: --archive, if it is there)",
     )
     command.add_argument("--list", action="store_true", help="name the plan's runs and their state")
     for switch, what in (
@@ -72,7 +79,8 @@ def run(arguments) -> None:
         arguments.archive or experiment.out / f"llmlite-{experiment.profile.name}.tar.gz"
     )
     processes = arguments.processes or (3 if on_gpu else 1)
-    left = work(settings, arguments.only, arguments.minutes, processes, archive)
+    start = Path(arguments.start) if arguments.start else None
+    left = work(settings, arguments.only, arguments.minutes, processes, archive, start)
     print(f"Archive: {archive}, {archive.stat().st_size / 2**20:.1f} MiB")
     if left:
         names = ", ".join(task.name for task in left[:8]) + (" and more" if len(left) > 8 else "")
