@@ -28,7 +28,8 @@ from llmlite.reproduce import INJECTED, tags, write_notebook
 from llmlite.runs import RENDERED
 
 TOKENIZER_RECORD = "tokenizer-wikitext-2-v1"  # the benchmarks that the README shows
-SPEED_RECORDS = ("train-cuda", "train-cpu", "generate-cuda", "generate-cpu")  # those there are
+# Those there are.
+SPEED_RECORDS = ("gpu-h200", "train-cuda", "train-cpu", "generate-cuda", "generate-cpu")
 SHIPPED = Path("llmlite/pretrained")
 CAPTIONS = "captions.json"
 

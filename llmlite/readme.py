@@ -116,11 +116,58 @@ def tokenizer_speed(record: dict) -> str:
 
 
 def training_speed(records: dict[str, dict]) -> str:
-    """The README's tables of speed in training and generation, from the records of `make bench`,
-    by their names."""
+    """The README's tables of speed in training and generation, from the records of `make gpu` and
+    `make bench`, by their names."""
     return "\n\n".join(
-        _speed_table(record, training=name.startswith("train")) for name, record in records.items()
+        gpu_speed(record)
+        if name.startswith("gpu")
+        else _speed_table(record, training=name.startswith("train"))
+        for name, record in records.items()
     )
+
+
+def gpu_speed(record: dict) -> str:
+    """The README's table of a GPU, from the record of `make gpu`."""
+    names = [n for n in next(iter(record["peers"].values())) if n != "ours"]
+    head = ["time over llmlite's", *names, "llmlite, graph alone", "llmlite, eager"]
+    head += ["llmlite, ms a step", "tokens/s", "above the floor"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for label, peers in record["peers"].items():
+        rows = record["speed"][label]["variants"]
+        ours = rows[record["best"][label]]
+        merged = ", merged" if ours["merge"] else ""
+        ratios = [peers[name]["times_ours"] for name in names]
+        ratios += [rows[name + merged]["step_s"] / ours["step_s"] for name in ("graph", "eager")]
+        window, batch = label.split(" × ", 1)
+        cells = [f"training, window {window}, batch {batch}, bfloat16"]
+        cells += [*map("{:.2f}".format, ratios), f"{ours['step_s'] * 1e3:.2f}"]
+        cells += [f"{ours['tokens_per_s']:,.0f}", f"{ours['above_floor']:.1f} ×"]
+        lines.append("| " + " | ".join(cells) + " |")
+    made, checks, seconds = (record[name] for name in ("environment", "checks", "seconds"))
+    generation = " and ".join(
+        f"{row['ratio']:.1f} × at {label.split(', ')[1]}"
+        for label, row in seconds.items()
+        if label.startswith("generation")
+    )
+    differences = ", ".join(
+        f"{checks[name]['largest_relative_difference']:.0e} in {dtype}"
+        for dtype, name in (
+            ("float32", "graph_is_plain"),
+            ("bfloat16", "bf16_is_plain"),
+            ("float16", "fp16_is_plain"),
+        )
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    theirs = [record["first_step_s"][f"{label}: {n}"] for label in record["peers"] for n in names]
+    lines.append(
+        f"\n{made['device']}, random token ids, medians of laps that took turns; PyTorch "
+        f"{made['torch']}, {versions}; llmlite at commit {made['commit']}. Generation over "
+        f"`generate` of transformers: {generation}, the same greedy text. Before the first step, "
+        f"blocks and loss compile for {seconds['compilation']['cold_s']:.0f} s, the peers, all at "
+        f"the same time, for {max(theirs):.0f} s at most. Over 20 steps the losses of graph and "
+        f"plain path differ, relative, by {differences} at most."
+    )
+    return "\n".join(lines)
 
 
 def _speed_table(record: dict, training: bool) -> str:

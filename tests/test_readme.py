@@ -1,5 +1,8 @@
 """The tables of README.md are those of the records."""
 
+from conftest import REPOSITORY
+
+from llmlite.benchmarks import benchmark
 from llmlite.readme import tokenizer_speed, training_speed
 
 
@@ -67,3 +70,18 @@ def test_the_tables_of_training_and_generation_are_the_records():
     assert generated[2] == "| generation, batch 1 | 2.00 | 0.50 | 5,000 |"
     assert generated[-1].startswith("NVIDIA H100, medians")
     assert "steps" not in generated[-1]
+
+
+def test_the_table_of_a_gpu_is_the_record_of_its_check():
+    record = benchmark("gpu-h200")
+    text = training_speed({"gpu-h200": record})
+    _, _, long, short, _, about = text.splitlines()
+    peers, best = record["peers"]["256 × 128"], record["best"]["32 × 128 × 4"]
+    assert long.startswith("| training, window 256, batch 128, bfloat16 | ")
+    assert f" | {peers['transformers, torch.compile']['times_ours']:.2f} | " in long
+    rows = record["speed"]["32 × 128 × 4"]["variants"]
+    assert f" | {rows['eager, merged']['step_s'] / rows[best]['step_s']:.2f} | " in short
+    assert short.endswith(f" | {rows[best]['above_floor']:.1f} × |")
+    for words in (record["environment"]["device"], "8.9 × at batch 1 and 5.0 ×", "in float16"):
+        assert words in about
+    assert text in (REPOSITORY / "README.md").read_text("utf-8")
