@@ -165,6 +165,22 @@ class Trainer:
             self._write_record("failed", advice)
             raise OutOfMemoryError(advice)
 
+    def time_steps(self, settle: int, steps: int) -> list[float]:
+        """Seconds of optimiser steps as this run would take them, the first `settle` left out;
+        nothing is kept of them."""
+        self._start()
+        batches = epoch_batches(self.windows, self.batch, self.config.seed, 0)
+        inputs, targets, windows = next(batches)
+        taken = []
+        for _ in range(settle + steps):
+            began = time.perf_counter()
+            loss, _ = self.engine.step(
+                inputs.to(self.device), targets.to(self.device), windows, self.config.learning_rate
+            )
+            loss.item()  # waits for the device
+            taken.append(time.perf_counter() - began)
+        return taken[settle:]
+
     def finished(self) -> bool:
         """Is this very run in the folder, trained to its end?"""
         return self.world.from_main(self._record_if_finished()) is not None

@@ -44,6 +44,12 @@ def add_commands(add: Callable) -> None:
         "what it holds is not trained again (default: --archive, if it is there)",
     )
     command.add_argument("--list", action="store_true", help="name the plan's runs and their state")
+    command.add_argument(
+        "--estimate",
+        action="store_true",
+        help="say how long each open run would take here, from a few measured steps, and train "
+        "nothing",
+    )
     for switch, what in (
         ("compile", "compile the blocks"),
         ("graph", "replay a step as a CUDA graph"),
@@ -74,6 +80,9 @@ def run(arguments) -> None:
         for task in chosen(plan(Audit(experiment)), arguments.only):
             print(f"{'done' if task.done() else 'open':5} {task.name}  {task.folder.name}")
         return
+    if arguments.estimate:
+        print(_estimate(chosen(plan(Audit(experiment)), arguments.only)))
+        return
     on_gpu = experiment.device.startswith("cuda")
     archive = Path(
         arguments.archive or experiment.out / f"llmlite-{experiment.profile.name}.tar.gz"
@@ -87,3 +96,18 @@ def run(arguments) -> None:
         print(f"Not done ({len(left)}): {names}. The same command goes on with them.")
     else:
         print("All done.")
+
+
+def _estimate(tasks) -> str:
+    """The table of what is open, and its total."""
+    from llmlite.budget import estimate, measured
+
+    trainers = {task.name: task.trainer() for task in tasks if not task.trained()}
+    if not trainers:
+        return "All is trained."
+    table = estimate(trainers, measured(list(trainers.values())))
+    total = table.sum()
+    return (
+        f"{table.round(1).to_string()}\n{len(table)} runs: {total['M tokens']:,.0f} M tokens, "
+        f"{total['minutes']:,.0f} minutes of training, one after the other, by steps measured here"
+    )
