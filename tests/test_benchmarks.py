@@ -145,6 +145,7 @@ def test_the_check_of_a_gpu_runs_through_on_a_cpu_and_recommends_what_it_measure
     assert (name, json.loads(found)) == ("RECOMMENDED", record["recommended"])
     assert record["recommended"].keys() == {"compile", "graph", "merge", "chunk"}
     (speed,), (peers,) = record["speed"].values(), record["peers"].values()
+    assert speed["variants"].keys() > {"eager", "compile, merged", *record["best"].values()}
     for row in speed["variants"].values():
         assert row["tokens_per_s"] == pytest.approx(16 * 4 / row["step_s"])
     assert peers["ours"]["times_ours"] == 1

@@ -10,7 +10,6 @@ recorded and given up. They compile at the same time, and are timed in turns.
 import argparse
 import contextlib
 import json
-import math
 import os
 import queue
 import signal
@@ -20,47 +19,41 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from llmlite.files import write_json
 
 ROOT = Path(__file__).parents[2]
-CHECKS = (
-    "graph_is_plain",
-    "merged_is_plain",
-    "pieces_are_plain",
-    "bf16_is_plain",
-    "rate_0_keeps_the_weights",
-    "replays_drop_out_other_units",
-    "resumed_is_uninterrupted",
-    "generation_is_plain",
-    "fp16_is_plain",
-    "fp16_graph_is_no_graph",
-    "fp16_overflow_is_left_out",
-    "steps_do_not_wait",
-    "fp16_steps_do_not_wait",
-    "trainer_runs",
-    "compiled_is_plain",
-)
-ON_CUDA = {name for name in CHECKS if "fp16" in name or "wait" in name}
-PEERS = {
-    "transformers, torch.compile": ("transformers", "default"),
-    "plain loop, torch.compile": ("plain, compiled", "default"),
-    "plain loop, reduce-overhead": ("plain, compiled", "reduce-overhead"),
+CHECKS = {  # by name: the worker's function, and what it is called with
+    "graph_is_plain": ("is_plain", {}),
+    "merged_is_plain": ("is_plain", {"accumulation": 4, "merge": True}),
+    "pieces_are_plain": ("is_plain", {"accumulation": 4}),
+    "bf16_is_plain": ("is_plain", {"dtype": "bfloat16"}),
+    "rate_0_keeps_the_weights": ("rate_0_keeps_the_weights", {}),
+    "replays_drop_out_other_units": ("replays_drop_out_other_units", {}),
+    "resumed_is_uninterrupted": ("resumed_is_uninterrupted", {}),
+    "generation_is_plain": ("generation_is_plain", {}),
+    "fp16_is_plain": ("is_plain", {"dtype": "float16"}),
+    "fp16_graph_is_no_graph": ("is_plain", {"dtype": "float16", "other": "no graph"}),
+    "fp16_overflow_is_left_out": ("fp16_overflow_is_left_out", {}),
+    "steps_do_not_wait": ("steps_do_not_wait", {"dtype": "bfloat16"}),
+    "fp16_steps_do_not_wait": ("steps_do_not_wait", {"dtype": "float16"}),
+    "trainer_runs": ("trainer_runs", {}),
+    "compiled_is_plain": ("is_plain", {"compile": True}),
 }
+ON_CUDA = {name for name in CHECKS if "fp16" in name or "wait" in name}
+OURS, PEERS = "ours", ("transformers, torch.compile", "plain loop, torch.compile")
+GRAPHED = "plain loop, reduce-overhead"  # needs CUDA
 LAPS = 5  # at most; after one that warms up
 # Shares of the budget after which a process that does not answer is given up: the second where
 # nothing is compiled.
 CALL, QUICK = 0.4, 0.17
-NOISE = 0.01  # a chunk that gains less than this share is no reason to leave the package's own
 
 
 class CallError(Exception):
-    """A process could not do what it was asked for; `detail` has the end of its traceback."""
-
-    def __init__(self, message: str, detail: list[str] = ()):
-        super().__init__(message)
-        self.detail = list(detail)
+    """A process could not do what it was asked for: why, and its last lines."""
 
 
 class Worker:
@@ -98,14 +91,13 @@ class Worker:
             line = self.lines.get(timeout=max(0.1, timeout))
         except queue.Empty:
             self.close()
-            raise CallError(f"No answer within {timeout:.0f} s", self.tail) from None
+            raise CallError(f"No answer within {timeout:.0f} s\n{self.tail}") from None
         if line is None:
             self.close()
-            code = self.process.returncode
-            raise CallError(f"The process ended with code {code}", self.tail)
-        answer = json.loads(line)
+            raise CallError(f"The process ended with code {self.process.returncode}\n{self.tail}")
+        answer = json.loads(line, parse_constant=str)  # strict JSON has no NaN
         if "error" in answer:
-            raise CallError(answer["error"], answer["traceback"])
+            raise CallError(answer["error"])
         return answer["result"]
 
     def call(self, function: str, timeout: float, /, **options):
@@ -118,7 +110,7 @@ class Worker:
             self.process.kill()
             self.process.wait()
             self.log.seek(0)
-            self.tail = self.log.read().strip().splitlines()[-12:]
+            self.tail = "\n".join(self.log.read().strip().splitlines()[-12:])
             self.log.close()
 
 
@@ -128,35 +120,21 @@ class Check:
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.out, self.device, self.tiny = options.out, options.device, options.tiny
         self.since, self.budget, self.folder = time.monotonic(), options.seconds, folder
-        self.record = {"parts": {}, "errors": {}, "skipped": []}
-        cases = [(16, 2, 2)] if self.tiny else [(256, 128, 1), (32, 128, 4)]
-        self.cases = {
-            f"{window} × {batch}" + (f" × {accumulation}" if accumulation > 1 else ""): {
-                "device": self.device,
-                "window": window,
-                "batch": batch,
-                "accumulation": accumulation,
-                "tiny": self.tiny,
-            }
-            for window, batch, accumulation in cases
+        self.record = {"data": "random token ids", "parts": {}, "errors": {}, "checks": {}}
+        self.record |= {"first_step_s": {}, "speed": {}, "peers": {}, "best": {}, "seconds": {}}
+        self.cases = {}
+        for shape in [(16, 2, 2)] if self.tiny else [(256, 128, 1), (32, 128, 4)]:
+            case = dict(zip(("window", "batch", "accumulation"), shape, strict=True))
+            label = " × ".join(str(number) for number in shape if number > 1)
+            self.cases[label] = {"device": self.device, "tiny": self.tiny, **case}
+        self.checks = self.start("checks")
+        roles = [OURS, *PEERS, *([GRAPHED] if self.device == "cuda" else [])]
+        self.workers = {
+            (label, role): self.start(role, label) for role in roles for label in self.cases
         }
-        self.steps = 2 if self.tiny else 20
-        self.main_case = next(iter(self.cases.values()))
-        self.record["speed"] = {label: {} for label in self.cases}
-        self.checks = self.start("checks", self.main_case, "own")
-        # All processes start here, since importing takes them a while, and compile when told to.
-        self.ours = {label: self.start("ours", c, "shared") for label, c in self.cases.items()}
-        self.peers = {label: {} for label in self.cases}
-        for label, case in self.cases.items():
-            # Peers need no pieces: the whole batch fits.
-            whole = {**case, "batch": case["batch"] * case["accumulation"], "accumulation": 1}
-            for name, (role, mode) in PEERS.items():
-                if self.device == "cpu" and mode == "reduce-overhead":
-                    self.record["skipped"].append(f"{name}, {label}: needs CUDA")
-                else:
-                    self.peers[label][name] = self.start(role, whole, "shared")
-        if self.device == "cpu":
-            self.record["skipped"].append("all variants with a graph: they need CUDA")
+        for worker in self.workers.values():
+            worker.send("prepare")  # compile what is timed later, while others check
+        self.ready = {label: {role: {} for role in roles} for label in self.cases}
 
     @property
     def left(self) -> float:
@@ -166,22 +144,22 @@ class Check:
         """Seconds that a call may take."""
         return min(share * self.budget, self.left)
 
-    def start(self, role: str, case: dict, cache: str) -> Worker:
-        folder = self.folder / cache
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder)}
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-        )
-        environment["HF_HUB_OFFLINE"] = "1"
+    def start(self, role: str, label: str | None = None) -> Worker:
+        # The checks time what compiling takes with an empty cache.
+        cache = self.folder / ("own" if role == "checks" else "shared")
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "HF_HUB_OFFLINE": "1"}
+        paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
         if role != "checks":  # there are enough processes: each compiles by itself
             environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+        if role != "checks" or self.tiny:
             environment["OMP_NUM_THREADS"] = "1"
         if self.tiny:  # on few cores compiling takes minutes, and is PyTorch's business
-            environment["OMP_NUM_THREADS"] = "1"
             environment.setdefault("TORCHDYNAMO_DISABLE", "1")
+        case = self.cases[label or next(iter(self.cases))]
         return Worker(role, case, self.folder, environment)
 
-    def part(self, name: str, needs: float, run) -> None:
+    def part(self, name: str, needs: float, run: Callable) -> None:
         """Run it, unless less time is left than it needs, and write down what came of it."""
         start = time.monotonic()
         if needs and self.left < needs:
@@ -205,285 +183,151 @@ class Check:
         write_json(self.out, self.record)
 
     def failed(self, name: str, error: Exception) -> None:
-        detail = getattr(error, "detail", [])
-        self.record["errors"][name] = [f"{type(error).__name__}: {error}", *detail]
-        self.say(f"ERROR {name}: {str(error)[:300]}")
+        lines = self.record["errors"][name] = f"{type(error).__name__}: {error}".splitlines()
+        self.say(f"ERROR {name}: {lines[0][:300]}")
 
-    def ask(self, name: str, share: float = CALL, label: str | None = None, **options):
+    def ask(self, function: str, share: float = CALL, name: str | None = None, **options):
         """The answer of the process of checks, None where it failed. An error of CUDA's stays with
         a process, so the next call gets a new one."""
         try:
-            return self.checks.call(name, self.patience(share), **options)
+            return self.checks.call(function, self.patience(share), **options)
         except CallError as error:
-            self.failed(label or name, error)
-            broken = "CUDA" in str(error) and "synchronizing" not in str(error)
+            self.failed(name or function, error)
+            line = str(error).partition("\n")[0]
+            broken = "CUDA" in line and "synchronizing" not in line
             if broken or not self.checks.alive:
                 self.checks.close()
-                self.checks = self.start("checks", self.main_case, "own")
+                self.checks = self.start("checks")
             return None
 
-    # -- the parts ----------------------------------------------------------------------------
-
     def machine(self) -> None:
-        self.record["versions"] = found = self.ask("versions")
-        self.say(f"{found}")
-        self.record["ceilings"] = found = self.ask("ceilings")
-        if found:
-            self.say(
-                f"copy {found['bytes_per_s'] / 1e9:,.0f} GB/s, product "
-                f"{found['operations_per_s'] / 1e12:,.1f} TFLOP/s"
-            )
-
-    def prepare(self) -> None:
-        """Let all that is timed later compile now."""
-        for label in self.cases:
-            self.ours[label].send("listed")
-            for name, worker in self.peers[label].items():
-                worker.send("prepare", name=PEERS[name][1])
+        self.record |= self.ask("environment") or {}
+        self.say(f"{self.record.get('environment')}")
 
     def correct(self) -> None:
-        self.record["checks"] = found = {}
-        for name in CHECKS:
+        found = self.record["checks"]
+        for name, (function, options) in CHECKS.items():
             if name in ON_CUDA and self.device != "cuda":
                 found[name] = {"skipped": "needs CUDA"}
             elif self.left < 0.4 * self.budget:
                 found[name] = {"skipped": "no time"}
             else:
                 share = CALL if "compiled" in name else QUICK
-                found[name] = self.ask(name, share) or {"passed": False, "error": True}
+                answer = self.ask(function, share, name, **options)
+                found[name] = answer or {"passed": False, "error": True}
             row = found[name]
             verdict = row.get("skipped") or ("passed" if row["passed"] else "FAILED")
             if "largest_relative_difference" in row:
                 verdict += f", differs by {row['largest_relative_difference']:.1e}"
             self.say(f"{name:32} {verdict}")
 
-    def compilation(self) -> None:
-        self.record["seconds"] = {"compilation": self.ask("compilation")}
-        self.say(f"compilation {self.record['seconds']['compilation']}")
-
-    def ready(self) -> None:
-        """Wait until all is compiled, so that nobody disturbs who is timed; but not for ever."""
+    def wait(self) -> None:
+        """Until all is compiled, so that nobody disturbs who is timed; but not for ever."""
         deadline = time.monotonic() + self.left - 0.45 * self.budget
-        self.listed, self.ready_ours, self.ready_peers = {}, {}, {}
-        self.record["first_step_s"] = first = {}
-        for label, worker in self.ours.items():
-            self.listed[label] = {}
+        for (label, role), worker in self.workers.items():
             try:
-                self.listed[label] = worker.receive(max(10.0, deadline - time.monotonic()))
+                found = worker.receive(max(5.0, deadline - time.monotonic()))
             except CallError as error:
-                self.failed(f"ours, {label}", error)
-            for name in self.listed[label]:
-                worker.send("prepare", name=name)
-
-        def those_ready(label: str, workers: dict[str, Worker]) -> list[str]:
-            names = []
-            for name, worker in workers.items():
+                self.failed(f"{label}: {role}", error)
+                continue
+            for name, row in found.items():
                 about = f"{label}: {name}"
-                if not worker.alive:
-                    continue
-                try:
-                    first[about] = worker.receive(max(5.0, deadline - time.monotonic()))
-                    names.append(name)
-                except CallError as error:
-                    self.failed(about, error)
-            return names
+                if "error" in row:
+                    self.failed(about, CallError(row["error"]))
+                else:
+                    self.record["first_step_s"][about] = row.pop("first_step_s")
+                    self.ready[label][role][name] = row
+            self.say(f"{label}: {role}: {len(self.ready[label][role])} of {len(found)} are ready")
 
-        for label, worker in self.ours.items():
-            workers = dict.fromkeys(self.listed[label], worker)
-            self.ready_ours[label] = those_ready(label, workers)
-            self.say(f"{label}: {len(self.ready_ours[label])} variants are ready")
-        for label, workers in self.peers.items():
-            self.ready_peers[label] = those_ready(label, workers)
-            self.say(f"{label}: {len(self.ready_peers[label])} peers are ready")
-
-    def laps(self, calls: dict, until: float) -> dict[str, list[float]]:
-        """Seconds of a step of each, lap by lap in turns, while more than `until` s are left."""
-        taken = {name: [] for name in calls}
+    def laps(self, calls: dict[str, tuple[Worker, str]], until: float) -> dict[str, dict]:
+        """A step of each, lap by lap in turns, while more than `until` seconds are left."""
+        taken, steps = {name: [] for name in calls}, 2 if self.tiny else 20
         for lap in range(1 + LAPS):
             for name in list(taken):
                 worker, variant = calls[name]
                 try:
-                    options = {"name": variant, "count": self.steps}
-                    seconds = worker.call("lap", self.patience(QUICK), **options)
-                    if lap:
-                        taken[name].append(seconds)
+                    found = worker.call("lap", self.patience(QUICK), name=variant, count=steps)
+                    taken[name] += [found] if lap else []
                 except CallError as error:
                     self.failed(f"a lap of {name}", error)
                     del taken[name]
             if lap and self.left < until:
                 break
-        return {name: laps for name, laps in taken.items() if laps}
+        found = {name: laps for name, laps in taken.items() if laps}
+        return {n: {"step_s": statistics.median(s), "laps_s": s} for n, s in found.items()}
 
-    def speed(self) -> None:
-        for label, worker in self.ours.items():
-            try:
-                self._speed(label, worker)
-            except CallError as error:
-                self.failed(f"speed of {label}", error)
-
-    def _speed(self, label: str, worker: Worker) -> None:
-        case, row = self.cases[label], self.record["speed"][label]
-        ceilings = self.record.get("ceilings") or {"operations_per_s": 1.0, "bytes_per_s": 1.0}
-        rates = ceilings["operations_per_s"], ceilings["bytes_per_s"]
-        row["floors"] = worker.call(
-            "floors", self.patience(QUICK), operations=rates[0], moved=rates[1]
-        )
-        laps = self.laps({n: (worker, n) for n in self.ready_ours[label]}, 0.35 * self.budget)
+    def speed(self, label: str) -> None:
+        case, worker = self.cases[label], self.workers[label, OURS]
+        row = self.record["speed"][label] = {"variants": {}}
+        row["floors"] = floors = worker.call("floors", self.patience(QUICK))
+        sheet, measured = (floors[name]["seconds"] for name in ("data sheet", "measured"))
+        self.say(f"{label}: floor {sheet * 1e3:.3g} ms, measured {measured * 1e3:.3g} ms")
+        ready = self.ready[label][OURS]
         tokens = case["window"] * case["batch"] * case["accumulation"]
-        row["variants"] = {}
-        for name, seconds in laps.items():
-            median = statistics.median(seconds)
-            row["variants"][name] = {
-                **self.listed[label][name],
-                "step_s": median,
-                "laps_s": seconds,
-                "tokens_per_s": tokens / median,
-                "above_floor": median / row["floors"]["data sheet"]["seconds"],
-                "above_measured_floor": median / row["floors"]["measured"]["seconds"],
-            }
-        for line in speed_table(label, row):
-            self.say(line)
+        laps = self.laps({name: (worker, name) for name in ready}, 0.35 * self.budget)
+        for name, found in laps.items():
+            rate, above = tokens / found["step_s"], found["step_s"] / sheet
+            found |= {"tokens_per_s": rate, "above_floor": above}
+            row["variants"][name] = {**ready[name], **found}
+            self.say(
+                f"  {name:38} {found['step_s'] * 1e3:8.3f} ms {rate:12,.0f} tokens/s "
+                f"{above:6.1f} × the floor, {found['step_s'] / measured:6.1f} × the measured"
+            )
+        if laps:
+            self.record["best"][label] = best = min(laps, key=lambda name: laps[name]["step_s"])
+            self.record["recommended"] = ready[best]  # the last case's: its pieces can be merged
 
-    def peers_ratios(self) -> None:
-        self.record["peers"] = {}
-        for label, names in self.ready_peers.items():
-            calls = {name: (self.peers[label][name], PEERS[name][1]) for name in names}
-            best = fastest(self.record["speed"][label].get("variants", {}))
-            if best:
-                calls = {"ours": (self.ours[label], best), **calls}
-            laps = self.laps(calls, 0.2 * self.budget)
-            own = statistics.median(laps["ours"]) if "ours" in laps else None
-            self.record["peers"][label] = {
-                name: {
-                    "step_s": statistics.median(seconds),
-                    "laps_s": seconds,
-                    "times_ours": statistics.median(seconds) / own if own else None,
-                }
-                for name, seconds in laps.items()
-            }
-            for line in peers_table(label, self.record["peers"][label]):
-                self.say(line)
-        self.record["best"] = {
-            label: fastest(row.get("variants", {})) for label, row in self.record["speed"].items()
-        }
+    def peers(self, label: str) -> None:
+        roles = [role for role in self.ready[label] if role != OURS and self.ready[label][role]]
+        calls = {role: (self.workers[label, role], role) for role in roles}
+        calls[OURS] = self.workers[label, OURS], self.record["best"][label]
+        rows = self.record["peers"][label] = self.laps(calls, 0.2 * self.budget)
+        for name, row in rows.items():
+            row["times_ours"] = times = row["step_s"] / rows[OURS]["step_s"]
+            self.say(f"{label}: {name:30} {row['step_s'] * 1e3:8.3f} ms, {times:.2f} × ours")
 
-    def stop_contestants(self) -> None:
-        for row in (self.ours, *self.peers.values()):
-            for worker in row.values():
-                worker.close()
+    def stop(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
 
-    def seconds(self) -> None:
-        found = self.record.setdefault("seconds", {})
-        for name in ("checkpoint", "validation"):
-            found[name] = self.ask(name)
-            self.say(f"{name} {found[name]}")
-        for batch in (1, 2) if self.tiny else (1, 64):
-            name = f"generation, batch {batch}"
-            if self.left < 12:
-                self.record["skipped"].append(f"{name}: no time")
-                continue
-            found[name] = self.ask("generation", label=name, batch=batch)
-            self.say(f"{name} {found[name]}")
+    def seconds(self, name: str, **options) -> None:
+        self.record["seconds"][name] = found = self.ask(name.split(",")[0], name=name, **options)
+        self.say(f"{name} {found}")
 
     def profile(self) -> None:
         self.record["profile"] = found = self.ask("profile")
         for line in found["lines"] if found else ():
             self.say(line)
 
-    def recommend(self) -> None:
-        self.record["recommended"] = recommended(self.record.get("speed", {}))
-
     def run(self) -> None:
-        self.part("1 machine", 0, self.machine)
-        self.part("3 start compiling", 60, self.prepare)
-        self.part("2 correct", 0, self.correct)
+        self.part("machine", 0, self.machine)
+        self.part("checks", 0, self.correct)
         # In the time that the others need to compile as well.
-        self.part("5 compilation", 0.45 * self.budget, self.compilation)
-        self.part("3 ready", 0, self.ready)
-        self.part("3 speed", 10, self.speed)
-        self.part("recommendation", 0, self.recommend)
-        self.part("4 peers", 10, self.peers_ratios)
-        self.part("stop", 0, self.stop_contestants)
-        self.part("5 seconds", 8, self.seconds)
-        self.part("6 profile", 5, self.profile)
-
-
-def fastest(rows: dict) -> str | None:
-    return min(rows, key=lambda name: rows[name]["step_s"], default=None)
-
-
-def speed_table(label: str, row: dict) -> list[str]:
-    floors = {name: each["seconds"] * 1e3 for name, each in row["floors"].items()}
-    lines = [f"{label}: floor {floors['data sheet']:.3g} ms, measured {floors['measured']:.3g} ms"]
-    for name, each in row["variants"].items():
-        lines.append(
-            f"  {name:38} {each['step_s'] * 1e3:8.3f} ms {each['tokens_per_s']:12,.0f} tokens/s "
-            f"{each['above_floor']:6.1f} × {each['above_measured_floor']:6.1f} × the floor"
-        )
-    return lines
-
-
-def peers_table(label: str, rows: dict) -> list[str]:
-    return [
-        f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms"
-        + (f"   {row['times_ours']:.2f} × ours" if row["times_ours"] else "")
-        for name, row in rows.items()
-    ]
-
-
-def recommended(speed: dict) -> dict:
-    """The paths that take the least time, over all cases (the product of their medians)."""
-    every = [row["variants"] for row in speed.values() if row.get("variants")]
-    if not every:
-        return {}
-    rows = [each for variants in every for each in variants.values()]
-    own = next((each["chunk"] for name, each in every[0].items() if "chunk" not in name), None)
-
-    def product(cases: list[dict], **wanted) -> float:
-        """Of each case's shortest step with these paths; infinite where one has none."""
-        fitting = [
-            [each["step_s"] for each in variants.values() if wanted.items() <= each.items()]
-            for variants in cases
-        ]
-        return math.prod(min(steps, default=math.inf) for steps in fitting)
-
-    pairs = {(each["compile"], each["graph"]) for each in rows}
-    compile, graph = min(pairs, key=lambda p: product(every, compile=p[0], graph=p[1], chunk=own))
-    best = {"compile": compile, "graph": graph}
-    accumulating = [v for v in every if any(each["merge"] for each in v.values())]
-    merge = product(accumulating, **best, chunk=own, merge=True) <= product(
-        accumulating, **best, chunk=own, merge=False
-    )
-    chunks = {each["chunk"]: product(every, **best, chunk=each["chunk"]) for each in rows}
-    chunk = min(chunks, key=chunks.get)
-    if chunks.get(own, math.inf) <= chunks[chunk] * (1 + NOISE):
-        chunk = own
-    return {**best, "merge": merge, "chunk": chunk}
+        self.part("compilation", 0.45 * self.budget, partial(self.seconds, "compilation"))
+        self.part("ready", 0, self.wait)
+        for label in self.cases:
+            self.part(f"speed, {label}", 10, partial(self.speed, label))
+        for label in self.cases:
+            self.part(f"peers, {label}", 10, partial(self.peers, label))
+        self.part("stop", 0, self.stop)
+        for batch in (1, 2) if self.tiny else (1, 64):
+            name = f"generation, batch {batch}"
+            self.part(name, 12, partial(self.seconds, name, batch=batch))
+        self.part("profile", 5, self.profile)
 
 
 def summary(record: dict) -> list[str]:
-    """All of it on one page."""
-    lines = ["", "=" * 100]
-    lines += [f"{name}: {record[name]}" for name in ("versions", "ceilings") if record.get(name)]
-    checks = record.get("checks", {})
-    passed = [name for name, row in checks.items() if row.get("passed")]
-    failed = [name for name, row in checks.items() if row.get("passed") is False]
-    skipped = [name for name, row in checks.items() if "skipped" in row] + record["skipped"]
-    lines.append(f"{len(passed)} checks passed; failed: {failed or 'none'}")
-    lines.append(f"skipped: {', '.join(skipped) or 'nothing'}")
-    for label, row in record.get("speed", {}).items():
-        if row.get("variants"):
-            lines += speed_table(label, row)
-    for label, rows in record.get("peers", {}).items():
-        lines += peers_table(label, rows)
-    lines += [f"{name}: {value}" for name, value in record.get("seconds", {}).items()]
-    profile = record.get("profile") or {}
-    lines += profile.get("lines", [])
-    not_done = {n: p for n, p in record["parts"].items() if isinstance(p, str)}
-    lines += [f"{name}: {what}" for name, what in not_done.items()]
+    """What is not as it should be, and what was found to be the fastest."""
+    checks = record["checks"].items()
+    failed = [name for name, row in checks if row.get("passed") is False]
+    skipped = {name: row["skipped"] for name, row in checks if "skipped" in row}
+    skipped |= {name: what for name, what in record["parts"].items() if isinstance(what, str)}
+    passed = sum(row.get("passed", False) for _, row in checks)
+    lines = ["", "=" * 100, f"{passed} checks passed; failed: {', '.join(failed) or 'none'}"]
+    lines += [f"{name}: {what}" for name, what in skipped.items()]
     lines += [f"ERROR {name}: {error[0][:200]}" for name, error in record["errors"].items()]
-    lines.append(f"RECOMMENDED: {json.dumps(record.get('recommended') or {})}")
-    return lines
+    lines += [f"BEST {label}: {name}" for label, name in record["best"].items()]
+    return [*lines, f"RECOMMENDED: {json.dumps(record.get('recommended', {}))}"]
 
 
 def main() -> None:
@@ -499,7 +343,7 @@ def main() -> None:
         try:
             check.run()
         finally:
-            check.stop_contestants()
+            check.stop()
             check.checks.close()
             check.write()
     print("\n".join(summary(check.record)), flush=True)
