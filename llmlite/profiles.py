@@ -217,7 +217,7 @@ PROFILES = {
         samples=50,
         sample_tokens=100,
         attention_sentences=200,
-        ablation_tokens=250_000,
+        ablation_tokens=50_000,
         audit=AuditConfig(
             # The paper's own arithmetic: a window a token, and 50,000 steps of 4 × 128 windows.
             data=DataConfig(vocab_size=10_000, block_size=32, stride=1),
