@@ -46,6 +46,17 @@ PROFILE = replace(
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_core():
+    """For the workers as well, which have as many threads as cores: tensors this small lose by it.
+
+    They inherit where they may run."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
 def settings(text, out, profile=PROFILE) -> dict:
     return {"profile": profile, "data": str(text), "out": str(out), "device": "cpu"}
 
@@ -224,14 +235,12 @@ def test_what_needs_a_gpu_is_missing_without_its_records(text, tmp_path, capsys)
     assert not experiment.runs.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the table of epochs raises another error first")
 def test_a_seed_of_a_grid_that_is_missing_is_left_out(whole, text, tmp_path):
     shared = [task for task in plan(whole) if task.name.startswith("search-revised")]
     unpack(pack(whole.experiment, shared, tmp_path / "a.tar.gz"), tmp_path)
     audit = audit_in(text, tmp_path, needs_gpu=True)
     assert set(audit.grids("revised").seed) == {SEEDS[0]}
-    with pytest.raises(MissingRunError):
-        audit.grids("first")
+    assert len(audit.grids("first")) == 0
 
 
 def test_everything_is_read_from_an_archive_without_training(whole, text, tmp_path):
