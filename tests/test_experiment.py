@@ -18,6 +18,7 @@ from llmlite.cli.options import experiment_of
 from llmlite.config import SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
+from llmlite.files import write_json
 from llmlite.metrics import evaluate, total_loss
 from llmlite.pretrained import load_pretrained
 from llmlite.profiles import PROFILES
@@ -540,4 +541,12 @@ def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
 def test_what_is_trained_here_is_shown_rather_than_what_ships(start):
     experiment = start(configuration=GIVEN)
     experiment.retrain()
+    assert experiment.or_pretrained() is experiment
+    (experiment.run_folder / "best.safetensors").unlink()
+    assert experiment.or_pretrained().pretrained, "records without a model are not shown as one"
+
+
+def test_what_is_being_trained_here_is_trained_to_the_end_rather_than_what_ships(start):
+    experiment = start(configuration=GIVEN)
+    write_json(experiment.run_folder / "record.json", {"status": "running"})
     assert experiment.or_pretrained() is experiment

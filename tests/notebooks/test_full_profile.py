@@ -1,15 +1,15 @@
-"""What only profile `full` does (choosing by validation, several seeds), in the notebooks, cut to a
+"""What only profile `full` does (comparing candidates, several seeds), in the notebooks, cut to a
 size for a CPU."""
 
 import json
+from itertools import product
 
 import pandas as pd
 import pytest
 from notebooks.test_notebooks import NOTEBOOKS, outputs
 
-from llmlite.experiment import SEEDS, Experiment
+from llmlite.experiment import SEEDS
 from llmlite.profiles import PROFILES
-from llmlite.publish import gather
 from llmlite.reproduce import run_notebooks
 
 # Python runs a file of this name at its start, so the notebooks' kernels have this profile, too.
@@ -45,39 +45,21 @@ def run(tmp_path_factory):
     return out, [outputs(json.loads(path.read_text())) for path in executed]
 
 
-def test_vocabulary_and_windows_are_chosen_and_shown_before_anything_else(run):
+def test_the_candidates_are_compared_and_the_profiles_data_used(run):
     out, (prepare, search, retrain) = run
-    table = pd.read_csv(out / "choice.csv")
-    assert len(table) == 4
-    best = table.loc[table["bits per byte"].idxmin()]
-    line = (
-        f"Used from here on: a vocabulary of {best.vocab_size:,.0f}, windows of "
-        f"{best.block_size:.0f} tokens, a new one every {best.stride:.0f}"
-    )
-    assert line in prepare
     assert "bits per byte" in prepare, "the table of the candidates"
-    assert str(round(best["bits per byte"], 4)) in prepare
+    data = PROFILES["quick"].data
+    assert f"vocabulary of {data.vocab_size:,}, windows of {data.block_size} tokens" in prepare
     assert "revised grid: 1 configurations" in search
-    (record, *_) = (json.loads(p.read_text()) for p in out.glob("best-*/record.json"))
-    assert record["identity"]["model"]["vocab_size"] == best.vocab_size
-    assert record["identity"]["stride"] == best.stride
+    records = [json.loads(p.read_text())["identity"] for p in out.glob("runs/*/record.json")]
+    sizes = [(record["model"]["vocab_size"], record["model"]["block_size"]) for record in records]
+    assert set(sizes) == {*product((600, 900), (16, 32)), (data.vocab_size, data.block_size)}
     assert "test perplexity per token:" in retrain, "over seeds, with an interval"
 
 
-def test_the_results_are_those_of_all_seeds(run, monkeypatch):
+def test_the_results_are_those_of_all_seeds(run):
     out, _ = run
     seeds = pd.read_csv(out / SEEDS)
     assert seeds.seed.tolist() == [1337, 1, 2]
     assert seeds["test loss"].nunique() == 3
-    monkeypatch.setitem(PROFILES, "full", PROFILES["full"])  # is put back afterwards
-    exec(SITE, {})
-    rendered = gather(Experiment("full", "sample", out, "cpu", progress=False))
-    results = (rendered / "tables" / "results.md").read_text()
-    assert (
-        f"| test perplexity per token | 1.17 | {seeds['perplexity per token'].mean():.1f} ["
-        in results
-    )
-    assert "3 seeds with 95% intervals" in results
-    for seed in (1337, 1, 2):
-        assert (rendered / "records" / f"best-seed-{seed}" / "record.json").exists()
-    assert (rendered / "records" / "choice.csv").exists()
+    assert len(list(out.glob("runs/*/test_score.json"))) == 3

@@ -3,15 +3,14 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from llmlite.plan import LARGEST
 from llmlite.pretrained import load_pretrained
-from llmlite.publish import LARGEST
 from llmlite.reproduce import find_notebooks, run_notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,38 +51,41 @@ FIGURES = {  # what each notebook must draw, beside what it prints
 }
 
 
-SLICES = (120, 120, None)  # seconds until `make full` is killed; the last may take its time
+def make(rule, folder, **variables):
+    """A rule of the Makefile with this environment's programs, without installing anything."""
+    variables |= {"BIN": Path(sys.executable).parent, "INSTALLED": ""}
+    done = subprocess.run(
+        ["make", "-f", ROOT / "Makefile", rule, *(f"{n}={v}" for n, v in variables.items())],
+        cwd=folder,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """`make full` on the sample with profile `quick`, killed twice and called again.
+    """`make full` on the sample with profile `quick`, and `make render` of its archive in a copy of
+    what a clone shows.
 
-    Gives its folder, the executed notebooks by number, and how many each slice left finished.
+    Gives the copy, the folder that it was rendered in, and its notebooks by number.
     """
-    out, finished = tmp_path_factory.mktemp("quick"), []
-    # The rule of the Makefile with this environment's programs, without installing anything.
-    make = ["make", "full", f"BIN={Path(sys.executable).parent}", "INSTALLED=", f"OUT={out}"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    for seconds in SLICES:
-        process = subprocess.Popen(
-            [*make, "PROFILE=quick", "DATA=sample"],
-            cwd=ROOT,
-            env=environment,
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        try:
-            said = process.communicate(timeout=seconds)[0]
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        finished.append(len(list((out / "notebooks").glob("*.done"))))
-    assert process.returncode == 0, said[-2000:]
-    executed = {p.name[:2]: json.loads(p.read_text()) for p in (out / "notebooks").glob("*.ipynb")}
-    return out, executed, finished
+    out, clone = tmp_path_factory.mktemp("quick"), tmp_path_factory.mktemp("clone")
+    archive = out / "llmlite-quick.tar.gz"
+    make("full", ROOT, PROFILE="quick", DATA="sample", OUT=out, ARCHIVE=archive)
+    assert archive.stat().st_size < LARGEST
+    for name in ("README.md", "figures", "notebooks", "llmlite/pretrained"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        (clone / name).parent.mkdir(exist_ok=True)
+        copy(source, clone / name)
+    (clone / "llmlite" / "experiment.py").touch()  # what tells a clone
+    make("render", clone, DATA="sample", ARCHIVE=archive)
+    shown = {
+        path.name[:2]: json.loads(path.read_text()) for path in clone.glob("notebooks/*.ipynb")
+    }
+    return clone, clone / "runs" / "llmlite-quick", shown
 
 
 def outputs(content):
@@ -99,19 +101,19 @@ def outputs(content):
 
 @pytest.mark.parametrize("number", sorted(FIGURES))
 def test_a_notebook_runs_and_draws_its_figures(run, number):
-    out, notebooks, _ = run
+    _, made, notebooks = run
     text = outputs(notebooks[number])
     assert text.startswith("profile quick · data bundled sample"), "what made it stands on top"
     assert "device CPU" in text.splitlines()[0]
     assert "commit " in text.splitlines()[0]
     for name in FIGURES[number]:
-        assert (out / "figures" / f"{name}.png").stat().st_size > 5000
+        assert (made / "figures" / f"{name}.png").stat().st_size > 5000
     assert "**Compared with the paper.**" in text
     assert "nan" not in text.split("**Compared with the paper.**")[1]
 
 
 def test_every_figure_has_a_caption(run):
-    captions = json.loads((run[0] / "figures" / "captions.json").read_text())
+    captions = json.loads((run[1] / "figures" / "captions.json").read_text())
     assert set(captions) == {name for names in FIGURES.values() for name in names}
     speed, memory = captions.pop("01_tokenizer_speed"), captions.pop("01_training_memory")
     assert "wikitext-2-v1" in speed, "from the record, whatever the profile"
@@ -122,48 +124,31 @@ def test_every_figure_has_a_caption(run):
 
 def test_the_model_of_the_demo_has_learnt_something(run):
     """Far below the 1,024 of a uniform guess, and far above what a leak would give."""
-    (record,) = run[0].glob("best-*/record.json")
-    assert 8 < json.loads(record.read_text())["best"]["perplexity"] < 100
+    (score,) = run[1].glob("runs/*/test_score.json")
+    assert 8 < json.loads((score.parent / "record.json").read_text())["best"]["perplexity"] < 100
 
 
-def test_a_killed_run_carries_on(run):
-    """Nothing that was finished is made again, and a slice leaves more than the one before it."""
-    _, notebooks, finished = run
-    assert len(notebooks) == finished[-1] == len(NOTEBOOKS)
-    assert finished[0] >= 1, "a slice of two minutes finishes a notebook"
-    assert finished == sorted(finished)
-
-
-def test_the_archive_renders_into_a_clone(run, tmp_path):
-    """`make render` of what `make full` has left, in a copy of what a clone shows."""
-    out, notebooks, _ = run
-    (archive,) = out.glob("*.tar.gz")
-    assert archive.name == "llmlite-quick.tar.gz"
-    assert archive.stat().st_size < LARGEST
-    for name in ("README.md", "figures", "notebooks", "llmlite/pretrained"):
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copyfile
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        copy(source, tmp_path / name)
-    (tmp_path / "llmlite" / "experiment.py").touch()  # what tells a clone
-    command = ["make", "-f", ROOT / "Makefile", "render", f"ARCHIVE={archive}", "INSTALLED="]
-    command.append(f"BIN={Path(sys.executable).parent}")
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    for path in NOTEBOOKS:
-        rendered = json.loads((tmp_path / "notebooks" / path.name).read_text())
-        assert outputs(rendered) == outputs(notebooks[path.name[:2]])
-        assert "injected-parameters" not in json.dumps(rendered)
+def test_the_archive_is_shown_in_a_clone(run):
+    clone, made, notebooks = run
+    assert len(notebooks) == len(NOTEBOOKS)
+    assert "injected-parameters" not in json.dumps(notebooks)
     for name in (name for names in FIGURES.values() for name in names):
         for suffix in (".png", ".svg"):
-            shown = tmp_path / "figures" / f"{name}{suffix}"
-            assert shown.read_bytes() == (out / "figures" / f"{name}{suffix}").read_bytes()
-    readme = (tmp_path / "README.md").read_text()
+            shown = clone / "figures" / f"{name}{suffix}"
+            assert shown.read_bytes() == (made / "figures" / f"{name}{suffix}").read_bytes()
+    readme = (clone / "README.md").read_text()
     assert "profile `quick`, bundled sample" in readme
     assert "Here: profile quick, bundled sample" in readme, "the scorecard"
-    pretrained = load_pretrained("cpu", tmp_path / "llmlite" / "pretrained")
+    pretrained = load_pretrained("cpu", clone / "llmlite" / "pretrained")
     assert pretrained.record["profile"] == "quick"
-    found = [p for p in tmp_path.rglob("*") if p.is_file() and str(out).encode() in p.read_bytes()]
+    files = [p for p in clone.rglob("*") if p.is_file() and not p.is_relative_to(clone / "runs")]
+    found = [path for path in files if str(clone.parent).encode() in path.read_bytes()]
     assert not found, "paths of the machine that ran it"
+
+
+def test_what_was_trained_is_not_trained_again_to_be_shown(run):
+    _, made, _ = run
+    assert not list(made.glob("runs/*/.lock"))
 
 
 def test_a_later_notebook_runs_alone_with_the_model_that_ships(tmp_path, monkeypatch):
@@ -171,17 +156,9 @@ def test_a_later_notebook_runs_alone_with_the_model_that_ships(tmp_path, monkeyp
     last = [n for n in NOTEBOOKS if n.name.startswith("06")]
     (executed,) = run_notebooks(last, tmp_path / "out", "quick", "sample", "cpu")
     assert "No model is trained here yet; this is the model that comes with" in executed.read_text()
-    assert not list((tmp_path / "out").glob("best-*"))
+    assert not (tmp_path / "out" / "runs").exists()
     captions = json.loads((tmp_path / "out" / "figures" / "captions.json").read_text())
     assert "the model that comes with llmlite" in captions["06_head_effects"]
-
-
-def test_a_later_notebook_trains_what_it_needs_where_training_has_begun(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
-    (tmp_path / "out" / "best-00000000").mkdir(parents=True)
-    last = [n for n in NOTEBOOKS if n.name.startswith("04")]
-    (executed,) = run_notebooks(last, tmp_path / "out", "quick", "sample", "cpu")
-    assert "training it now" in executed.read_text()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
