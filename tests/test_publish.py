@@ -1,8 +1,7 @@
-"""What a run shows: gathered, packed, unpacked and placed, on tiny notebooks."""
+"""What a run shows: gathered and placed, on tiny notebooks."""
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,20 +15,19 @@ from llmlite.benchmarks import benchmark
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.metrics import Score
+from llmlite.plan import unpack
 from llmlite.pretrained import FILES, load_pretrained
 from llmlite.publish import (
     TOKENIZER_RECORD,
     captions_in,
     gallery,
     gather,
-    pack,
-    place,
     publish,
-    unpacked,
     with_section,
 )
 from llmlite.readme import results, training_speed
 
+CUT = {"vocab_size": 270, "block_size": 16}
 README = """before
 <!-- results -->
 old results
@@ -70,7 +68,7 @@ def trained(tmp_path_factory) -> Path:
 
 def tiny_experiment(out: Path) -> Experiment:
     data = out.parent / "data"
-    return Experiment("quick", data, out, "cpu", progress=False, vocab_size=270, block_size=16)
+    return Experiment("quick", data, out, "cpu", progress=False, **CUT)
 
 
 @pytest.fixture
@@ -152,27 +150,23 @@ def test_speed_is_published_from_the_records_there_are(tmp_path, monkeypatch):
     assert training_speed({"train-cpu": record}) in readme.read_text()
 
 
-def test_an_archive_renders_what_the_run_would_have_published(experiment, tmp_path):
+def test_records_are_published_without_paths_of_ours_and_begin_another_run(experiment, tmp_path):
     (tmp_path / "out" / "figures" / "01_x.svg").write_text("<svg/>")
-    roots = [tmp_path / "published", tmp_path / "rendered"]
-    for root in roots:
-        (root / "notebooks").mkdir(parents=True)
-        (root / "README.md").write_text(README)
-    publish(experiment, roots[0])
-    with unpacked(pack(gather(experiment), tmp_path / "a.tar.gz")) as folder:
-        place(folder, roots[1])
-    assert not folder.exists()
-    published, rendered = (
-        {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-        for root in roots
-    )
-    assert published == rendered
-    names = {str(name) for name in rendered}
-    assert {"figures/01_x.svg", "figures/records/best-seed-1337/steps.jsonl"} <= names
-    assert {"figures/records/search-revised/results.csv"} <= names
-    assert {f"llmlite/pretrained/{name}" for name in FILES} <= names
-    records = [p for p in rendered if p.suffix in (".json", ".md", ".csv")]
-    assert not [p for p in records if str(tmp_path).encode() in rendered[p]], "no paths of ours"
+    root = tmp_path / "published"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "README.md").write_text(README)
+    publish(experiment, root)
+    files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    run = f"figures/records/runs/{experiment.run_folder.name}"
+    assert {"figures/01_x.svg", f"{run}/steps.jsonl", f"{run}/test_score.json"} <= files.keys()
+    assert {f"llmlite/pretrained/{name}" for name in FILES} <= files.keys()
+    records = [name for name in files if name.endswith((".json", ".md", ".csv"))]
+    assert not [name for name in records if str(tmp_path).encode() in files[name]]
+    there = tmp_path / "elsewhere"
+    unpack(root / "figures" / "records", there)
+    other = Experiment("quick", tmp_path / "data", there, "cpu", progress=False, **CUT)
+    assert other.search("revised").perplexity.tolist() == experiment.search().perplexity.tolist()
+    assert not list(there.rglob("*.pt")), "nothing was trained"
 
 
 def test_the_shipped_model_is_the_trained_one_rounded_and_scored_as_stored(experiment, tmp_path):
@@ -212,49 +206,3 @@ def test_badges_say_what_the_record_of_the_model_says(experiment, tmp_path):
         "a & b",
         '"<c>"',
     ]
-
-
-def test_an_archive_that_is_too_big_is_refused_and_not_left(tmp_path, monkeypatch, one_sentence):
-    folder = tmp_path / "rendered"
-    folder.mkdir()
-    (folder / "big").write_bytes(bytes(range(256)) * 100)
-    (folder / "small").write_text("x")
-    monkeypatch.setattr("llmlite.publish.LARGEST", 100)
-    with pytest.raises(LLMLiteError) as error:
-        pack(folder, tmp_path / "a.tar.gz")
-    assert str(folder / "big") in one_sentence(error)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["rendered"]
-
-
-def test_what_is_no_archive_of_ours_is_refused(tmp_path, one_sentence):
-    path = tmp_path / "a.tar.gz"
-    with pytest.raises(LLMLiteError) as error, unpacked(path):
-        pass
-    assert "There is no archive" in one_sentence(error)
-    path.write_text("text")
-    with pytest.raises(LLMLiteError) as error, unpacked(path):
-        pass
-    assert "is damaged or not an archive" in one_sentence(error)
-    with tarfile.open(path, "w:gz") as file:
-        file.add(__file__, "manifest.json")
-    with pytest.raises(LLMLiteError) as error, unpacked(path):
-        pass
-    assert str(path) in one_sentence(error)
-    (tmp_path / "manifest.json").write_text('{"format": "other"}')
-    with tarfile.open(path, "w:gz") as file:
-        file.add(tmp_path / "manifest.json", "manifest.json")
-    with pytest.raises(LLMLiteError) as error, unpacked(path):
-        pass
-    assert "holds nothing that `make full` has left" in one_sentence(error)
-
-
-def test_an_archive_that_was_cut_is_refused(tmp_path, one_sentence):
-    folder = tmp_path / "rendered"
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"format": "llmlite-rendered-1"}))
-    (folder / "big").write_bytes(Path(__file__).read_bytes() * 3)
-    archive = pack(folder, tmp_path / "a.tar.gz")
-    archive.write_bytes(archive.read_bytes()[:-200])
-    with pytest.raises(LLMLiteError) as error, unpacked(archive):
-        pass
-    assert "is damaged or not an archive" in one_sentence(error)

@@ -17,8 +17,8 @@ def shared_options() -> argparse.ArgumentParser:
         "--profile",
         default="auto",
         metavar="NAME",
-        help=f"auto, {', '.join(PROFILES)}: how much to run; auto is full with CUDA and quick "
-        "without (default: auto)",
+        help=f"auto, {', '.join(PROFILES)}: how much to run; auto is full on a GPU of 30 GB or "
+        "more, small on a smaller one and quick without (default: auto)",
     )
     group.add_argument(
         "--data",
