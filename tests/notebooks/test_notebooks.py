@@ -73,7 +73,7 @@ def run(tmp_path_factory):
     """
     out, clone = tmp_path_factory.mktemp("quick"), tmp_path_factory.mktemp("clone")
     archive = out / "llmlite-quick.tar.gz"
-    make("full", ROOT, PROFILE="quick", DATA="sample", OUT=out, ARCHIVE=archive)
+    make("full", ROOT, PROFILE="quick", DATA="sample", DEVICE="cpu", OUT=out, ARCHIVE=archive)
     assert archive.stat().st_size < LARGEST
     for name in ("README.md", "figures", "notebooks", "llmlite/pretrained"):
         source = ROOT / name
