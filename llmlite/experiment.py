@@ -95,6 +95,7 @@ class Experiment:
         self._given = (self.profile.retrain_configuration or {}) | (configuration or {})
         self.training = training or {}
         self.pretrained: Pretrained | None = None
+        self._said: set[Path] = set()  # of which searches it was said that runs are missing
         self.progress, self.tensorboard = progress and self.world.main, tensorboard
 
     def __str__(self) -> str:
@@ -275,8 +276,10 @@ class Experiment:
         """`hyperparameter_search` on this experiment's text; the runs lie with all others."""
         settings = self._search_settings(space, config, folder, command)
         table = hyperparameter_search(ids=self.ids, ray=ray, **settings)
-        if missing := (table.status == "missing").sum():
-            print(f"{missing} of {len(table)} configurations are missing: {self.only_read}")
+        if (missing := (table.status == "missing").sum()) and folder not in self._said:
+            self._said.add(folder)
+            grid = f"{folder.name}: {missing} of {len(table)} configurations are missing"
+            print(f"{grid}; {self.only_read}")
         return table
 
     def trials(

@@ -42,7 +42,7 @@ class Interval:
     def __format__(self, spec: str) -> str:
         """Such as "48.96 [47.1, 50.9]"; `spec` is that of a float, by default four digits."""
         value, low, high = (format(x, spec or ".4g") for x in (self.value, self.low, self.high))
-        return f"{value} [{low}, {high}]"
+        return f"{value} [{low}, {high}]" if math.isfinite(self.low) else f"{value} [no interval]"
 
     def __str__(self) -> str:
         return format(self)
@@ -79,9 +79,10 @@ def over_seeds(values: ArrayLike) -> Interval:
 def paired(a: ArrayLike, b: ArrayLike) -> Interval:
     """The mean of a - b, both (pairs,), and Student's t interval of it.
 
-    A pair shares what else varies, such as a seed. Raises LLMLiteError for fewer than two pairs.
+    A pair shares what else varies, such as a seed. One pair says nothing of how far it would move:
+    its interval is all numbers. Raises LLMLiteError for none.
     """
-    a, b = _finite(a, "pairs"), _finite(b, "pairs")
+    a, b = _finite(a, "pairs", least=1), _finite(b, "pairs", least=1)
     if a.shape != b.shape:
         raise LLMLiteError(
             f"{len(a)} values cannot be paired with {len(b)}; give as many of both, in one order."
@@ -137,13 +138,15 @@ def _drawn(n: int, resamples: int, seed: int) -> np.ndarray:
 
 def _student(values: np.ndarray, of: str) -> Interval:
     n, mean = len(values), values.mean()
+    if n == 1:
+        return Interval(float(mean), -math.inf, math.inf, f"1 {of.removesuffix('s')}")
     half = stdtrit(n - 1, TAILS[1]) * values.std(ddof=1) / math.sqrt(n)
     return Interval(float(mean), float(mean - half), float(mean + half), f"{n} {of}")
 
 
-def _finite(values: ArrayLike, of: str) -> np.ndarray:
+def _finite(values: ArrayLike, of: str, least: int = 2) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
-    if len(array) < 2:
+    if len(array) < least:
         raise LLMLiteError(f"An interval over {of} needs at least two; there is {len(array)}.")
     if not np.isfinite(array).all():
         raise LLMLiteError(

@@ -122,7 +122,7 @@ def _schedule(e: Evidence) -> Interval:
 
 
 def claim_1(e: Evidence) -> Row:
-    table = ranking(best_losses(e.revised))
+    table, seeds = ranking(best_losses(e.revised)), e.revised.seed.nunique()
     corner = [table[axis].max() for axis in AXES]  # as the paper's best is of its grid
     best = (table[AXES[0]] == corner[0]) & (table[list(AXES[1:])] == corner[1:]).all(axis=1)
     ours, first = table[best].iloc[0], table.iloc[0]
@@ -138,7 +138,7 @@ def claim_1(e: Evidence) -> Row:
         1,
         "Best configuration: highest rate, deepest, most heads",
         f"(1e-3, 6, 4, 128): {paper.BEST_PERPLEXITY:.4f}",
-        f"{found} ({e.revised.seed.nunique()} seeds)",
+        f"{found} ({seeds} seed{'s' if seeds > 1 else ''})",
         verdict,
         "Trends",
         "grid-revised",
@@ -366,4 +366,4 @@ def _ratio(logarithm: Interval) -> str:
 
 
 def _nats(row: pd.Series) -> str:
-    return f"{row.behind:.3f} [{row.low:.3f}, {row.high:.3f}] nats"
+    return f"{Interval(row.behind, row.low, row.high, ''):.3f} nats"

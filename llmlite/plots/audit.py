@@ -154,7 +154,8 @@ def effects(intervals: dict[str, Interval], unit: str) -> Figure:
         value, low, high = interval.value, interval.low, interval.high
         clear = low > 0 or high < 0
         colour = COLOURS[0] if clear else UNCLEAR
-        ax.plot([low, high], [place, place], color=colour, linewidth=2)
+        if np.isfinite(high - low):  # a single pair has none
+            ax.plot([low, high], [place, place], color=colour, linewidth=2)
         ax.plot(value, place, "o", color=colour, mfc=colour if clear else "white")
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(intervals)), [fill(name, 30) for name in intervals][::-1])
