@@ -124,8 +124,9 @@ class Experiment:
 
     @property
     def runs(self) -> Path:
-        """Where all runs lie, whoever wants them: grids, retraining, audit."""
-        return self.out / "runs"
+        """Where all runs lie, whoever wants them: grids, retraining, audit. Absolute, since a run's
+        folder tells it from others."""
+        return (self.out / "runs").absolute()
 
     @property
     def only_read(self) -> str | None:
@@ -300,7 +301,7 @@ class Experiment:
             "progress": self.progress,
             "command": command,
             "tensorboard": self.tensorboard,
-            "runs": self.runs.absolute(),
+            "runs": self.runs,
             "paths": self.paths,
             "only_read": self.only_read,
         }
