@@ -221,7 +221,7 @@ def test_what_needs_a_gpu_is_missing_without_its_records(text, tmp_path, capsys)
     audit = audit_in(text, tmp_path, needs_gpu=True)
     experiment = audit.experiment
     assert experiment.search("revised").status.tolist() == ["missing"] * 2
-    assert "2 of 2 configurations are missing: profile quick is trained on a GPU, by `llmlite" in (
+    assert "2 of 2 configurations are missing; profile quick is trained on a GPU, by `llmlite" in (
         capsys.readouterr().out
     )
     for make in (
