@@ -11,7 +11,7 @@ from statistics import median
 
 import pandas as pd
 
-from llmlite.engine import WARM_UP
+from llmlite.engine import WARM_UP, WORTH_COMPILING
 from llmlite.floors import parameters, step_operations
 from llmlite.train import CHECKPOINT_SECONDS, Trainer
 
@@ -77,3 +77,16 @@ def estimate(trainers: dict[str, Trainer], seconds: Callable[[float], float]) ->
             "MB of checkpoints": int(taken / CHECKPOINT_SECONDS) * run.checkpoint_bytes / 1e6,
         }
     return pd.DataFrame(rows).T
+
+
+def announce(trainers: Sequence[Trainer]) -> str | None:
+    """How long those that are not finished will take here, in a sentence; None where they are few
+    operations, since measuring would take as long."""
+    left = {trainer.folder.name: trainer for trainer in trainers if not trainer.finished()}
+    sizes = [size(trainer) for trainer in left.values()]
+    operations = sum(run.steps * run.step_operations for run in sizes)
+    if not left or operations < WORTH_COMPILING[trainers[0].device.type]:
+        return None
+    minutes = max(1, round(estimate(left, measured(list(left.values()))).minutes.sum()))
+    runs = f"{len(left)} runs" if len(left) > 1 else "A run"
+    return f"{runs} to train: about {minutes:,} min here, by a few measured steps."

@@ -8,6 +8,7 @@ earlier stage should have left is made on the spot, and what is there is used.
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from llmlite.budget import announce
 from llmlite.checkpoint import (
     commit,
     device_name,
@@ -276,12 +278,24 @@ class Experiment:
     ) -> pd.DataFrame:
         """`hyperparameter_search` on this experiment's text; the runs lie with all others."""
         settings = self._search_settings(space, config, folder, command)
+        if ray is None and self.progress:
+            self._announce(self._waiting(trials(**settings)))
         table = hyperparameter_search(ids=self.ids, ray=ray, **settings)
         if (missing := (table.status == "missing").sum()) and folder not in self._said:
             self._said.add(folder)
             grid = f"{folder.name}: {missing} of {len(table)} configurations are missing"
             print(f"{grid}; {self.only_read}")
         return table
+
+    def _waiting(self, grid: list[Trial]) -> list[Trainer]:
+        """Of the configurations that are not trained yet, and can be."""
+        waiting = []
+        for trial in grid:
+            with suppress(LLMLiteError):  # there is no such shape: its row will say so
+                record = read_record(trial.run_folder)
+                if record is None or record["status"] != "finished":
+                    waiting.append(trial.trainer(self.ids))
+        return waiting
 
     def trials(
         self, space: SearchSpace, config: TrainConfig, folder: Path, command: str | None
@@ -331,7 +345,14 @@ class Experiment:
 
     def retrain(self) -> dict:
         """§III.F: one configuration from scratch for longer. Returns the run's record."""
+        self._announce([self.trainer])
         return self.trainer.fit()
+
+    def _announce(self, trainers: list[Trainer]) -> None:
+        """Before a long stage, say how long it is."""
+        alone = self.progress and self.world.size == 1 and not self.only_read
+        if alone and trainers and (sentence := announce(trainers)):
+            print(sentence)
 
     @cached_property
     def trainer(self) -> Trainer:

@@ -64,8 +64,15 @@ class Task:
     studied: bool = False  # is the model itself shown later, so that its weights are kept?
 
     def trained(self) -> bool:
+        return self._status() == "finished"
+
+    def over(self) -> bool:
+        """Trained, or failed: the best of a grid is the best of the rest."""
+        return self._status() in ("finished", "failed")
+
+    def _status(self) -> str | None:
         record = read_record(self.folder)
-        return record is not None and record["status"] == "finished"
+        return record and record["status"]
 
     def done(self) -> bool:
         return self.trained() and all((self.folder / name).exists() for name in self.kept)
@@ -79,7 +86,7 @@ def plan(audit: Audit) -> list[Task]:
     """
     experiment, seeds = audit.experiment, audit.experiment.profile.seeds
     revised = _search(experiment, "revised")
-    if not (experiment.knows_configuration or all(task.trained() for task in revised)):
+    if not (experiment.knows_configuration or all(task.over() for task in revised)):
         return revised
     retrained = [_retraining(experiment, seed) for seed in seeds]
     honest = [_honest(audit, name) for name in audit.honest_runs]
@@ -197,6 +204,8 @@ def work(
     packed every minute and at the end. start: an archive, or a folder of records, to begin with;
     otherwise `archive` itself, where it is there already.
     """
+    if minutes is not None and minutes <= 0:
+        raise LLMLiteError(f"There is nothing to do in {minutes:g} minutes; give more.")
     deadline = time.monotonic() + 60 * minutes - RESERVE if minutes else float("inf")
     experiment = Experiment(**settings)
     audit = Audit(experiment)
@@ -319,7 +328,7 @@ def stage(experiment: Experiment, tasks: list[Task], to: Path) -> Path:
     for folder in sorted({task.folder for task in trained}):
         own = to / "runs" / folder.name
         own.mkdir(parents=True)
-        for path in sorted(folder.glob("*.json")):
+        for path in sorted(folder.glob("[!.]*.json")):  # a hidden one is half-written
             content = json.loads(path.read_text("utf-8"))
             if path.name == "record.json":
                 content["command"] = None  # it has the paths of the machine
@@ -367,11 +376,11 @@ def unpack(archive: Path, out: Path) -> dict:
     not there yet. Returns the manifest."""
     try:
         if archive.is_dir():
-            return _take(archive, out)
+            return _take(archive, out, archive)
         with tempfile.TemporaryDirectory() as scratch:
             with tarfile.open(archive) as file:
                 file.extractall(scratch, filter="data")
-            return _take(Path(scratch), out)
+            return _take(Path(scratch), out, archive)
     except FileNotFoundError:
         raise CheckpointError(f"There are no records of `llmlite run` at {archive}.") from None
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
@@ -380,10 +389,10 @@ def unpack(archive: Path, out: Path) -> dict:
         ) from None
 
 
-def _take(staged: Path, out: Path) -> dict:
+def _take(staged: Path, out: Path, archive: Path) -> dict:
     about = json.loads((staged / MANIFEST).read_text("utf-8"))
-    if about.get("format") != FORMAT:
-        raise CheckpointError(f"{staged} holds no records of `llmlite run` ({FORMAT}).")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CheckpointError(f"{archive} holds no records of `llmlite run` ({FORMAT}).")
     for path in (*staged.glob("runs/*/*"), *staged.glob("tokenizer-*.json")):
         to = out / path.relative_to(staged)
         if not to.exists():

@@ -203,7 +203,7 @@ PROFILES = {
             vocab_size=(4096, 10_000, 16_384),
             block_size=(128, 256),
             overlap=(1, 4),
-            tokens=40_000_000,
+            tokens=20_000_000,
             train=TrainConfig(batch_size=64, patience=0),
         ),
         model=ModelConfig(dropout=0.1),

@@ -337,14 +337,17 @@ class Trainer:
             for half_written in self.folder.glob(".*.tmp*"):  # by a process that was killed
                 half_written.unlink()
             state = load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
-        state = self.world.from_main(state)
+        record = read_record(self.folder) if self.world.main else None
+        # Of a finished run the record alone is left.
+        there = (state or record or {}).get("identity")
+        state, there = self.world.from_main((state, there))
         self._start()
+        if there and (other := difference(self.identity, there)):
+            raise CheckpointError(
+                f"{self.folder} belongs to another run ({other}); use another folder or delete "
+                "this one."
+            )
         if state is not None:
-            if other := difference(self.identity, state["identity"]):
-                raise CheckpointError(
-                    f"{self.folder} belongs to another run ({other}); use another folder or delete "
-                    "this one."
-                )
             self.step, self.epochs, self.best = state["step"], state["epochs"], state["best"]
             self.warning = state.get("warning")  # a checkpoint from before has none
             self.log.load_state_dict(state["log"])

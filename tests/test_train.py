@@ -715,7 +715,6 @@ def test_another_configuration_does_not_take_over_a_folder(tmp_path, model, chan
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason="its record is not compared once its state is gone")
 def test_a_finished_run_is_not_taken_over_either(tmp_path):
     record = trainer(tmp_path, epochs=1).fit()
     with pytest.raises(CheckpointError, match=r"train.epochs: 1 there, 3 here"):

@@ -35,8 +35,7 @@ def reproduce_text(arguments) -> None:
 
 def _refuse_others(arguments) -> None:
     """--text settles what these options are about."""
-    usual = {"profile": "auto", "data": None, "notebooks": None, "only": None}
-    usual |= {"publish": False, "archive": None}
+    usual = {"profile": "auto", "data": None, "notebooks": None, "only": None, "publish": False}
     others = [f"--{name}" for name, value in usual.items() if getattr(arguments, name) != value]
     if others:
         raise LLMLiteError(

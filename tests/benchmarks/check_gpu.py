@@ -310,6 +310,7 @@ class Check:
         for label in self.cases:
             self.part(f"peers, {label}", 10, partial(self.peers, label))
         self.part("stop", 0, self.stop)
+        self.part("files", 3, partial(self.seconds, "files"))
         for batch in (1, 2) if self.tiny else (1, 64):
             name = f"generation, batch {batch}"
             self.part(name, 12, partial(self.seconds, name, batch=batch))

@@ -28,11 +28,12 @@ from generate_worker import contestant as generator
 
 from llmlite import engine as engines
 from llmlite import loss as losses
-from llmlite.checkpoint import environment
+from llmlite.checkpoint import environment, load_state, save_state
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import Engine, FastPaths
 from llmlite.floors import floor, measured_peak, peak
 from llmlite.generate import generate
+from llmlite.metrics import total_loss
 from llmlite.model import GPT
 from llmlite.optim import learning_rate
 from llmlite.parallel import ALONE
@@ -391,10 +392,28 @@ class Checks:
         return step, _first_steps(self.device, step, case.batches())
 
     def compilation(self) -> dict:
-        """Of a block and the loss, in an empty cache; of a graph."""
+        """Of a block and the loss, in an empty cache and again; of a graph."""
         _, steps = self._timed(compile=True, graph=self.cuda)
-        found = {"cold_s": steps[0] - steps[-1]}
+        _, again = self._timed(compile=True, graph=self.cuda)
+        found = {"cold_s": steps[0] - steps[-1], "warm_s": again[0] - again[-1]}
         return found | ({"capture_s": steps[engines.WARM_UP] - steps[-1]} if self.cuda else {})
+
+    def files(self) -> dict:
+        """Of a checkpoint, written and read, and of a validation of WikiText-2's size."""
+        model = GPT(self.case.shape).to(self.device)
+        tokens = 2_000 if self.case.tiny else 270_000
+        ids = torch.randint(self.case.shape.vocab_size, (tokens,), device=self.device)
+        found = {}
+        with tempfile.TemporaryDirectory() as folder:
+            state = {name: model.state_dict() for name in ("model", "first", "second", "best")}
+            for name, call in {
+                "save": lambda: save_state(state, Path(folder)),
+                "load": lambda: load_state(Path(folder), self.device),
+                "validation": lambda: total_loss(model, ids),
+            }.items():
+                taken = [_seconds(self.device, lambda *_, c=call: c(), [(0, 0)]) for _ in range(3)]
+                found[f"{name}_s"] = statistics.median(taken)
+        return found
 
     def generation(self, batch: int) -> dict:
         """Ours against transformers' generate, in turns, the same greedy text."""
