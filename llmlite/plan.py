@@ -15,6 +15,7 @@ import signal
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import traceback
 import zlib
@@ -22,7 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -276,6 +277,7 @@ def _worker(settings: dict, only: Sequence[str] | None, log: Path, threads: int)
     """Take the first task that is open and in nobody's hands, until there is none."""
     # Told to stop, it leaves as at the end of its work: locks are let go, nothing is half-written.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    threading.Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
     torch.set_num_threads(threads)
     file = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, until the process ends
     with redirect_stdout(file), redirect_stderr(file):
@@ -288,6 +290,12 @@ def _worker(settings: dict, only: Sequence[str] | None, log: Path, threads: int)
             open_ = [task for task in open_ if task is not taken and not task.done()]
             if taken is None and open_:
                 time.sleep(1)  # all that is left is in other hands, which may fail
+
+
+def _leave_with(parent) -> None:
+    """Nobody would ever stop a worker whose parent was killed."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _try(task: Task) -> bool:

@@ -15,6 +15,14 @@ from llmlite.model import GPT
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """A test that names no device runs on the CPU, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmlite.experiment.local_device", lambda: "cpu")
+        yield
+
+
 @pytest.fixture
 def tiny_config() -> ModelConfig:
     """Small enough for milliseconds; the dropout shows who forgets to switch it off."""

@@ -20,6 +20,7 @@ from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.files import write_json
 from llmlite.metrics import evaluate, total_loss
+from llmlite.parallel import local_device
 from llmlite.pretrained import load_pretrained
 from llmlite.profiles import PROFILES
 from llmlite.search import AXES
@@ -277,6 +278,7 @@ def test_an_unknown_grid_is_refused_before_anything_is_made(start):
 
 
 def test_auto_goes_by_the_memory_of_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmlite.experiment.local_device", local_device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Experiment(out=tmp_path).profile.name == "quick"
     assert Experiment(out=tmp_path).device == "cpu"
