@@ -212,7 +212,10 @@ def work(
     audit = Audit(experiment)
     if start or (archive and archive.exists()):
         unpack(start or archive, experiment.out)
-    chosen(plan(audit), only)  # makes tokenizers and tokens once, before several want them
+    # Makes tokenizers and tokens once, before several want them.
+    open_ = [task for task in chosen(plan(audit), only) if not task.done()]
+    if open_ and experiment.only_read:
+        raise LLMLiteError(f"{len(open_)} runs are to be trained; {experiment.only_read}")
     logs = experiment.out / "plan"
     logs.mkdir(parents=True, exist_ok=True)
     # Fresh processes: a CUDA context cannot be forked.
