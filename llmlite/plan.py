@@ -39,9 +39,10 @@ from llmlite.checkpoint import (
 )
 from llmlite.choice import SCORE, candidate_score, candidate_trainer, candidates
 from llmlite.errors import BusyError, CheckpointError, LLMLiteError
-from llmlite.experiment import Experiment
+from llmlite.experiment import GRIDS, Experiment
 from llmlite.files import replacing, write_json
 from llmlite.progress import tqdm
+from llmlite.search import Trial
 from llmlite.train import Trainer
 
 WEIGHTS = "best.safetensors"
@@ -86,13 +87,20 @@ def plan(audit: Audit) -> list[Task]:
     is searched.
     """
     experiment, seeds = audit.experiment, audit.experiment.profile.seeds
-    revised = _search(experiment, "revised")
+    searches = {
+        grid: _points(experiment, f"search-{grid}", experiment.search_trials(grid))
+        for grid in GRIDS
+    }
+    revised = searches["revised"]
     if not (experiment.knows_configuration or all(task.over() for task in revised)):
         return revised
     retrained = [_retraining(experiment, seed) for seed in seeds]
     honest = [_honest(audit, name) for name in audit.honest_runs]
     leaks = {name: _leak(audit, name) for name in audit.leak_runs}
-    grids = {name: _grid(audit, name) for name in audit.grid_runs}
+    grids = {
+        name: _points(experiment, name, audit.grid_trials(grid, seed))
+        for name, (grid, seed) in audit.grid_runs.items()
+    }
     first_seed = f"seed-{audit.settings.seeds[0]}"
     return [
         # The longest run is begun early: beside others it takes a multiple of its own time.
@@ -104,7 +112,7 @@ def plan(audit: Audit) -> list[Task]:
         *grids.pop(f"grid-revised-{first_seed}"),
         *leaks.values(),
         *(task for name, tasks in grids.items() if "first" not in name for task in tasks),
-        *_search(experiment, "first"),
+        *searches["first"],
         *(task for name, tasks in grids.items() if "first" in name for task in tasks),
         *(_candidate(name, text) for name, text in candidates(experiment).items()),
     ]
@@ -146,21 +154,8 @@ def _candidate(name: str, text: Experiment) -> Task:
     return Task(name, trainer().folder, (SCORE,), make, trainer)
 
 
-def _search(experiment: Experiment, grid: str) -> list[Task]:
-    return [
-        Task(
-            f"search-{grid}-{trial.run_folder.name.rpartition('-')[0]}",
-            trial.run_folder,
-            (),
-            lambda trial=trial: trial.run(experiment.ids),
-            lambda trial=trial: trial.trainer(experiment.ids),
-        )
-        for trial in experiment.search_trials(grid)
-    ]
-
-
-def _grid(audit: Audit, name: str) -> list[Task]:
-    experiment = audit.experiment
+def _points(experiment: Experiment, name: str, trials: list[Trial]) -> list[Task]:
+    """A task a configuration of a grid."""
     return [
         Task(
             f"{name}-{trial.run_folder.name.rpartition('-')[0]}",
@@ -169,7 +164,7 @@ def _grid(audit: Audit, name: str) -> list[Task]:
             lambda trial=trial: trial.run(experiment.ids),
             lambda trial=trial: trial.trainer(experiment.ids),
         )
-        for trial in audit.grid_trials(*audit.grid_runs[name])
+        for trial in trials
     ]
 
 
