@@ -4,8 +4,9 @@ to compute it fast is here. Knows nothing about epochs, files or text.
 With `TrainConfig.fast` off it is the plain computation that the fast one is compared with.
 Otherwise, each where it pays:
 
-    the loss without logits      always (loss.py)
-    compiled blocks              one compilation serves all layers of a shape, whatever their number
+    attention spelled out        two products and a softmax, where they beat PyTorch's one kernel
+    compiled pieces              the block, once for all layers of a shape, and the last norm with
+                                 the loss
     merged pieces                an accumulated batch in fewer forward passes, where memory allows
     a CUDA graph of a step       after a few steps kernel by kernel, a whole step is one launch
 
@@ -22,10 +23,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.loss import linear_cross_entropy
 from llmlite.model import GPT
 from llmlite.optim import parameter_groups
 from llmlite.parallel import World
@@ -42,6 +43,12 @@ WARM_UP = 3  # steps before a CUDA graph is captured: the allocator and the libr
 # Numbers that a block keeps for the backward pass, for each token and unit of its width: counted,
 # about 20 in autocast's type (norms and residuals in float32 included), and as many for safety.
 KEPT = 40
+# Bytes for each token and word of the vocabulary: uncompiled, logits and their gradient in
+# autocast's type, and in float32 logits, their logarithms and the gradient.
+LOGIT_BYTES = 16
+# Tokens in the longest window whose attention is spelled out on a GPU: the kernels work on tiles of
+# 64 by 128 scores at least, of which a short window fills little.
+SPELLED_OUT = 64
 
 
 @dataclass(frozen=True)
@@ -55,32 +62,35 @@ class FastPaths:
     compile: bool | None = None
     graph: bool | None = None  # True has no effect on a CPU or with several processes
     merge: bool | None = None  # pieces of an accumulated batch go through one forward pass
+    spell: bool | None = None  # attention is spelled out
 
 
 class TrainingLoss(nn.Module):
-    """The model and its mean loss in nats per token, (windows, block_size) ids → scalar."""
+    """The model's mean loss in nats per token, (windows, block_size) ids → scalar."""
 
-    def __init__(self, model: GPT, fast: bool, shape: tuple[int, int] | None):
-        """shape: of the inputs that the blocks are compiled for; others go uncompiled."""
+    def __init__(self, model: GPT, spelled: bool, shape: tuple[int, int] | None):
+        """spelled: is attention? shape: of the inputs that are compiled for; others are not."""
         super().__init__()
-        self.model, self.fast, self.shape = model, fast, shape
-        self._run_block = torch.compile(_run_block, dynamic=False) if shape else _run_block
+        self.model, self.spelled, self.shape = model, spelled, shape
+        if shape:
+            self._compiled = [torch.compile(f, dynamic=False) for f in (_run_block, _mean_loss)]
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        if not self.fast:
-            return self.model(inputs, targets).loss
         compiled = inputs.shape == self.shape
-        run_block = self._run_block if compiled else _run_block
+        run_block, mean_loss = self._compiled if compiled else (_run_block, _mean_loss)
         x = self.model.embed(inputs)
         for block in self.model.blocks:
-            x = run_block(block, x)
-        x = self.model.norm(x).flatten(0, 1)
-        weight = self.model.token_embedding.weight
-        return linear_cross_entropy(x, weight, targets.flatten(), compiled)
+            x = run_block(block, x, self.spelled)
+        return mean_loss(self.model, x, targets)
 
 
-def _run_block(block: nn.Module, x: Tensor) -> Tensor:
-    return block(x, None, False, None)[0]
+def _run_block(block: nn.Module, x: Tensor, spelled: bool) -> Tensor:
+    return block(x, None, spelled, None)[0]  # asking for the weights spells it out
+
+
+def _mean_loss(model: GPT, x: Tensor, targets: Tensor) -> Tensor:
+    logits = F.linear(model.norm(x), model.token_embedding.weight)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def piece_windows(
@@ -90,7 +100,8 @@ def piece_windows(
     take at most `memory` bytes, by an estimate; one piece of `batch_size` if none does.
     """
     of_number = 4 if dtype is None else dtype.itemsize
-    of_window = KEPT * of_number * model.n_layer * model.n_embd * model.block_size
+    of_token = KEPT * of_number * model.n_layer * model.n_embd + LOGIT_BYTES * model.vocab_size
+    of_window = of_token * model.block_size
     merged = range(2, config.accumulation + 1)
     fit = [n for n in merged if n * config.batch_size * of_window <= memory]
     return config.batch_size * max((n for n in fit if config.accumulation % n == 0), default=1)
@@ -119,7 +130,8 @@ class Engine:
         self.lacks_compiler = worth_it and not self.compiled
         if self.compiled:
             torch._dynamo.config.recompile_limit = SHAPES
-        loss = TrainingLoss(model, config.fast, self._shape() if self.compiled else None)
+        self.spelled = config.fast and (self._spell() if paths.spell is None else paths.spell)
+        loss = TrainingLoss(model, self.spelled, self._shape() if self.compiled else None)
         self.loss = DistributedDataParallel(loss) if world.size > 1 else loss
         # Captured once, a graph cannot wait for other processes.
         possible = config.fast and self.cuda and world.size == 1
@@ -148,6 +160,12 @@ class Engine:
             memory = torch.cuda.get_device_properties(self.device).total_memory / 4
         return piece_windows(self.model.config, self.config, self.dtype, memory)
 
+    def _spell(self) -> bool:
+        """On a CPU in half precision: the one kernel is made for float32."""
+        if self.cuda:
+            return self.model.config.block_size <= SPELLED_OUT
+        return self.dtype is not None
+
     def _shape(self) -> tuple[int, int]:
         """Of a whole piece of this process's part of a batch."""
         part = self.world.part(self.config.batch_size * self.config.accumulation)
@@ -167,9 +185,9 @@ class Engine:
         """In words, for the record: what was used so far."""
         if not self.config.fast:
             return "plain"
-        parts = ["fused loss"]
-        parts += ["compiled"] if self.compiled else []
-        parts += ["not compiled for want of g++"] if self.lacks_compiler else []
+        how = "compiled" if self.compiled else "uncompiled"
+        parts = [f"{how} for want of g++" if self.lacks_compiler else how]
+        parts += ["attention spelled out"] if self.spelled else []
         pieces = math.ceil(self.piece / self.config.batch_size)
         parts += [f"{pieces} pieces merged"] if pieces > 1 else []
         parts += ["CUDA graph"] if self.graphed else []

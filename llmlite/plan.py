@@ -111,9 +111,8 @@ def plan(audit: Audit) -> list[Task]:
         *revised,
         *grids.pop(f"grid-revised-{first_seed}"),
         *leaks.values(),
-        *(task for name, tasks in grids.items() if "first" not in name for task in tasks),
         *searches["first"],
-        *(task for name, tasks in grids.items() if "first" in name for task in tasks),
+        *(task for tasks in grids.values() for task in tasks),
         *(_candidate(name, text) for name, text in candidates(experiment).items()),
     ]
 

@@ -143,7 +143,7 @@ def test_the_check_of_a_gpu_runs_through_on_a_cpu_and_recommends_what_it_measure
     assert sum(row.get("passed", False) for row in record["checks"].values()) == 10
     name, _, found = last.partition(": ")
     assert (name, json.loads(found)) == ("RECOMMENDED", record["recommended"])
-    assert record["recommended"].keys() == {"compile", "graph", "merge", "chunk"}
+    assert record["recommended"].keys() == {"compile", "graph", "merge", "spell"}
     (speed,), (peers,) = record["speed"].values(), record["peers"].values()
     assert speed["variants"].keys() > {"eager", "compile, merged", *record["best"].values()}
     for row in speed["variants"].values():

@@ -163,15 +163,31 @@ def cuda(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "merge", "how"),
     [
-        ({}, None, "fused loss, CUDA graph"),
-        ({"model": DROPOUT}, None, "fused loss, CUDA graph"),
-        ({"batch_size": 2, "accumulation": 2}, False, "fused loss, CUDA graph"),
-        ({"batch_size": 2, "accumulation": 2}, None, "fused loss, 2 pieces merged, CUDA graph"),
-        ({"dtype": torch.bfloat16}, None, "fused loss, CUDA graph"),
-        ({"dtype": torch.float16}, None, "fused loss, CUDA graph"),
+        ({}, None, "uncompiled, attention spelled out, CUDA graph"),
+        ({"model": DROPOUT}, None, "uncompiled, attention spelled out, CUDA graph"),
+        (
+            {"batch_size": 2, "accumulation": 2},
+            False,
+            "uncompiled, attention spelled out, CUDA graph",
+        ),
+        (
+            {"batch_size": 2, "accumulation": 2},
+            None,
+            "uncompiled, attention spelled out, 2 pieces merged, CUDA graph",
+        ),
+        ({"dtype": torch.bfloat16}, None, "uncompiled, attention spelled out, CUDA graph"),
+        ({"dtype": torch.float16}, None, "uncompiled, attention spelled out, CUDA graph"),
         # Overflows before, in and after the capture; then no more.
-        ({"dtype": torch.float16, "scale": 2.0**25}, None, "fused loss, CUDA graph"),
-        ({"dtype": torch.float16, "log_scaled_norm": True}, None, "fused loss, CUDA graph"),
+        (
+            {"dtype": torch.float16, "scale": 2.0**25},
+            None,
+            "uncompiled, attention spelled out, CUDA graph",
+        ),
+        (
+            {"dtype": torch.float16, "log_scaled_norm": True},
+            None,
+            "uncompiled, attention spelled out, CUDA graph",
+        ),
     ],
 )
 def test_a_graph_gives_the_curve_of_the_steps_one_by_one(cuda, changes, merge, how):
@@ -220,7 +236,7 @@ def test_where_a_capture_fails_the_run_goes_on_without_it(cuda, capsys, dtype, f
     cuda.fails_at, cuda.error = fails_at, RuntimeError("not permitted\nwhile capturing")
     theirs, ours = curve(plain), curve(run)
     assert_same(run, plain, ours, theirs)
-    assert run.how == "fused loss, not graphed: not permitted"
+    assert run.how == "uncompiled, attention spelled out, not graphed: not permitted"
     assert capsys.readouterr().err == "The step is not a CUDA graph: not permitted\n"
     assert cuda.captures == 1
 
@@ -245,7 +261,7 @@ def test_merged_pieces_that_do_not_fit_are_taken_one_by_one(cuda, monkeypatch):
     changes = {"batch_size": 2, "accumulation": 2}
     plain, run = build(replace(EAGER, merge=False), **changes), cuda.build(**changes)
     assert_same(run, plain, curve(run), curve(plain))
-    assert run.how == "fused loss, CUDA graph"
+    assert run.how == "uncompiled, attention spelled out, CUDA graph"
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
@@ -268,7 +284,8 @@ def test_a_step_waits_for_nothing(cuda, dtype):
 
 def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes():
     config = TrainConfig(batch_size=128, accumulation=6)
-    piece = 128 * 16 * engine.KEPT * 2 * MODEL.n_layer * MODEL.n_embd  # bytes, in bfloat16
+    token = engine.KEPT * 2 * MODEL.n_layer * MODEL.n_embd + engine.LOGIT_BYTES * MODEL.vocab_size
+    piece = 128 * 16 * token  # bytes, in bfloat16
     sizes = [piece_windows(MODEL, config, torch.bfloat16, n * piece) for n in (0, 1, 2, 5, 6, 9)]
     assert sizes == [128, 128, 256, 384, 768, 768]
     assert piece_windows(MODEL, config, None, 6 * piece) == 384

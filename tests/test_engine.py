@@ -89,7 +89,7 @@ def test_every_path_gives_the_curve_of_a_plain_loop(batch_size):
     uncompiled = build(TrainConfig(**changes), operations=0)
     compiled = build(TrainConfig(**changes))
     assert [e.how for e in (plain, uncompiled, compiled)] == [
-        "plain", "fused loss", "fused loss, compiled"
+        "plain", "uncompiled", "compiled"
     ]  # fmt: skip
     reference = curve(plain)
     by_pytorch = by_hand(TrainConfig(**changes))
@@ -104,13 +104,13 @@ def test_one_compilation_serves_all_layers_and_the_ragged_batch_needs_none():
     run = build(TrainConfig(batch_size=4))
     for x, y in batches():
         run.step(x, y, len(x), 1e-3)
-    assert counters["stats"]["unique_graphs"] == 2  # a block and the softmax
+    assert counters["stats"]["unique_graphs"] == 2  # a block and the loss
 
 
 def test_without_a_compiler_a_run_says_that_it_is_not_compiled(monkeypatch):
     monkeypatch.setattr(engine.shutil, "which", lambda _: None)
-    assert build(TrainConfig()).how == "fused loss, not compiled for want of g++"
-    assert build(TrainConfig(), operations=0).how == "fused loss"
+    assert build(TrainConfig()).how == "uncompiled for want of g++"
+    assert build(TrainConfig(), operations=0).how == "uncompiled"
 
 
 def test_state_goes_from_one_engine_to_another():
@@ -183,7 +183,7 @@ def test_the_cuda_graph_gives_the_plain_curve():
     plain = build(TrainConfig(batch_size=4, fast=False), "cuda")
     graph = build(TrainConfig(batch_size=4), "cuda")
     assert_same_curve(curve(graph, "cuda"), curve(plain, "cuda"))
-    assert graph.how == "fused loss, compiled, CUDA graph"
+    assert graph.how == "compiled, attention spelled out, CUDA graph"
 
 
 @needs_cuda

@@ -96,7 +96,7 @@ def model_options() -> argparse.ArgumentParser:
         "--plain",
         action="store_const",
         const=False,
-        help="train without any of the fast paths (compiled blocks, CUDA graphs, fused loss)",
+        help="train without any of the fast paths (compiled pieces, CUDA graphs)",
     )
     return options
 

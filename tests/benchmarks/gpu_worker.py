@@ -27,7 +27,6 @@ from generate_worker import OURS, THEIRS, moved_model
 from generate_worker import contestant as generator
 
 from llmlite import engine as engines
-from llmlite import loss as losses
 from llmlite.checkpoint import environment, load_state, save_state
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import Engine, FastPaths
@@ -42,7 +41,7 @@ from llmlite.train import Trainer
 RATE, DECAY, CLIP = 1e-3, 0.1, 1.0
 SETTLED = engines.WARM_UP + 3  # steps after which a graph has been captured and replayed
 BATCHES = 8  # that the laps go through
-CHUNKS = (2**25, 2**26, 2**27, 2**28)
+LINES = 45  # of a profile
 DRAWN = 32  # tokens that the Trainer's text is drawn from evenly
 
 
@@ -110,27 +109,25 @@ def _first_steps(device: str, step: Callable, batches: list) -> list[float]:
 
 
 def ours(case: Case) -> dict[str, tuple[Callable, dict]]:
-    """Our engine, by every path that there is here and with other chunks of the fused loss."""
-    own = losses.CHUNK[case.device]
+    """Our engine, by every path that there is here, and the best with either attention."""
     merges = (True, False) if case.accumulation > 1 else (False,)
     graphs = (True, False) if case.device == "cuda" else (False,)
-    every = [(FastPaths(c, g, m), own) for m in merges for g in graphs for c in (True, False)]
-    every += [(every[0][0], chunk) for chunk in CHUNKS if chunk != own]
+    every = [FastPaths(c, g, m) for m in merges for g in graphs for c in (True, False)]
+    every[1:1] = [replace(every[0], spell=spell) for spell in (True, False)]
     found = {}
-    for paths, chunk in every:
+    for paths in every:
         name = "+".join(n for n in ("graph", "compile") if getattr(paths, n)) or "eager"
         name += ", merged" if paths.merge else ""
-        name += f", chunk 2^{chunk.bit_length() - 1}" if chunk != own else ""
-        found[name] = partial(_our_step, case, paths, chunk), {**asdict(paths), "chunk": chunk}
+        name += {None: "", True: ", spelled", False: ", one kernel"}[paths.spell]
+        found[name] = partial(_our_step, case, paths), asdict(paths)
     return found
 
 
-def _our_step(case: Case, paths: FastPaths, chunk: int) -> Callable:
+def _our_step(case: Case, paths: FastPaths) -> Callable:
     options = {"batch_size": case.batch, "accumulation": case.accumulation}
     engine = _engine(case.shape, case.device, paths, torch.bfloat16, **options)
 
     def step(x, y):
-        losses.CHUNK[case.device] = chunk  # others of this process want another
         engine.step(x, y, len(x), RATE)
         settled = engine.graphed or not paths.graph or engine.graphs
         if not settled or engine.compiled != paths.compile:  # it went on in another way
@@ -453,7 +450,7 @@ class Checks:
         lines = [
             f"{took / total:6.1%} {took / 1e3 / len(batches):9.3f} ms/step "
             f"{count / len(batches):7.1f} × {name[:110]}"
-            for name, (count, took) in ordered[:15]
+            for name, (count, took) in ordered[:LINES]
         ]
         kernels = total / 1e6 / len(batches)
         return {"step_s": seconds / len(batches), "kernels_s": kernels, "lines": lines}
