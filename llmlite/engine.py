@@ -81,7 +81,9 @@ class TrainingLoss(nn.Module):
         x = self.model.embed(inputs)
         for block in self.model.blocks:
             x = run_block(block, x, self.spelled)
-        return mean_loss(self.model, x, targets)
+        # Flattened here, since windows cut from a text come with gaps and a graph's copy of them does
+        # not: other strides would be compiled for once more, in the middle of a capture.
+        return mean_loss(self.model, x, targets.flatten())
 
 
 def _run_block(block: nn.Module, x: Tensor, spelled: bool) -> Tensor:
@@ -90,7 +92,7 @@ def _run_block(block: nn.Module, x: Tensor, spelled: bool) -> Tensor:
 
 def _mean_loss(model: GPT, x: Tensor, targets: Tensor) -> Tensor:
     logits = F.linear(model.norm(x), model.token_embedding.weight)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets)
 
 
 def piece_windows(

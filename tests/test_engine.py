@@ -102,8 +102,9 @@ def test_one_compilation_serves_all_layers_and_the_ragged_batch_needs_none():
     torch._dynamo.reset()
     counters.clear()
     run = build(TrainConfig(batch_size=4))
-    for x, y in batches():
+    for x, y in batches():  # with gaps between the rows, as windows that overlap by a token
         run.step(x, y, len(x), 1e-3)
+        run.step(x.clone(), y.clone(), len(x), 1e-3)  # without, as in a CUDA graph
     assert counters["stats"]["unique_graphs"] == 2  # a block and the loss
 
 
