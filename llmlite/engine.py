@@ -81,8 +81,8 @@ class TrainingLoss(nn.Module):
         x = self.model.embed(inputs)
         for block in self.model.blocks:
             x = run_block(block, x, self.spelled)
-        # Flattened here, since windows cut from a text come with gaps and a graph's copy of them does
-        # not: other strides would be compiled for once more, in the middle of a capture.
+        # Flattened here, since windows cut from a text come with gaps and a graph's copy of them
+        # without: other strides would be compiled for once more, in the middle of a capture.
         return mean_loss(self.model, x, targets.flatten())
 
 

@@ -155,7 +155,7 @@ def measured_peak(
 def _products(matrix: torch.Tensor) -> list[Callable]:
     """The ways that PyTorch has to multiply it by itself, each a call."""
     ways = [lambda: torch.mm(matrix, matrix)]
-    # float32 goes to MKL, which takes up to twice as long as oneDNN on AMD's processors (loss.py).
+    # float32 goes to MKL, which takes up to twice as long as oneDNN on AMD's processors.
     onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if onednn and matrix.device.type == "cpu" and matrix.dtype == torch.float32:
         linear = torch.ops.mkldnn._linear_pointwise

@@ -29,7 +29,7 @@ from llmlite.runs import RENDERED
 
 TOKENIZER_RECORD = "tokenizer-wikitext-2-v1"  # the benchmarks that the README shows
 # Those there are.
-SPEED_RECORDS = ("gpu-h200", "train-cuda", "train-cpu", "generate-cuda", "generate-cpu")
+SPEED_RECORDS = ("gpu-h100", "train-cuda", "train-cpu", "generate-cuda", "generate-cpu")
 SHIPPED = Path("llmlite/pretrained")
 CAPTIONS = "captions.json"
 

@@ -217,6 +217,14 @@ def test_no_text_names_a_registry_host_or_somebodys_folder():
     assert not found
 
 
+def test_git_takes_in_the_records_of_runs():
+    """An ignored folder called runs once kept them all out."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    path = "figures/records/runs/a-run/record.json"
+    assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 1
+
+
 def test_the_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
