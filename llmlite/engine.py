@@ -163,10 +163,10 @@ class Engine:
         return piece_windows(self.model.config, self.config, self.dtype, memory)
 
     def _spell(self) -> bool:
-        """On a CPU in half precision: the one kernel is made for float32."""
+        """On a CPU the one kernel is made for float32, and knows no dropout."""
         if self.cuda:
             return self.model.config.block_size <= SPELLED_OUT
-        return self.dtype is not None
+        return self.dtype is not None or self.model.config.dropout > 0
 
     def _shape(self) -> tuple[int, int]:
         """Of a whole piece of this process's part of a batch."""

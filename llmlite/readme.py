@@ -12,7 +12,9 @@ from llmlite.intervals import Interval, over_seeds
 from llmlite.metrics import Score
 from llmlite.search import AXES, best_row, read_results
 
-COMPARED_MEMORY = "transformers, torch.compile"  # the peer that training must not need more than
+COMPARED_MEMORY = (
+    "transformers sdpa, torch.compile"  # the peer that training must not need more than
+)
 
 
 def results(experiment: Experiment) -> str:
@@ -184,8 +186,12 @@ def _speed_table(record: dict, training: bool) -> str:
         cells = [f"{1 / rows[p]['ours_over_it']:.2f}" if p in rows else "–" for p in peers]
         cells += [] if on_cpu else [f"{ours['tokens_per_s']:,.0f}"]
         if training:
-            window, dtype = case["shape"]["block_size"], label.split("-")[-1]
+            window, dtype = (
+                case["shape"]["block_size"],
+                "bfloat16" if case["bfloat16"] else "float32",
+            )
             label = f"training, window {window}, batch {case['batch']}, {dtype}"
+            label += f", {case['threads']} threads" if on_cpu else ""
             memory = f"{ours['peak_bytes'] / compared['peak_bytes']:.2f}" if compared else "–"
             cells += [f"{ours['above_floor']:.1f} ×", memory]
         else:

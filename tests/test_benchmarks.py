@@ -59,8 +59,8 @@ def run_script(name, *options, **environment):
 
 
 def test_the_trainings_benchmark_measures_each_contestant_and_its_distance_to_the_floor(tmp_path):
-    names = ["transformers, torch.compile", "HF Trainer, torch.compile"]
-    names += ["eager, item-by-item DataLoader"]
+    names = ["plain GPT, torch.compile", "plain GPT, flash, torch.compile", "plain GPT"]
+    names += ["transformers sdpa, torch.compile", "HF Trainer, torch.compile"]
     cuda = torch.cuda.is_available()
     names += [] if cuda else ["llmlite, 2 processes"]
     options = ["--tiny", "--rounds", 3, "--steps", 2, "--contestants", *names]
@@ -84,6 +84,8 @@ def test_the_trainings_benchmark_measures_each_contestant_and_its_distance_to_th
         assert row["above_floor"] == pytest.approx(step / case["floor"]["seconds"])
         assert row["ours_over_it"] == pytest.approx(rows["llmlite"]["median_s"] / row["median_s"])
         assert row["peak_bytes"] > (0 if cuda else 1e8), name
+        assert row["processor_s"] > 0
+    assert rows[case["strongest"]]["median_s"] == min(rows[n]["median_s"] for n in names[:5])
     assert all(row["compile_s"] >= 0 for row in rows.values())
     if not cuda:
         twice = rows["llmlite, 2 processes"]["peak_bytes"] / rows["llmlite"]["peak_bytes"]

@@ -34,7 +34,7 @@ def speed_record(device="CPU (x86_64, 2 threads)"):
     def row(seconds, ours=0.5, **more):
         return {"ours_over_it": ours / seconds, "tokens_per_s": 2500 / seconds, **more}
 
-    peer = "transformers, torch.compile"
+    peer = "transformers sdpa, torch.compile"
     first = {
         "llmlite": row(0.5, above_floor=2.34, peak_bytes=300),
         peer: row(1.0, peak_bytes=400),
@@ -43,8 +43,10 @@ def speed_record(device="CPU (x86_64, 2 threads)"):
     second = {"llmlite": row(0.5, above_floor=7.0, peak_bytes=1)}
     return {
         "cases": {
-            "256-float32": {"batch": 16, "shape": {"block_size": 256}, "contestants": first},
-            "32-bfloat16": {"batch": 8, "shape": {"block_size": 32}, "contestants": second},
+            "256-float32-2": {"batch": 16, "shape": {"block_size": 256}, "contestants": first,
+                              "threads": 2, "bfloat16": False},
+            "32-bfloat16-1": {"batch": 8, "shape": {"block_size": 32}, "contestants": second,
+                              "threads": 1, "bfloat16": True},
         },
         "environment": {
             "processor": "P", "cores": 2, "torch": "2.13", "commit": "abc", "device": device
@@ -57,13 +59,18 @@ def speed_record(device="CPU (x86_64, 2 threads)"):
 
 def test_the_tables_of_training_and_generation_are_the_records():
     generation = speed_record("NVIDIA H100")
-    generation["cases"] = {"batch 1": generation["cases"]["256-float32"]}
+    generation["cases"] = {"batch 1": generation["cases"]["256-float32-2"]}
     text = training_speed({"train-cpu": speed_record(), "generate-cuda": generation})
     training, generated = (part.splitlines() for part in text.split("\n\n|"))
-    peers = "transformers, torch.compile | llmlite, 2 processes"
+    peers = "transformers sdpa, torch.compile | llmlite, 2 processes"
     assert training[0].startswith(f"| time over llmlite's | {peers} | above the floor | ")
-    assert training[2] == "| training, window 256, batch 16, float32 | 2.00 | 0.50 | 2.3 × | 0.75 |"
-    assert training[3] == "| training, window 32, batch 8, bfloat16 | – | – | 7.0 × | – |"
+    assert (
+        training[2]
+        == "| training, window 256, batch 16, float32, 2 threads | 2.00 | 0.50 | 2.3 × | 0.75 |"
+    )
+    assert (
+        training[3] == "| training, window 32, batch 8, bfloat16, 1 threads | – | – | 7.0 × | – |"
+    )
     for words in ("P, 2 cores", "5 runs", "transformers 5.0", "commit abc", "differ by 1e-06"):
         assert words in training[-1]
     assert generated[0] == f" time over llmlite's | {peers} | llmlite, tokens/s |"  # a GPU's

@@ -1,4 +1,4 @@
-"""A step of training against transformers' GPT-2 of the same shape, its Trainer and a plain loop.
+"""A step of training against the plainest GPT and transformers' GPT-2, compiled whole and not.
 
 make bench-train
 
@@ -29,7 +29,8 @@ from llmlite.config import ModelConfig, TrainConfig
 from llmlite.floors import floor, peak
 from llmlite.train import Trainer
 
-OURS, PLAIN, COMPILED, HF_TRAINER, EAGER, PROCESSES = CONTESTANTS
+OURS, *PEERS, PROCESSES = CONTESTANTS
+PEERS = [name for name in PEERS if "llmlite" not in name]
 SHAPE = ModelConfig(dropout=0.0)  # the best configuration
 TINY = ModelConfig(vocab_size=64, block_size=16, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
 WARM_UP = 2  # laps that are not counted; the first one compiles
@@ -37,29 +38,33 @@ EQUALITY_STEPS = 100
 
 
 def cases(device: str, steps: int, tiny: bool) -> dict[str, Case]:
-    """What is measured, by a short name: window and type."""
+    """What is measured, by a short name: window, type and threads."""
     if tiny:
-        return {"16-float32": Case(device, 4, steps, False, asdict(TINY))}
-    batches = {256: 128, 32: 128} if device == "cuda" else {256: 16, 32: 128}
-    types = (True,) if device == "cuda" else (False, True)
-    return {
-        f"{window}-{'bfloat16' if bfloat16 else 'float32'}": Case(
-            device, batch, steps, bfloat16, asdict(replace(SHAPE, block_size=window))
-        )
-        for window, batch in batches.items()
-        for bfloat16 in types
-    }
+        return {"16-float32-2": Case(device, 4, 2, steps, False, asdict(TINY))}
+    if device == "cuda":
+        shapes, kinds = {256: (128, 10_000), 32: (128, 10_000)}, [("bfloat16", 1)]
+    else:  # and the batch and the vocabulary that a small corpus has
+        shapes = {128: (16, 4096), 256: (16, 10_240)}
+        kinds = [("bfloat16", 1), ("bfloat16", 2), ("float32", 1)]
+    found = {}
+    for window, (batch, vocab_size) in shapes.items():
+        shape = asdict(replace(SHAPE, block_size=window, vocab_size=vocab_size))
+        for kind, threads in kinds:
+            case = Case(device, batch, threads, steps, kind == "bfloat16", shape)
+            found[f"{window}-{kind}-{threads}"] = case
+    return found
 
 
 class Worker:
     """A contestant in its own process; a call is one lap."""
 
     def __init__(self, name: str, case: Case):
-        self.name = name
+        self.name, self.used = name, []
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the worker
         self.cache = tempfile.TemporaryDirectory()  # empty: what compiling costs is measured
         command = [sys.executable]
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": self.cache.name}
+        environment["OMP_NUM_THREADS"] = str(case.threads)
         if name == PROCESSES:
             command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
             environment["OMP_NUM_THREADS"] = "1"
@@ -83,6 +88,7 @@ class Worker:
             raise SystemExit(f"{self.log.read()}\n{self.name} failed; its error is above.")
         answer = json.loads(line)
         self.peak_bytes = answer["peak_bytes"]
+        self.used.append(answer["used"])
         return answer["seconds"]
 
     def close(self) -> None:
@@ -106,6 +112,7 @@ def measure(case: Case, names: list[str], rounds: int) -> dict:
         for worker in workers.values():
             worker.close()
     kind = "bf16 autocast" if case.bfloat16 else "float32"
+    kind += f", {case.threads} threads" if case.device == "cpu" else ""
     rows = table(
         f"Training on {case.device}, window {case.model.block_size}, batch {case.batch}, {kind}: "
         f"{case.steps} steps",
@@ -114,6 +121,7 @@ def measure(case: Case, names: list[str], rounds: int) -> dict:
         case.tokens,
         "tokens",
     )
+    torch.set_num_threads(case.threads)
     rates = peak(case.device, case.dtype)
     least = floor(case.model, case.batch, case.dtype, rates)
     print(
@@ -123,16 +131,22 @@ def measure(case: Case, names: list[str], rounds: int) -> dict:
     for name, row in rows.items():
         row["step_s"] = row["median_s"] / case.steps
         row["compile_s"] = max(0.0, first[name] - statistics.median(seconds[name]))
+        row["processor_s"] = statistics.median(workers[name].used[WARM_UP:]) / case.steps
         row["peak_bytes"] = workers[name].peak_bytes
         row["above_floor"] = row["step_s"] / least.seconds
         print(
             f"  {name:32} {row['peak_bytes'] / 2**20:8,.0f} MiB at most, "
-            f"{row['above_floor']:6.1f} × the floor, compiled in {row['compile_s']:.1f} s"
+            f"{row['above_floor']:6.1f} × the floor, compiled in {row['compile_s']:.1f} s, "
+            f"{row['processor_s'] * 1e3:,.0f} ms of a processor a step"
         )
+    strongest = min(set(rows) & set(PEERS), key=lambda name: rows[name]["median_s"], default=None)
+    if strongest:
+        print(f"  strongest peer: {strongest}, {1 / rows[strongest]['ours_over_it']:.2f} × ours")
     return {
         **asdict(case),
         "floor": {**asdict(least), "seconds": least.seconds, "binds": least.binds},
         "peak": asdict(rates),
+        "strongest": strongest,
         "contestants": rows,
     }
 
@@ -211,7 +225,12 @@ def main() -> None:
         versions={name: version(name) for name in ("transformers", "accelerate")},
         equality=equality(device, options.tiny),
         cases={
-            name: measure(chosen[name], names, options.rounds) for name in options.cases or chosen
+            name: measure(
+                chosen[name],
+                [n for n in names if n != PROCESSES or chosen[name].threads > 1],
+                options.rounds,
+            )
+            for name in options.cases or chosen
         },
     )
 

@@ -27,7 +27,7 @@ def as_gpt2(model: GPT, **options) -> GPT2LMHeadModel:
     return gpt2
 
 
-def training_gpt2(shape: ModelConfig) -> GPT2LMHeadModel:
+def training_gpt2(shape: ModelConfig, **options) -> GPT2LMHeadModel:
     """transformers' GPT-2 of our shape, with our first weights, for training."""
     pdrop = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), shape.dropout)
-    return as_gpt2(GPT(shape), use_cache=False, **pdrop).train()
+    return as_gpt2(GPT(shape), use_cache=False, **pdrop, **options).train()

@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from plain_gpt import PlainGPT
 from torch.nn import functional as F
 
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.model import GPT
 from llmlite.parallel import world
 from llmlite.train import Trainer
 from llmlite.windows import TokenWindows
@@ -34,6 +35,7 @@ class Case:
 
     device: str
     batch: int
+    threads: int
     steps: int  # of the optimiser, in a lap
     bfloat16: bool  # autocast; else float32
     shape: dict  # of ModelConfig
@@ -71,15 +73,16 @@ class Laps:
         if self.world.main and not sys.stdin.readline():
             os._exit(0)  # whoever asked is gone
         self.world.from_main(None)
-        self.since = time.perf_counter()
+        self.since, self.used_since = time.perf_counter(), time.process_time()
 
     def done(self, seconds: float | None = None) -> None:
         """`seconds`: of a contestant that measures itself."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.since if seconds is None else seconds
+        used = self.world.sum(torch.tensor(time.process_time() - self.used_since)).item()
         if self.world.main:
-            answer = {"seconds": seconds, "peak_bytes": peak_memory(self.device)}
+            answer = {"seconds": seconds, "used": used, "peak_bytes": peak_memory(self.device)}
             print(json.dumps(answer), flush=True)
 
 
@@ -136,40 +139,11 @@ def train_ours(case: Case, laps: Laps, fast: bool) -> None:
         trainer.fit()
 
 
-def train_eager(case: Case, laps: Laps) -> None:
-    """As the paper's loop would: a window at a time, all logits, the loss read at each step."""
-    model = GPT(case.model).to(case.device).train()
-    windows = TokenWindows(case.ids(), case.model.block_size)
-    loader = torch.utils.data.DataLoader(windows, case.batch, shuffle=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
-    while True:
-        laps.go()
-        for x, y in loader:
-            x, y = x.to(case.device), y.to(case.device)
-            optimizer.zero_grad()
-            with torch.autocast(case.device, torch.bfloat16, enabled=case.bfloat16):
-                logits = model(x).logits
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-            optimizer.step()
-            loss.item()
-        laps.done()
-
-
-def train_compiled(case: Case, laps: Laps) -> None:
-    """transformers' model in the best plain loop: data on the device, the loss compiled with the
-    model (outside, it takes over half as long again), nothing read between the steps."""
-    from gpt2 import training_gpt2  # imports transformers, which would count as our memory
-
-    model = training_gpt2(case.model).to(case.device)
+def train_loop(case: Case, laps: Laps, model: torch.nn.Module, loss_of: Callable) -> None:
+    """The best plain loop: data on the device, nothing read between the steps."""
+    model.to(case.device).train()
     windows = TokenWindows(case.ids().to(case.device), case.model.block_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
-
-    @torch.compile
-    def loss_of(x, y):
-        return F.cross_entropy(model(x).logits.flatten(0, 1).float(), y.flatten())
-
     while True:
         laps.go()
         for index in torch.randperm(len(windows)).to(case.device).split(case.batch):
@@ -181,6 +155,26 @@ def train_compiled(case: Case, laps: Laps) -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
         laps.done()
+
+
+def train_plain_gpt(case: Case, laps: Laps, flash: bool, compiled: bool) -> None:
+    """The plainest code, with its loss in one graph; with `flash` it is what nanoGPT compiles."""
+    model = PlainGPT(case.model, flash)
+    loss_of = torch.compile(model, dynamic=False) if compiled else model
+    train_loop(case, laps, model, loss_of)
+
+
+def train_transformers(case: Case, laps: Laps, attention: str) -> None:
+    """transformers' model, compiled with its loss (outside, it takes over half as long again)."""
+    from gpt2 import training_gpt2  # imports transformers, which would count as our memory
+
+    model = training_gpt2(case.model, attn_implementation=attention)
+
+    @torch.compile(dynamic=False)
+    def loss_of(x, y):
+        return F.cross_entropy(model(x).logits.flatten(0, 1).float(), y.flatten())
+
+    train_loop(case, laps, model, loss_of)
 
 
 def train_hf(case: Case, laps: Laps) -> None:
@@ -226,17 +220,21 @@ def train_hf(case: Case, laps: Laps) -> None:
 
 
 CONTESTANTS: dict[str, Callable[[Case, Laps], None]] = {
-    "llmlite": lambda case, laps: train_ours(case, laps, fast=True),
-    "llmlite, plain": lambda case, laps: train_ours(case, laps, fast=False),
-    "transformers, torch.compile": train_compiled,
+    "llmlite": partial(train_ours, fast=True),
+    "llmlite, plain": partial(train_ours, fast=False),
+    "plain GPT, torch.compile": partial(train_plain_gpt, flash=False, compiled=True),
+    "plain GPT, flash, torch.compile": partial(train_plain_gpt, flash=True, compiled=True),
+    "plain GPT": partial(train_plain_gpt, flash=False, compiled=False),
+    "transformers eager, torch.compile": partial(train_transformers, attention="eager"),
+    "transformers sdpa, torch.compile": partial(train_transformers, attention="sdpa"),
     "HF Trainer, torch.compile": train_hf,
-    "eager, item-by-item DataLoader": train_eager,
-    "llmlite, 2 processes": lambda case, laps: train_ours(case, laps, fast=True),
+    "llmlite, 2 processes": partial(train_ours, fast=True),
 }
 
 
 def main() -> None:
     name, case = sys.argv[1], Case(**json.loads(sys.argv[2]))
+    torch.set_num_threads(case.threads // int(os.environ.get("WORLD_SIZE", 1)))
     torch.manual_seed(0)
     CONTESTANTS[name](case, Laps(case.device))
 
