@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from llmlite.checkpoint import (
     cut_steps,
@@ -39,7 +40,7 @@ from llmlite.optim import autocast_dtype, learning_rate
 from llmlite.parallel import world
 from llmlite.progress import tqdm
 from llmlite.steplog import StepLog
-from llmlite.windows import TokenWindows, epoch_batches
+from llmlite.windows import EpochSampler, TokenWindows
 
 # Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
 # take as long to write as the steps themselves.
@@ -169,8 +170,8 @@ class Trainer:
         """Seconds of optimiser steps as this run would take them, the first `settle` left out;
         nothing is kept of them."""
         self._start()
-        batches = epoch_batches(self.windows, self.batch, self.config.seed, 0)
-        inputs, targets, windows = next(batches)
+        index = EpochSampler(self.windows, self.batch, self.config.seed, 0).batches[0]
+        inputs, targets, windows = *self.windows[index], len(index)
         taken = []
         for _ in range(settle + steps):
             began = time.perf_counter()
@@ -209,10 +210,15 @@ class Trainer:
         seen = (self.step - epoch * self.steps_per_epoch) * self.batch
         flush_every = FLUSH_EVERY if self.device.type == "cpu" else math.inf
         self.log.start_clock()
-        for inputs, targets, windows in epoch_batches(
+        sampler = EpochSampler(
             self.windows, self.batch, config.seed, epoch, seen, self.world, self.epoch_windows
-        ):
-            self._optimiser_step(inputs, targets, windows)
+        )
+        # It draws a seed for workers, and must not from the numbers that dropout draws from.
+        loader = DataLoader(
+            self.windows, batch_sampler=sampler, collate_fn=tuple, generator=torch.Generator()
+        )
+        for (inputs, targets), whole in zip(loader, sampler.batches, strict=True):
+            self._optimiser_step(inputs, targets, len(whole))
             self.bar.update()
             checkpoint = self._checkpoint_is_due()
             if checkpoint or len(self.log) >= flush_every:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset, Sampler
 
 from llmlite.errors import DataError
 from llmlite.parallel import ALONE, World
@@ -19,13 +20,14 @@ def to_tensor(ids: torch.Tensor | np.ndarray, device: str | torch.device = "cpu"
     return ids.to(device)
 
 
-class TokenWindows:
+class TokenWindows(Dataset):
     """Windows of `block_size` inputs and their next-token targets over one stream of ids.
 
     Window i starts at i × stride, or at only[i] × stride where `only` names some of them; its
     targets are `shift` tokens further on. `windows[i]` or `windows[[i, j, …]]` gives (inputs,
     targets) of shape (…, block_size), int64, a whole batch in one indexing operation. The end of
-    the stream that does not fill a window is left out.
+    the stream that does not fill a window is left out. A DataLoader wants collate_fn=tuple, since
+    its batches come assembled.
 
     `ids` is a tensor, on whose device the batches are, or a NumPy array, which may be mapped from a
     file larger than memory (see stream.py): then a batch reads the pages that its windows lie in
@@ -70,25 +72,35 @@ class TokenWindows:
         targets = window[..., self.shift : self.shift + self.block_size]
         return window[..., : self.block_size], targets
 
+    __getitems__ = __getitem__  # what DataLoader asks for a batch
 
-def epoch_batches(
-    windows: TokenWindows,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    start: int = 0,
-    world: World = ALONE,
-    limit: int | None = None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-    """Yield (inputs, targets, windows in the batch) over all windows, in an order drawn from (seed,
+
+class EpochSampler(Sampler):
+    """Batches of indices, each (windows,) int64, over all windows, in an order drawn from (seed,
     epoch) alone (§III.C), so that it can be taken up again; the order takes 8 bytes a window.
 
-    inputs and targets (windows, block_size) are this process's part of the batch: all processes
-    draw the same order, and may map the same file. `start`: windows that an interrupted epoch has
-    seen already. `limit`: windows in the epoch, the first of its order. The last batch may be
-    smaller.
+    `batches` has whole batches. Iterating gives this process's part of each: all processes draw
+    the same order, and may map the same file. `start`: windows that an interrupted epoch has seen
+    already. `limit`: windows in the epoch, the first of its order. The last batch may be smaller.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(windows), generator=generator)[:limit][start:].to(windows.device)
-    for index in order.split(batch_size) if len(order) else ():
-        yield *windows[index[world.part(len(index))]], len(index)
+
+    def __init__(
+        self,
+        windows: TokenWindows,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        world: World = ALONE,
+        limit: int | None = None,
+    ):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(len(windows), generator=generator)[:limit][start:].to(windows.device)
+        self.batches, self.world = order.split(batch_size) if len(order) else (), world
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for index in self.batches:
+            yield index[self.world.part(len(index))]

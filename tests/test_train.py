@@ -34,7 +34,7 @@ from llmlite.metrics import total_loss
 from llmlite.model import GPT
 from llmlite.optim import learning_rate, parameter_groups
 from llmlite.train import Trainer, epoch_line
-from llmlite.windows import TokenWindows, epoch_batches
+from llmlite.windows import EpochSampler, TokenWindows
 
 MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 DROPOUT = replace(MODEL, dropout=0.3)
@@ -157,7 +157,8 @@ def plain_loop(ids, config, batch):
     losses, norms, epoch_losses = [], [], []
     for epoch in range(config.epochs):
         nats = tokens = 0
-        for inputs, targets, _ in epoch_batches(windows, batch, config.seed, epoch):
+        for index in EpochSampler(windows, batch, config.seed, epoch):
+            inputs, targets = windows[index]
             optimizer.zero_grad()
             logits = model(inputs).logits
             loss = F.cross_entropy(logits.reshape(-1, 50), targets.reshape(-1))

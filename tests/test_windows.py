@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from llmlite.errors import DataError
 from llmlite.parallel import World
-from llmlite.windows import TokenWindows, epoch_batches
+from llmlite.windows import EpochSampler, TokenWindows
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_only_names_the_windows_and_their_order():
     assert inputs.tolist() == [8, 9, 10]
     assert targets.tolist() == [9, 10, 11]
     assert windows[[2, 1]][0].tolist() == [[14, 15, 16], [0, 1, 2]]
-    assert sorted(firsts(epoch_batches(windows, 2, seed=1, epoch=0))) == [0, 8, 14]
+    assert sorted(firsts(windows, 2, seed=1, epoch=0)) == [0, 8, 14]
 
 
 def test_rows_of_one_token_more_than_the_window_share_no_token():
@@ -103,16 +104,16 @@ def test_a_text_of_one_window_is_enough_and_one_token_less_is_not(one_sentence):
     one_sentence(error)
 
 
-def firsts(batches):
-    """The first token of every window, in order."""
-    return [int(row[0]) for inputs, *_ in batches for row in inputs]
+def firsts(windows, *order, **epoch):
+    """The first token of every window of an epoch, in order."""
+    return [int(row[0]) for i in EpochSampler(windows, *order, **epoch) for row in windows[i][0]]
 
 
 def test_each_epoch_is_another_order_of_all_windows_and_the_seed_decides_it():
     windows = TokenWindows(torch.arange(101), block_size=2)  # 50 of them
 
     def order(seed, epoch, start=0):
-        return firsts(epoch_batches(windows, 4, seed, epoch, start))
+        return firsts(windows, 4, seed, epoch, start)
 
     orders = [order(seed, epoch) for seed in (1, 2) for epoch in range(3)]
     assert all(sorted(drawn) == list(range(0, 100, 2)) for drawn in orders)
@@ -129,25 +130,21 @@ def test_an_epochs_order_is_pytorchs_permutation():
     windows = TokenWindows(torch.arange(1001), block_size=1)
     generator = torch.Generator().manual_seed(5 * 1_000_003 + 2)
     expected = torch.randperm(1000, generator=generator)[10:].tolist()
-    assert firsts(epoch_batches(windows, 64, 5, 2, start=10)) == expected
+    assert firsts(windows, 64, 5, 2, start=10) == expected
 
 
 def test_batches_have_targets_one_later_and_the_last_may_be_smaller():
     windows = TokenWindows(torch.arange(4 * 11 + 1), block_size=4)
-    batches = list(epoch_batches(windows, 4, seed=7, epoch=0))
-    assert [(inputs.shape, n) for inputs, _, n in batches] == [
-        ((4, 4), 4),
-        ((4, 4), 4),
-        ((3, 4), 3),
-    ]
-    assert all(torch.equal(targets, inputs + 1) for inputs, targets, _ in batches)
+    batches = [windows[index] for index in EpochSampler(windows, 4, seed=7, epoch=0)]
+    assert [inputs.shape for inputs, _ in batches] == [(4, 4), (4, 4), (3, 4)]
+    assert all(torch.equal(targets, inputs + 1) for inputs, targets in batches)
 
 
 def test_an_epoch_of_so_many_windows_is_the_beginning_of_its_order():
     windows = TokenWindows(torch.arange(101), block_size=2)  # 50 of them
 
     def order(epoch, start=0, limit=None):
-        return firsts(epoch_batches(windows, 3, 7, epoch, start, limit=limit))
+        return firsts(windows, 3, 7, epoch, start, limit=limit)
 
     limited = [order(epoch, limit=8) for epoch in range(3)]
     assert limited == [order(epoch)[:8] for epoch in range(3)]
@@ -155,18 +152,41 @@ def test_an_epoch_of_so_many_windows_is_the_beginning_of_its_order():
     assert order(1, start=6, limit=8) == limited[1][6:]
     assert order(1, start=8, limit=8) == []
     assert order(1, limit=50) == order(1, limit=51) == order(1)
-    sizes = [n for *_, n in epoch_batches(windows, 3, 7, 0, limit=8)]
-    assert sizes == [3, 3, 2]
+    assert [len(index) for index in EpochSampler(windows, 3, 7, 0, limit=8)] == [3, 3, 2]
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_the_processes_of_a_world_share_each_batch(size):
     windows = TokenWindows(torch.arange(4 * 11 + 1), block_size=4)
-    whole = list(epoch_batches(windows, 4, seed=7, epoch=1))
-    parts = [
-        list(epoch_batches(windows, 4, seed=7, epoch=1, world=World(rank, size)))
-        for rank in range(size)
-    ]
-    for number, (inputs, _, n) in enumerate(whole):
-        assert torch.equal(torch.cat([part[number][0] for part in parts]), inputs)
-        assert {part[number][2] for part in parts} == {n}
+    whole = list(EpochSampler(windows, 4, seed=7, epoch=1))
+    parts = [EpochSampler(windows, 4, 7, 1, world=World(rank, size)) for rank in range(size)]
+    for index, *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat(shares), index)
+    for part in parts:  # each knows the size of the whole batch
+        assert list(map(len, part.batches)) == list(map(len, whole))
+
+
+@pytest.mark.parametrize("ids", [torch.arange(50), np.arange(50, dtype=np.uint16)])
+@pytest.mark.parametrize("world", [World(), World(0, 2), World(1, 2), World(0, 5)])
+@pytest.mark.parametrize("start", [0, 4, 5, 20])
+def test_a_dataloader_gives_the_batches_of_an_explicit_loop(ids, world, start):
+    windows = TokenWindows(ids, block_size=2)  # 24 of them, 20 in an epoch
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(7 * 1_000_003 + 3))
+    expected = []
+    for at in range(start, 20, 4):
+        batch = order[at : min(at + 4, 20)]
+        expected.append(windows[batch[world.part(len(batch))]])
+    sampler = EpochSampler(windows, 4, 7, 3, start, world, limit=20)
+    loader = DataLoader(windows, batch_sampler=sampler, collate_fn=tuple)
+    assert len(loader) == len(expected)
+    for _ in range(2):  # and again
+        for ours, theirs in zip(loader, expected, strict=True):
+            assert all(map(torch.equal, ours, theirs))
+
+
+def test_a_dataloader_leaves_the_batches_on_their_device():
+    windows = TokenWindows(torch.arange(50, device="meta"), block_size=2)  # cannot be copied away
+    sampler = EpochSampler(windows, 4, seed=7, epoch=0)
+    assert {index.device.type for index in sampler} == {"meta"}
+    for batch in DataLoader(windows, batch_sampler=sampler, collate_fn=tuple):
+        assert {part.device.type for part in batch} == {"meta"}
