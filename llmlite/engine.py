@@ -46,6 +46,8 @@ KEPT = 40
 # Bytes for each token and word of the vocabulary: uncompiled, logits and their gradient in
 # autocast's type, and in float32 logits, their logarithms and the gradient.
 LOGIT_BYTES = 16
+# Bytes of a pass that on a CPU is mostly the calls of its operations, fewer for merged pieces.
+SMALL = 2**26
 # Tokens in the longest window whose attention is spelled out on a GPU: the kernels work on tiles of
 # 64 by 128 scores at least, of which a short window fills little.
 SPELLED_OUT = 64
@@ -154,12 +156,14 @@ class Engine:
         self._forget_graph()
 
     def _piece(self, merge: bool | None) -> int:
-        """Windows in a forward pass. On a CPU they stay `batch_size`, so that results do."""
-        if not self.config.fast or merge is False or (merge is None and not self.cuda):
+        """Windows in a forward pass."""
+        if not self.config.fast or merge is False:
             return self.config.batch_size
         memory = math.inf
-        if merge is None:  # a quarter: others may use the device, and a graph keeps its own memory
+        if merge is None and self.cuda:  # others may use the device; a graph keeps its own memory
             memory = torch.cuda.get_device_properties(self.device).total_memory / 4
+        elif merge is None:
+            memory = SMALL
         return piece_windows(self.model.config, self.config, self.dtype, memory)
 
     def _spell(self) -> bool:

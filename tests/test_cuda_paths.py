@@ -291,8 +291,11 @@ def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes():
     assert piece_windows(MODEL, config, None, 6 * piece) == 384
 
 
-@pytest.mark.parametrize(("merge", "piece"), [(None, 2), (False, 2), (True, 6)])
-def test_on_a_cpu_pieces_are_merged_on_request_only(merge, piece):
+@pytest.mark.parametrize(("merge", "piece", "small"), [
+    (None, 6, engine.SMALL), (None, 2, 0), (False, 2, engine.SMALL), (True, 6, 0)
+])  # fmt: skip
+def test_on_a_cpu_small_pieces_are_merged_and_others_on_request(merge, piece, small, monkeypatch):
+    monkeypatch.setattr(engine, "SMALL", small)
     run = build(FastPaths(merge=merge), batch_size=2, accumulation=3)
     assert run.piece == piece
     assert build(FastPaths(merge=merge), batch_size=2, accumulation=3, fast=False).piece == 2
