@@ -105,7 +105,8 @@ class LeanStep:
 
 
 def projection(weight: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
-    """project(x) = x @ weight.T as fast as can be: (batch, width) → (batch, vocab_size).
+    """project(x) = x @ weight.T as fast as can be: (rows, width) → (rows, vocab_size), rows up to
+    `batch`; the next call may overwrite what this one gave.
 
     On a CPU the matrix is laid out anew once: for several rows as oneDNN wants it, which it offers
     under these names only; for one row, or without oneDNN, transposed. Both halve the time.
@@ -116,7 +117,7 @@ def projection(weight: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
     columns = weight.detach().t().contiguous()
     logits = columns.new_empty(batch, columns.size(1))
-    return lambda x: torch.mm(x, columns, out=logits)
+    return lambda x: torch.mm(x, columns, out=logits[: len(x)])
 
 
 class GraphCache(KVCache):

@@ -20,7 +20,7 @@ import torch
 from llmlite.errors import LLMLiteError
 from llmlite.metrics import Score, Windows, collect, window_losses, windows_over
 
-BATCH_SIZE = 32  # windows in a pass
+BATCH_SIZE = 8  # windows in a pass
 
 # What the detokeniser replaces, in its order: a later replacement sees what an earlier one left.
 _NUMBERS = ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."))

@@ -19,12 +19,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlite.data import Counts
+from llmlite.decode import projection
 from llmlite.errors import LLMLiteError
 from llmlite.progress import tqdm
 from llmlite.windows import TokenWindows
 
 UNSCORED = -100  # in place of a target that is context alone
 LOGITS = 2**26  # numbers in the logits that are held at a time, 256 MiB in float32
+# On a CPU as many as its cache holds, 8 MiB: the softmax reads them again, from memory it takes
+# three times as long.
+CACHED_LOGITS = 2**21
 
 
 @dataclass(frozen=True)
@@ -122,21 +126,23 @@ def context_in_words(config, stride: int | None = None) -> str:
 
 
 def windows_at_once(device: torch.device, width: int) -> int:
-    """Windows of `width` tokens in a batch: what fills a GPU would be slow to fetch on a CPU."""
-    return max(1, (2**16 if device.type == "cuda" else 2**13) // width)
+    """Windows of `width` tokens in a batch: what fills a GPU would be slow to fetch on a CPU, whose
+    cache holds the wide layer of so few."""
+    return max(1, (2**16 if device.type == "cuda" else 2**11) // width)
 
 
 def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
     """The loss of each target in nats, (…) float32 as `targets`, 0 where it is UNSCORED.
 
     hidden (…, n_embd): what `model.hidden` gives. A part of it at a time meets the vocabulary: the
-    logits of a large batch would not fit in memory.
+    logits of a large batch would not fit in memory. Without gradients.
     """
     weight = model.token_embedding.weight
-    rows = max(1, LOGITS // len(weight))
+    rows = max(1, (CACHED_LOGITS if weight.device.type == "cpu" else LOGITS) // len(weight))
+    project = projection(weight, rows)
     parts = zip(hidden.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
     losses = [
-        F.cross_entropy(F.linear(x, weight).float(), y, ignore_index=UNSCORED, reduction="none")
+        F.cross_entropy(project(x).float(), y, ignore_index=UNSCORED, reduction="none")
         for x, y in parts
     ]
     return torch.cat(losses).view(targets.shape)
@@ -162,7 +168,9 @@ def window_losses(
             context = torch.from_numpy(batch.context).to(model.device).unsqueeze(1)
             y = y.masked_fill(torch.arange(batch.width, device=model.device) < context, UNSCORED)
             hidden, _ = model.hidden(x, head_mask)
-            yield batch, losses_of(model, hidden, y)
+            least = int(batch.context.min())  # what is context in all windows needs no logits
+            losses = losses_of(model, hidden[:, least:], y[:, least:])
+            yield batch, F.pad(losses, (least, 0))
             bar.update(y.numel() - int(batch.context.sum()))
     finally:
         bar.close()

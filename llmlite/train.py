@@ -34,7 +34,7 @@ from llmlite.errors import CheckpointError, DivergedError, MissingRunError, OutO
 from llmlite.files import hold, write_json
 from llmlite.floors import step_operations
 from llmlite.guard import leak_floor, loss_by_position, warn_if_implausible
-from llmlite.metrics import perplexity, total_loss
+from llmlite.metrics import perplexity, total_loss, windows_at_once
 from llmlite.model import GPT
 from llmlite.optim import autocast_dtype, learning_rate
 from llmlite.parallel import world
@@ -296,7 +296,8 @@ class Trainer:
         nats, name = 0.0, "Validate" if self.progress else None
         if part.start < part.stop:
             mine = ids[part.start * size : part.stop * size + 1]
-            nats, _ = total_loss(self.model, mine, batch_size=self.config.batch_size, progress=name)
+            batch = min(self.config.batch_size, windows_at_once(self.device, size))
+            nats, _ = total_loss(self.model, mine, batch_size=batch, progress=name)
         total = self.world.sum(torch.tensor(nats, dtype=torch.float64, device=self.device))
         return total.item() / (len(ids) - 1)
 

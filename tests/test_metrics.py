@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from torch.nn import functional as F
 
 from llmlite import metrics
 from llmlite.config import DataConfig, ModelConfig
@@ -114,14 +115,33 @@ def test_the_logits_of_a_part_at_a_time_give_the_same_loss(
 ):
     ids = make_ids(100)
     expected = token_losses(tiny_model, ids, 5)
-    monkeypatch.setattr(metrics, "LOGITS", logits)
+    monkeypatch.setattr(metrics, "CACHED_LOGITS", logits)
     torch.testing.assert_close(token_losses(tiny_model, ids, 5), expected)
+
+
+@pytest.mark.parametrize("stride", [None, 20])
+def test_the_fast_path_gives_the_losses_of_the_plain_one(make_model, make_ids, stride, monkeypatch):
+    """Parts that end in the middle of a batch, and the last one short; with gradients on, the model
+    is plain PyTorch."""
+    model = make_model(ModelConfig(61, block_size=32, n_layer=2, n_head=4, n_embd=16, dropout=0.0))
+    ids = make_ids(500)
+    monkeypatch.setattr(metrics, "CACHED_LOGITS", 61 * 29)
+    losses = token_losses(model, ids, stride)
+    plain = torch.empty_like(losses)
+    for windows in windows_over(499, 32, stride, batch_size=1):
+        start, context = windows.starts[0], windows.context[0]
+        x, y = (ids[start + i :][: windows.width] for i in (0, 1))
+        loss = F.cross_entropy(model(x[None]).logits[0], y, reduction="none")
+        plain[start + context : start + windows.width] = loss[context:].detach()
+    torch.testing.assert_close(losses, plain, atol=0, rtol=1e-5)
+    nats, _ = total_loss(model, ids, stride=stride)
+    assert nats == pytest.approx(plain.double().sum().item(), rel=1e-6)
 
 
 def test_a_gpu_gets_more_windows_at_once():
     """As many tokens whatever the window, and one that is longer alone."""
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    for width, on_cpu, on_cuda in ((256, 32, 256), (32, 256, 2048), (100_000, 1, 1)):
+    for width, on_cpu, on_cuda in ((256, 8, 256), (32, 64, 2048), (100_000, 1, 1)):
         assert (windows_at_once(cpu, width), windows_at_once(cuda, width)) == (on_cpu, on_cuda)
 
 
