@@ -3,13 +3,15 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch.nn import functional as F
 
 from llmlite.config import ModelConfig
 from llmlite.errors import LLMLiteError
-from llmlite.model import GPT, KVCache
+from llmlite.model import GPT, KVCache, dropout, gelu
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -227,3 +229,46 @@ def test_the_papers_best_model_has_the_parameters_counted_by_hand():
     model = GPT(ModelConfig())
     assert model.n_parameters() == by_hand
     assert sum(weight.numel() for weight in model.state_dict().values()) == by_hand
+
+
+# -- dropout and GELU -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    x = torch.ones(999, 1001, requires_grad=True)
+    y = dropout(x, p, training=True)
+    zero, n = (y == 0).double().mean().item(), x.numel()
+    assert abs(zero - p) < 5 * math.sqrt(p * (1 - p) / n)  # five deviations of a binomial's share
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - p)], abs=1e-4)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, y)
+    assert not torch.equal(dropout(x, p, training=True), y), "each call draws anew"
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, p, training=True), y)
+
+
+def test_neighbours_are_dropped_out_independently():
+    """Four of them share one draw of 64 bits."""
+    torch.manual_seed(0)
+    kept = dropout(torch.ones(250_000, 4), 0.5, training=True) > 0
+    counts = kept.double().sum(1).long().bincount()
+    _, chance = scipy.stats.chisquare(counts, 250_000 * np.array([1, 4, 6, 4, 1]) / 16)
+    assert chance > 1e-4
+
+
+def test_without_training_or_share_dropout_leaves_x_as_it_is():
+    x = torch.randn(3, 4)
+    assert torch.equal(dropout(x, 0.5, training=False), x)
+    assert torch.equal(dropout(x, 0.0, training=True), x)
+
+
+def test_gelu_is_the_same_where_it_is_compiled(monkeypatch):
+    x = torch.linspace(-8, 8, 1001, dtype=torch.float64, requires_grad=True)
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda c=compiling: c)
+        y = gelu(x)
+        found.append((y, *torch.autograd.grad(y.sum(), x)))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-14)
