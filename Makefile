@@ -12,7 +12,7 @@ OUT ?= runs/full
 ARCHIVE ?= $(OUT)/llmlite-full.tar.gz
 DEVICE ?= cuda
 
-.PHONY: help install demo audit test soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate gpu site lint format clean
+.PHONY: help install demo audit test test-all soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate gpu site lint format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -31,8 +31,11 @@ demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU,
 audit: $(INSTALLED)  ## run notebook 08 on the bundled sample: where 1.17 comes from, in about 4 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite reproduce --profile quick --data sample --device cpu --out runs/quick --only 08
 
-test: lint  ## check the style, then run all tests
+test: lint  ## check the style, then run the fast tests: about 8 minutes
 	$(BIN)/python -m pytest
+
+test-all: lint  ## check the style, then run all tests: kills, a browser, fresh environments, too
+	$(BIN)/python -m pytest -m 'not soak'
 
 soak: $(INSTALLED)  ## kill a search at 25 random moments and compare: about five minutes
 	$(BIN)/python -m pytest -m soak tests/test_soak.py

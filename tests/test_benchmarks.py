@@ -13,6 +13,8 @@ from conftest import REPOSITORY
 from llmlite.config import ModelConfig
 from llmlite.floors import Peak, floor
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_tokenizers_benchmark_measures_compares_and_records(tmp_path):
     for split in ("train", "valid", "test"):

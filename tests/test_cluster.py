@@ -30,7 +30,7 @@ TIMING = ["tokens_per_second", "seconds"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("ray", marks=pytest.mark.slow)])
 def two_cpus():
     """A cluster of this machine's cores. To start one takes long, so the tests share it: each finds
     it started already, uses it whatever the address, and leaves it running.

@@ -130,6 +130,7 @@ def test_everything_below_the_requirements_is_pinned(pins):
     assert not found - pins.keys() - {"setuptools", "pip"}, "what venv and PyTorch bring"
 
 
+@pytest.mark.slow
 def test_conda_can_solve_it(tmp_path):
     command = next((c for c in CONDA if shutil.which(c[0])), None)
     if command is None:

@@ -143,6 +143,7 @@ def packed(archive) -> list[str]:
         return [Path(name).name for name in file.getnames()]
 
 
+@pytest.mark.slow
 def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, text, tmp_path):
     archive, other = tmp_path / "kept.tar.gz", tmp_path / "other"
     arguments = [Path(__file__).parent, text, tmp_path / "killed", archive]

@@ -93,6 +93,7 @@ Trainer(model, config, {"train": ids, "valid": ids[:100]}, sys.argv[1], {}, prog
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_running_until_its_process_is_killed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", TRAIN, str(tmp_path / "a")])
     give_up = time.monotonic() + 60

@@ -312,7 +312,7 @@ ARGUMENTS = [
 LEFT = "net::ERR_ABORTED"  # the page was left before its pictures had come
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("chromium", marks=pytest.mark.slow)])
 def browser():
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)

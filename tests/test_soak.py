@@ -1,6 +1,6 @@
 """A short search, killed again and again at random moments, ends as one that nobody touched.
 
-`make soak` kills it 25 times; `make test` does so thrice.
+`make soak` kills it 25 times; `make test-all` does so thrice.
 """
 
 import os
@@ -82,7 +82,11 @@ def assert_same_search(killed, whole):
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(3, id="short"), pytest.param(25, id="long", marks=pytest.mark.soak)]
+    "kills",
+    [
+        pytest.param(3, id="short", marks=pytest.mark.slow),
+        pytest.param(25, id="long", marks=pytest.mark.soak),
+    ],
 )
 def test_a_search_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path, kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -583,6 +583,7 @@ test_train.trainer(Path(sys.argv[2]), model=test_train.DROPOUT).fit()
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     here, threads = str(Path(__file__).parent), str(torch.get_num_threads())

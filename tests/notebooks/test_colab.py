@@ -18,6 +18,8 @@ import pytest
 
 from llmlite.reproduce import find_notebooks
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = find_notebooks(ROOT / "notebooks")
 IDS = [path.stem for path in NOTEBOOKS]

@@ -12,6 +12,8 @@ from llmlite.experiment import SEEDS
 from llmlite.profiles import PROFILES
 from llmlite.reproduce import run_notebooks
 
+pytestmark = pytest.mark.slow
+
 # Python runs a file of this name at its start, so the notebooks' kernels have this profile, too.
 SITE = """
 from dataclasses import replace
