@@ -2,6 +2,10 @@
 
 import hashlib
 import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +25,54 @@ def on_the_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmlite.experiment.local_device", lambda: "cpu")
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Those that look at executed notebooks come last: these are executed beside all others."""
+    items.sort(key=lambda item: "execution" in item.fixturenames)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def beside(request) -> None:
+    if any("execution" in item.fixturenames for item in request.session.items):
+        request.getfixturevalue("execution")
+
+
+@pytest.fixture(scope="session")
+def execution(tmp_path_factory) -> Iterator[Callable[[], tuple[Path, Path]]]:
+    """`make full` on the sample with profile `quick`, and `make render` of its archive in a copy of
+    what a clone shows; begun with the first test. Called, it waits and gives copy and archive.
+
+    With this environment's programs, without installing anything.
+    """
+    out, clone = tmp_path_factory.mktemp("quick"), tmp_path_factory.mktemp("clone")
+    for name in ("README.md", "figures", "notebooks", "llmlite/pretrained"):
+        source = REPOSITORY / name
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        (clone / name).parent.mkdir(exist_ok=True)
+        copy(source, clone / name)
+    (clone / "llmlite" / "experiment.py").touch()  # what tells a clone
+    archive, make = out / "llmlite-quick.tar.gz", f"make -f '{REPOSITORY}/Makefile' INSTALLED="
+    make += f" BIN='{Path(sys.executable).parent}' DATA=sample ARCHIVE='{archive}'"
+    full = f"{make} full PROFILE=quick DEVICE='cpu --processes 2' OUT='{out}'"
+    usual = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with open(out / "log", "wb") as log:
+        process = subprocess.Popen(
+            ["sh", "-c", f"{full} && cd '{clone}' && {make} render"],
+            start_new_session=True,
+            cwd=REPOSITORY,
+            env=os.environ | usual,
+            stdout=log,
+            stderr=log,
+        )
+
+    def wait() -> tuple[Path, Path]:
+        assert process.wait() == 0, (out / "log").read_text("utf-8")[-2000:]
+        return clone, archive
+
+    yield wait
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -1,10 +1,6 @@
 """Every notebook of the repository, run by papermill with profile `quick` on the bundled sample."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,37 +47,11 @@ FIGURES = {  # what each notebook must draw, beside what it prints
 }
 
 
-def make(rule, folder, **variables):
-    """A rule of the Makefile with this environment's programs, without installing anything."""
-    variables |= {"BIN": Path(sys.executable).parent, "INSTALLED": ""}
-    done = subprocess.run(
-        ["make", "-f", ROOT / "Makefile", rule, *(f"{n}={v}" for n, v in variables.items())],
-        cwd=folder,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """`make full` on the sample with profile `quick`, and `make render` of its archive in a copy of
-    what a clone shows.
-
-    Gives the copy, the folder that it was rendered in, and its notebooks by number.
-    """
-    out, clone = tmp_path_factory.mktemp("quick"), tmp_path_factory.mktemp("clone")
-    archive = out / "llmlite-quick.tar.gz"
-    make("full", ROOT, PROFILE="quick", DATA="sample", DEVICE="cpu", OUT=out, ARCHIVE=archive)
+@pytest.fixture(scope="session")
+def executed(execution):
+    """The clone, the folder that it was rendered in, and its notebooks by number."""
+    clone, archive = execution()
     assert archive.stat().st_size < LARGEST
-    for name in ("README.md", "figures", "notebooks", "llmlite/pretrained"):
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copyfile
-        (clone / name).parent.mkdir(exist_ok=True)
-        copy(source, clone / name)
-    (clone / "llmlite" / "experiment.py").touch()  # what tells a clone
-    make("render", clone, DATA="sample", ARCHIVE=archive)
     shown = {
         path.name[:2]: json.loads(path.read_text()) for path in clone.glob("notebooks/*.ipynb")
     }
@@ -100,8 +70,8 @@ def outputs(content):
 
 
 @pytest.mark.parametrize("number", sorted(FIGURES))
-def test_a_notebook_runs_and_draws_its_figures(run, number):
-    _, made, notebooks = run
+def test_a_notebook_runs_and_draws_its_figures(executed, number):
+    _, made, notebooks = executed
     text = outputs(notebooks[number])
     assert text.startswith("profile quick · data bundled sample"), "what made it stands on top"
     assert "device CPU" in text.splitlines()[0]
@@ -112,8 +82,8 @@ def test_a_notebook_runs_and_draws_its_figures(run, number):
     assert "nan" not in text.split("**Compared with the paper.**")[1]
 
 
-def test_every_figure_has_a_caption(run):
-    captions = json.loads((run[1] / "figures" / "captions.json").read_text())
+def test_every_figure_has_a_caption(executed):
+    captions = json.loads((executed[1] / "figures" / "captions.json").read_text())
     assert set(captions) == {name for names in FIGURES.values() for name in names}
     speed, memory = captions.pop("01_tokenizer_speed"), captions.pop("01_training_memory")
     assert "wikitext-2-v1" in speed, "from the record, whatever the profile"
@@ -122,14 +92,14 @@ def test_every_figure_has_a_caption(run):
     assert all("Profile quick" in caption for caption in captions.values())
 
 
-def test_the_model_of_the_demo_has_learnt_something(run):
+def test_the_model_of_the_demo_has_learnt_something(executed):
     """Far below the 1,024 of a uniform guess, and far above what a leak would give."""
-    (score,) = run[1].glob("runs/*/test_score.json")
+    (score,) = executed[1].glob("runs/*/test_score.json")
     assert 8 < json.loads((score.parent / "record.json").read_text())["best"]["perplexity"] < 100
 
 
-def test_the_archive_is_shown_in_a_clone(run):
-    clone, made, notebooks = run
+def test_the_archive_is_shown_in_a_clone(executed):
+    clone, made, notebooks = executed
     assert len(notebooks) == len(NOTEBOOKS)
     assert "injected-parameters" not in json.dumps(notebooks)
     for name in (name for names in FIGURES.values() for name in names):
@@ -146,16 +116,17 @@ def test_the_archive_is_shown_in_a_clone(run):
     assert not found, "paths of the machine that ran it"
 
 
-def test_what_was_trained_is_not_trained_again_to_be_shown(run):
-    _, made, _ = run
+def test_what_was_trained_is_not_trained_again_to_be_shown(executed):
+    _, made, _ = executed
     assert not list(made.glob("runs/*/.lock"))
 
 
+@pytest.mark.slow
 def test_a_later_notebook_runs_alone_with_the_model_that_ships(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMLITE_HEADLESS", "1")
     last = [n for n in NOTEBOOKS if n.name.startswith("06")]
-    (executed,) = run_notebooks(last, tmp_path / "out", "quick", "sample", "cpu")
-    assert "No model is trained here yet; this is the model that comes with" in executed.read_text()
+    (alone,) = run_notebooks(last, tmp_path / "out", "quick", "sample", "cpu")
+    assert "No model is trained here yet; this is the model that comes with" in alone.read_text()
     assert not (tmp_path / "out" / "runs").exists()
     captions = json.loads((tmp_path / "out" / "figures" / "captions.json").read_text())
     assert "the model that comes with llmlite" in captions["06_head_effects"]
