@@ -21,9 +21,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def on_the_cpu() -> Iterator[None]:
-    """A test that names no device runs on the CPU, whatever the machine has."""
+    """A test that names no device runs on the CPU, whatever the machine has, and all in one thread:
+    with small tensors a second one only waits for the first.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmlite.experiment.local_device", lambda: "cpu")
+        patch.setenv("OMP_NUM_THREADS", "1")  # of other processes
+        torch.set_num_threads(1)
         yield
 
 
@@ -33,7 +37,7 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def beside(request) -> None:
+def beside(request, on_the_cpu) -> None:
     if any("execution" in item.fixturenames for item in request.session.items):
         request.getfixturevalue("execution")
 
@@ -55,7 +59,7 @@ def execution(tmp_path_factory) -> Iterator[Callable[[], tuple[Path, Path]]]:
     archive, make = out / "llmlite-quick.tar.gz", f"make -f '{REPOSITORY}/Makefile' INSTALLED="
     make += f" BIN='{Path(sys.executable).parent}' DATA=sample ARCHIVE='{archive}'"
     full = f"{make} full PROFILE=quick DEVICE='cpu --processes 2' OUT='{out}'"
-    usual = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    usual = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     with open(out / "log", "wb") as log:
         process = subprocess.Popen(
             ["sh", "-c", f"{full} && cd '{clone}' && {make} render"],
@@ -81,17 +85,8 @@ def tiny_config() -> ModelConfig:
     return ModelConfig(vocab_size=61, block_size=12, n_layer=2, n_head=4, n_embd=16, dropout=0.2)
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """One thread for this module: with small tensors a second one only waits for the first."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def make_model(one_thread) -> Callable[..., GPT]:
+def make_model() -> Callable[..., GPT]:
     """make_model(config, seed=0): every parameter moved by N(0, 0.2), in evaluation mode.
 
     Fresh weights give nearly even attention and logits, in which no mistake would be seen.

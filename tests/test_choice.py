@@ -14,8 +14,6 @@ from llmlite.experiment import Experiment
 from llmlite.profiles import PROFILES, Profile
 from llmlite.train import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TRIAL = TrainConfig(batch_size=4, patience=0, amp="off", fast=False)
 SPACE = DataSpace((270, 300), (8, 16), (1, 2), 4_000, TRIAL)
 

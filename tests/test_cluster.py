@@ -27,8 +27,6 @@ MODEL = ModelConfig(vocab_size=10, block_size=8, dropout=0.0)
 IDS = {"train": torch.arange(7_000) % 10, "valid": torch.arange(100) % 10}
 TIMING = ["tokens_per_second", "seconds"]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module", params=[pytest.param("ray", marks=pytest.mark.slow)])
 def two_cpus():

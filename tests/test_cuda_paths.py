@@ -28,7 +28,6 @@ MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16
 DROPOUT = replace(MODEL, dropout=0.2)
 UNCOMPILED = FastPaths(compile=False)
 EAGER = FastPaths(compile=False, graph=False)
-pytestmark = pytest.mark.usefixtures("one_thread")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
 

@@ -16,7 +16,6 @@ from llmlite.parallel import ALONE
 
 MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=3, n_head=2, n_embd=16, dropout=0.0)
 STEPS = 100
-pytestmark = pytest.mark.usefixtures("one_thread")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
 

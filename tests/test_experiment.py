@@ -29,9 +29,6 @@ from llmlite.train import Trainer
 TRAIN = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-2, amp="off")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def text_of(articles, word="river"):
     """Articles in WikiText's form."""
     parts = []

@@ -23,8 +23,6 @@ from llmlite.floors import (
 )
 from llmlite.model import GPT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TINY = ModelConfig(vocab_size=10, block_size=3, n_layer=1, n_head=2, n_embd=4, dropout=0.0)
 SHAPES = [
     TINY,

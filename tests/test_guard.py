@@ -28,7 +28,6 @@ MASKED = ModelConfig(vocab_size=13, block_size=16, n_layer=1, n_head=2, n_embd=3
 EIGHT_EPOCHS = TrainConfig(
     epochs=8, batch_size=8, learning_rate=1e-2, patience=0, amp="off", checkpoint_every=200
 )
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # -- the yardstick --------------------------------------------------------------------------------
@@ -127,7 +126,7 @@ def test_the_losses_are_summed_where_the_model_is_and_read_once(
 
 
 @pytest.fixture(scope="module")
-def train(one_thread, tmp_path_factory):
+def train(tmp_path_factory):
     """train(causal, name of its folder): (the trainer, its record, the guard's warnings) on random
     ids, which nobody can predict who does not see them."""
     generator = torch.Generator().manual_seed(7)

@@ -21,7 +21,7 @@ SHAPES = [
 
 
 @pytest.fixture
-def fresh(one_thread):
+def fresh():
     """fresh(config, seed): a model as it is before training."""
 
     def make(config: ModelConfig, seed: int = 0) -> GPT:

@@ -16,8 +16,6 @@ from llmlite.live import NotebookChart, TensorBoardLog, in_watched_notebook, wat
 from llmlite.progress import HEADLESS_VARIABLE
 from llmlite.train import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 MODEL = ModelConfig(vocab_size=20, block_size=8, n_layer=1, n_head=1, n_embd=8, dropout=0.0)
 CONFIG = TrainConfig(epochs=3, batch_size=4, checkpoint_every=4, patience=0, amp="off")
 STEPS = 10  # in an epoch

@@ -26,8 +26,6 @@ from llmlite.pretrained import load_pretrained
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def prose():

@@ -1,6 +1,5 @@
 """One model in two processes, as torchrun starts them: the same training, written by one."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -20,14 +19,12 @@ from llmlite.checkpoint import load_state, read_record, read_steps
 from llmlite.parallel import World
 
 TESTS = Path(__file__).resolve().parent
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def torchrun(*arguments, processes=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
         [*command, "--nproc-per-node", str(processes), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=TESTS,
         capture_output=True,
         text=True,

@@ -24,8 +24,6 @@ from llmlite.experiment import Experiment
 from llmlite.plan import FORMAT, MANIFEST, RESERVE, chosen, pack, plan, unpack, work
 from llmlite.profiles import PROFILES
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SEEDS = (1337, 1)
 TRAIN = TrainConfig(epochs=1, batch_size=4, amp="off", train_tokens=3_000, valid_tokens=1_000)
 FIXED, LEAK = replace(TRAIN, schedule="fixed"), replace(TRAIN, accumulation=2, epoch_windows=64)

@@ -16,8 +16,6 @@ from llmlite.files import hold
 from llmlite.runs import COLUMNS, WIDTH, age_in_words, report, runs_table
 from llmlite.train import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 COMMAND = "llmlite train --profile quick --out '/a folder'"
 
 

@@ -23,9 +23,6 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def search_in(folder, space=GRID, config=CONFIG, progress=False, command=None, **options):
     ids = torch.arange(700) % 10
     model = ModelConfig(vocab_size=10, block_size=8, dropout=0.0)

@@ -25,8 +25,6 @@ from llmlite.files import hold
 from llmlite.stream import FolderStream, HubStream, head, open_stream, passages, tokenize
 from llmlite.tokenizer import BPETokenizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LINES = [
     " \n = T = \n \n",
     " \n",
@@ -438,7 +436,6 @@ def test_a_corpus_larger_than_the_memory_allowed_trains_from_disk_and_not_from_m
     def run(how):
         return subprocess.run(
             [sys.executable, "-c", TRAIN, how, path, tmp_path, str(margin)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,

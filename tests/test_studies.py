@@ -56,7 +56,7 @@ def model(config, make_model) -> GPT:
 
 
 @pytest.fixture
-def reciting(tokenizer, one_thread) -> Callable[[str, list[int]], GPT]:
+def reciting(tokenizer) -> Callable[[str, list[int]], GPT]:
     """reciting(prompt, ids): a model that continues `prompt` with `ids`, again and again.
 
     Its position embeddings outweigh all else and point at the token that is to follow.

@@ -45,9 +45,6 @@ THREE_EPOCHS = TrainConfig(
 KILL_AT = 18
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def random_ids(windows=40):
     """Token ids for so many training windows; the pairs (2k, 2k + 1) are there to be learnt."""
     generator = torch.Generator().manual_seed(7)

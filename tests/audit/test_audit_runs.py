@@ -22,8 +22,6 @@ from llmlite.metrics import Score, evaluate
 from llmlite.profiles import PROFILES
 from llmlite.train import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # -- the plan -------------------------------------------------------------------------------------
 
 
