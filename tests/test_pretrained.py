@@ -45,6 +45,7 @@ def test_it_is_small_half_precision_and_what_its_record_says():
     assert "that comes with llmlite" in str(pretrained)
 
 
+@pytest.mark.slow
 def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
     pretrained = load_pretrained()
     record = pretrained.record

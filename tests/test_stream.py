@@ -450,6 +450,7 @@ def test_a_corpus_larger_than_the_memory_allowed_trains_from_disk_and_not_from_m
     assert "MemoryError" in in_memory.stderr
 
 
+@pytest.mark.slow
 def test_the_memory_benchmark_measures_both_ways_and_records(tmp_path):
     script = REPOSITORY / "tests" / "benchmarks" / "bench_memory.py"
     options = ["--times", "40", "--tokens", "1000000", "--steps", "20", "--out", tmp_path]
