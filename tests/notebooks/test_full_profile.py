@@ -2,6 +2,7 @@
 size for a CPU."""
 
 import json
+import os
 from itertools import product
 
 import pandas as pd
@@ -41,7 +42,7 @@ def run(tmp_path_factory):
     site, out = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("full")
     (site / "sitecustomize.py").write_text(SITE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(site))
+        patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
         patch.setenv("LLMLITE_HEADLESS", "1")
         executed = run_notebooks(NOTEBOOKS[:3], out, "full", "sample", "cpu")
     return out, [outputs(json.loads(path.read_text())) for path in executed]
