@@ -31,7 +31,7 @@ demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU,
 audit: $(INSTALLED)  ## run notebook 08 on the bundled sample: where 1.17 comes from, in about 4 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite reproduce --profile quick --data sample --device cpu --out runs/quick --only 08
 
-test: lint  ## check the style, then run the fast tests: about 8 minutes
+test: lint  ## check the style, then run the fast tests: about 6 minutes
 	$(BIN)/python -m pytest
 
 test-all: lint  ## check the style, then run all tests: kills, a browser, fresh environments, too
