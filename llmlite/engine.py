@@ -70,10 +70,10 @@ class FastPaths:
 class TrainingLoss(nn.Module):
     """The model's mean loss in nats per token, (windows, block_size) ids → scalar."""
 
-    def __init__(self, model: GPT, spelled: bool, shape: tuple[int, int] | None):
-        """spelled: is attention? shape: of the inputs that are compiled for; others are not."""
+    def __init__(self, model: GPT, shape: tuple[int, int] | None):
+        """shape: of the inputs that are compiled for; others are not."""
         super().__init__()
-        self.model, self.spelled, self.shape = model, spelled, shape
+        self.model, self.shape = model, shape
         if shape:
             self._compiled = [torch.compile(f, dynamic=False) for f in (_run_block, _mean_loss)]
 
@@ -82,14 +82,14 @@ class TrainingLoss(nn.Module):
         run_block, mean_loss = self._compiled if compiled else (_run_block, _mean_loss)
         x = self.model.embed(inputs)
         for block in self.model.blocks:
-            x = run_block(block, x, self.spelled)
+            x = run_block(block, x)
         # Flattened here, since windows cut from a text come with gaps and a graph's copy of them
         # without: other strides would be compiled for once more, in the middle of a capture.
         return mean_loss(self.model, x, targets.flatten())
 
 
-def _run_block(block: nn.Module, x: Tensor, spelled: bool) -> Tensor:
-    return block(x, None, spelled, None)[0]  # asking for the weights spells it out
+def _run_block(block: nn.Module, x: Tensor) -> Tensor:
+    return block(x, None, False, None)[0]
 
 
 def _mean_loss(model: GPT, x: Tensor, targets: Tensor) -> Tensor:
@@ -135,7 +135,9 @@ class Engine:
         if self.compiled:
             torch._dynamo.config.recompile_limit = SHAPES
         self.spelled = config.fast and (self._spell() if paths.spell is None else paths.spell)
-        loss = TrainingLoss(model, self.spelled, self._shape() if self.compiled else None)
+        for block in model.blocks:
+            block.attention.spelled = self.spelled
+        loss = TrainingLoss(model, self._shape() if self.compiled else None)
         self.loss = DistributedDataParallel(loss) if world.size > 1 else loss
         # Captured once, a graph cannot wait for other processes.
         possible = config.fast and self.cuda and world.size == 1

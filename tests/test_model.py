@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from llmlite.config import ModelConfig
 from llmlite.errors import LLMLiteError
-from llmlite.model import GPT, KVCache, dropout, gelu
+from llmlite.model import GPT, Attention, KVCache, dropout, gelu
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -272,3 +272,21 @@ def test_gelu_is_the_same_where_it_is_compiled(monkeypatch):
         y = gelu(x)
         found.append((y, *torch.autograd.grad(y.sum(), x)))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("time", [5, 4, 1, 12])
+def test_attention_in_pieces_is_that_of_one_kernel(
+    monkeypatch, tiny_config, make_model, make_ids, causal, time
+):
+    monkeypatch.setattr(Attention, "QUERIES", 4)
+    model = make_model(replace(tiny_config, dropout=0.0, causal=causal)).train()
+    ids, found = make_ids(3, time), []
+    for spelled in (False, True):
+        for block in model.blocks:
+            block.attention.spelled = spelled
+        model.zero_grad()
+        loss = model(ids, ids).loss
+        loss.backward()
+        found.append((loss, [p.grad.clone() for p in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
