@@ -75,12 +75,16 @@ class Laps:
         self.world.from_main(None)
         self.since, self.used_since = time.perf_counter(), time.process_time()
 
-    def done(self, seconds: float | None = None) -> None:
-        """`seconds`: of a contestant that measures itself."""
+    def used(self) -> float:
+        """Seconds of a processor since the word to go, of all processes."""
+        return self.world.sum(torch.tensor(time.process_time() - self.used_since)).item()
+
+    def done(self, seconds: float | None = None, used: float | None = None) -> None:
+        """`seconds`, `used`: of a contestant that measures itself."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.since if seconds is None else seconds
-        used = self.world.sum(torch.tensor(time.process_time() - self.used_since)).item()
+        used = self.used() if used is None else used
         if self.world.main:
             answer = {"seconds": seconds, "used": used, "peak_bytes": peak_memory(self.device)}
             print(json.dumps(answer), flush=True)
@@ -123,10 +127,10 @@ def train_ours(case: Case, laps: Laps, fast: bool) -> None:
 
     class EveryLap:
         def on_steps(self, rows):
-            pass
+            self.used = laps.used()
 
         def on_epoch(self, epoch):
-            laps.done(epoch["seconds"])
+            laps.done(epoch["seconds"], self.used)
             laps.go()
 
         def close(self):
