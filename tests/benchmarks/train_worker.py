@@ -76,15 +76,15 @@ class Laps:
         self.since, self.used_since = time.perf_counter(), time.process_time()
 
     def used(self) -> float:
-        """Seconds of a processor since the word to go, of all processes."""
-        return self.world.sum(torch.tensor(time.process_time() - self.used_since)).item()
+        """Seconds of a processor since the word to go."""
+        return time.process_time() - self.used_since
 
     def done(self, seconds: float | None = None, used: float | None = None) -> None:
         """`seconds`, `used`: of a contestant that measures itself."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.since if seconds is None else seconds
-        used = self.used() if used is None else used
+        used = self.world.sum(torch.tensor(self.used() if used is None else used)).item()
         if self.world.main:
             answer = {"seconds": seconds, "used": used, "peak_bytes": peak_memory(self.device)}
             print(json.dumps(answer), flush=True)
