@@ -191,7 +191,8 @@ def _speed_table(record: dict, training: bool) -> str:
                 "bfloat16" if case["bfloat16"] else "float32",
             )
             label = f"training, window {window}, batch {case['batch']}, {dtype}"
-            label += f", {case['threads']} threads" if on_cpu else ""
+            threads = case["threads"]
+            label += f", {threads} thread{'s' * (threads > 1)}" if on_cpu else ""
             memory = f"{ours['peak_bytes'] / compared['peak_bytes']:.2f}" if compared else "–"
             cells += [f"{ours['above_floor']:.1f} ×", memory]
         else:

@@ -68,9 +68,7 @@ def test_the_tables_of_training_and_generation_are_the_records():
         training[2]
         == "| training, window 256, batch 16, float32, 2 threads | 2.00 | 0.50 | 2.3 × | 0.75 |"
     )
-    assert (
-        training[3] == "| training, window 32, batch 8, bfloat16, 1 threads | – | – | 7.0 × | – |"
-    )
+    assert training[3] == "| training, window 32, batch 8, bfloat16, 1 thread | – | – | 7.0 × | – |"
     for words in ("P, 2 cores", "5 runs", "transformers 5.0", "commit abc", "differ by 1e-06"):
         assert words in training[-1]
     assert generated[0] == f" time over llmlite's | {peers} | llmlite, tokens/s |"  # a GPU's
