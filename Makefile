@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # Two runs at a time, each in a thread: models this small give a second one nothing to do.
 QUICK := --profile quick --data sample --device cpu --out runs/quick
-demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU, in two minutes
+demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU, in 2 to 3 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite run $(QUICK) --processes 2 --only search retrain
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite reproduce $(QUICK) --only 01 02 03 04 05 06 07
 
