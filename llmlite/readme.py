@@ -12,9 +12,8 @@ from llmlite.intervals import Interval, over_seeds
 from llmlite.metrics import Score
 from llmlite.search import AXES, best_row, read_results
 
-COMPARED_MEMORY = (
-    "transformers sdpa, torch.compile"  # the peer that training must not need more than
-)
+# The peer that training must not need more than.
+COMPARED_MEMORY = "transformers sdpa, torch.compile"
 
 
 def results(experiment: Experiment) -> str:
@@ -186,10 +185,8 @@ def _speed_table(record: dict, training: bool) -> str:
         cells = [f"{1 / rows[p]['ours_over_it']:.2f}" if p in rows else "–" for p in peers]
         cells += [] if on_cpu else [f"{ours['tokens_per_s']:,.0f}"]
         if training:
-            window, dtype = (
-                case["shape"]["block_size"],
-                "bfloat16" if case["bfloat16"] else "float32",
-            )
+            window = case["shape"]["block_size"]
+            dtype = "bfloat16" if case["bfloat16"] else "float32"
             label = f"training, window {window}, batch {case['batch']}, {dtype}"
             threads = case["threads"]
             label += f", {threads} thread{'s' * (threads > 1)}" if on_cpu else ""
