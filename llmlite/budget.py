@@ -64,11 +64,15 @@ def measured(trainers: Sequence[Trainer]) -> Callable[[float], float]:
 
 
 def estimate(trainers: dict[str, Trainer], seconds: Callable[[float], float]) -> pd.DataFrame:
-    """A row a run: steps, millions of tokens, minutes, and megabytes of checkpoints."""
+    """A row a run: steps, millions of tokens, minutes, and megabytes of checkpoints.
+
+    Validation is a forward pass, a third of a step's operations for as many tokens.
+    """
     rows = {}
     for name, trainer in trainers.items():
         run = size(trainer)
-        taken = run.steps * seconds(run.step_operations)
+        validation = run.valid_tokens / run.tokens * run.steps / 3
+        taken = (run.steps + validation) * seconds(run.step_operations)
         rows[name] = {
             "steps": run.steps,
             "M tokens": run.tokens / 1e6,

@@ -165,6 +165,11 @@ class SearchSpace:
         for values in itertools.product(*axes.values()):
             yield dict(zip(axes, values, strict=True))
 
+    def corners(self) -> "SearchSpace":
+        """The first and the last value of each axis, between which a trend shows most."""
+        ends = {axis: values[:: max(1, len(values) - 1)] for axis, values in asdict(self).items()}
+        return SearchSpace(**ends)
+
 
 @dataclass(frozen=True)
 class DataSpace:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -281,6 +280,9 @@ def bleu_matrix(texts: Sequence[str]) -> np.ndarray:
     Words are split at white space, up to 4-grams count equally, and a count of 0 is smoothed
     (Chen and Cherry, 2014, method 1), since short continuations seldom share a 4-gram.
     """
+    # With scikit-learn and scipy.stats in tow; imported above it was a third of a notebook's start.
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
     words = [text.split() for text in texts]
     smooth = SmoothingFunction().method1
     with warnings.catch_warnings():

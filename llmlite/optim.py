@@ -29,17 +29,25 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
 def autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """What `amp` means on `device`; None is plain float32.
 
-    "auto" is bf16 where a GPU has it and fp16 on older ones: bf16 has float32's range, so its
-    gradients need no scaling. Older ones would emulate bf16, slower than float32. On a CPU "auto"
-    is float32.
+    "auto" is bf16 where the device computes in it, since it has float32's range and its gradients
+    need no scaling; elsewhere bf16 would be emulated, slower than float32, and "auto" is fp16 on a
+    GPU and float32 on a CPU.
     """
     if amp == "auto":
         if device.type != "cuda":
-            return None
+            return torch.bfloat16 if _cpu_has_bf16() else None
         with torch.cuda.device(device):  # the question is about the current one
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float16
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}[amp]
+
+
+def _cpu_has_bf16() -> bool:
+    """Does the processor multiply in bf16, by AVX-512 or by AMX?"""
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older PyTorch cannot say
+        return False
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def parameter_groups(model: GPT, weight_decay: float) -> list[dict]:

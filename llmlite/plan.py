@@ -83,7 +83,7 @@ class Task:
 def plan(audit: Audit) -> list[Task]:
     """Everything that the notebooks of a profile show, in the order in which it is missed most.
 
-    Where what is retrained is the best of the revised grid, that grid is the whole plan until it
+    Where what is retrained is the best of the revised grid, it is not in the plan before that grid
     is searched.
     """
     experiment, seeds = audit.experiment, audit.experiment.profile.seeds
@@ -92,10 +92,9 @@ def plan(audit: Audit) -> list[Task]:
         for grid in GRIDS
     }
     revised = searches["revised"]
-    if not (experiment.knows_configuration or all(task.over() for task in revised)):
-        return revised
-    retrained = [_retraining(experiment, seed) for seed in seeds]
-    honest = [_honest(audit, name) for name in audit.honest_runs]
+    known = experiment.knows_configuration or all(task.over() for task in revised)
+    retrained = [_retraining(experiment, seed) for seed in seeds] if known else []
+    longest, *long = retrained + [_honest(audit, name) for name in audit.honest_runs]
     leaks = {name: _leak(audit, name) for name in audit.leak_runs}
     grids = {
         name: _points(experiment, name, audit.grid_trials(grid, seed))
@@ -104,10 +103,9 @@ def plan(audit: Audit) -> list[Task]:
     first_seed = f"seed-{audit.settings.seeds[0]}"
     return [
         # The longest run is begun early: beside others it takes a multiple of its own time.
-        retrained[0],
+        longest,
         leaks.pop("no-mask-deep"),
-        *retrained[1:],
-        *honest,
+        *long,
         *revised,
         *grids.pop(f"grid-revised-{first_seed}"),
         *leaks.values(),
@@ -213,7 +211,7 @@ def work(
     logs = experiment.out / "plan"
     logs.mkdir(parents=True, exist_ok=True)
     # Fresh processes: a CUDA context cannot be forked.
-    context, threads = get_context("spawn"), max(1, _cores() // processes)
+    context, threads = get_context("spawn"), max(1, cores() // processes)
     workers = [
         context.Process(
             target=_worker, args=(settings, only, logs / f"worker-{i}.log", threads), daemon=True
@@ -236,24 +234,22 @@ def work(
     return [task for task in tasks if not task.done()]
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _watch(audit: Audit, only, workers, deadline: float, archive: Path | None) -> None:
     """Show what is done until all is, or the time is over, or nobody works any more."""
     began = packed = time.monotonic()
-    tasks, open_, shown = [], [], set()
+    tasks, shown = chosen(plan(audit), only), set()
     with tqdm(desc="Plan", unit="run", disable=not audit.experiment.progress) as bar:
         while any(worker.is_alive() for worker in workers) and (now := time.monotonic()) < deadline:
-            if not open_ and len(planned := chosen(plan(audit), only)) > len(tasks):
-                tasks, bar.total = planned, len(planned)
-                open_ = [task for task in planned if task.name not in shown]
-            for task in [task for task in open_ if task.done()]:
-                open_.remove(task)
+            bar.total = len(tasks)
+            for task in [task for task in tasks if task.name not in shown and task.done()]:
                 shown.add(task.name)
                 bar.update()
                 tqdm.write(_line(task, now - began), file=sys.stderr)
+                tasks = chosen(plan(audit), only)  # a grid that is searched may have added to it
             if archive and now - packed > PACK_EVERY:
                 pack(audit.experiment, tasks, archive)
                 packed = now
@@ -278,14 +274,17 @@ def _worker(settings: dict, only: Sequence[str] | None, log: Path, threads: int)
     torch.set_num_threads(threads)
     file = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, until the process ends
     with redirect_stdout(file), redirect_stderr(file):
-        audit, tasks, open_ = Audit(Experiment(**settings, progress=False)), [], []
-        while open_ or len(planned := chosen(plan(audit), only)) > len(tasks):
-            if not open_:
-                tasks = open_ = planned
-            taken = next((task for task in open_ if not task.done() and _try(task)), None)
-            # A task that was taken is done, or failed and would again.
-            open_ = [task for task in open_ if task is not taken and not task.done()]
-            if taken is None and open_:
+        audit, tried = Audit(Experiment(**settings, progress=False)), set()
+
+        def open_() -> list[Task]:
+            """What is done is done; what was tried and is not done would fail again."""
+            tasks = chosen(plan(audit), only)
+            return [task for task in tasks if task.name not in tried and not task.done()]
+
+        while tasks := open_():
+            if taken := next((task for task in tasks if _try(task)), None):
+                tried.add(taken.name)
+            else:
                 time.sleep(1)  # all that is left is in other hands, which may fail
 
 

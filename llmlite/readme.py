@@ -205,6 +205,22 @@ def _speed_table(record: dict, training: bool) -> str:
         equal = record["equality"]
         lines[-1] += (
             f" Over {equal['steps']} steps in float32 the losses of the fast and the plain path "
-            f"differ by {equal['largest_difference']:.0e} at most."
-        )
+            f"differ by {equal['largest_difference']:.0e} at most. {_compiling(record['cases'])}"
+        ).rstrip()
     return "\n".join(lines)
+
+
+def _compiling(cases: dict[str, dict]) -> str:
+    """From how many steps on it pays, in a sentence; against the plain GPT, where that is there."""
+    paid = {}  # seconds → steps
+    for case in cases.values():
+        ours, plain = (case["contestants"].get(name) for name in ("llmlite", "plain GPT"))
+        if plain:
+            paid[ours["compile_s"]] = ours["compile_s"] / (plain["step_s"] - ours["step_s"])
+    return (
+        f"Compiling takes {min(paid):.0f} to {max(paid):.0f} s, paid back after "
+        f"{min(paid.values()):,.0f} to {max(paid.values()):,.0f} steps against the plain GPT that "
+        "is not compiled."
+        if paid
+        else ""
+    )

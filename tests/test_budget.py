@@ -58,7 +58,8 @@ def test_the_estimate_is_steps_times_seconds_and_trains_nothing(tmp_path):
     assert (table.minutes > 0).all()
     assert math.isfinite(table.minutes.sum())
     assert not list(tmp_path.rglob("*")), "no run has left a file"
-    assert estimate(runs, lambda _: 2.0).minutes.tolist() == pytest.approx([0.7, 0.7])
+    by_hand = 21 * 2 / 60 * (1 + 80 / 400 / 3)  # 80 of validation for 400 of training, at a third
+    assert estimate(runs, lambda _: 2.0).minutes.tolist() == pytest.approx([by_hand, by_hand])
 
 
 def test_a_long_stage_is_announced_and_a_short_or_finished_one_is_not(tmp_path, monkeypatch):
@@ -72,6 +73,27 @@ def test_a_long_stage_is_announced_and_a_short_or_finished_one_is_not(tmp_path, 
     assert announce([one, two]).startswith("A run to train")
     one.fit()
     assert announce([one, two]) is None
+
+
+def test_profile_small_is_a_night_of_two_cores(wikitext, tmp_path):
+    """By the step that `make bench-train` has measured on one thread of a processor with bfloat16,
+    its operations held for what a step takes, in two processes side by side."""
+    case = benchmark("train-cpu")["cases"]["128-bfloat16-1"]
+    operations = step_operations(ModelConfig(**case["shape"]), case["batch"])
+    step = operations, case["contestants"]["llmlite"]["step_s"]
+    experiment = Experiment("small", str(wikitext), tmp_path, "cpu", progress=False)
+    runs = {task.folder: task for task in reversed(chosen(plan(Audit(experiment)), None))}
+    table = estimate({t.name: t.trainer() for t in runs.values()}, step_seconds([step, step]))
+    hours = table.minutes / 60 / 2
+    first = hours[table.index.str.match("honest|no-mask-deep|search-revised")]
+    assert len(first) == 3 + 1 + 12
+    parts = first.sum(), hours[table.index.str.match("grid-revised")].sum(), hours.sum()
+    print(*map("{:.1f}".format, parts))
+    assert parts[0] < 6.7, "the paper's best with three seeds, and the revised grid"
+    assert parts[1] < 5.3, "its corners with two more seeds"
+    assert parts[2] < 14.3
+    assert hours.max() * 2 < 3, "a sitting is enough for any run"
+    assert table["M validated"].sum() < 0.11 * table["M tokens"].sum()
 
 
 def test_profile_full_fits_into_slices_of_nine_minutes(wikitext, tmp_path):

@@ -102,5 +102,10 @@ def test_the_text_is_read_once_for_all_candidates(experiment, monkeypatch):
     assert len(texts[0].ids["train"]) > len(texts[-1].ids["train"])
 
 
-def test_only_the_full_profile_has_candidates():
-    assert [name for name, profile in PROFILES.items() if profile.data_space] == ["full"]
+def test_the_profiles_that_take_hours_have_candidates_their_own_among_them():
+    assert [name for name, profile in PROFILES.items() if profile.data_space] == ["small", "full"]
+    for profile in (PROFILES["small"], PROFILES["full"]):
+        data = profile.data
+        own = {"vocab_size": data.vocab_size, "block_size": data.block_size}
+        own["stride"] = data.stride or data.block_size
+        assert own in list(profile.data_space.points())

@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from llmlite import paper
 from llmlite.audit.plan import HEADS
 from llmlite.config import (
     PAPER_FIRST_GRID,
@@ -162,16 +163,40 @@ def test_every_run_of_the_audit_is_a_model_and_the_scaled_norm_has_a_scale(profi
     assert len(set(audit.seeds)) >= 3
 
 
-def test_the_scorecard_of_full_judges_by_the_runs_that_are_there_anyway():
-    full = PROFILES["full"]
-    assert full.needs_gpu
-    assert full.audit.honest == full.retrain
-    assert full.audit.seeds == full.seeds
-    assert full.audit.revised_grid == full.revised_search
-    assert full.audit.first_grid == full.first_search
-    assert full.audit.first_seeds == full.audit.seeds[:1] == (full.revised_search.seed,)
-    best = {"n_layer": full.audit.deep, "n_head": HEADS, "n_embd": full.audit.model.n_embd}
-    assert full.retrain_configuration == {**best, "learning_rate": full.audit.honest.learning_rate}
+@pytest.mark.parametrize("name", ["small", "full"])
+def test_the_scorecard_judges_by_the_runs_that_are_there_anyway(name):
+    profile = PROFILES[name]
+    audit = profile.audit
+    assert audit.honest == profile.retrain
+    assert audit.seeds == profile.seeds
+    assert audit.revised_grid == profile.revised_search
+    assert audit.first_grid == profile.first_search
+    assert audit.first_seeds == audit.seeds[:1] == (profile.revised_search.seed,)
+    assert audit.honest == replace(audit.revised_grid, epochs=2 * audit.revised_grid.epochs)
+    best = {"n_layer": audit.deep, "n_head": HEADS, "n_embd": audit.model.n_embd}
+    assert {**best, "learning_rate": audit.honest.learning_rate} == paper.BEST
+    assert paper.BEST in list(profile.revised_grid.points())
+
+
+def test_small_searches_as_the_paper_did_and_full_needs_a_gpu_for_it():
+    small, full = PROFILES["small"], PROFILES["full"]
+    assert (small.needs_gpu, full.needs_gpu) == (False, True)
+    assert small.revised_grid == full.revised_grid == PAPER_REVISED_GRID
+    assert small.revised_search.epochs == paper.SEARCH_EPOCHS
+    assert small.retrain.epochs == paper.RETRAIN_EPOCHS
+    assert small.retrain.train_tokens is small.retrain.epoch_windows is None, "all of the text"
+    widths = {axes["n_embd"] for axes in small.first_grid.points()}
+    assert widths == {axes["n_embd"] for axes in full.first_grid.points()}
+    assert small.first_search.batch_size * 2 == small.revised_search.batch_size
+
+
+def test_the_corners_of_a_grid_are_its_axes_ends():
+    corners = list(PAPER_REVISED_GRID.corners().points())
+    assert len(corners) == 8
+    every = list(PAPER_REVISED_GRID.points())
+    assert corners == [point for point in every if point["n_layer"] != 4]
+    assert PAPER_FIRST_GRID.corners().n_embd == (64, 256)
+    assert PAPER_REVISED_GRID.corners().corners() == PAPER_REVISED_GRID.corners()
 
 
 def test_a_fingerprint_depends_on_content_and_not_on_the_order_of_keys():

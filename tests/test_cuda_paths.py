@@ -327,7 +327,6 @@ def test_the_grids_of_the_full_profile_need_few_compilations():
     [
         ("auto", "cuda:1", True, torch.bfloat16),
         ("auto", "cuda:1", False, torch.float16),  # a T4, which emulates it
-        ("auto", "cpu", True, None),
         ("bf16", "cuda:1", False, torch.bfloat16),
     ],
 )
@@ -345,7 +344,24 @@ def test_auto_is_what_the_device_asked_for_can_do_itself(monkeypatch, amp, devic
         lambda including_emulation=True: including_emulation or native,
     )
     assert autocast_dtype(amp, torch.device(device)) is dtype
-    assert asked == (["cuda:1"] if amp == "auto" and device != "cpu" else [])
+    assert asked == (["cuda:1"] if amp == "auto" else [])
+
+
+@pytest.mark.parametrize(
+    ("has", "dtype"),
+    [
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx2": True, "avx512_bf16": False}, None),
+        ({"architecture": "aarch64"}, None),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_multiplies_in_it(monkeypatch, has, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert autocast_dtype("auto", torch.device("cpu")) is dtype
+    assert autocast_dtype("off", torch.device("cpu")) is None
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert autocast_dtype("auto", torch.device("cpu")) is None, "an older PyTorch cannot say"
 
 
 # -- on a GPU -------------------------------------------------------------------------------------

@@ -117,9 +117,18 @@ def test_a_run_that_two_tasks_want_is_one(whole):
 
 
 def test_what_is_to_be_retrained_is_searched_for_first(text, tmp_path):
-    names = [task.name for task in plan(audit_in(text, tmp_path, retrain_configuration=None))]
-    assert len(names) == 2
-    assert all(name.startswith("search-revised-lr") for name in names)
+    unknown = {"retrain_configuration": None}
+    names = [task.name for task in plan(audit_in(text, tmp_path, **unknown))]
+    assert not [name for name in names if name.startswith("retrain")]
+    assert names[:3] == ["honest-seed-1337", "no-mask-deep", "honest-seed-1"]
+    # A worker that has searched the grid takes up what it adds to the plan.
+    of_profile = settings(text, tmp_path, replace(PROFILE, **unknown))
+    assert work(of_profile, only=("search-revised", "retrain")) == []
+    tasks = plan(audit_in(text, tmp_path, **unknown))
+    retrained = [task for task in tasks if task.name.startswith("retrain")]
+    assert [task.name for task in retrained] == [f"retrain-seed-{seed}" for seed in SEEDS]
+    assert all(task.done() for task in retrained)
+    assert tasks[0].name == "retrain-seed-1337"
 
 
 KILLED = """

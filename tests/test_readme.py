@@ -77,6 +77,19 @@ def test_the_tables_of_training_and_generation_are_the_records():
     assert "steps" not in generated[-1]
 
 
+def test_from_how_many_steps_on_compiling_pays():
+    record = speed_record()
+    about = training_speed({"train-cpu": record}).splitlines()[-1]
+    assert about.endswith("differ by 1e-06 at most."), "nothing there was not compiled"
+    for case, seconds in zip(record["cases"].values(), (30.0, 10.0), strict=True):
+        case["contestants"]["llmlite"] |= {"compile_s": seconds, "step_s": 0.2}
+        plain = {"compile_s": 0.1, "step_s": 0.3, "ours_over_it": 0.7}
+        case["contestants"]["plain GPT"] = plain
+    about = training_speed({"train-cpu": record}).splitlines()[-1]
+    assert "Compiling takes 10 to 30 s" in about
+    assert "paid back after 100 to 300 steps" in about
+
+
 def test_the_table_of_a_gpu_is_the_record_of_its_check():
     record = benchmark("gpu-h100")
     text = training_speed({"gpu-h100": record})

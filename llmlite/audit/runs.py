@@ -159,6 +159,8 @@ class Audit:
         which = "revised" if grid == LONGER else grid
         space = getattr(self.experiment.profile, f"{which}_grid")
         config = replace(getattr(self.settings, f"{which}_grid"), seed=seed)
+        if seed != self.settings.seeds[0]:
+            space = space.corners()  # enough to see by how much a trend depends on the seed
         if grid == LONGER:
             space = SearchSpace(**{axis: (max(getattr(space, axis)),) for axis in AXES})
             config = replace(config, epochs=2 * config.epochs)

@@ -61,16 +61,24 @@ def epochs_to_reach(epochs: pd.DataFrame, targets: pd.Series) -> pd.Series:
 
 def ranking(losses: pd.Series) -> pd.DataFrame:
     """Configurations by their mean loss over the seeds, the best first: columns mean, low, high of
-    the difference to the best one, paired by seed (NaN for the best itself)."""
+    the difference to the best one, paired by seed (NaN for the best itself).
+
+    Where some have run with fewer seeds than others, a seed that is good for those that have all of
+    them is taken to be as good for the rest.
+    """
     by_seed = losses.unstack("seed")
-    best = by_seed.mean(axis=1).idxmin()
+    complete = by_seed.dropna()
+    of_seed = (complete.mean() - complete.mean().mean()).fillna(0)
+    means = (by_seed - of_seed).mean(axis=1)
+    best = means.idxmin()
     rows = []
-    for configuration, values in by_seed.iterrows():
-        behind = None if configuration == best else paired(values, by_seed.loc[best])
+    for configuration, mean in means.items():
+        both = by_seed.loc[[configuration, best]].dropna(axis=1)
+        behind = None if configuration == best else paired(*both.to_numpy())
         rows.append(
             {
                 **dict(zip(AXES, configuration, strict=True)),
-                "loss": values.mean(),
+                "loss": mean,
                 "behind": behind.value if behind else 0.0,
                 "low": behind.low if behind else float("nan"),
                 "high": behind.high if behind else float("nan"),

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from llmlite.cli.options import shared_options
 
+MOST = 8  # runs side by side on a CPU, unless more are asked for: each takes up to a gigabyte
+
 
 def add_commands(add: Callable) -> None:
     purpose = "train all that the notebooks show, the most telling first"
@@ -26,8 +28,9 @@ def add_commands(add: Callable) -> None:
         "--processes",
         type=int,
         metavar="N",
-        help="runs side by side; they share a GPU, so that its pauses are filled (default: 3 with "
-        "CUDA, else 1)",
+        help="runs side by side; they share a GPU, so that its pauses are filled, or the cores, "
+        "which several runs of one thread use better than one of several (default: 3 with CUDA, "
+        f"else one for each core, at most {MOST})",
     )
     command.add_argument(
         "--archive",
@@ -64,7 +67,7 @@ def run(arguments) -> None:
     from llmlite.audit import Audit
     from llmlite.engine import FastPaths
     from llmlite.experiment import Experiment
-    from llmlite.plan import chosen, plan, work
+    from llmlite.plan import chosen, cores, plan, work
 
     off = {s: False for s in ("compile", "graph", "merge") if getattr(arguments, f"no_{s}")}
     settings = {
@@ -87,7 +90,7 @@ def run(arguments) -> None:
     archive = Path(
         arguments.archive or experiment.out / f"llmlite-{experiment.profile.name}.tar.gz"
     )
-    processes = arguments.processes or (3 if on_gpu else 1)
+    processes = arguments.processes or (3 if on_gpu else min(cores(), MOST))
     start = Path(arguments.start) if arguments.start else None
     left = work(settings, arguments.only, arguments.minutes, processes, archive, start)
     print(f"Archive: {archive}, {archive.stat().st_size / 2**20:.1f} MiB")

@@ -1,5 +1,7 @@
 """Paired tests on a grid whose effects were put in by hand, against scipy's."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,3 +176,23 @@ def test_ranking_is_by_the_mean_and_paired_by_seed(losses):
         low, high = ttest_1samp(behind, 0).confidence_interval()
         assert table.behind[row] == pytest.approx(behind.mean())
         assert (table.low[row], table.high[row]) == pytest.approx((low, high))
+
+
+def test_a_configuration_of_fewer_seeds_is_ranked_as_if_it_had_all():
+    """Seed 2 is worse by 0.5 for those that have it; 4 layers have seed 1 alone."""
+    values = {
+        (2, 1): 4.0,
+        (2, 2): 4.5,
+        (4, 1): 3.5,
+        (6, 1): 3.0,
+        (6, 2): 3.5,
+    }
+    index = [(1e-3, layers, 4, 64, seed) for layers, seed in values]
+    losses = pd.Series(list(values.values()), pd.MultiIndex.from_tuples(index, names=FACTORS))
+    table = ranking(losses)
+    assert table.n_layer.tolist() == [6, 4, 2]
+    assert table.loss.tolist() == pytest.approx([3.25, 3.75, 4.25])
+    assert table.behind.tolist() == pytest.approx([0.0, 0.5, 1.0])
+    one_pair, two_pairs = table.iloc[1], table.iloc[2]
+    assert (one_pair.low, one_pair.high) == (-math.inf, math.inf)
+    assert (two_pairs.low, two_pairs.high) == pytest.approx((1.0, 1.0))
