@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from matplotlib.figure import Figure
 
 from llmlite.budget import announce
@@ -292,8 +293,7 @@ class Experiment:
         waiting = []
         for trial in grid:
             with suppress(LLMLiteError):  # there is no such shape: its row will say so
-                record = read_record(trial.run_folder)
-                if record is None or record["status"] != "finished":
+                if not trial.finished():
                     waiting.append(trial.trainer(self.ids))
         return waiting
 
@@ -491,11 +491,12 @@ class Experiment:
         for suffix in (".png", ".svg"):
             with replacing(folder / f"{name}{suffix}") as aside:
                 save(figure, aside)
-        captions = folder / "captions.json"
-        known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
         source = source or (
             f"Profile {self.profile.name}, {self.corpus.name}, {self.made_on()}"
             + (f"; {self.pretrained}." if self.pretrained else ".")
         )
-        write_json(captions, dict(sorted((known | {name: f"{caption} {source}"}).items())))
+        captions = folder / "captions.json"
+        with FileLock(folder / ".captions.lock"):  # other notebooks have figures, too
+            known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
+            write_json(captions, dict(sorted((known | {name: f"{caption} {source}"}).items())))
         return figure

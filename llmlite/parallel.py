@@ -93,3 +93,8 @@ def gpu_bytes(device: str) -> int:
     if torch.device(device).type != "cuda":
         return 0
     return torch.cuda.get_device_properties(device).total_memory
+
+
+def cores() -> int:
+    """Of the machine, that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

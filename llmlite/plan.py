@@ -41,6 +41,7 @@ from llmlite.choice import SCORE, candidate_score, candidate_trainer, candidates
 from llmlite.errors import BusyError, CheckpointError, LLMLiteError
 from llmlite.experiment import GRIDS, Experiment
 from llmlite.files import replacing, write_json
+from llmlite.parallel import cores
 from llmlite.progress import tqdm
 from llmlite.search import Trial
 from llmlite.train import Trainer
@@ -232,10 +233,6 @@ def work(
         if archive:
             pack(experiment, tasks, archive)
     return [task for task in tasks if not task.done()]
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _watch(audit: Audit, only, workers, deadline: float, archive: Path | None) -> None:

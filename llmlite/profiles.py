@@ -126,7 +126,8 @@ PROFILES = {
             train_tokens=250_000,  # the whole sample; a part of anything bigger
             valid_tokens=50_000,
         ),
-        retrain_configuration=None,
+        # What its search finds best as well; a run need not wait for that.
+        retrain_configuration={"learning_rate": 4e-3, "n_layer": 4, "n_head": 4, "n_embd": 64},
         seeds=(1337,),
         samples=4,
         sample_tokens=40,

@@ -6,13 +6,21 @@ A run writes below its own folder only: executed notebooks, figures and records.
 import json
 import os
 import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 from llmlite.config import fingerprint
 from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
+from llmlite.parallel import cores
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
 
+FIRST_SHOWN = "04"  # notebooks before it train what it and the later ones look at
+LANES = 2  # of these at a time: most of their time is one core's
+THREADS = "OMP_NUM_THREADS"
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
 
 
@@ -38,13 +46,13 @@ def run_notebooks(
     device: str = "auto",
     carry_on: bool = False,
 ) -> list[Path]:
-    """Execute `notebooks` in order into `out/notebooks`; returns the executed ones.
+    """Execute `notebooks` into `out/notebooks`; returns the executed ones.
 
-    Each has its own kernel and gets the parameters profile, data, out and device. What training
-    left in `out` is used again, so an interrupted run carries on; with carry_on, notebooks that it
-    has executed are not executed again, as long as they, the package and the parameters are the
-    same. A notebook that fails stops the run with one sentence; its executed copy and its log lie
-    in `out/notebooks`.
+    Those that train come first, in order, and the rest two at a time. Each has its own kernel and
+    gets the parameters profile, data, out and device. What training left in `out` is used again, so
+    an interrupted run carries on; with carry_on, notebooks that it has executed are not executed
+    again, as long as they, the package and the parameters are the same. A notebook that fails stops
+    the run with one sentence; its executed copy and its log lie in `out/notebooks`.
     """
     try:
         import papermill
@@ -64,40 +72,73 @@ def run_notebooks(
         parameters["data"] = "auto"
     os.environ[HEADLESS_VARIABLE] = "1"
 
-    executed, before = [], _package_fingerprint()
-    with tqdm(notebooks, desc="Notebooks", unit="notebook", position=0) as bar:
-        for notebook in bar:
-            target = executed_folder / notebook.name
-            log = executed_folder / f"{notebook.stem}.log"
-            bar.set_description(notebook.stem)
-            stamp = executed_folder / f"{notebook.stem}.done"
-            # What a notebook shows depends on what those before it have left.
-            before = fingerprint(before, notebook.read_text("utf-8"), parameters, data)
-            executed.append(target)
-            if carry_on and stamp.exists() and stamp.read_text("utf-8") == before:
-                continue
-            stamp.unlink(missing_ok=True)
-            with open(log, "w", encoding="utf-8") as file:
-                try:
-                    papermill.execute_notebook(
-                        str(notebook),
-                        str(target),
-                        parameters=parameters,
-                        kernel_name="python3",
-                        progress_bar={"desc": "Cells", "position": 1, "leave": False},
-                        stderr_file=_LastLine(file, bar),
-                        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-                    )
-                except papermill.PapermillExecutionError as error:
-                    raise LLMLiteError(
-                        f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
-                        f"{_plain(error.evalue)}; see {target} and {log}."
-                    ) from None
-            clean(target)
-            stamp.write_text(before, "utf-8")
+    jobs, before = [], _package_fingerprint()
+    for notebook in notebooks:
+        # What a notebook shows depends on what those before it have left.
+        before = fingerprint(before, notebook.read_text("utf-8"), parameters, data)
+        jobs.append((notebook, executed_folder / notebook.name, before))
+    making = [job for job in jobs if job[0].name < FIRST_SHOWN]
+    with tqdm(total=len(jobs), desc="Notebooks", unit="notebook", position=0) as bar:
+        run = partial(_run, papermill, parameters, carry_on, bar)
+        for job in making:
+            run(*job)
+        _side_by_side(run, jobs[len(making) :])
         bar.set_description("Notebooks")
         bar.set_postfix_str("")
-    return executed
+    return [target for _, target, _ in jobs]
+
+
+def _run(papermill, parameters: dict, carry_on: bool, bar, notebook, target, before) -> None:
+    """Execute a notebook into `target`; `before`: all that its result depends on."""
+    log, stamp = target.with_suffix(".log"), target.with_suffix(".done")
+    bar.set_description(notebook.stem)
+    if not (carry_on and stamp.exists() and stamp.read_text("utf-8") == before):
+        stamp.unlink(missing_ok=True)
+        with open(log, "w", encoding="utf-8") as file:
+            try:
+                papermill.execute_notebook(
+                    str(notebook),
+                    str(target),
+                    parameters=parameters,
+                    kernel_name="python3",
+                    progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
+                    stderr_file=_LastLine(file, bar),
+                    extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                )
+            except papermill.PapermillExecutionError as error:
+                raise LLMLiteError(
+                    f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
+                    f"{_plain(error.evalue)}; see {target} and {log}."
+                ) from None
+        clean(target)
+        stamp.write_text(before, "utf-8")
+    bar.update()
+
+
+def _side_by_side(run: Callable, jobs: list[tuple]) -> None:
+    """Run notebooks that do not need each other, LANES at a time, each on its share of the cores.
+
+    One that fails, or Ctrl-C, ends the others.
+    """
+    import psutil
+
+    lanes = min(LANES, cores(), len(jobs)) or 1
+    others, given = psutil.Process().children(), os.environ.get(THREADS)
+    os.environ[THREADS] = given or str(cores() // lanes)  # kernels that spin wait for each other
+    pool = ThreadPoolExecutor(lanes)
+    futures = [pool.submit(run, *job) for job in jobs]
+    try:
+        for future in as_completed(futures):
+            future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        while not all(future.done() for future in futures):  # a kernel may just be beginning
+            for kernel in set(psutil.Process().children()) - set(others):
+                kernel.kill()
+            time.sleep(0.1)
+        raise
+    finally:
+        os.environ.pop(THREADS) if given is None else os.environ.update({THREADS: given})
 
 
 def _package_fingerprint() -> str:

@@ -71,7 +71,7 @@ def hyperparameter_search(
     outcomes = cluster.run_all(every, ids, ray, gpus) if ray else _run_here(every, ids)
     main = world().main
     with (
-        hold(folder) if main else nullcontext(),
+        hold(folder) if main and not all(trial.finished() for trial in every) else nullcontext(),
         closing(outcomes),
         tqdm(
             total=len(every), desc="Grid", unit="configuration", disable=not (progress and main)
@@ -183,6 +183,12 @@ class Trial:
     def name(self) -> str:
         """The run's folder, as seen from the search's."""
         return os.path.relpath(self.run_folder, self.folder)
+
+    def finished(self) -> bool:
+        with suppress(LLMLiteError):  # there is no such shape, or no such record
+            record = read_record(self.run_folder)
+            return record is not None and record["status"] == "finished"
+        return False
 
     def trainer(self, ids: dict[str, torch.Tensor]) -> Trainer:
         return Trainer(

@@ -1,8 +1,10 @@
 """Running notebooks headlessly, on tiny ones."""
 
 import json
+import os
 
 import nbformat
+import psutil
 import pytest
 from notebooks.tiny import PARAMETERS, make_notebook
 
@@ -106,6 +108,49 @@ def test_carrying_on_leaves_out_what_the_same_call_has_executed(tmp_path, monkey
     assert ran("quick") == "quickquick", "what it left may be other than what was read"
     monkeypatch.setattr("llmlite.reproduce._package_fingerprint", lambda: "other code")
     assert ran("quick") == "quickquick"
+
+
+WAIT = """
+import time
+from pathlib import Path
+def wait_for(name):
+    while not (Path(out) / name).exists():
+        time.sleep(0.05)
+"""
+
+
+def test_notebooks_that_only_look_run_side_by_side_on_their_share_of_the_cores(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("llmlite.reproduce.cores", lambda: 6)
+    tell = "(Path(out) / '{}').write_text(__import__('os').environ.get('OMP_NUM_THREADS', 'all'))"
+    make_notebook(tmp_path / "03_a.ipynb", PARAMETERS, WAIT + tell.format("first"))
+    for mine, other in ("bc", "cb"):  # neither ends before the other has begun
+        code = WAIT + tell.format(mine) + f"\nwait_for('first')\nwait_for('{other}')"
+        make_notebook(tmp_path / f"0{4 + (mine == 'c')}_{mine}.ipynb", PARAMETERS, code)
+    out = tmp_path / "out"
+    executed = run_notebooks(find_notebooks(tmp_path), out, "quick")
+    assert [path.name for path in executed] == ["03_a.ipynb", "04_b.ipynb", "05_c.ipynb"]
+    assert [(out / name).read_text() for name in ("first", "b", "c")] == ["all", "3", "3"]
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_one_that_fails_ends_the_one_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
+    monkeypatch.setattr("llmlite.reproduce.cores", lambda: 2)
+    begin = WAIT + "(Path(out) / 'begun').touch()\ntime.sleep(3600)"
+    make_notebook(tmp_path / "04_a.ipynb", PARAMETERS, begin)
+    fail = WAIT + "wait_for('begun')\nraise ValueError('no such thing')"
+    make_notebook(tmp_path / "05_b.ipynb", PARAMETERS, fail)
+    make_notebook(tmp_path / "06_c.ipynb", PARAMETERS, "(Path(out) / 'late').touch()")
+    before = psutil.Process().children()
+    with pytest.raises(LLMLiteError, match=r"05_b\.ipynb stopped in cell .*no such thing"):
+        run_notebooks(find_notebooks(tmp_path), tmp_path / "out", "quick")
+    alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    assert set(alive) <= set(before)
+    assert not (tmp_path / "out" / "late").exists()
 
 
 def test_a_notebook_that_failed_is_executed_again(tmp_path, monkeypatch):

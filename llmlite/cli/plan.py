@@ -67,7 +67,8 @@ def run(arguments) -> None:
     from llmlite.audit import Audit
     from llmlite.engine import FastPaths
     from llmlite.experiment import Experiment
-    from llmlite.plan import chosen, cores, plan, work
+    from llmlite.parallel import cores
+    from llmlite.plan import chosen, plan, work
 
     off = {s: False for s in ("compile", "graph", "merge") if getattr(arguments, f"no_{s}")}
     settings = {
