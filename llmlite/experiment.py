@@ -496,7 +496,7 @@ class Experiment:
             + (f"; {self.pretrained}." if self.pretrained else ".")
         )
         captions = folder / "captions.json"
-        with FileLock(folder / ".captions.lock"):  # other notebooks have figures, too
+        with FileLock(self.out / ".captions.lock"):  # other notebooks have figures, too
             known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
             write_json(captions, dict(sorted((known | {name: f"{caption} {source}"}).items())))
         return figure
