@@ -75,9 +75,16 @@ def test_a_long_stage_is_announced_and_a_short_or_finished_one_is_not(tmp_path, 
     assert announce([one, two]) is None
 
 
-def test_profile_small_is_a_night_of_two_cores(wikitext, tmp_path):
+def test_half_precision_is_validated_at_float32s_pace(tmp_path):
+    half = {"half": trainer(tmp_path, config=dataclasses.replace(CONFIG, amp="bf16"))}
+    by_hand = 21 * 2 / 60 * (1 + 80 / 400)
+    assert estimate(half, lambda _: 2.0).minutes.tolist() == pytest.approx([by_hand])
+
+
+def test_profile_small_is_a_night_of_two_cores(wikitext, tmp_path, monkeypatch):
     """By the step that `make bench-train` has measured on one thread of a processor with bfloat16,
     its operations held for what a step takes, in two processes side by side."""
+    monkeypatch.setattr("llmlite.optim._cpu_has_bf16", lambda: True)
     case = benchmark("train-cpu")["cases"]["128-bfloat16-1"]
     operations = step_operations(ModelConfig(**case["shape"]), case["batch"])
     step = operations, case["contestants"]["llmlite"]["step_s"]
@@ -88,11 +95,10 @@ def test_profile_small_is_a_night_of_two_cores(wikitext, tmp_path):
     first = hours[table.index.str.match("honest|no-mask-deep|search-revised")]
     assert len(first) == 3 + 1 + 12
     parts = first.sum(), hours[table.index.str.match("grid-revised")].sum(), hours.sum()
-    print(*map("{:.1f}".format, parts))
-    assert parts[0] < 6.7, "the paper's best with three seeds, and the revised grid"
-    assert parts[1] < 5.3, "its corners with two more seeds"
-    assert parts[2] < 14.3
-    assert hours.max() * 2 < 3, "a sitting is enough for any run"
+    assert parts[0] < 7.1, "the paper's best with three seeds, and the revised grid"
+    assert parts[1] < 5.7, "its corners with two more seeds"
+    assert parts[2] < 15.4
+    assert hours.max() * 2 < 3.1, "no run is longer than an evening"
     assert table["M validated"].sum() < 0.11 * table["M tokens"].sum()
 
 
