@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# Two runs at a time, each in a thread: models this small give a second one nothing to do.
+# A run for each core, in one thread: models this small give a second one nothing to do.
 QUICK := --profile quick --data sample --device cpu --out runs/quick
 demo: $(INSTALLED)  ## run notebooks 01 to 07 on the bundled sample, on the CPU, in 2 to 3 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite run $(QUICK) --only search retrain

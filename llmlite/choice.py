@@ -1,9 +1,10 @@
 """Other vocabularies, windows and strides than those of a profile, and how they fare.
 
-Every candidate of the profile's `data_space` trains the paper's best shape from scratch on as many
-tokens as every other, and is scored by the bits per byte of the validation split, the one measure
-that depends neither on the vocabulary nor on the window. The test split is not looked at. What the
-profile's `data` says was chosen by such a table; a run does not wait for it.
+Every candidate of the profile's `data_space` trains the paper's best shape from scratch, in the
+whole passes over the text that come nearest to as many tokens for each, and is scored by the bits
+per byte of the validation split, the one measure that depends neither on the vocabulary nor on the
+window. The test split is not looked at. What the profile's `data` says was chosen by such a table;
+a run does not wait for it.
 """
 
 import json

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -76,7 +77,7 @@ class Corpus:
     name: str  # as shown beside every result, e.g. "wikitext-2-v1, split 80/10/10"
     splits: dict[str, str]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return fingerprint([hashlib.sha256(self.splits[s].encode()).hexdigest() for s in SPLITS])
 

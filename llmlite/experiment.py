@@ -323,9 +323,21 @@ class Experiment:
     def model_config(self, **changes) -> ModelConfig:
         return with_data(self.profile.model, self.data, **changes)
 
+    def searched_best(self) -> dict | None:
+        """The values of AXES with the lowest validation perplexity in the revised grid, if none of
+        it is left to train: by the runs' records, what failed aside."""
+        records = [(trial.point, trial.record()) for trial in self.search_trials("revised")]
+        if not all(record and record["status"] in ("finished", "failed") for _, record in records):
+            return None
+        finished = [(r["best"]["perplexity"], p) for p, r in records if r["status"] == "finished"]
+        return min(finished, key=lambda pair: pair[0])[1] if finished else None
+
     @cached_property
     def best_configuration(self) -> dict:
-        """The values of AXES with the lowest validation perplexity in the revised grid."""
+        """The values of AXES with the lowest validation perplexity in the revised grid, which is
+        searched if need be."""
+        if best := self.searched_best():
+            return best
         best = best_row(self.search("revised"))
         return {axis: best[axis].item() for axis in AXES}
 
@@ -418,8 +430,7 @@ class Experiment:
     def _is_retrained(self) -> bool:
         """Is there a model of the retraining here, or one that is being trained? Asked without a
         search, where there was none. Records alone, of another machine, have no model."""
-        searched = self.search_folder("revised") / "results.csv"
-        if not (self.knows_configuration or searched.exists()):
+        if not (self.knows_configuration or self.searched_best()):
             return False
         record = read_record(self.run_folder)
         finished = record and record["status"] == "finished"

@@ -69,10 +69,6 @@ class Task:
     def trained(self) -> bool:
         return self._status() == "finished"
 
-    def over(self) -> bool:
-        """Trained, or failed: the best of a grid is the best of the rest."""
-        return self._status() in ("finished", "failed")
-
     def _status(self) -> str | None:
         record = read_record(self.folder)
         return record and record["status"]
@@ -93,9 +89,11 @@ def plan(audit: Audit) -> list[Task]:
         for grid in GRIDS
     }
     revised = searches["revised"]
-    known = experiment.knows_configuration or all(task.over() for task in revised)
+    known = experiment.knows_configuration or experiment.searched_best() is not None
     retrained = [_retraining(experiment, seed) for seed in seeds] if known else []
-    longest, *long = retrained + [_honest(audit, name) for name in audit.honest_runs]
+    # Until it is known, the paper's best may be what is retrained, whose weights are needed.
+    honest = [_honest(audit, name, studied=not known) for name in audit.honest_runs]
+    longest, *long = retrained + honest
     leaks = {name: _leak(audit, name) for name in audit.leak_runs}
     grids = {
         name: _points(experiment, name, audit.grid_trials(grid, seed))
@@ -131,14 +129,15 @@ def _retraining(experiment: Experiment, seed: int) -> Task:
     )
 
 
-def _honest(audit: Audit, name: str) -> Task:
+def _honest(audit: Audit, name: str, studied: bool) -> Task:
     def make():
         audit.scores(name)
         for study in STUDIES:
             audit.study(study, name)
 
     kept = tuple(f"{what}.json" for what in ("scores", *STUDIES))
-    return Task(name, audit.run_folder(name), kept, make, partial(audit.trainer, name))
+    trainer = partial(audit.trainer, name)
+    return Task(name, audit.run_folder(name), kept, make, trainer, studied=studied)
 
 
 def _leak(audit: Audit, name: str) -> Task:
@@ -176,7 +175,8 @@ def chosen(tasks: list[Task], only: Sequence[str] | None) -> list[Task]:
             kept.append(task)
     if not kept:
         raise LLMLiteError(
-            f"Nothing in the plan begins with {', '.join(only)}; `llmlite run --list` names it all."
+            f"Nothing in the plan begins with {', '.join(only)}; `llmlite run --list` names it all "
+            "(where the best of a grid is retrained, that is in it once the grid is searched)."
         )
     return kept
 
@@ -211,7 +211,8 @@ def work(
         raise LLMLiteError(f"{len(open_)} runs are to be trained; {experiment.only_read}")
     logs = experiment.out / "plan"
     logs.mkdir(parents=True, exist_ok=True)
-    # Fresh processes: a CUDA context cannot be forked.
+    # Fresh processes: a CUDA context cannot be forked. No more than there are runs to share cores.
+    processes = max(1, min(processes, len(open_)))
     context, threads = get_context("spawn"), max(1, cores() // processes)
     workers = [
         context.Process(
@@ -242,11 +243,13 @@ def _watch(audit: Audit, only, workers, deadline: float, archive: Path | None) -
     with tqdm(desc="Plan", unit="run", disable=not audit.experiment.progress) as bar:
         while any(worker.is_alive() for worker in workers) and (now := time.monotonic()) < deadline:
             bar.total = len(tasks)
-            for task in [task for task in tasks if task.name not in shown and task.done()]:
+            made = [task for task in tasks if task.name not in shown and task.done()]
+            for task in made:
                 shown.add(task.name)
                 bar.update()
                 tqdm.write(_line(task, now - began), file=sys.stderr)
-                tasks = chosen(plan(audit), only)  # a grid that is searched may have added to it
+            if made:  # a grid that is searched adds to the plan
+                tasks = chosen(plan(audit), only)
             if archive and now - packed > PACK_EVERY:
                 pack(audit.experiment, tasks, archive)
                 packed = now
@@ -272,17 +275,17 @@ def _worker(settings: dict, only: Sequence[str] | None, log: Path, threads: int)
     file = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, until the process ends
     with redirect_stdout(file), redirect_stderr(file):
         audit, tried = Audit(Experiment(**settings, progress=False)), set()
-
-        def open_() -> list[Task]:
-            """What is done is done; what was tried and is not done would fail again."""
-            tasks = chosen(plan(audit), only)
-            return [task for task in tasks if task.name not in tried and not task.done()]
-
-        while tasks := open_():
-            if taken := next((task for task in tasks if _try(task)), None):
+        open_ = chosen(plan(audit), only)
+        while open_:
+            if taken := next((task for task in open_ if not task.done() and _try(task)), None):
                 tried.add(taken.name)
             else:
                 time.sleep(1)  # all that is left is in other hands, which may fail
+            open_ = [task for task in open_ if task is not taken and not task.done()]
+            if taken or not open_:  # a grid that is searched adds to the plan
+                tasks = chosen(plan(audit), only)
+                # What was tried and is not done would fail again.
+                open_ = [task for task in tasks if task.name not in tried and not task.done()]
 
 
 def _leave_with(parent) -> None:

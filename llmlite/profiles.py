@@ -32,9 +32,9 @@ class AuditConfig:
     scaled: TrainConfig  # of the one that logs the scaled gradient's norm, in fp16
     other_windows: tuple[int, ...]  # lengths that could refute the leading explanation
     padded_window: int  # so long that lines leave a good part of it empty
-    seeds: tuple[int, ...]  # of every configuration that a claim is judged by
+    seeds: tuple[int, ...]  # of the honest runs and of the revised grid's corners
     honest: TrainConfig  # of the scorecard's own model, a run a seed
-    first_grid: TrainConfig  # of the grids' runs, a run a configuration and seed
+    first_grid: TrainConfig  # of the grids' runs: all with the first seed, corners with the rest
     revised_grid: TrainConfig
     first_seeds: tuple[int, ...]  # of the first grid, the larger one
     vocabularies: tuple[int, ...]  # whose optimiser steps an epoch are compared with the paper's
@@ -126,7 +126,7 @@ PROFILES = {
             train_tokens=250_000,  # the whole sample; a part of anything bigger
             valid_tokens=50_000,
         ),
-        # What its search finds best as well; a run need not wait for that.
+        # The highest rate, the most layers and heads, as in the paper: no run waits for a search.
         retrain_configuration={"learning_rate": 4e-3, "n_layer": 4, "n_head": 4, "n_embd": 64},
         seeds=(1337,),
         samples=4,
@@ -160,7 +160,7 @@ PROFILES = {
         name="small",
         data=DataConfig(vocab_size=4096, block_size=128),
         data_space=DataSpace(
-            vocab_size=(2048, 4096),
+            vocab_size=(2048, 4096, 8192),
             block_size=(128, 256),
             overlap=(1,),
             tokens=3_000_000,

@@ -4,6 +4,7 @@ Knows nothing about files but those of the records that it is given.
 """
 
 import json
+from math import inf
 
 from llmlite import paper
 from llmlite.checkpoint import read_record
@@ -212,15 +213,13 @@ def _speed_table(record: dict, training: bool) -> str:
 
 def _compiling(cases: dict[str, dict]) -> str:
     """From how many steps on it pays, in a sentence; against the plain GPT, where that is there."""
-    paid = {}  # seconds → steps
-    for case in cases.values():
-        ours, plain = (case["contestants"].get(name) for name in ("llmlite", "plain GPT"))
-        if plain:
-            paid[ours["compile_s"]] = ours["compile_s"] / (plain["step_s"] - ours["step_s"])
+    rows = [case["contestants"] for case in cases.values() if "plain GPT" in case["contestants"]]
+    if not rows:
+        return ""
+    seconds = [row["llmlite"]["compile_s"] for row in rows]
+    gains = [row["plain GPT"]["step_s"] - row["llmlite"]["step_s"] for row in rows]
+    steps = [s / gain if gain > 0 else inf for s, gain in zip(seconds, gains, strict=True)]
     return (
-        f"Compiling takes {min(paid):.0f} to {max(paid):.0f} s, paid back after "
-        f"{min(paid.values()):,.0f} to {max(paid.values()):,.0f} steps against the plain GPT that "
-        "is not compiled."
-        if paid
-        else ""
+        f"Compiling takes {min(seconds):.0f} to {max(seconds):.0f} s, paid back after "
+        f"{min(steps):,.0f} to {max(steps):,.0f} steps against the plain GPT that is not compiled."
     )

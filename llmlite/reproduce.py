@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from llmlite.errors import LLMLiteError
 from llmlite.parallel import cores
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
 
-FIRST_SHOWN = "04"  # notebooks before it train what it and the later ones look at
+LOOKING = ("04", "05", "06", "07")  # notebooks that train nothing, once 03 has
 LANES = 2  # of these at a time: most of their time is one core's
 THREADS = "OMP_NUM_THREADS"
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
@@ -48,11 +49,12 @@ def run_notebooks(
 ) -> list[Path]:
     """Execute `notebooks` into `out/notebooks`; returns the executed ones.
 
-    Those that train come first, in order, and the rest two at a time. Each has its own kernel and
-    gets the parameters profile, data, out and device. What training left in `out` is used again, so
-    an interrupted run carries on; with carry_on, notebooks that it has executed are not executed
-    again, as long as they, the package and the parameters are the same. A notebook that fails stops
-    the run with one sentence; its executed copy and its log lie in `out/notebooks`.
+    In order, but for those that only look at what 03 has trained, which run two at a time. Each has
+    its own kernel and gets the parameters profile, data, out and device. What training left in
+    `out` is used again, so an interrupted run carries on; with carry_on, notebooks that it has
+    executed are not executed again, as long as they, the package and the parameters are the same. A
+    notebook that fails stops the run with one sentence; its executed copy and its log lie in
+    `out/notebooks`.
     """
     try:
         import papermill
@@ -77,12 +79,15 @@ def run_notebooks(
         # What a notebook shows depends on what those before it have left.
         before = fingerprint(before, notebook.read_text("utf-8"), parameters, data)
         jobs.append((notebook, executed_folder / notebook.name, before))
-    making = [job for job in jobs if job[0].name < FIRST_SHOWN]
+    ready = any(notebook.name.startswith("03") for notebook in notebooks)
+    looking = [job for job in jobs if ready and job[0].name.startswith(LOOKING)]
     with tqdm(total=len(jobs), desc="Notebooks", unit="notebook", position=0) as bar:
         run = partial(_run, papermill, parameters, carry_on, bar)
-        for job in making:
-            run(*job)
-        _side_by_side(run, jobs[len(making) :])
+        for job in jobs:
+            if job not in looking:
+                run(*job)
+            elif job is looking[0]:
+                _side_by_side(run, looking)
         bar.set_description("Notebooks")
         bar.set_postfix_str("")
     return [target for _, target, _ in jobs]
@@ -134,7 +139,8 @@ def _side_by_side(run: Callable, jobs: list[tuple]) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in futures):  # a kernel may just be beginning
             for kernel in set(psutil.Process().children()) - set(others):
-                kernel.kill()
+                with suppress(psutil.NoSuchProcess):
+                    kernel.kill()
             time.sleep(0.1)
         raise
     finally:

@@ -60,7 +60,8 @@ def hyperparameter_search(
 
     command: the shell command that carries the search on, for the records. ray: train them on this
     cluster, on CUDA where a run gets (a part of) a GPU; the table is the same. options: further
-    fields of Trial. BusyError if another process searches in `folder`.
+    fields of Trial. BusyError if there is something to train and another process searches in
+    `folder`.
     """
     folder, rows = Path(folder).absolute(), {}
     gpus = ray.gpus(device) if ray else 0
@@ -184,11 +185,13 @@ class Trial:
         """The run's folder, as seen from the search's."""
         return os.path.relpath(self.run_folder, self.folder)
 
+    def record(self) -> dict | None:
+        with suppress(LLMLiteError):  # there is no such shape
+            return read_record(self.run_folder)
+
     def finished(self) -> bool:
-        with suppress(LLMLiteError):  # there is no such shape, or no such record
-            record = read_record(self.run_folder)
-            return record is not None and record["status"] == "finished"
-        return False
+        record = self.record()
+        return record is not None and record["status"] == "finished"
 
     def trainer(self, ids: dict[str, torch.Tensor]) -> Trainer:
         return Trainer(

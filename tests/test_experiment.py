@@ -2,11 +2,13 @@ import json
 import re
 import shlex
 from dataclasses import asdict, replace
+from threading import Thread
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -18,7 +20,7 @@ from llmlite.cli.options import experiment_of
 from llmlite.config import SearchSpace, TrainConfig
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
-from llmlite.files import write_json
+from llmlite.files import hold, write_json
 from llmlite.metrics import evaluate, total_loss
 from llmlite.parallel import local_device
 from llmlite.pretrained import load_pretrained
@@ -227,6 +229,24 @@ def test_each_grid_has_a_folder_of_its_own(start):
     assert (experiment.out / "search" / "revised" / "results.csv").exists()
     first = experiment.search_folder("first") / experiment.search("first").run[0]
     assert read_record(first)["identity"]["train"]["schedule"] == "fixed"
+
+
+def test_the_best_of_a_grid_is_read_from_its_records_what_failed_aside(start, work):
+    experiment = start()
+    assert experiment.searched_best() is None
+    table = experiment.search()
+    best, steps = table.perplexity.idxmin(), work["steps"]
+    for failed, left in ((1 - best, best), (best, 1 - best)):
+        record = read_record(experiment.search_folder("revised") / table.run[failed])
+        path = experiment.search_folder("revised") / table.run[failed] / "record.json"
+        path.write_text(json.dumps(record | {"status": "failed"}), encoding="utf-8")
+        with hold(experiment.search_folder("revised")):
+            expected = {axis: table[axis][left] for axis in AXES}
+            assert start().best_configuration == start().searched_best() == expected
+        path.write_text(json.dumps(record | {"status": "running"}), encoding="utf-8")
+        assert start().searched_best() is None
+        path.write_text(json.dumps(record), encoding="utf-8")
+    assert work["steps"] == steps, "nothing was trained for it"
 
 
 def test_the_split_table_counts(start):
@@ -459,6 +479,19 @@ def test_a_figure_is_saved_with_its_caption(start):
     assert b"<svg" in drawn
     experiment.save_figure(figure, "a-rate", "The rate.")
     assert (folder / "a-rate.svg").read_bytes() == drawn, "the same figure, the same bytes"
+
+
+def test_captions_of_two_notebooks_do_not_meet(start):
+    experiment, figure = start(), Figure(figsize=(2, 1))
+    experiment.save_figure(figure, "first", "One.")
+    captions = experiment.out / "figures" / "captions.json"
+    with FileLock(experiment.out / ".captions.lock"):  # as another notebook has it
+        writer = Thread(target=experiment.save_figure, args=(figure, "second", "Two."))
+        writer.start()
+        writer.join(1)
+        assert list(json.loads(captions.read_text("utf-8"))) == ["first"]
+    writer.join()
+    assert list(json.loads(captions.read_text("utf-8"))) == ["first", "second"]
 
 
 def test_a_figure_has_at_least_150_dots_an_inch(start):

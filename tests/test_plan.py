@@ -121,8 +121,13 @@ def test_what_is_to_be_retrained_is_searched_for_first(text, tmp_path):
     names = [task.name for task in plan(audit_in(text, tmp_path, **unknown))]
     assert not [name for name in names if name.startswith("retrain")]
     assert names[:3] == ["honest-seed-1337", "no-mask-deep", "honest-seed-1"]
-    # A worker that has searched the grid takes up what it adds to the plan.
+    # The paper's best may turn out to be what is retrained and looked at.
+    honest, archive = "honest-seed-1337", tmp_path / "a.tar.gz"
     of_profile = settings(text, tmp_path, replace(PROFILE, **unknown))
+    assert work(of_profile, only=(honest,), processes=2, archive=archive) == []
+    assert "best.safetensors" in packed(archive)
+    assert len(list((tmp_path / "plan").iterdir())) == 1, "a run has no use for two workers"
+    # A worker that has searched the grid takes up what it adds to the plan.
     assert work(of_profile, only=("search-revised", "retrain")) == []
     tasks = plan(audit_in(text, tmp_path, **unknown))
     retrained = [task for task in tasks if task.name.startswith("retrain")]

@@ -131,15 +131,20 @@ def test_notebooks_that_only_look_run_side_by_side_on_their_share_of_the_cores(
         code = WAIT + tell.format(mine) + f"\nwait_for('first')\nwait_for('{other}')"
         make_notebook(tmp_path / f"0{4 + (mine == 'c')}_{mine}.ipynb", PARAMETERS, code)
     out = tmp_path / "out"
+    last = WAIT + "assert (Path(out) / 'b').exists() and (Path(out) / 'c').exists()\n"
+    make_notebook(tmp_path / "08_d.ipynb", PARAMETERS, last + tell.format("d"))
     executed = run_notebooks(find_notebooks(tmp_path), out, "quick")
-    assert [path.name for path in executed] == ["03_a.ipynb", "04_b.ipynb", "05_c.ipynb"]
-    assert [(out / name).read_text() for name in ("first", "b", "c")] == ["all", "3", "3"]
+    names = ["03_a.ipynb", "04_b.ipynb", "05_c.ipynb", "08_d.ipynb"]
+    assert [path.name for path in executed] == names
+    threads = [(out / name).read_text() for name in ("first", "b", "c", "d")]
+    assert threads == ["all", "3", "3", "all"], "what trains has all cores"
     assert "OMP_NUM_THREADS" not in os.environ
 
 
 def test_one_that_fails_ends_the_one_beside_it(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMLITE_HEADLESS", "1")
     monkeypatch.setattr("llmlite.reproduce.cores", lambda: 2)
+    make_notebook(tmp_path / "03_a.ipynb", PARAMETERS, "1")
     begin = WAIT + "(Path(out) / 'begun').touch()\ntime.sleep(3600)"
     make_notebook(tmp_path / "04_a.ipynb", PARAMETERS, begin)
     fail = WAIT + "wait_for('begun')\nraise ValueError('no such thing')"

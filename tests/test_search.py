@@ -11,6 +11,7 @@ from llmlite import search, train
 from llmlite.checkpoint import read_record
 from llmlite.config import ModelConfig, SearchSpace, TrainConfig
 from llmlite.errors import BusyError, CheckpointError, DiskFullError, LLMLiteError
+from llmlite.files import hold
 from llmlite.search import best_row, epochs_table, hyperparameter_search, read_results, search_log
 from llmlite.train import Trainer
 
@@ -340,6 +341,10 @@ def test_a_second_search_in_the_folder_is_told_so_and_leaves_it_alone(tmp_path, 
     assert not (tmp_path / "results.csv").exists()
     holder.communicate()
     assert set(search_in(tmp_path).status) == {"finished"}
+    fits.clear()
+    with hold(tmp_path):  # there is nothing to train any more, so nobody has to wait
+        assert set(search_in(tmp_path).status) == {"finished"}
+    assert fits == []
 
 
 HOLD = """

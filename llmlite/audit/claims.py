@@ -146,7 +146,7 @@ def claim_1(e: Evidence) -> Row:
 
 
 def claim_2(e: Evidence) -> Row:
-    honest = best_losses(e.revised).groupby(list(AXES)).mean().map(perplexity)
+    honest = ranking(best_losses(e.revised)).loss.map(perplexity)
     flawed = [r["epochs"][-1]["perplexity"] for r in _without_mask(e)]
     low, high = paper.GRID_PERPLEXITY
     close = low / 1.05 < min(flawed) and max(flawed) < high * 1.05

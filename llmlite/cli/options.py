@@ -88,8 +88,8 @@ def model_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--amp",
         choices=["auto", "fp16", "bf16", "off"],
-        help="mixed precision; auto: bf16 on a GPU that has it, fp16 with scaling on older ones, "
-        "off on a CPU",
+        help="mixed precision; auto: bf16 where a GPU or a processor computes in it, fp16 with "
+        "scaling on older GPUs, else off",
     )
     group.add_argument("--random-seed", type=int, metavar="N", help="of weights and shuffling")
     group.add_argument(

@@ -50,7 +50,7 @@ def add_commands(add: Callable) -> None:
         "--cpus-per-run", type=int, metavar="N", help="its CPU cores and threads (default: 1)"
     )
 
-    purpose = "train the grid's best configuration from scratch"
+    purpose = "train one configuration from scratch: the profile's, or else the grid's best"
     add("train", train, purpose, [*every, tensorboard_option()])
     command = add("evaluate", evaluate, "score the trained model on the test split", every)
     command.add_argument(

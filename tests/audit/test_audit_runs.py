@@ -262,6 +262,17 @@ def test_what_there_is_to_make_has_names_the_telling_ones_first(audit):
     assert audit.grid_runs["grid-longer-seed-2"] == ("longer", 2)
 
 
+def test_the_seeds_after_the_first_train_a_grids_corners(start, monkeypatch):
+    space = SearchSpace((4e-3, 2e-3), (1, 2, 3), (2, 4), (16,))
+    monkeypatch.setitem(PROFILES, "quick", replace(TINY, revised_grid=space))
+    audit = start("corners")
+    points = {seed: [t.point for t in audit.grid_trials("revised", seed)] for seed in (1, 2)}
+    assert points[1] == list(space.points())
+    assert points[2] == [point for point in points[1] if point["n_layer"] != 2]
+    longer = [t.point for t in audit.grid_trials("longer", 2)]
+    assert longer == [{"learning_rate": 4e-3, "n_layer": 3, "n_head": 4, "n_embd": 16}]
+
+
 def test_honest_runs_are_the_papers_best_shape_with_nothing_wrong(audit):
     for seed, run in zip((1, 2), audit.honest_runs.values(), strict=True):
         assert run.name == f"honest-seed-{seed}"
