@@ -158,7 +158,7 @@ PROFILES = {
     ),
     "small": Profile(
         name="small",
-        # After one pass over wikitext-2-v1 (on a CPU, in float32) the paper's best shape is at 1.864
+        # After one pass over wikitext-2-v1 (a CPU, in float32) the paper's best shape is at 1.864
         # bits per byte of validation text; with windows of 256 at 1.906, with a vocabulary of 2,048
         # at 1.922 and 1.978.
         data=DataConfig(vocab_size=4096, block_size=128),
