@@ -99,10 +99,10 @@ def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame | None =
     last = steps.step.iloc[-1]
     if published is not None:
         scale = last / published.step.iloc[-1]
-        ax.plot(scale * published.step, published.lr, color="black", linestyle=":")
-        middle = published.iloc[len(published) // 2]
-        text = f"the paper's {published.step.iloc[-1]:,.0f} steps,\nto the same width"
-        ax.annotate(text, (scale * middle.step, middle.lr), (8, 0), textcoords="offset points")
+        label = f"the paper's {published.step.iloc[-1]:,.0f} steps,\nto the same width"
+        ax.plot(scale * published.step, published.lr, color="black", linestyle=":", label=label)
+        # Where a schedule has come down, below the words about its peak.
+        ax.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
     peak = steps.loc[steps.lr.idxmax()]
     text = f"peak {peak.lr:.4g} at step {peak.step:,.0f}"
     ax.annotate(text, (peak.step, peak.lr), (0, 6), textcoords="offset points")
