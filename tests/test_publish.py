@@ -54,6 +54,7 @@ def trained(tmp_path_factory) -> Path:
         )
         (folder / "data" / f"wiki.{split}.raw").write_text(text, encoding="utf-8")
     out = folder / "out"
+    tiny_experiment(out).search()
     tiny_experiment(out).test_score()
     (out / "figures").mkdir()
     (out / "figures" / "01_x.png").write_bytes(b"picture")
