@@ -67,8 +67,7 @@ def estimate(trainers: dict[str, Trainer], seconds: Callable[[float], float]) ->
     """A row a run: steps, millions of tokens, minutes, and megabytes of checkpoints.
 
     Validation is a forward pass, a third of a step's operations for as many tokens. It is in
-    float32, and so takes about as long as a step in half precision (a text is scored at 10,700
-    tokens/s by a thread of an AMD EPYC with bfloat16, which trains 10,200).
+    float32, and so taken to last as long as a step in half precision.
     """
     rows = {}
     for name, trainer in trainers.items():
