@@ -76,7 +76,7 @@ gpu:  ## check a GPU that this never ran on: correct, how fast, by which paths? 
 	PYTHONPATH='$(CURDIR)':"$$PYTHONPATH" $(PYTHON) tests/benchmarks/check_gpu.py
 
 site: $(INSTALLED)  ## make the static site in build/site: notebooks, figures, attention explorer
-	HF_HUB_OFFLINE=1 $(BIN)/llmlite site
+	HF_HUB_OFFLINE=1 $(BIN)/python figures/site/build.py
 
 lint: $(INSTALLED)  ## ruff check and ruff format --check
 	$(BIN)/ruff check .

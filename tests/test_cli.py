@@ -24,7 +24,7 @@ COMMANDS = (
     "run",
     "reproduce",
 )
-OTHERS = ("export", "import", "render", "runs", "site")
+OTHERS = ("export", "import", "render", "runs")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from llmlite.cli import models, notebooks, plan, site, text, training
+from llmlite.cli import models, notebooks, plan, text, training
 from llmlite.cli.options import profile_defaults
 from llmlite.errors import LLMLiteError
 
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for part in (training, plan, text, models, notebooks, site):
+    for part in (training, plan, text, models, notebooks):
         part.add_commands(add)
     return parser
 
