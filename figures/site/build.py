@@ -93,10 +93,9 @@ class Site:
             self.write("article", self.pages[source], title=opening(text)[0], body=body)
         self.write("attention", "attention.html", title="Attention explorer", data=attention_data())
         chapters = [self.chapter(path) for path in self.notebooks]
-        for before, chapter, after in zip(
-            [None, *chapters], chapters, [*chapters[1:], None], strict=False
-        ):
-            self.write("article", before=before, after=after, **chapter)
+        around = [None, *chapters, None]
+        for i, chapter in enumerate(chapters):
+            self.write("article", before=around[i], after=around[i + 2], **chapter)
         readme = read(README)
         title, introduction = opening(readme)
         self.write(
@@ -132,7 +131,7 @@ class Site:
         }
 
     def html(self, text: str, source: str) -> str:
-        """Markdown as HTML."""
+        """Markdown of the clone's file `source` as HTML."""
         return self.tidy(markdown2html(text), source)
 
     def tidy(self, html: str, source: str) -> str:
@@ -185,10 +184,10 @@ def read(name: str) -> str:
 
 
 def opening(text: str) -> tuple[str, str]:
-    """(title, first paragraph) of a page, badges left out."""
+    """(title, first paragraph) of a page, badges left out; "…" where a list ends its sentence."""
     title, *paragraphs = text.strip().split("\n\n")
     first = next(paragraph for paragraph in paragraphs if not paragraph.startswith("!["))
-    return title.removeprefix("# "), first if first.endswith((".", "**")) else f"{first} …"
+    return title.removeprefix("# "), f"{first} …" if first[-1].isalnum() else first
 
 
 def captions(gallery: str) -> dict[str, str]:
@@ -223,6 +222,7 @@ def describe_pictures(notebook: nbformat.NotebookNode, captions: dict[str, str])
 
 
 def fold(soup: BeautifulSoup, cell: Tag) -> None:
+    """Hide a notebook's parameters and its long code until somebody asks for them."""
     code = cell.find(class_="input")
     lines = code.get_text().strip().count("\n") + 1
     if lines >= FOLDED or "celltag_parameters" in cell["class"]:
