@@ -11,8 +11,7 @@ from statistics import median
 
 import pandas as pd
 
-from llmlite.engine import WARM_UP, WORTH_COMPILING
-from llmlite.floors import parameters, step_operations
+from llmlite.engine import WARM_UP, WORTH_COMPILING, parameters, step_operations
 from llmlite.train import CHECKPOINT_SECONDS, Trainer
 
 SETTLE, STEPS = WARM_UP + 2, 10  # steps that are not counted, and that the median is taken of

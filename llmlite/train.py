@@ -29,14 +29,12 @@ from llmlite.checkpoint import (
     save_weights,
 )
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.engine import Engine, FastPaths
+from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate, step_operations
 from llmlite.errors import CheckpointError, DivergedError, MissingRunError, OutOfMemoryError
 from llmlite.files import hold, write_json
-from llmlite.floors import step_operations
 from llmlite.guard import leak_floor, loss_by_position, warn_if_implausible
 from llmlite.metrics import perplexity, total_loss, windows_at_once
 from llmlite.model import GPT
-from llmlite.optim import autocast_dtype, learning_rate
 from llmlite.parallel import world
 from llmlite.progress import tqdm
 from llmlite.steplog import StepLog

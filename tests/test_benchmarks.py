@@ -8,12 +8,14 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from benchmarks.floors import Floor, Peak, floor, step_bytes
 from conftest import REPOSITORY
 
 from llmlite.config import ModelConfig
-from llmlite.floors import Peak, floor
+from llmlite.engine import step_operations
 
 pytestmark = pytest.mark.slow
+SHAPE = ModelConfig(vocab_size=10, block_size=3, n_layer=1, n_head=2, n_embd=4, dropout=0.0)
 
 
 def test_the_tokenizers_benchmark_measures_compares_and_records(tmp_path):
@@ -154,3 +156,22 @@ def test_the_check_of_a_gpu_runs_through_on_a_cpu_and_recommends_what_it_measure
         assert row["tokens_per_s"] == pytest.approx(16 * 4 / row["step_s"])
     assert peers["ours"]["times_ours"] == 1
     assert len(peers) == 3
+
+
+def test_bytes_by_hand_for_a_tiny_model():
+    state = 4 * (10 * 4 + 3 * 4 + 12 * 16 + 13 * 4 + 8) * 4  # four numbers a parameter, float32
+    kept = 3 * (10 + 1) * 4  # values for 3 tokens: ten widths a layer, one before the last norm
+    assert step_bytes(SHAPE, 1, 2) == 2 * (state + kept * 2)
+    assert step_bytes(SHAPE, 5, 4) == 2 * (state + 5 * kept * 4)
+
+
+def test_the_floor_is_the_larger_of_two_times():
+    rates = Peak(operations=1e12, bytes=1e9, source="measured")
+    found = floor(ModelConfig(), 2, torch.bfloat16, rates)
+    assert found.operations == step_operations(ModelConfig(), 2)
+    assert found.bytes == step_bytes(ModelConfig(), 2, 2)
+    assert found.seconds_by_operations == pytest.approx(found.operations / 1e12)
+    assert found.seconds_by_bytes == pytest.approx(found.bytes / 1e9)
+    assert floor(ModelConfig(), 2, torch.float32, rates).bytes > found.bytes
+    assert (Floor(1, 1, 2.0, 3.0).seconds, Floor(1, 1, 2.0, 3.0).binds) == (3.0, "bytes")
+    assert (Floor(1, 1, 5.0, 3.0).seconds, Floor(1, 1, 5.0, 3.0).binds) == (5.0, "operations")

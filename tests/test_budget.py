@@ -11,8 +11,8 @@ from llmlite.audit import Audit
 from llmlite.benchmarks import benchmark
 from llmlite.budget import announce, estimate, measured, size, step_seconds
 from llmlite.config import ModelConfig, TrainConfig
+from llmlite.engine import parameters, step_operations
 from llmlite.experiment import Experiment
-from llmlite.floors import parameters, step_operations
 from llmlite.model import GPT
 from llmlite.plan import chosen, plan
 from llmlite.train import Trainer
@@ -84,7 +84,7 @@ def test_half_precision_is_validated_at_float32s_pace(tmp_path):
 def test_profile_small_is_a_night_of_two_cores(wikitext, tmp_path, monkeypatch):
     """By the step that `make bench-train` has measured on one thread of a processor with bfloat16,
     its operations held for what a step takes, in two processes side by side."""
-    monkeypatch.setattr("llmlite.optim._cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     case = benchmark("train-cpu")["cases"]["128-bfloat16-1"]
     operations = step_operations(ModelConfig(**case["shape"]), case["batch"])
     step = operations, case["contestants"]["llmlite"]["step_s"]

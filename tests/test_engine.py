@@ -1,17 +1,27 @@
+"""A step against PyTorch alone, by every path; its operations by hand and by PyTorch's counter."""
+
 import copy
 import itertools
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from llmlite import engine
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.engine import Engine
+from llmlite.engine import (
+    OPTIMISER_OPERATIONS,
+    Engine,
+    parameter_groups,
+    parameters,
+    step_operations,
+)
 from llmlite.model import GPT
-from llmlite.optim import parameter_groups
 from llmlite.parallel import ALONE
 
 MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=3, n_head=2, n_embd=16, dropout=0.0)
@@ -177,6 +187,50 @@ def test_a_gradient_that_overflowed_has_no_norm_either_way():
 def test_where_nothing_is_scaled_the_norm_is_the_same(dtype):
     scaled, unscaled = scaled_and_not(5, dtype)
     assert_only_norms_differ(scaled, unscaled, [1.0] * 5)
+
+
+# -- operations ----------------------------------------------------------------------------------
+
+TINY = ModelConfig(vocab_size=10, block_size=3, n_layer=1, n_head=2, n_embd=4, dropout=0.0)
+SHAPES = [
+    TINY,
+    ModelConfig(vocab_size=61, block_size=12, n_layer=2, n_head=4, n_embd=16, dropout=0.0),
+    ModelConfig(vocab_size=100, block_size=7, n_layer=3, n_head=1, n_embd=8, dropout=0.0),
+]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, ModelConfig()])
+def test_the_parameters_are_those_of_the_model(shape):
+    assert parameters(shape) == GPT(shape).n_parameters()
+
+
+def test_operations_by_hand_for_a_tiny_model():
+    # One window of 3 tokens, width 4. In the layer: (3, 4) @ (4, 12), (3, 4) @ (4, 4),
+    # (3, 4) @ (4, 16), (3, 16) @ (16, 4); then the head, (3, 4) @ (4, 10).
+    products = 2 * 3 * (4 * 12 + 4 * 4 + 4 * 16 + 16 * 4 + 4 * 10)
+    # 6 of the 9 pairs of query and key are not in the future; each costs 4 products and 4 sums
+    # over both heads for its score, and as many for its share of the values.
+    attention = 6 * (8 + 8)
+    optimiser = OPTIMISER_OPERATIONS * (10 * 4 + 3 * 4 + 12 * 16 + 13 * 4 + 8)
+    assert step_operations(TINY, 1) == 3 * (products + attention) + optimiser
+    twice = 2 * 3 * (products + attention) + optimiser
+    assert step_operations(TINY, 2) == twice, "the optimiser's work does not grow with the batch"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("windows", [1, 5])
+def test_operations_are_what_pytorch_counts_in_our_model(shape, windows, make_ids):
+    model = GPT(shape)
+    ids = make_ids(windows, shape.block_size + 1, vocab_size=shape.vocab_size)
+    counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        model(ids[:, :-1], ids[:, 1:]).loss.backward()
+    # Attention written out is counted, and computed, for all pairs, those in the future too.
+    counted = counter.get_total_flops() + OPTIMISER_OPERATIONS * parameters(shape)
+    assert counted == step_operations(replace(shape, causal=False), windows)
+    future = shape.block_size * (shape.block_size - 1) / 2
+    left_out = 3 * windows * shape.n_layer * future * 4 * shape.n_embd
+    assert counted - left_out == step_operations(shape, windows)
 
 
 # -- CUDA -----------------------------------------------------------------------------------------

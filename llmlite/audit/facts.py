@@ -12,7 +12,7 @@ import pandas as pd
 from llmlite import paper
 from llmlite.audit.scheduler import scheduler_warns
 from llmlite.config import TrainConfig
-from llmlite.optim import learning_rate
+from llmlite.engine import learning_rate
 
 EPOCH_STEPS = paper.TOTAL_STEPS // paper.SEARCH_EPOCHS
 FITS, FAILS, SILENT = "fits", "does not", "–"

@@ -4,7 +4,7 @@ make bench-train
 
 Each contestant lives in a process of its own (see train_worker.py), so that its peak memory is its
 own. They take turns: while one works, the others wait. Beside each stands how far it is above the
-floors of llmlite/floors.py; the record also says how far the fast paths' losses are from the plain
+floors of floors.py; the record also says how far the fast paths' losses are from the plain
 ones' over 100 steps.
 """
 
@@ -21,12 +21,12 @@ from unittest import mock
 
 import torch
 from common import alternate, arguments, record, table
+from floors import floor, peak
 from train_worker import CONTESTANTS, Case
 
 from llmlite import engine
 from llmlite.checkpoint import read_steps
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.floors import floor, peak
 from llmlite.train import Trainer
 
 OURS, *PEERS, PROCESSES = CONTESTANTS

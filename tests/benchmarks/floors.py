@@ -14,11 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from llmlite.config import ModelConfig
+from llmlite.engine import parameters, step_operations
 
-# On one parameter: the gradient's norm takes 2 operations and clipping 1; AdamW takes 3 for the
-# first moment, 4 for the second, 1 for the decay, 3 for root, epsilon and bias correction, 3 for
-# the update.
-OPTIMISER_OPERATIONS = 17
 STATE_BYTES = 4  # weights, gradients and both moments are float32, whatever the products are in
 
 
@@ -76,29 +73,6 @@ def floor(model: ModelConfig, windows: int, dtype: torch.dtype, peak: Peak) -> F
     operations = step_operations(model, windows)
     traffic = step_bytes(model, windows, dtype.itemsize)
     return Floor(operations, traffic, operations / peak.operations, traffic / peak.bytes)
-
-
-def parameters(model: ModelConfig) -> int:
-    """Trainable numbers of a GPT of this shape, the tied embedding once."""
-    width = model.n_embd
-    block = 12 * width**2 + 13 * width  # four matrices with biases, two norms
-    embeddings = (model.vocab_size + model.block_size) * width
-    return embeddings + model.n_layer * block + 2 * width
-
-
-def step_operations(model: ModelConfig, windows: int) -> float:
-    """Floating-point operations of forward, backward and AdamW on `windows` full windows.
-
-    A product of (m, k) and (k, n) is 2·m·k·n. Each product of the forward pass has two in the
-    backward pass, one for each of its factors. A causal query meets the keys up to its own
-    position only, which is half of them and half a key more.
-    """
-    time_, width = model.block_size, model.n_embd
-    weights = model.n_layer * 12 * width**2 + model.vocab_size * width  # in products, not look-ups
-    pairs = time_ * (time_ + 1) / 2 if model.causal else time_**2  # of a query and a key
-    attention = 2 * 2 * pairs * width * model.n_layer  # scores, and the weighted sum of values
-    forward = windows * (2 * time_ * weights + attention)
-    return 3 * forward + OPTIMISER_OPERATIONS * parameters(model)
 
 
 def step_bytes(model: ModelConfig, windows: int, bytes_per_value: int) -> float:
