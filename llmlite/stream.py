@@ -36,13 +36,13 @@ from llmlite.data import (
 from llmlite.errors import DataError
 from llmlite.files import hold, replacing, write_json
 from llmlite.progress import tqdm
-from llmlite.tokenizer.split import GPT2_SPLIT_PATTERN
+from llmlite.tokenizer import GPT2_SPLIT_PATTERN
 
 BATCH = 1 << 22  # characters that are encoded at once; a longer article is encoded in parts
 ROWS = 1000  # rows that are taken from `datasets` at once
 
 _heading = re.compile(HEADING).fullmatch
-# The longest beginning after which a text can be cut and keeps its words (tokenizer/pieces.py).
+# The longest beginning after which a text can be cut and keeps its words (tokenizer/words.py).
 _whole_words = re.compile(r".*\S(?=[ \n])", re.DOTALL).match
 
 

@@ -112,9 +112,9 @@ def tiny_model(tiny_config, make_model) -> GPT:
 @pytest.fixture
 def gpt2(tiny_model):
     """transformers' GPT2LMHeadModel with the weights of tiny_model."""
-    from benchmarks.gpt2 import as_gpt2  # transformers takes seconds to import
+    from llmlite.hub import to_gpt2  # transformers takes seconds to import
 
-    return as_gpt2(tiny_model, attn_implementation="eager")  # the one that returns its weights
+    return to_gpt2(tiny_model, attn_implementation="eager")  # the one that returns its weights
 
 
 @pytest.fixture

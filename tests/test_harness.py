@@ -146,16 +146,17 @@ def test_the_windows_are_the_harnesss(size, monkeypatch):
 @pytest.fixture
 def their_score(model, tokenizer, tmp_path):
     """their_score(page): (log likelihood, what the task `wikitext` makes of it)."""
-    from benchmarks.gpt2 import as_gpt2
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedTokenizerFast
 
+    from llmlite.hub import to_gpt2
+
     path = tmp_path / "tokenizer.json"
-    tokenizer.save_tokenizer_json(path)
+    tokenizer.to_tokenizers().save(str(path))
     their_tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token=END_OF_TEXT)
     their_model = HFLM(
-        pretrained=as_gpt2(model),
+        pretrained=to_gpt2(model),
         tokenizer=their_tokenizer,
         max_length=model.config.block_size,
         device="cpu",

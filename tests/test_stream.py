@@ -128,7 +128,7 @@ def test_a_long_article_comes_in_parts_with_the_tokens_of_the_whole(text, longes
         articles[-1].append(part)
     assert ["".join(parts) for parts in articles] == [a.text for a in split_articles(text)]
     for parts in articles:
-        ids = [i for part in tokenizer.encode_batch(parts) for i in part]
+        ids = [i for part in tokenizer.encode_batch_to_arrays(parts) for i in part]
         assert ids == tokenizer.encode("".join(parts))
 
 

@@ -2,7 +2,6 @@
 
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,22 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlite.errors import TokenizerError
-from llmlite.tokenizer import pieces as pieces_module
 from llmlite.tokenizer import words as words_module
-from llmlite.tokenizer.pieces import batches, read
-from llmlite.tokenizer.split import (
+from llmlite.tokenizer.words import (
     GPT2_SPLIT_PATTERN,
     LETTER,
     NUMBER,
     OTHER,
     SPACE,
     Splitter,
+    Words,
     _kind_of_code,
     _ranges,
+    batches,
     cut,
+    distinct,
     gpt2_pattern,
+    ragged,
+    tally,
 )
-from llmlite.tokenizer.words import Words, distinct, ragged, tally
 
 # Letters of the contractions, blanks of all sorts, signs of one to three bytes, a separator that
 # Python takes for white space and Unicode does not.
@@ -182,13 +183,6 @@ def test_a_lone_surrogate_is_refused_by_its_code(pattern, one_sentence):
     one_sentence(error)
 
 
-@pytest.mark.parametrize("pattern", ["(", "a\n[", None, 3])
-def test_an_invalid_pattern_is_refused_in_one_sentence(pattern, one_sentence):
-    with pytest.raises(TokenizerError, match="split pattern") as error:
-        Splitter(pattern)
-    assert repr(pattern) in one_sentence(error)
-
-
 # -- the table of Unicode -------------------------------------------------------------------------
 
 
@@ -222,18 +216,12 @@ def test_the_table_agrees_with_this_python_on_what_both_know():
         assert table[code] == expected, hex(code)
 
 
-def test_the_ranges_are_in_order_and_do_not_overlap():
-    flat = [code for first, last, _ in _ranges() for code in (first, last)]
-    assert flat == sorted(flat)
-    assert all(a[1] < b[0] for a, b in zip(_ranges(), _ranges()[1:], strict=False))
-
-
 # -- pieces of long texts -------------------------------------------------------------------------
 
 
 def batches_of(size: int, texts: list[str], can_cut: bool = True):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(pieces_module, "BATCH", size)
+        monkeypatch.setattr(words_module, "BATCH", size)
         return list(batches(texts, can_cut))
 
 
@@ -265,93 +253,6 @@ def test_a_text_is_not_cut_where_there_is_no_safe_place():
 def test_texts_that_must_not_be_cut_stay_whole():
     pieces = batches_of(3, ["One two. Three.", "Four"], can_cut=False)
     assert pieces == [(["One two. Three."], [0]), (["Four"], [1])]
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3, 7])
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "a",
-        "日本 語 🙂 é\n\n x's 'tis  \r\n",
-        "no-blank-at-all-日本語",
-        "   \n  leading",
-        "trailing  \n\n",
-        "\ufeffwith a mark",
-    ],
-)
-def test_a_file_read_in_pieces_has_the_text_and_words_of_the_whole(
-    tmp_path, monkeypatch, text, batch
-):
-    path = tmp_path / "text.txt"
-    path.write_bytes(text.encode())
-    monkeypatch.setattr(pieces_module, "BATCH", batch)
-    pieces = list(read(path, can_cut=True))
-    assert "".join(pieces) == text
-    assert [w for piece in cut_each(pieces) for w in piece] == gpt2_pattern().findall(text)
-    assert list(read(path, can_cut=False)) == ([text] if text else [])
-
-
-@settings(deadline=None, max_examples=100)
-@given(text=texts_of_alphabet, batch=st.integers(1, 9))
-def test_any_file_read_in_pieces_has_the_words_of_the_whole(tmp_path_factory, text, batch):
-    path = tmp_path_factory.getbasetemp() / "any text.txt"
-    path.write_bytes(text.encode())
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(pieces_module, "BATCH", batch)
-        pieces = list(read(path, can_cut=True))
-    assert "".join(pieces) == text
-    assert [w for piece in cut_each(pieces) for w in piece] == gpt2_pattern().findall(text)
-
-
-@pytest.mark.parametrize(
-    ("data", "at", "byte"),
-    [
-        (b"\xff", 0, "ff"),
-        (b"ab \xe9t\xe9", 3, "e9"),
-        ("日本 ".encode() * 5 + b"\x80", 35, "80"),
-        (b"ab c\xc3", 4, "c3"),  # the file ends within a character
-        (b"ab c\xf0\x9f\x99", 4, "f0"),
-        (b"abc\xe6\x97 abc", 3, "e6"),  # a character is cut short, over the end of a chunk
-    ],
-)
-@pytest.mark.parametrize("batch", [3, 1 << 20])
-def test_a_file_that_is_not_utf8_is_named_with_the_place(
-    tmp_path, monkeypatch, one_sentence, data, at, byte, batch
-):
-    path = tmp_path / "latin1.txt"
-    path.write_bytes(data)
-    monkeypatch.setattr(pieces_module, "BATCH", batch)
-    with pytest.raises(TokenizerError, match=f"byte {at} is 0x{byte}") as error:
-        list(read(path, can_cut=True))
-    assert str(path) in one_sentence(error)
-
-
-parts_of_utf8 = st.sampled_from([b"a", b" ", b"\xc3", b"\xa9", b"\xe6\x97", b"\xf0\x9f", b"\xff"])
-
-
-@settings(deadline=None, max_examples=200)
-@given(parts=st.lists(parts_of_utf8, max_size=12), batch=st.integers(1, 5))
-def test_the_place_of_a_wrong_byte_is_the_one_that_python_finds(tmp_path_factory, parts, batch):
-    data = b"".join(parts)
-    path = tmp_path_factory.getbasetemp() / "any bytes.txt"
-    path.write_bytes(data)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(pieces_module, "BATCH", batch)
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            with pytest.raises(TokenizerError, match=f"byte {error.start} is"):
-                list(read(path, can_cut=True))
-        else:
-            assert "".join(read(path, can_cut=True)) == text
-
-
-def test_a_missing_file_and_a_folder_are_named(tmp_path, one_sentence):
-    for path in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(TokenizerError, match="cannot be read") as error:
-            list(read(Path(path), can_cut=True))
-        assert str(path) in one_sentence(error)
 
 
 # -- equal words ----------------------------------------------------------------------------------

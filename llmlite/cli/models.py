@@ -18,7 +18,7 @@ def add_commands(add: Callable) -> None:
         "--to",
         required=True,
         metavar="DIR",
-        help="a new or empty folder, or that of an earlier export, which is replaced",
+        help="a new or empty folder",
     )
     command = add("import", bring_in, "make a model of transformers (GPT-2) one of llmlite", [])
     command.description = (
@@ -32,21 +32,21 @@ def add_commands(add: Callable) -> None:
         "--to",
         required=True,
         metavar="FOLDER",
-        help="a new or empty folder, or that of an earlier import, which is replaced",
+        help="a new or empty folder",
     )
 
 
 def export(arguments) -> None:
-    from llmlite.huggingface import check_export_target, export_folder
+    from llmlite.hub import check_target, export_folder
 
-    check_export_target(arguments.to)  # before a model is trained for it
+    check_target(arguments.to)  # before a model is trained for it
     source = model_of(arguments)
     export_folder(source.model, source.tokenizer, arguments.to, str(source))
     print(f"For transformers: {arguments.to} (its README.md says how)")
 
 
 def bring_in(arguments) -> None:
-    from llmlite.huggingface import import_folder
+    from llmlite.hub import import_folder
 
     pretrained = import_folder(arguments.folder, arguments.to)
     print(

@@ -36,7 +36,7 @@ class Pretrained:
 
     def __str__(self) -> str:
         made = self.record
-        if "imported_from" in made:  # by huggingface.py, which knows no more
+        if "imported_from" in made:  # by hub.py, which knows no more
             return f"the model imported from {made['imported_from']}"
         name = "that comes with llmlite" if self.folder == FOLDER else f"in {self.folder}"
         return (

@@ -8,7 +8,6 @@ import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +16,26 @@ from llmlite.config import fingerprint
 from llmlite.errors import TokenizerError
 from llmlite.files import replacing
 from llmlite.progress import tqdm
-from llmlite.tokenizer import interchange
-from llmlite.tokenizer.decode import NOT_IDS, Decoder
+from llmlite.tokenizer.export import as_tiktoken, as_tokenizers
 from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
-from llmlite.tokenizer.merge import Merger, merge_word
-from llmlite.tokenizer.pieces import batches, read
-from llmlite.tokenizer.split import GPT2_SPLIT_PATTERN, Splitter, utf8
-from llmlite.tokenizer.words import PADDING, Words, distinct, ragged, tally
+from llmlite.tokenizer.merge import NOT_IDS, Decoder, Merger, merge_word
+from llmlite.tokenizer.words import (
+    GPT2_SPLIT_PATTERN,
+    PADDING,
+    Splitter,
+    Words,
+    as_bytes,
+    batches,
+    distinct,
+    ragged,
+    tally,
+)
 
 END_OF_TEXT = "<|endoftext|>"
 FORMAT = "llmlite-bpe-1"
 SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
 CACHE = 1 << 16  # words whose ids are kept from one short text to the next
 CHUNK = 1 << 15  # tokens that are decoded at once: their arrays stay in the processor's cache
-
-Text = str | Path | Iterable[str | Path]
 
 
 class BPETokenizer:
@@ -80,7 +84,7 @@ class BPETokenizer:
     @classmethod
     def train(
         cls,
-        text: Text,
+        text: str | Iterable[str],
         vocab_size: int,
         pattern: str = GPT2_SPLIT_PATTERN,
         min_frequency: int = 1,
@@ -88,11 +92,11 @@ class BPETokenizer:
     ) -> "BPETokenizer":
         """Learn `vocab_size - 257` merges from `text`.
 
-        `text` is a string, a Path (a file of UTF-8, read in pieces), or an iterable of these, each
-        a text of its own. The most frequent pair is merged first; among equals the one with the
-        smaller ids, so the result depends on the text alone. With a `min_frequency` above 1 the
-        vocabulary may end smaller: pairs that occur less often are not merged. Raises
-        TokenizerError if the text is empty, too small or not Unicode.
+        `text` is a string or an iterable of texts, which need not fit into memory together. The
+        most frequent pair is merged first; among equals the one with the smaller ids, so the result
+        depends on the text alone. With a `min_frequency` above 1 the vocabulary may end smaller:
+        pairs that occur less often are not merged. Raises TokenizerError if the text is empty, too
+        small or not Unicode.
         """
         n_merges = vocab_size - 257
         if n_merges < 0:
@@ -100,20 +104,11 @@ class BPETokenizer:
                 f"A vocabulary of {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need 257."
             )
         splitter = Splitter(pattern)
-        sources = [text] if isinstance(text, str | Path) else text
-        with tqdm(
-            total=_size(sources) if progress else None,
-            desc="Count words",
-            unit="B",
-            unit_scale=True,
-            disable=not progress,
-        ) as bar:
-            parts = _words(splitter, _texts(splitter, sources), bar.update)
-            words, counts = tally(words for words, _, _ in parts)
+        texts = [text] if isinstance(text, str) else text
+        with _bar("Count words", progress) as bar:
+            words, counts = tally(words for words, _, _ in _words(splitter, texts, bar.update))
         if not len(words):
-            raise TokenizerError(
-                "There is no text to train on: it is empty; check where it is from."
-            )
+            raise TokenizerError("There is no text to train on; check where it is from.")
         with tqdm(total=n_merges, desc="Merges", unit="merge", disable=not progress) as bar:
             merges = learn_merges(words, counts, n_merges, min_frequency, bar.update)
         if len(merges) < n_merges and min_frequency <= 1:
@@ -125,15 +120,12 @@ class BPETokenizer:
 
     # -- encoding -----------------------------------------------------------------------------
 
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Token ids of `text`. <|endoftext|> in it is text like any other, unless it is allowed."""
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; <|endoftext|> in it is text like any other."""
         if not isinstance(text, str):
             raise TokenizerError(f"`encode` takes a string, not a {type(text).__name__}.")
-        if allow_special:
-            first, *others = self.encode_batch(text.split(END_OF_TEXT))
-            return first + [i for ids in others for i in (self.eot_id, *ids)]
-        if len(text) > SHORT:
-            return self._as_list(self.encode_to_array(text))
+        if len(text) > SHORT:  # each id is one Python object, however often it occurs
+            return self._integers.take(self.encode_to_array(text)).tolist()
         ids, cache = [], self._cache
         for word in self._splitter.find(text):
             found = cache.get(word)
@@ -146,17 +138,11 @@ class BPETokenizer:
 
     def _encode_word(self, word: str) -> list[int]:
         """Apply the merges to one word, the earliest learnt first."""
-        return merge_word(list(utf8(word).translate(ID_OF_BYTE)), self._merger.rank)
+        return merge_word(list(as_bytes(word).translate(ID_OF_BYTE)), self._merger.rank)
 
     def encode_to_array(self, text: str, progress: bool = False) -> np.ndarray:
         """`encode` as an array (tokens,) of the smallest unsigned type that holds every id."""
         return self._encode([text], progress)[0]
-
-    def encode_batch(self, texts: Iterable[str], progress: bool = False) -> list[list[int]]:
-        """`encode` for each text, together in one go."""
-        ids, ends = self._encode(texts, progress)
-        ids, bounds = self._as_list(ids), [0, *ends.tolist()]
-        return [ids[start:end] for start, end in pairwise(bounds)]
 
     def encode_batch_to_arrays(
         self, texts: Iterable[str], progress: bool = False
@@ -165,18 +151,10 @@ class BPETokenizer:
         ids, ends = self._encode(texts, progress)
         return np.split(ids, ends[:-1]) if len(ends) else []
 
-    def _as_list(self, ids: np.ndarray) -> list[int]:
-        """`ids.tolist()`, but each id is one Python object however often it occurs."""
-        return self._integers.take(ids).tolist()
-
-    @cached_property
-    def _integers(self) -> np.ndarray:
-        return np.array(range(self.vocab_size), dtype=object)
-
     def _encode(self, texts: Iterable[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all `texts`, and where those of each text end."""
         parts, numbers, words_in, text_of = [], [], [], []
-        with tqdm(desc="Encode", unit="B", unit_scale=True, disable=not progress) as bar:
+        with _bar("Encode", progress) as bar:
             for words, n_words, owners in _words(self._splitter, texts, bar.update):
                 words, number = distinct(words)
                 parts.append(Words.join([words]))  # a small buffer of its own
@@ -207,6 +185,10 @@ class BPETokenizer:
     def _merger(self) -> Merger:
         return Merger(self.merges)
 
+    @cached_property
+    def _integers(self) -> np.ndarray:
+        return np.array(range(self.vocab_size), dtype=object)
+
     # -- decoding -----------------------------------------------------------------------------
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -221,12 +203,14 @@ class BPETokenizer:
             ids = list(ids)
         if not isinstance(ids, list) and getattr(ids, "ndim", 0) == 0:
             raise TokenizerError(NOT_IDS)
-        utf8_decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        utf8 = codecs.getincrementaldecoder("utf-8")(
+            errors="replace"
+        )  # a chunk may cut a character
         parts = [
-            utf8_decoder.decode(self._decoder(ids[start : start + CHUNK]))
+            utf8.decode(self._decoder(ids[start : start + CHUNK]))
             for start in range(0, len(ids), CHUNK)
         ]
-        return "".join([*parts, utf8_decoder.decode(b"", final=True)])
+        return "".join([*parts, utf8.decode(b"", final=True)])
 
     @cached_property
     def _decoder(self) -> Decoder:
@@ -267,57 +251,18 @@ class BPETokenizer:
             )
         return cls(merges, pattern)
 
-    @classmethod
-    def from_gpt2(cls, vocab: str | Path, merges: str | Path) -> "BPETokenizer":
-        """Read GPT-2's form: `vocab.json` and `merges.txt`. The ids are those of the files."""
-        return cls(interchange.read_gpt2(vocab, merges, END_OF_TEXT))
-
-    @classmethod
-    def from_tokenizer_json(cls, path: str | Path) -> "BPETokenizer":
-        """Read what `save_tokenizer_json` wrote, or transformers, or GPT-2's own tokenizer.json."""
-        return cls(*interchange.read_tokenizer_json(path, END_OF_TEXT))
-
-    def save_tokenizer_json(self, path: str | Path) -> None:
-        """Write a `tokenizer.json`, which HF tokenizers and transformers load: the same ids."""
-        with replacing(path) as aside:
-            content = interchange.tokenizer_json(self.merges, self.pattern, END_OF_TEXT)
-            aside.write_text(content, encoding="utf-8")
-
     def to_tokenizers(self):
-        """The same tokenizer as a `tokenizers.Tokenizer`, for `PreTrainedTokenizerFast` as well."""
-        content = interchange.tokenizer_json(self.merges, self.pattern, END_OF_TEXT)
-        return interchange.imported("tokenizers").Tokenizer.from_str(content)
+        """As a `tokenizers.Tokenizer`, whose `save` writes a tokenizer.json for transformers."""
+        return as_tokenizers(self.merges, self.pattern, END_OF_TEXT)
 
     def to_tiktoken(self):
         """The same tokenizer as a `tiktoken.Encoding`."""
-        return interchange.imported("tiktoken").Encoding(
-            f"llmlite-{self.fingerprint}",
-            pat_str=self.pattern,
-            mergeable_ranks={token: i for i, token in enumerate(self.token_bytes[: self.eot_id])},
-            special_tokens={END_OF_TEXT: self.eot_id},
-            explicit_n_vocab=self.vocab_size,
-        )
+        name = f"llmlite-{self.fingerprint}"
+        return as_tiktoken(name, self.token_bytes, self.pattern, END_OF_TEXT)
 
 
-def _texts(splitter: Splitter, sources: Iterable[str | Path]) -> Iterator[str]:
-    for source in sources:
-        if isinstance(source, Path):
-            yield from read(source, splitter.is_gpt2)
-        else:
-            yield source
-
-
-def _size(sources: Iterable[str | Path]) -> int | None:
-    """Bytes of all sources, or None for an iterator, which can be gone through only once."""
-    if isinstance(sources, Iterator):
-        return None
-    size = 0
-    for source in sources:  # what is missing, or no text, is refused when its turn comes
-        if isinstance(source, str):
-            size += len(source.encode("utf-8", "surrogatepass"))
-        elif isinstance(source, Path) and source.exists():
-            size += source.stat().st_size
-    return size
+def _bar(what: str, progress: bool) -> tqdm:
+    return tqdm(desc=what, unit="B", unit_scale=True, disable=not progress)
 
 
 def _words(

@@ -1,16 +1,29 @@
-"""Many words as one array of bytes, and which of them are equal.
+"""Text cut into words, and many words as one array: which are equal, and how often each occurs.
 
-Knows nothing about text or tokens. A Python object for each of two million words is what costs the
-time in a tokenizer written in Python, so here a word is a slice of one buffer, and two words are
-equal if the 64-bit numbers that their bytes make are.
+Knows nothing about tokens. A Python object for each of two million words is what costs the time in
+a tokenizer written in Python, so a word is a slice of one buffer, words are cut by comparing arrays
+of characters, and two words are equal if the 64-bit numbers that their bytes make are.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+import regex
 
+from llmlite.errors import TokenizerError
+
+# GPT-2's (Radford et al., 2019): contractions, letters, numbers, other signs (each with the space
+# before it), then white space, of which the last goes with what follows.
+GPT2_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+OTHER, LETTER, NUMBER, SPACE, END = range(5)
+END_CODE = 0x110000  # stands before, between and after texts; no character has this code
 PADDING = 8  # zero bytes after the last word, so that 8 bytes can be read from any byte
+BATCH = 1 << 20  # characters that are cut into words at once: enough to hide a NumPy call's cost
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,6 @@ class Words:
     @classmethod
     def of(cls, data: bytes, lengths: np.ndarray) -> "Words":
         """Words that lie one behind the other in `data`."""
-        lengths = np.asarray(lengths, np.int64)
         padded = np.frombuffer(data + bytes(PADDING), np.uint8)
         return cls(padded, lengths.cumsum() - lengths, lengths)
 
@@ -47,6 +59,170 @@ def ragged(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.nd
     index = np.repeat(starts - ends + lengths, lengths)
     index += np.arange(len(index))
     return values.take(index)
+
+
+# -- which character is what ----------------------------------------------------------------------
+
+
+@cache
+def _ranges() -> list[tuple[int, int, int]]:
+    """(first, last, kind) of all letters, numbers and white space."""
+    # A table, and not what a library says: HF tokenizers and tiktoken have Unicode 16.0 compiled
+    # in, and newer versions have more letters, which would give a text other tokens.
+    kinds = {"letter": LETTER, "number": NUMBER, "space": SPACE}
+    text = Path(__file__).with_name("unicode-16.0.txt").read_text(encoding="utf-8")
+    found = re.findall(r"^([0-9A-F]+)\.\.([0-9A-F]+) (\w+)$", text, re.MULTILINE)
+    return [(int(first, 16), int(last, 16), kinds[kind]) for first, last, kind in found]
+
+
+@cache
+def _kind_of_code() -> np.ndarray:
+    """The kind of every code point and of END_CODE, uint8 (0x110001,)."""
+    kinds = np.full(END_CODE + 1, OTHER, np.uint8)
+    for first, last, kind in _ranges():
+        kinds[first : last + 1] = kind
+    kinds[END_CODE] = END
+    return kinds
+
+
+@cache
+def gpt2_pattern() -> re.Pattern:
+    r"""GPT2_SPLIT_PATTERN with its \p{L}, \p{N} and \s written out as the ranges of the table."""
+    letter, number, space = (
+        "".join(f"\\U{first:08X}-\\U{last:08X}" for first, last, of in _ranges() if of == kind)
+        for kind in (LETTER, NUMBER, SPACE)
+    )
+    return re.compile(
+        rf"'(?:[sdmt]|ll|ve|re)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+"
+        rf"|[{space}]+(?![^{space}])|[{space}]+"
+    )
+
+
+# -- text → words ---------------------------------------------------------------------------------
+
+
+class Splitter:
+    """Cuts text into words by a pattern: fast for GPT-2's, by the `regex` module for any other."""
+
+    def __init__(self, pattern: str):
+        self.is_gpt2 = pattern == GPT2_SPLIT_PATTERN
+        try:
+            self._pattern = gpt2_pattern() if self.is_gpt2 else regex.compile(pattern)
+        except (regex.error, TypeError) as error:
+            raise TokenizerError(f"The split pattern {pattern!r} is not valid: {error}.") from None
+
+    def find(self, text: str) -> list[str]:
+        """The words of `text`, one by one."""
+        if self.is_gpt2:
+            return self._pattern.findall(text)
+        # Whatever groups a pattern has, and even if it can match nothing.
+        return [match[0] for match in self._pattern.finditer(text) if match[0]]
+
+    def cut(self, texts: list[str]) -> tuple[Words, np.ndarray]:
+        """The words of all `texts` in their order, and how many each text has."""
+        if self.is_gpt2:
+            return cut(texts)
+        found = [[as_bytes(word) for word in self.find(text)] for text in texts]
+        words = [word for words in found for word in words]
+        lengths = np.array([len(word) for word in words], np.int64)
+        return Words.of(b"".join(words), lengths), np.array([len(words) for words in found])
+
+
+def cut(texts: list[str]) -> tuple[Words, np.ndarray]:
+    """The words of all `texts` by GPT2_SPLIT_PATTERN, and how many each text has.
+
+    Equal to `gpt2_pattern().findall` on each text. Raises TokenizerError for a lone surrogate.
+    """
+    mark = END_CODE.to_bytes(4, "little")
+    code = mark + b"".join(as_bytes(text, "utf-32-le") + mark for text in texts)
+    code = np.frombuffer(code, "<u4")
+    marks = np.cumsum([0] + [len(text) + 1 for text in texts])
+    kind = _kind_of_code().take(code)
+
+    # A word begins where the kind changes …
+    begins = np.empty(len(code), bool)
+    begins[0] = True
+    np.not_equal(kind[1:], kind[:-1], out=begins[1:])
+    # … but the last white space before something else stands apart, and a blank goes with it.
+    solid = begins & (kind < SPACE)
+    begins[:-1] |= solid[1:] & (kind[:-1] == SPACE)
+    begins[1:] &= ~(solid[1:] & (code[:-1] == ord(" ")))
+    _keep_contractions(code, kind, begins)
+    begins[marks] = True
+
+    width = (
+        (code > 0x7F).view(np.uint8) + (code > 0x7FF) + (code > 0xFFFF) + np.uint8(1)
+    )  # in UTF-8
+    width[marks] = 0
+    offset = np.cumsum(width, dtype=np.int64)
+    at = np.flatnonzero(begins)
+    own = width.take(at)
+    starts = offset.take(at) - own
+    real = own > 0  # a mark is no word
+    data = np.frombuffer("".join(texts).encode() + bytes(PADDING), np.uint8)
+    words = Words(data, starts[real], np.diff(starts, append=starts[-1])[real])
+    return words, np.diff(np.flatnonzero(~real)) - 1
+
+
+def _keep_contractions(code: np.ndarray, kind: np.ndarray, begins: np.ndarray) -> None:
+    """Put right what follows an apostrophe: 's, 'd, 'm, 't, 'll, 've and 're are words."""
+    # Only where the apostrophe begins a word: after a blank, or another sign, it goes with those.
+    at = np.flatnonzero(code == ord("'"))
+    at = at[(kind[at - 1] != OTHER) & (code[at - 1] != ord(" "))]
+    first, second = code[at + 1], code[np.minimum(at + 2, len(code) - 1)]
+    one = np.isin(first, [ord(letter) for letter in "sdmt"])
+    two = np.zeros(len(at), bool)
+    for letters in ("ll", "ve", "re"):
+        two |= (first == ord(letters[0])) & (second == ord(letters[1]))
+    begins[at[one | two] + 1] = False
+    begins[at[one] + 2] = True
+    begins[at[two] + 3] = True
+
+
+def as_bytes(text: str, encoding: str = "utf-8") -> bytes:
+    """`text` encoded; TokenizerError for a lone surrogate, which is not text."""
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"The text holds a lone surrogate (U+{ord(text[error.start]):04X}), which is not "
+            "Unicode text; decode your input with errors='replace' first."
+        ) from None
+
+
+# -- long texts in pieces -------------------------------------------------------------------------
+
+# GPT-2's pattern joins a blank or a line end to what stands before it only if that is white space
+# too. So between something else and a blank, a text can be cut and keeps its words. With another
+# pattern nothing is known of such places, and no text is cut.
+_SAFE = re.compile(r"\S(?=[ \n])")
+
+
+def batches(texts: Iterable[str], can_cut: bool) -> Iterator[tuple[list[str], list[int]]]:
+    """Yield lists of pieces of `texts`, together about BATCH characters, and each piece's text."""
+    pieces, numbers, filled = [], [], 0
+    if isinstance(texts, str):
+        raise TokenizerError("One text was given where several are expected; put it in a list.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TokenizerError(f"Text number {number} is a {type(text).__name__}, not a string.")
+        start, end = 0, -1
+        while end < len(text):  # once for an empty text too
+            near = max(start + BATCH - filled - 1, 0)
+            safe = _SAFE.search(text, near) if can_cut else None
+            end = safe.end() if safe else len(text)
+            pieces.append(text[start:end])
+            numbers.append(number)
+            filled += end - start
+            start = end
+            if filled >= BATCH:
+                yield pieces, numbers
+                pieces, numbers, filled = [], [], 0
+    if pieces:
+        yield pieces, numbers
+
+
+# -- equal words ----------------------------------------------------------------------------------
 
 
 def distinct(words: Words) -> tuple[Words, np.ndarray]:

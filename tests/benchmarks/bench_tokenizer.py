@@ -199,7 +199,7 @@ def exactness(ours: BPETokenizer, corpus, n_strings: int) -> dict[str, dict[str,
     print("\nExactness: texts whose ids, or whose text decoded again, differ")
     rows = {}
     for name, texts in tqdm(cases.items(), desc="Compare", unit="text set"):
-        batch = ours.encode_batch(texts)
+        batch = [ids.tolist() for ids in ours.encode_batch_to_arrays(texts)]
         alike = zip(
             texts, batch, hf.encode_batch(texts), tik.encode_ordinary_batch(texts), strict=True
         )

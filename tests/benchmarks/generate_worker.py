@@ -65,9 +65,9 @@ def contestant(name: str, model: GPT) -> Callable[[Tensor, int], Tensor]:
         return lambda ids, new: generate(model, ids, new, temperature=0, fast=name == OURS)
     if name != THEIRS:
         sys.exit(f"There is no contestant '{name}': choose from {', '.join(CONTESTANTS)}.")
-    from gpt2 import as_gpt2
+    from llmlite.hub import to_gpt2
 
-    gpt2 = as_gpt2(model)
+    gpt2 = to_gpt2(model)
 
     def run(ids: Tensor, new: int) -> Tensor:
         return gpt2.generate(

@@ -13,7 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from llmlite.tokenizer import BPETokenizer, pieces
+from llmlite.tokenizer import BYTE_ORDER, BPETokenizer
+from llmlite.tokenizer.export import BYTE_CHARACTERS
+from llmlite.tokenizer.words import batches
 
 
 def by_line(text: str) -> list[str]:
@@ -72,9 +74,7 @@ class HF(Ours):
         return tokenizer
 
     def merges(self, tokenizer):
-        from llmlite.tokenizer.interchange import _CHARACTERS, BYTE_ORDER
-
-        byte = dict(zip(_CHARACTERS, BYTE_ORDER, strict=True))
+        byte = dict(zip(BYTE_CHARACTERS, BYTE_ORDER, strict=True))
         merges = json.loads(tokenizer.to_str())["model"]["merges"]
         return [[bytes(byte[c] for c in token).hex() for token in pair] for pair in merges]
 
@@ -95,7 +95,7 @@ class Tiktoken(Ours):
 
 class TiktokenThreaded(Tiktoken):
     def encode(self, text):
-        parts = [part for group, _ in pieces.batches([text], can_cut=True) for part in group]
+        parts = [part for group, _ in batches([text], can_cut=True) for part in group]
         found = self.tokenizer.encode_ordinary_batch(parts, num_threads=os.cpu_count())
         return [i for ids in found for i in ids]
 

@@ -1,0 +1,168 @@
+"""To Hugging Face `transformers` and back, by its own classes: the same ids, the same logits.
+
+transformers is optional (the extra `hub`) and is imported where it is needed. A folder that others
+have made is data, never code: of it only JSON and safetensors are read.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from llmlite.checkpoint import environment, save_model
+from llmlite.config import ModelConfig
+from llmlite.errors import CheckpointError, LLMLiteError
+from llmlite.files import write_json
+from llmlite.model import GPT
+from llmlite.pretrained import MODEL, RECORD, TOKENIZER, Pretrained, load_pretrained
+from llmlite.tokenizer import END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
+from llmlite.tokenizer.export import imported
+
+# Our modules and configuration in GPT2LMHeadModel's words.
+BLOCK = {"norm1": "ln_1", "norm2": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_proj"}
+BLOCK |= {"attention.qkv": "attn.c_attn", "attention.proj": "attn.c_proj"}
+OUTSIDE = {"token_embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}
+SHAPE = {"block_size": "n_positions", "vocab_size": "vocab_size"}
+SHAPE |= {name: name for name in ("n_layer", "n_head", "n_embd")}
+DROPOUTS = "resid_pdrop", "embd_pdrop", "attn_pdrop"
+
+_README = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+{parameters:,} parameters in GPT-2's shape, exported by llmlite from {description}. Prompt and new
+tokens together are at most {block_size}. It continues text in the manner of its corpus.
+
+    from transformers import pipeline
+    print(pipeline("text-generation", "{name}")("The", max_new_tokens=10))
+"""
+
+
+def to_gpt2(model: GPT, **options):
+    """A copy of `model` as a GPT2LMHeadModel, for evaluation; `options` of its GPT2Config."""
+    hf, shape = imported("transformers"), model.config
+    if not shape.causal:
+        raise LLMLiteError("GPT-2 has a causal mask, this model has none; it cannot be exported.")
+    sizes = {theirs: getattr(shape, ours) for ours, theirs in SHAPE.items()}
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), shape.vocab_size - 1)
+    dropouts = dict.fromkeys(DROPOUTS, shape.dropout)
+    gpt2 = hf.GPT2LMHeadModel(hf.GPT2Config(**{**sizes, **ends, **dropouts, **options}))
+    weights = {_their_name(n): _turned(n, w) for n, w in model.state_dict().items()}
+    weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    gpt2.load_state_dict(weights)  # strict: nothing missing, nothing left over
+    return gpt2.eval().to(model.device)
+
+
+def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, description: str) -> None:
+    """Write a folder for transformers' Auto classes; `description`: where the model is from."""
+    check_target(to)
+    _check_vocabulary(model.config, tokenizer, "The model")
+    gpt2 = to_gpt2(model)
+    gpt2.generation_config.pad_token_id = tokenizer.eot_id  # else each generation warns
+    theirs = imported("transformers").PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.to_tokenizers(),
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        model_max_length=model.config.block_size,
+        clean_up_tokenization_spaces=False,  # older versions take blanks away
+    )
+    gpt2.save_pretrained(to)
+    theirs.save_pretrained(to)
+    about = {"parameters": model.n_parameters(), "block_size": model.config.block_size}
+    text = _README.format(**about, name=Path(to).absolute().name, description=description)
+    (Path(to) / "README.md").write_text(text, encoding="utf-8")
+
+
+def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
+    """Bring a GPT-2 that transformers has saved in `folder` into `to`, and load it from there.
+
+    Raises CheckpointError for one that would compute something else here.
+    """
+    folder, to = Path(folder), Path(to)
+    check_target(to)
+    try:
+        model, tokenizer = _model_in(folder), _tokenizer_in(folder / "tokenizer.json")
+    except LLMLiteError:
+        raise
+    except Exception as error:  # of whatever kind the libraries raise
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise CheckpointError(f"{folder} cannot be imported: {reason}.") from None
+    _check_vocabulary(model.config, tokenizer, f"The model in {folder}")
+    about = {"imported_from": str(folder), "tokenizer_fingerprint": tokenizer.fingerprint}
+    save_model(model, to / MODEL, **about)
+    tokenizer.save(to / TOKENIZER)
+    identity = {"model": asdict(model.config)}
+    about |= {"identity": identity, "parameters": model.n_parameters()}
+    write_json(to / RECORD, about | {"imported_in": environment("cpu")})
+    return load_pretrained(folder=to)
+
+
+def _model_in(folder: Path) -> GPT:
+    given = json.loads((folder / "config.json").read_text("utf-8"))
+    if given["model_type"] != "gpt2" or (folder / "adapter_config.json").exists():
+        raise ValueError("only a GPT-2 can be, and an adapter after merge_and_unload")
+    gpt2, info = imported("transformers").GPT2LMHeadModel.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    if any(info.values()):  # else transformers would make missing weights up
+        raise ValueError("its weights are not those that its config.json names")
+    if len({getattr(gpt2.config, name) for name in DROPOUTS}) > 1:
+        raise ValueError(f"{', '.join(DROPOUTS)} differ, and llmlite's GPT has one dropout")
+    shape = {ours: getattr(gpt2.config, theirs) for ours, theirs in SHAPE.items()}
+    model = GPT(ModelConfig(**shape, dropout=gpt2.config.resid_pdrop)).eval()
+    weights = gpt2.float().eval().state_dict()
+    model.load_state_dict({n: _turned(n, weights[_their_name(n)]) for n in model.state_dict()})
+    # Whatever else its config.json says, another activation or an lm_head of its own, shows here.
+    ids = torch.arange(shape["block_size"]).remainder(shape["vocab_size"]).unsqueeze(0)
+    with torch.inference_mode():
+        if not torch.allclose(model(ids).logits, gpt2(ids).logits, rtol=1e-4, atol=1e-4):
+            raise ValueError("llmlite's GPT would give other logits; its config.json is unusual")
+    return model
+
+
+def _tokenizer_in(path: Path) -> BPETokenizer:
+    theirs = imported("tokenizers").Tokenizer.from_file(str(path))
+    theirs.no_truncation()  # settings of the last call before it was saved
+    theirs.no_padding()
+    content = json.loads(theirs.to_str())
+    ids, steps = content["model"]["vocab"], content["pre_tokenizer"].get("pretokenizers")
+    pattern = steps[0]["pattern"]["Regex"] if steps else GPT2_SPLIT_PATTERN
+    pairs = [(ids[left], ids[right]) for left, right in content["model"]["merges"]]
+    ours = BPETokenizer(pairs, pattern)
+    expected = ours.to_tokenizers()
+    # A normalizer, a template, another split, a token more: whatever it is, it shows here.
+    text = f" It's  e\u0301 ﬁ 日本\n\n12{END_OF_TEXT}".join([*ids, ""])
+    same = expected.get_vocab() == theirs.get_vocab()
+    if not same or expected.encode(text).ids != theirs.encode(text).ids:
+        raise CheckpointError(f"{path} would have other ids with llmlite's tokenizer.")
+    return ours
+
+
+def check_target(folder: str | Path) -> None:
+    """LLMLiteError if `folder` holds files, except those that begin with a dot, such as .git."""
+    folder = Path(folder)
+    if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
+        raise LLMLiteError(f"{folder} holds files; name a new or empty folder.")
+
+
+def _check_vocabulary(shape: ModelConfig, tokenizer: BPETokenizer, who: str) -> None:
+    if shape.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{who} has a vocabulary of {shape.vocab_size}, its tokenizer one of "
+            f"{tokenizer.vocab_size}; use two that belong together."
+        )
+
+
+def _their_name(name: str) -> str:
+    *module, kind = name.split(".")
+    if module[0] == "blocks":
+        return f"transformer.h.{module[1]}.{BLOCK['.'.join(module[2:])]}.{kind}"
+    return f"transformer.{OUTSIDE[module[0]]}.{kind}"
+
+
+def _turned(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Their Conv1D keeps (in, out) where nn.Linear keeps (out, in). `name` is ours."""
+    return weight.T if name.startswith("blocks.") and weight.dim() == 2 else weight
