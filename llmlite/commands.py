@@ -6,8 +6,7 @@ Knows which settings the command line has an option for, and nothing about what 
 import shlex
 from pathlib import Path
 
-from llmlite.data import resolve_source
-from llmlite.flaws import mistakes
+from llmlite.data import mistakes, resolve_source
 from llmlite.search import AXES
 
 # What cli/options.py has an option for: fields of DataConfig; of TrainConfig, with the option.

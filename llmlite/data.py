@@ -1,50 +1,53 @@
-"""From a source of text to batches of token windows (§III.A and III.C).
+"""From a source of text to token ids on disk (§III.A and III.B).
 
-    load_corpus  →  Corpus (text of each split)  →  token_ids (cached)  →  windows.py
+    sources.py → Corpus, the text of each split → Dataset: tokenizer, token ids → windows.py
 
-Three sources stand behind `load_corpus`: the Hub, a folder of WikiText's files
-(`wiki.{train,valid,test}.{raw,tokens}`) and the bundled sample. All become the same `datasets`
-rows and then the same text, byte for byte. Knows nothing about models; a tokenizer is anything with
-`encode_batch_to_arrays`, `eot_id`, `dtype` and `fingerprint`.
+A text larger than memory is never held: it is read once for the tokenizer, which learns from its
+beginning, and once to be encoded, a few megabytes at a time. Knows nothing about models.
 """
 
 import hashlib
-import os
+import json
+import mmap
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from zipfile import BadZipFile
 
-import datasets
 import numpy as np
+import pandas as pd
 import torch
+from filelock import FileLock
+from torch import Tensor
 
 from llmlite.config import DataConfig, fingerprint
 from llmlite.errors import DataError
-from llmlite.files import replacing
+from llmlite.files import replacing, write_json
+from llmlite.parallel import world
+from llmlite.progress import tqdm
+from llmlite.sources import (  # noqa: F401, others import these names from here
+    BLANK_LINE,
+    DATA_VARIABLE,
+    HUB_REPOSITORY,
+    KNOWN_SHA256,
+    LEAST_BYTES,
+    SPLITS,
+    Source,
+    open_source,
+    resolve_source,
+    sample_folder,
+)
+from llmlite.tokenizer import GPT2_SPLIT_PATTERN, BPETokenizer
 
-HUB_REPOSITORY = "Salesforce/wikitext"
-DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder of WikiText files
-SPLITS = ("train", "valid", "test")
-HUB_SPLIT = {"train": "train", "valid": "validation", "test": "test"}
-BLANK_LINE = " \n"  # how WikiText's files write an empty line; the Hub's rows hold "" instead
-
-# SHA-256 of WikiText-2's files (Merity et al., 2016): tells a damaged copy from one's own text.
-KNOWN_SHA256 = {
-    "wiki.train.tokens": "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
-    "wiki.valid.tokens": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
-    "wiki.test.tokens": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
-    "wiki.valid.raw": "4cd0f6876d07a413aa911261ff6d363c72d757d47f0fdd6015702014c89cb9c7",
-    "wiki.test.raw": "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
-}
+BATCH = 1 << 22  # characters that are encoded at once; a longer article is encoded in parts
 
 # A top-level heading between two blank lines. Without that context, lines in the middle of an
 # article match as well: 629 instead of 600 in the training split.
-HEADING = r" = (?!= )(?P<title>.+) = \n"
-_ARTICLE_START = re.compile(rf"(?:(?<=\n)|\A) \n{HEADING}(?= \n)")
+_ARTICLE_START = re.compile(r"(?:(?<=\n)|\A) \n = (?!= )(?P<title>.+) = \n(?= \n)")
+# The longest beginning after which a text can be cut and keeps its words.
+_whole_words = re.compile(r".*\S(?=[ \n])", re.DOTALL).match
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Article:
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Corpus:
     """The text of the three splits, and what to call it."""
 
@@ -81,49 +90,65 @@ class Corpus:
     def fingerprint(self) -> str:
         return fingerprint([hashlib.sha256(self.splits[s].encode()).hexdigest() for s in SPLITS])
 
-    def articles(self, split: str) -> list["Article"]:
+    def articles(self, split: str) -> list[Article]:
         return split_articles(self.splits[split])
 
     def counts(self, split: str) -> Counts:
         return Counts.of(self.splits[split], len(self.articles(split)))
 
-
-@dataclass(frozen=True)
-class Article:
-    title: str
-    text: str
+    def strings(self, split: str) -> Iterator[str]:
+        text = self.splits[split]
+        return (text[start : start + BATCH] for start in range(0, len(text), BATCH))
 
 
-def load_corpus(config: DataConfig, hub_repository: str = HUB_REPOSITORY) -> Corpus:
-    """The corpus that `config` names, split as it says. Raises DataError, one sentence each.
-
-    `hub_repository` may be a local folder laid out like the repository on the Hub.
-    """
-    source = resolve_source(config.source)
-    if source == "hub":
-        name, rows = config.name, _hub_rows(config.name, hub_repository)
-    elif source == "sample":
-        name, rows = "bundled sample", _folder_rows(sample_folder())[1]
-    else:
-        name, rows = _folder_rows(Path(source).expanduser())
-    splits = {split: rows_to_text(rows[split]["text"]) for split in SPLITS}
+def load_corpus(
+    config: DataConfig, hub_repository: str = HUB_REPOSITORY, without: Path | None = None
+) -> Corpus:
+    """The text that `config` names, split as it says; see `open_source`. Raises DataError."""
+    source = open_source(config, hub_repository, without)
+    splits = {split: "".join(source.strings(split)) for split in SPLITS}
+    name = source.name({s: hashlib.sha256(splits[s].encode()).hexdigest() for s in SPLITS})
     for split, text in splits.items():
         if not text.strip():
             raise DataError(f"The {split} split of {name} holds no text; check the source.")
     if config.split == "paper":
-        splits = paper_split("".join(splits.values()))
-        name += ", split 80/10/10"
+        return Corpus(f"{name}, split 80/10/10", paper_split("".join(splits.values())))
     return Corpus(name, splits)
 
 
-def resolve_source(source: str) -> str:
-    """What "auto" means here: the folder that $LLMLITE_DATA names, else the Hub."""
-    return (os.environ.get(DATA_VARIABLE) or "hub") if source == "auto" else source
+def mistakes(data: DataConfig) -> dict[str, str]:
+    """Those that `data` makes on purpose (notebook 08), for a run's record; see windows.py."""
+    made = {"padding": "counted in the loss"} if data.padding else {}
+    made |= {"targets": "the inputs themselves"} if data.shift == 0 else {}
+    made |= {"split": "after windowing"} if data.split == "windows" else {}
+    return made
 
 
-def rows_to_text(rows) -> str:
-    """The corpus's text from rows in the Hub's form, where a blank line is the empty string."""
-    return "".join(row or BLANK_LINE for row in rows)
+def split_articles(text: str) -> list[Article]:
+    """Cut `text` before each top-level heading; the pieces joined together are `text` again."""
+    starts = list(_ARTICLE_START.finditer(text))
+    titles = [start["title"] for start in starts]
+    cuts = [*(start.start() for start in starts), len(text)]
+    if cuts[0] > 0:  # what comes before the first heading
+        titles, cuts = ["", *titles], [0, *cuts]
+    parts = (text[start:end] for start, end in pairwise(cuts))
+    return [Article(title, part) for title, part in zip(titles, parts, strict=True)]
+
+
+def paper_split(text: str) -> dict[str, str]:
+    """§III.A: 80/10/10 of the text in its order, each cut moved to the nearest article boundary."""
+    articles = [article.text for article in split_articles(text)]
+    if len(articles) < 3:
+        raise DataError(
+            f"The corpus has {len(articles)} article(s), so it cannot be split 80/10/10 between "
+            "articles; use split='official' or add headings of the form ' = Title = '."
+        )
+    ends = np.cumsum([len(article) for article in articles])
+    first = int(np.clip(np.abs(ends - 0.8 * len(text)).argmin() + 1, 1, len(articles) - 2))
+    second = int(np.abs(ends - 0.9 * len(text)).argmin() + 1)
+    second = int(np.clip(second, first + 1, len(articles) - 1))
+    parts = articles[:first], articles[first:second], articles[second:]
+    return {split: "".join(part) for split, part in zip(SPLITS, parts, strict=True)}
 
 
 def text_to_rows(text: str) -> list[str]:
@@ -132,176 +157,276 @@ def text_to_rows(text: str) -> list[str]:
     return ["" if line == BLANK_LINE else line for line in lines]
 
 
-def split_articles(text: str) -> list[Article]:
-    """Cut `text` before each top-level heading; the pieces joined together are `text` again."""
-    starts = list(_ARTICLE_START.finditer(text))
-    if not starts:
-        return [Article("", text)] if text else []
-    ends = [start.start() for start in starts[1:]] + [len(text)]
-    articles = [
-        Article(start["title"], text[start.start() : end])
-        for start, end in zip(starts, ends, strict=True)
-    ]
-    if starts[0].start() > 0:
-        articles.insert(0, Article("", text[: starts[0].start()]))
-    return articles
-
-
 def first_sentences(text: str, limit: int) -> list[str]:
     """The first sentence of each of the first `limit` paragraphs that have a full stop."""
     paragraphs = (line for line in text.split("\n") if " . " in line and not line.startswith(" ="))
     return [line.split(" . ")[0] + " ." for line, _ in zip(paragraphs, range(limit), strict=False)]
 
 
-def paper_split(text: str) -> dict[str, str]:
-    """§III.A: 80/10/10 of the text in its order, each cut moved to the nearest article boundary."""
-    articles = split_articles(text)
-    if len(articles) < 3:
-        raise DataError(
-            f"The corpus has {len(articles)} article(s), so it cannot be split 80/10/10 between "
-            "articles; use split='official' or add headings of the form ' = Title = '."
-        )
-    ends = np.cumsum([len(article.text) for article in articles])
-    first = int(np.clip(np.abs(ends - 0.8 * len(text)).argmin() + 1, 1, len(articles) - 2))
-    second = int(np.abs(ends - 0.9 * len(text)).argmin() + 1)
-    second = int(np.clip(second, first + 1, len(articles) - 1))
-    parts = articles[:first], articles[first:second], articles[second:]
-    return {s: "".join(a.text for a in part) for s, part in zip(SPLITS, parts, strict=True)}
+class Dataset:
+    """Text of three splits, the tokenizer learnt from its training part, and token ids.
 
-
-# -- sources --------------------------------------------------------------------------------------
-
-
-def sample_folder() -> Path:
-    """The bundled sample: `data/sample` of a clone, or the copy that an installation carries."""
-    package = Path(__file__).resolve().parent
-    clone = package.parent / "data" / "sample"
-    return clone if clone.is_dir() else package / "sample"
-
-
-def _hub_rows(name: str, repository: str) -> datasets.DatasetDict:
-    with hub_errors(repository, name):
-        rows = datasets.load_dataset(repository, name)
-    return datasets.DatasetDict({split: rows[HUB_SPLIT[split]] for split in SPLITS})
-
-
-@contextmanager
-def hub_errors(repository: str, name: str) -> Iterator[None]:
-    """Turn the ways in which `datasets` fails into a DataError, one sentence each."""
-    try:
-        yield
-    except ValueError as error:  # how `datasets` answers a configuration that is not there
-        raise DataError(f"{repository} on the Hub has no configuration '{name}': {error}") from None
-    except OSError as error:  # ConnectionError and FileNotFoundError among them
-        raise DataError(
-            f"The Hub's {repository} cannot be reached ({type(error).__name__}): point "
-            f"${DATA_VARIABLE} or --data at a folder of wiki.train/valid/test files, or use the "
-            "bundled sample with --data sample."
-        ) from None
-
-
-def folder_files(folder: Path) -> dict[str, Path]:
-    """The files of the three splits in a folder of WikiText files."""
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}; name one with wiki.train/valid/test files.")
-    found = {
-        suffix: [s for s in SPLITS if (folder / f"wiki.{s}.{suffix}").is_file()]
-        for suffix in ("raw", "tokens")
-    }
-    suffix = max(found, key=lambda s: len(found[s]))
-    missing = [f"wiki.{s}.{suffix}" for s in SPLITS if s not in found[suffix]]
-    if missing:
-        raise DataError(
-            f"The folder {folder} lacks {', '.join(missing)}; it must hold "
-            "wiki.train, wiki.valid and wiki.test, all ending in .raw or all in .tokens."
-        )
-    return {s: folder / f"wiki.{s}.{suffix}" for s in SPLITS}
-
-
-def _folder_rows(folder: Path) -> tuple[str, datasets.DatasetDict]:
-    """The name and the rows of a folder of WikiText files, verified."""
-    files = folder_files(folder)
-    content = {split: path.read_bytes() for split, path in files.items()}
-    digests = {files[s].name: hashlib.sha256(data).hexdigest() for s, data in content.items()}
-    name = verified_name(folder, digests)
-    rows = {
-        split: datasets.Dataset.from_dict({"text": text_to_rows(_decode(data, files[split]))})
-        for split, data in content.items()
-    }
-    return name, datasets.DatasetDict(rows)
-
-
-def verified_name(folder: Path, digest: dict[str, str]) -> str:
-    """What to call the text of a folder, whose files (name → SHA-256) are checked first.
-
-    They are compared with a SHA256SUMS beside them and with WikiText-2's own checksums. Some files
-    of the corpus beside others that differ from it mean a damaged copy; if all differ, it is
-    somebody's own text under the same names.
+    Each is made when it is first asked for, and kept in `folder` under fingerprints of what it is
+    made from: what belongs to another text or tokenizer is never read.
     """
-    expected = {}
-    sums = folder / "SHA256SUMS"
-    if sums.is_file():
-        try:
-            lines = (line.split(maxsplit=1) for line in sums.read_text("utf-8").splitlines())
-            expected = {name.lstrip("*").strip(): sha for sha, name in (li for li in lines if li)}
-        except ValueError:
-            raise DataError(
-                f"{sums} is not a list of checksums as sha256sum writes it; correct or delete it."
-            ) from None
-    genuine = [name for name, sha in digest.items() if sha == KNOWN_SHA256.get(name)]
-    if genuine:
-        expected |= KNOWN_SHA256
-    for name, sha in digest.items():
-        if name in expected and sha != expected[name]:
-            raise DataError(
-                f"{folder / name} is damaged or was changed: its SHA-256 is {sha[:12]}…, expected "
-                f"{expected[name][:12]}…; fetch the file again."
-            )
-    if not genuine:
-        return f"own text in {folder.resolve().name}"
-    return "wikitext-2-raw-v1" if genuine[0].endswith(".raw") else "wikitext-2-v1"
 
+    def __init__(self, config: DataConfig, folder: str | Path, progress: bool = True):
+        self.config, self.folder, self.progress = config, Path(folder), progress
 
-def _decode(data: bytes, path: Path) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+    @classmethod
+    def of_ids(
+        cls,
+        ids: dict[str, Tensor | np.ndarray],
+        config: DataConfig,
+        about: dict[str, str] | None = None,
+    ) -> "Dataset":
+        """Token ids alone, (tokens,) of each split: there is no text behind them."""
+        dataset = cls(config, ".", progress=False)
+        vars(dataset).update(_source=None, ids=ids, _about=about or {})
+        return dataset
+
+    def like(self, tokenizer: BPETokenizer | None = None, **changes) -> "Dataset":
+        """With other fields of `config`, or with a `tokenizer` that is not learnt here. What has
+        been made and stays the same is shared."""
+        other = Dataset(replace(self.config, **changes), self.folder, self.progress)
+        configs = self.config, other.config
+        text, same_text = ((c.source, c.name, c.stream, c.split == "paper") for c in configs)
+        learnt, same_learnt = ((c.vocab_size, c.tokenizer_bytes) for c in configs)
+        same = ["_source"] if text == same_text else []
+        if same and learnt == same_learnt and tokenizer is None:
+            same += ["tokenizer", "_encoded", "ids", "_about"]
+        vars(other).update({name: made for name, made in vars(self).items() if name in same})
+        if tokenizer:
+            other.tokenizer = tokenizer
+        return other
+
+    # -- text -------------------------------------------------------------------------------------
+
+    @cached_property
+    def _source(self) -> Corpus | Source | None:
+        """The text, or with `stream` where it is read from."""
+        read = open_source if self.config.stream else load_corpus
+        return read(self.config, without=self.folder)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text in memory. DataError where it is not."""
+        if isinstance(self._source, Corpus):
+            return self._source
         raise DataError(
-            f"{path} is not UTF-8: byte {error.start} (line {line}) is 0x{data[error.start]:02x}; "
-            "convert the file to UTF-8."
-        ) from None
+            "The text is not at hand: it is read as a stream, or only its token ids were given; "
+            "leave out --stream."
+        )
+
+    def text(self, split: str) -> str:
+        return self.corpus.splits[split]
+
+    def articles(self, split: str) -> list[Article]:
+        return self.corpus.articles(split)
+
+    def counts(self, split: str) -> Counts:
+        return self._encoded[split].counts if self.config.stream else self.corpus.counts(split)
+
+    @property
+    def name(self) -> str:
+        """As shown beside every result, e.g. "wikitext-2-v1, split 80/10/10"."""
+        if self.config.stream:
+            return self._source.name({split: self._encoded[split].sha256 for split in SPLITS})
+        return self.corpus.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the text, however it is read."""
+        if self.config.stream:
+            return fingerprint([self._encoded[split].sha256 for split in SPLITS])
+        return self.corpus.fingerprint
+
+    def sentences(self, limit: int) -> list[str]:
+        """The first sentences of the test split; of a stream, those of its first megabyte."""
+        if self.config.stream:
+            return first_sentences("".join(head(self._source.strings("test"), 1 << 20)), limit)
+        return first_sentences(self.text("test"), limit)
+
+    # -- tokens -----------------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> str:
+        """What the files here are made from."""
+        if self.config.stream:
+            return fingerprint(self._source.key, self.config.tokenizer_bytes)
+        return self.fingerprint
+
+    @cached_property
+    def tokenizer(self) -> BPETokenizer:
+        """Learnt from the training split alone; of a stream, from its first `tokenizer_bytes`."""
+        path = self.folder / f"tokenizer-{self._key[:8]}-{self.config.vocab_size}.json"
+        if self.config.stream:
+            text = head(self._source.strings("train"), self.config.tokenizer_bytes)
+        else:
+            text = self.text("train")
+        with world().main_first():
+            if not path.exists():
+                BPETokenizer.train(text, self.config.vocab_size, progress=self.progress).save(path)
+            return BPETokenizer.load(path)
+
+    @cached_property
+    def ids(self) -> dict[str, Tensor] | dict[str, np.ndarray]:
+        """split → token ids, (tokens,): int64 tensors, or with `stream` arrays on disk."""
+        ids = {split: part.ids for split, part in self._encoded.items()}
+        if self.config.stream:
+            return ids
+        return {split: torch.from_numpy(part.astype(np.int64)) for split, part in ids.items()}
+
+    @cached_property
+    def _encoded(self) -> dict[str, "Encoded"]:
+        tokenizer = self.tokenizer  # made before processes wait for each other below
+        folder = self.folder / f"tokens-{self._key}-{tokenizer.fingerprint}"
+        with world().main_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):  # whoever comes second finds what the first has made
+                for half_written in folder.glob(".*.tmp*"):  # by a process that was killed
+                    half_written.unlink()
+                for split in SPLITS:
+                    if not (folder / f"{split}.json").exists():
+                        encode(self._source, split, tokenizer, folder / split, self.progress)
+        return {split: Encoded.read(folder / split) for split in SPLITS}
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a run's record says of its data, mistakes made on purpose included."""
+        return self._about | mistakes(self.config)
+
+    @cached_property
+    def _about(self) -> dict[str, str]:
+        return {
+            "data": self.name,
+            "data_fingerprint": self.fingerprint,
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+        }
+
+    def table(self) -> pd.DataFrame:
+        """A row a split: articles, words, bytes, tokens, and what of them comes to a token."""
+        columns = ["articles", "words", "bytes"]
+        table = pd.DataFrame([asdict(self.counts(split)) for split in SPLITS])[columns]
+        table["tokens"] = [len(self.ids[split]) for split in SPLITS]
+        table["tokens per word"] = (table.tokens / table.words).round(3)
+        table["bytes per token"] = (table.bytes / table.tokens).round(2)
+        return table.set_index(pd.Index(SPLITS, name="split"))
 
 
-# -- tokens ---------------------------------------------------------------------------------------
+# -- text in parts, tokens on disk ----------------------------------------------------------------
 
 
-def encode_split(corpus: Corpus, split: str, tokenizer, progress: bool = False) -> np.ndarray:
-    """Token ids of a split: <|endoftext|> before each article, so that the first token has context.
+def _take(strings: Iterator[str]) -> str:
+    """The next of them, joined: BATCH characters or a few more; fewer at the end."""
+    taken, size = [], 0
+    for string in strings:
+        taken.append(string)
+        size += len(string)
+        if size >= BATCH:
+            break
+    return "".join(taken)
 
-    Shape (tokens,), the tokenizer's smallest unsigned type.
-    """
-    texts = [article.text for article in corpus.articles(split)]
+
+def head(strings: Iterator[str], n_bytes: int) -> Iterator[str]:
+    """The strings with the first `n_bytes` bytes, in parts that have the words of the whole."""
+
+    def first(left: int) -> Iterator[str]:
+        for string in strings:
+            yield string
+            left -= len(string.encode())
+            if left <= 0:
+                break
+
+    strings_, rest = first(n_bytes), ""
+    while len(part := _take(strings_)) >= BATCH:
+        rest += part
+        if cut := _whole_words(rest):
+            yield cut[0]
+            rest = rest[cut.end() :]
+    yield rest + part
+
+
+def passages(strings: Iterable[str], can_cut: bool = True) -> Iterator[list[tuple[bool, str]]]:
+    """(begins an article, text), a list a BATCH: the articles of `split_articles`, one after the
+    other. can_cut: a long one comes in parts, cut where GPT-2's pattern cuts."""
+
+    def articles(text: str) -> list[tuple[bool, str]]:
+        return [(begins or i > 0, article.text) for i, article in enumerate(split_articles(text))]
+
+    strings, begins, rest = iter(strings), True, ""
+    while len(part := _take(strings)) >= BATCH:
+        *parts, (begins, rest) = articles(rest + part)
+        # The last article may go on, and its last lines may turn out to be the next one's heading.
+        if can_cut and (cut := _whole_words(rest.rsplit("\n", 3)[0])):
+            parts.append((begins, cut[0]))
+            begins, rest = False, rest[cut.end() :]
+        yield parts
+    yield articles(rest + part)
+
+
+def encode_parts(strings: Iterable[str], tokenizer) -> Iterator[tuple[bool, str, np.ndarray]]:
+    """(begins an article, text, ids) of each of `passages`; <|endoftext|> stands before each
+    article, so that the first token has context. ids: (tokens,), of the tokenizer's dtype."""
     start = np.array([tokenizer.eot_id], tokenizer.dtype)
-    parts = tokenizer.encode_batch_to_arrays(texts, progress)
-    return np.concatenate([array for part in parts for array in (start, part)])
+    for parts in passages(strings, can_cut=tokenizer.pattern == GPT2_SPLIT_PATTERN):
+        encoded = tokenizer.encode_batch_to_arrays([text for _, text in parts])
+        for (begins, text), ids in zip(parts, encoded, strict=True):
+            yield begins, text, np.concatenate((start, ids)) if begins else ids
 
 
-def token_ids(
-    corpus: Corpus, tokenizer, folder: str | Path, progress: bool = False
-) -> dict[str, torch.Tensor]:
-    """Token ids of all splits, int64 (tokens,), cached in `folder`.
+def encode_split(corpus: Corpus, split: str, tokenizer) -> np.ndarray:
+    """Token ids of a split, (tokens,): those that a Dataset keeps on disk."""
+    return np.concatenate([ids for *_, ids in encode_parts(corpus.strings(split), tokenizer)])
 
-    The cache's file name holds the fingerprints of text and tokenizer: a stale one is never read.
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split whose ids lie on disk: what is kept of its text."""
+
+    ids: np.ndarray  # (tokens,), mapped from its file
+    counts: Counts
+    sha256: str  # of the text
+
+    @classmethod
+    def read(cls, path: Path) -> "Encoded":
+        """As `encode` left it."""
+        try:
+            content = json.loads(path.with_suffix(".json").read_text("utf-8"))
+            ids = map_ids(path.with_suffix(".bin"), content["dtype"])
+            if len(ids) != content["tokens"]:
+                raise ValueError(f"{len(ids)} tokens, {content['tokens']} expected")
+            return cls(ids, Counts(**content["counts"]), content["sha256"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"The tokens {path}.bin are damaged ({error}); delete the folder {path.parent}."
+            ) from None
+
+
+def encode(source: Corpus | Source, split: str, tokenizer, path: Path, progress: bool) -> None:
+    """Write the ids of a split as `path`.bin, and then what is kept of its text as `path`.json."""
+    counts, n_tokens, sha256 = Counts(0, 0, 0, 0), 0, hashlib.sha256()
+    bar = tqdm(desc=f"Encode {split}", unit="B", unit_scale=True, disable=not progress)
+    with bar, replacing(path.with_suffix(".bin")) as aside, open(aside, "wb") as file:
+        for begins, text, ids in encode_parts(source.strings(split), tokenizer):
+            file.write(ids)
+            n_tokens += len(ids)
+            part = Counts.of(text, articles=int(begins))
+            counts += part
+            sha256.update(text.encode())
+            bar.update(part.bytes)
+        if not counts.words:
+            raise DataError(f"The {split} split holds no text; check the source.")
+    content = {"tokens": n_tokens, "dtype": tokenizer.dtype.name, "counts": asdict(counts)}
+    write_json(path.with_suffix(".json"), content | {"sha256": sha256.hexdigest()})
+
+
+def map_ids(path: str | Path, dtype: str | np.dtype) -> np.ndarray:
+    """Token ids (tokens,) that stay in their file: a page is read when it is used.
+
+    A page alone: windows are drawn from anywhere, so its neighbours, which the system would read
+    along, are of no use to the batch, and too many to keep until they are.
     """
-    folder = Path(folder)
-    path = folder / f"tokens-{corpus.fingerprint}-{tokenizer.fingerprint}.npz"
-    if not path.exists():
-        arrays = {split: encode_split(corpus, split, tokenizer, progress) for split in SPLITS}
-        with replacing(path) as aside:
-            np.savez(aside, **arrays)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {split: torch.from_numpy(arrays[split].astype(np.int64)) for split in SPLITS}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(f"The token cache {path} is damaged ({error}); delete it.") from None
+    ids = np.memmap(path, dtype, mode="r")
+    ids.base.madvise(mmap.MADV_RANDOM)
+    return ids

@@ -31,12 +31,11 @@ from llmlite.checkpoint import (
 from llmlite.choice import choose_data
 from llmlite.cluster import RayOptions
 from llmlite.commands import shell_command
-from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig, fingerprint, with_data
-from llmlite.data import SPLITS, Corpus, first_sentences, load_corpus, resolve_source, token_ids
+from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig, with_data
+from llmlite.data import Corpus, Dataset, mistakes, resolve_source
 from llmlite.engine import FastPaths
 from llmlite.errors import LLMLiteError
 from llmlite.files import replacing, write_json
-from llmlite.flaws import flawed_windows, mistakes
 from llmlite.live import watchers
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
@@ -45,9 +44,9 @@ from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
 from llmlite.profiles import Profile, get_profile
 from llmlite.search import AXES, Trial, best_row, hyperparameter_search, trials
-from llmlite.stream import FolderStream, HubStream, StreamedCorpus, head, open_stream, tokenize
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Trainer
+from llmlite.windows import windows_of
 
 GRIDS = ("first", "revised")
 SEEDS = "seeds.csv"  # the scores of the trained model, a row a seed
@@ -166,78 +165,33 @@ class Experiment:
             self.paths,
             **self.changes | changes,
         )
-        # What is made of the same text in the same way is not made again.
-        if changes.keys() <= {"block_size", "stride", "padding", "shift"}:
-            same = ("corpus", "tokenizer", "ids")
-        else:
-            cut_alike = changes.keys() <= {"vocab_size", "block_size", "stride"}
-            same = ("corpus",) if cut_alike and not self.data.stream else ()
-        vars(other).update({name: vars(self)[name] for name in same if name in vars(self)})
+        other.dataset = self.dataset.like(**changes)
         return other
 
     @cached_property
-    def corpus(self) -> Corpus | StreamedCorpus:
+    def dataset(self) -> Dataset:
+        return Dataset(self.data, self.out, self.progress)
+
+    @property
+    def corpus(self) -> Corpus | Dataset:
         """The text of each split, or with `stream` what is kept of it."""
-        if self.data.stream:
-            tokenizer = self.tokenizer
-            with self.world.main_first():
-                return tokenize(self.text_stream, tokenizer, self.out, self.progress)
-        return load_corpus(self.data)
+        return self.dataset if self.data.stream else self.dataset.corpus
 
-    @cached_property
-    def text_stream(self) -> HubStream | FolderStream:
-        return open_stream(self.data)
-
-    @cached_property
+    @property
     def tokenizer(self) -> BPETokenizer:
-        """Trained on the training split only, and kept under the fingerprint of its text."""
-        if self.data.stream:
-            n_bytes = self.data.tokenizer_bytes
-            text = head(self.text_stream.lines("train"), n_bytes)
-            source = fingerprint(self.text_stream.fingerprint, n_bytes)
-        else:
-            text, source = self.corpus.splits["train"], self.corpus.fingerprint
-        path = self.out / f"tokenizer-{source[:8]}-{self.data.vocab_size}.json"
-        with self.world.main_first():
-            if not path.exists():
-                BPETokenizer.train(text, self.data.vocab_size, progress=self.progress).save(path)
-            return BPETokenizer.load(path)
+        return self.dataset.tokenizer
 
-    @cached_property
+    @property
     def ids(self) -> dict[str, torch.Tensor] | dict[str, np.ndarray]:
-        """Token ids of each split, (tokens,): tensors, or with `stream` arrays on disk."""
-        if self.data.stream:
-            return self.corpus.ids
-        corpus, tokenizer = self.corpus, self.tokenizer
-        with self.world.main_first():
-            return token_ids(corpus, tokenizer, self.out, self.progress)
+        return self.dataset.ids
 
     @property
     def about(self) -> dict[str, str]:
         """What every record says of its data and tokenizer."""
-        return {
-            "data": self.corpus.name,
-            "data_fingerprint": self.corpus.fingerprint,
-            "tokenizer_fingerprint": self.tokenizer.fingerprint,
-        }
+        return self.dataset.about
 
     def split_table(self) -> pd.DataFrame:
-        """A row a split: articles, words and line ends, bytes, tokens, tokens per word."""
-        rows = []
-        for split in SPLITS:
-            counts, tokens = self.corpus.counts(split), len(self.ids[split])
-            rows.append(
-                {
-                    "split": split,
-                    "articles": counts.articles,
-                    "words": counts.words,
-                    "bytes": counts.bytes,
-                    "tokens": tokens,
-                    "tokens per word": round(tokens / counts.words, 3),
-                    "bytes per token": round(counts.bytes / tokens, 2),
-                }
-            )
-        return pd.DataFrame(rows).set_index("split")
+        return self.dataset.table()
 
     # -- search (notebook 02) -----------------------------------------------------------------
 
@@ -373,12 +327,9 @@ class Experiment:
         rate = shape.pop("learning_rate")
         model = self.model_config(**shape)
         config = replace(self.profile.retrain, learning_rate=rate, **self.training)
-        about, windows = self.about | mistakes(self.data), None
-        if about != self.about:
-            limits = config.train_tokens, config.valid_tokens
-            windows = flawed_windows(
-                self.corpus, self.tokenizer, self.ids, self.data, *limits, self.device
-            )
+        about, windows = self.about, None
+        if mistakes(self.data):
+            windows = windows_of(self.dataset, self.data, config, self.device)
         folder = run_folder(self.runs, model, config, self.data.stride, about)
         return Trainer(
             model,
@@ -421,8 +372,8 @@ class Experiment:
         pretrained = load_pretrained(self.device)
         config = pretrained.model.config
         ready = self.like(vocab_size=config.vocab_size, block_size=config.block_size, stride=None)
-        ready.pretrained = pretrained
-        ready.tokenizer, ready.model = pretrained.tokenizer, pretrained.model
+        ready.dataset = ready.dataset.like(tokenizer=pretrained.tokenizer)
+        ready.pretrained, ready.model = pretrained, pretrained.model
         if self.progress:
             print(f"No model is trained here yet; this is {pretrained}.")
         return ready
@@ -483,11 +434,7 @@ class Experiment:
 
     def test_sentences(self) -> list[torch.Tensor]:
         """Ids of sentences of the test split, each (tokens,), for the attention statistics."""
-        if self.data.stream:
-            text = "".join(head(self.text_stream.lines("test"), 1 << 20))  # holds enough of them
-        else:
-            text = self.corpus.splits["test"]
-        texts = first_sentences(text, self.profile.attention_sentences)
+        texts = self.dataset.sentences(self.profile.attention_sentences)
         return [torch.tensor(self.tokenizer.encode(t)[: self.data.block_size]) for t in texts]
 
     def save_figure(

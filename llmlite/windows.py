@@ -1,16 +1,22 @@
 """From a stream of token ids to batches of windows (§III.C).
 
-Knows nothing about text. The ids may lie on a device, or in a file that is larger than memory.
+The ids may lie on a device, or in a file that is larger than memory. The mistakes in windows that
+the audit makes on purpose (notebook 08) are here and nowhere else: the fields `padding`, `shift`
+and `split="windows"` of DataConfig, whose defaults are the correct way.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils import data as torch_data
 
+from llmlite.config import DataConfig, TrainConfig
+from llmlite.data import SPLITS, Dataset, text_to_rows
 from llmlite.errors import DataError
 from llmlite.parallel import ALONE, World
+
+SHUFFLE_SEED = 1  # of the windows that are split after they were cut
 
 
 def to_tensor(ids: torch.Tensor | np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -20,7 +26,7 @@ def to_tensor(ids: torch.Tensor | np.ndarray, device: str | torch.device = "cpu"
     return ids.to(device)
 
 
-class TokenWindows(Dataset):
+class TokenWindows(torch_data.Dataset):
     """Windows of `block_size` inputs and their next-token targets over one stream of ids.
 
     Window i starts at i × stride, or at only[i] × stride where `only` names some of them; its
@@ -30,7 +36,7 @@ class TokenWindows(Dataset):
     its batches come assembled.
 
     `ids` is a tensor, on whose device the batches are, or a NumPy array, which may be mapped from a
-    file larger than memory (see stream.py): then a batch reads the pages that its windows lie in
+    file larger than memory: then a batch reads the pages that its windows lie in
     and no others, and is a tensor on the CPU.
     """
 
@@ -75,7 +81,7 @@ class TokenWindows(Dataset):
     __getitems__ = __getitem__  # what DataLoader asks for a batch
 
 
-class EpochSampler(Sampler):
+class EpochSampler(torch_data.Sampler):
     """Batches of indices, each (windows,) int64, over all windows, in an order drawn from (seed,
     epoch) alone (§III.C), so that it can be taken up again; the order takes 8 bytes a window.
 
@@ -104,3 +110,67 @@ class EpochSampler(Sampler):
     def __iter__(self) -> Iterator[torch.Tensor]:
         for index in self.batches:
             yield index[self.world.part(len(index))]
+
+
+def windows_of(
+    dataset: Dataset,
+    data: DataConfig,
+    train: TrainConfig,
+    device: str | torch.device = "cpu",
+) -> dict[str, TokenWindows]:
+    """The windows of each split as `data` has them cut, mistakes included.
+
+    Training and validation use no more tokens than `train` says. Those of validation stand side by
+    side, whatever the stride of the training's, but where they are shuffled.
+    """
+    limits = {"train": train.train_tokens, "valid": train.valid_tokens}
+    size = data.block_size
+    if data.split == "windows":
+        text = torch.cat([dataset.ids[split][: train.train_tokens] for split in SPLITS])
+        n_valid = len(dataset.ids["valid"][: train.valid_tokens])
+        return _split_after_windowing(text.to(device), data, n_valid)
+    windows = {}
+    for split in SPLITS:
+        ids, stride = dataset.ids[split], data.stride if split == "train" else None
+        if data.padding:
+            ids = padded_lines(dataset.text(split), dataset.tokenizer, size)
+            stride = size + 1  # a window is a line
+        ids = ids[: limits.get(split)]
+        if isinstance(ids, torch.Tensor):  # what is mapped from a file stays there
+            ids = ids.to(device)
+        windows[split] = TokenWindows(ids, size, stride, data.shift)
+    return windows
+
+
+def padded_lines(text: str, tokenizer, block_size: int) -> torch.Tensor:
+    """Each line of `text` that is not blank as block_size + 1 ids, one after the other.
+
+    A longer line is cut off, a shorter one filled up with the end-of-text token.
+    """
+    lines = [row for row in text_to_rows(text) if row.strip()]
+    rows = np.full((len(lines), block_size + 1), tokenizer.eot_id, dtype=np.int64)
+    for row, line in zip(rows, tokenizer.encode_batch_to_arrays(lines), strict=True):
+        line = line[: len(row)]
+        row[: len(line)] = line
+    return torch.from_numpy(rows.reshape(-1))
+
+
+def _split_after_windowing(
+    ids: torch.Tensor, data: DataConfig, valid_tokens: int
+) -> dict[str, TokenWindows]:
+    """All windows of the text, shuffled, then 80/10/10: most of each other split's tokens, and of
+    their contexts, are in training windows as well. Of those two as many windows are kept as stand
+    side by side in so many tokens: at a stride of 1 they would be longer than the training."""
+    whole = TokenWindows(ids, data.block_size, data.stride)
+    generator = torch.Generator().manual_seed(SHUFFLE_SEED)
+    order = torch.randperm(len(whole), generator=generator).to(ids.device)
+    if len(order) < 10:
+        raise DataError(
+            f"{len(order)} windows cannot be split 80/10/10; use more text or a smaller block_size."
+        )
+    train, *others = order.tensor_split((len(order) * 8 // 10, len(order) * 9 // 10))
+    limit = max(1, valid_tokens // data.block_size)
+    return {
+        split: TokenWindows(ids, data.block_size, data.stride, data.shift, only)
+        for split, only in zip(SPLITS, (train, *(o[:limit] for o in others)), strict=True)
+    }

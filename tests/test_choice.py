@@ -6,8 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from llmlite import choice, paper
-from llmlite import experiment as module
+from llmlite import choice, data, paper
 from llmlite.choice import trial
 from llmlite.config import DataConfig, DataSpace, TrainConfig
 from llmlite.experiment import Experiment
@@ -94,8 +93,8 @@ def test_what_is_missing_where_nothing_is_trained_is_left_out(experiment, capsys
 
 
 def test_the_text_is_read_once_for_all_candidates(experiment, monkeypatch):
-    read, load = [], module.load_corpus
-    monkeypatch.setattr(module, "load_corpus", lambda data: read.append(data) or load(data))
+    read, load = [], data.load_corpus
+    monkeypatch.setattr(data, "load_corpus", lambda *a, **k: read.append(a) or load(*a, **k))
     texts = list(choice.candidates(experiment).values())
     assert len({id(text.corpus) for text in texts}) == len(read) == 1
     assert [text.data.vocab_size for text in texts] == [270] * 4 + [300] * 4

@@ -1,6 +1,14 @@
-"""From every source the same text; splits between articles."""
+"""From every source the same text, cut between articles; a Dataset in memory and from a stream."""
 
 import hashlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -8,23 +16,30 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmlite import data
+from llmlite import data, sources
 from llmlite.config import DataConfig
 from llmlite.data import (
+    LEAST_BYTES,
     SPLITS,
     Article,
     Corpus,
+    Counts,
+    Dataset,
+    encode_parts,
     encode_split,
     first_sentences,
+    head,
     load_corpus,
+    mistakes,
     paper_split,
-    rows_to_text,
+    passages,
+    sample_folder,
     split_articles,
     text_to_rows,
-    token_ids,
 )
 from llmlite.errors import DataError
 from llmlite.tokenizer import BPETokenizer
@@ -87,14 +102,21 @@ def write_hub(tmp_path, monkeypatch):
     return write
 
 
-@pytest.fixture
-def corpus() -> Corpus:
-    return Corpus("handmade", TEXTS)
+@pytest.fixture(scope="module")
+def sample():
+    return load_corpus(DataConfig(source="sample"))
 
 
 @pytest.fixture
-def tokenizer() -> BPETokenizer:
-    return BPETokenizer.train(TEXTS["train"], 270)
+def start(write_folder, tmp_path):
+    """start(**changes): a Dataset of write_folder's text."""
+    folder = write_folder()
+
+    def start(out="out", **changes):
+        config = DataConfig(source=str(folder), vocab_size=270, block_size=16)
+        return Dataset(replace(config, **changes), tmp_path / out, progress=False)
+
+    return start
 
 
 # -- sources --------------------------------------------------------------------------------------
@@ -116,7 +138,8 @@ def test_the_hub_gives_the_same_text_as_the_files(write_hub, write_folder, name)
     folder = write_folder(**(other if name == "wikitext-2-v1" else TEXTS))
     from_hub = load_corpus(DataConfig(source="hub", name=name), hub_repository=repository)
     from_files = load_corpus(DataConfig(source=str(folder)))
-    assert from_hub.splits == from_files.splits
+    streamed = load_corpus(DataConfig(source="hub", name=name, stream=True), repository)
+    assert from_hub.splits == streamed.splits == from_files.splits
     assert from_hub.fingerprint == from_files.fingerprint
     assert from_hub.name == name
 
@@ -130,25 +153,28 @@ def test_the_hub_gives_real_wikitext_byte_for_byte(write_hub, wikitext, wikitext
     assert wikitext_corpus.splits == files
 
 
-def test_a_configuration_that_the_hub_lacks_is_named(write_hub, one_sentence):
-    repository = write_hub({"wikitext-2-v1": TEXTS, "wikitext-2-raw-v1": TEXTS})
-    with pytest.raises(DataError, match="no configuration 'wikitext-3'") as error:
-        load_corpus(DataConfig(source="hub", name="wikitext-3"), hub_repository=repository)
-    assert "wikitext-2-raw-v1" in str(error.value)
-
-
-@pytest.mark.parametrize("failure", [ConnectionError, FileNotFoundError, TimeoutError])
-def test_without_a_network_one_sentence_names_both_ways_out(monkeypatch, failure, one_sentence):
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (None, "Configuration wikitext-3 of"),
+        (ConnectionError, "cannot be read from the Hub (ConnectionError: Couldn't reach the Hub)"),
+        (TimeoutError, "TimeoutError"),
+    ],
+)
+def test_a_hub_that_does_not_answer_or_lacks_the_text_is_named_with_two_ways_out(
+    write_hub, monkeypatch, failure, words, one_sentence
+):
     def unreachable(*args, **kwargs):
         raise failure("Couldn't reach\nthe Hub")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(DataError, match="cannot be reached") as error:
-        load_corpus(DataConfig(source="hub"))
+    repository = write_hub({"wikitext-2-v1": TEXTS, "wikitext-2-raw-v1": TEXTS})
+    if failure:
+        monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
+    with pytest.raises(DataError) as error:
+        load_corpus(DataConfig(source="hub", name="wikitext-3"), hub_repository=repository)
     message = one_sentence(error)
-    assert "$LLMLITE_DATA" in message
-    assert "folder" in message
-    assert "--data sample" in message
+    for expected in (words, "$LLMLITE_DATA", "folder", "--data sample"):
+        assert expected in message
 
 
 def test_auto_is_the_folder_in_the_environment_or_else_the_hub(
@@ -168,19 +194,11 @@ def test_a_named_source_wins_over_the_environment(write_folder, monkeypatch, tmp
     assert load_corpus(DataConfig(source=str(write_folder()))).splits == TEXTS
 
 
-def test_the_bundled_sample_has_several_hundred_articles():
-    corpus = load_corpus(DataConfig(source="sample"))
-    assert corpus.name == "bundled sample"
-    assert 0.5e6 < sum(len(text.encode()) for text in corpus.splits.values()) < 2e6
-    assert sum(len(corpus.articles(split)) for split in SPLITS) >= 300
-    assert all(article.title for split in SPLITS for article in corpus.articles(split))
-
-
 @settings(deadline=None, max_examples=300)
 @given(st.text(alphabet=" \n=ab\r\u2028", max_size=60))
 def test_any_text_survives_the_way_through_rows(text):
     rows = text_to_rows(text)
-    assert rows_to_text(rows) == text
+    assert "".join(row or " \n" for row in rows) == text
     assert " \n" not in rows
     assert all(row == "" or row.count("\n") <= 1 for row in rows)
 
@@ -193,19 +211,27 @@ def test_rows_have_the_hubs_form():
 # -- sources that are not what they should be -----------------------------------------------------
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path, one_sentence):
-    with pytest.raises(DataError, match="no folder") as error:
-        load_corpus(DataConfig(source=str(tmp_path / "nowhere")))
-    assert "nowhere" in one_sentence(error)
-
-
-@pytest.mark.parametrize("suffix", ["raw", "tokens"])
-def test_a_missing_file_is_named(write_folder, suffix, one_sentence):
-    folder = write_folder(suffix)
-    (folder / f"wiki.valid.{suffix}").unlink()
-    with pytest.raises(DataError, match=rf"lacks wiki\.valid\.{suffix};") as error:
+@pytest.mark.parametrize(
+    ("texts", "lost", "words"),
+    [
+        ({}, "valid", r"lacks wiki\.valid\.tokens;"),
+        ({"train": ""}, None, "train split of .* holds no text"),
+        ({"valid": " \n \n\n"}, None, "valid split of .* holds no text"),
+        ({"test": ""}, None, "test split of .* holds no text"),
+        (
+            {"valid": "é\n \nna".encode() + b"\xefve\n"},
+            None,
+            r"wiki\.valid\.tokens is not UTF-8: byte 7 \(line 3\) is 0xef",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_named(write_folder, texts, lost, words, one_sentence):
+    folder = write_folder(**texts)
+    if lost:
+        (folder / f"wiki.{lost}.tokens").rename(folder / f"wiki.{lost}.raw")
+    with pytest.raises(DataError, match=words) as error:
         load_corpus(DataConfig(source=str(folder)))
-    assert str(folder) in one_sentence(error)
+    one_sentence(error)
 
 
 def test_the_kind_of_files_that_is_complete_is_taken(write_folder):
@@ -213,28 +239,6 @@ def test_the_kind_of_files_that_is_complete_is_taken(write_folder):
     folder = write_folder("tokens")
     (folder / "wiki.test.raw").write_text("something else")
     assert load_corpus(DataConfig(source=str(folder))).splits == TEXTS
-
-
-def test_files_of_two_kinds_do_not_make_one_corpus(write_folder):
-    folder = write_folder("tokens")
-    (folder / "wiki.test.tokens").rename(folder / "wiki.test.raw")
-    with pytest.raises(DataError, match=r"lacks wiki\.test\.tokens;"):
-        load_corpus(DataConfig(source=str(folder)))
-
-
-@pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("empty", ["", " \n \n\n"])
-def test_an_empty_split_is_named(write_folder, split, empty, one_sentence):
-    with pytest.raises(DataError, match=f"{split} split") as error:
-        load_corpus(DataConfig(source=str(write_folder(**{split: empty}))))
-    one_sentence(error)
-
-
-def test_text_that_is_not_utf8_is_named_with_byte_and_line(write_folder, one_sentence):
-    folder = write_folder(valid="é\n \nna".encode() + b"\xefve\n")
-    with pytest.raises(DataError, match=r"byte 7 \(line 3\) is 0xef") as error:
-        load_corpus(DataConfig(source=str(folder)))
-    assert "wiki.valid.tokens" in one_sentence(error)
 
 
 def sums(folder: Path, mark: str = " ") -> str:
@@ -253,15 +257,6 @@ def test_a_file_that_differs_from_sha256sums_is_named(write_folder, mark, one_se
     one_sentence(error)
 
 
-@pytest.mark.parametrize("content", [b"what is this?\nnonsense\n", b"\xff\xfe\n"])
-def test_a_list_of_checksums_that_cannot_be_read_is_named(write_folder, content, one_sentence):
-    folder = write_folder()
-    (folder / "SHA256SUMS").write_bytes(content)
-    with pytest.raises(DataError, match="SHA256SUMS") as error:
-        load_corpus(DataConfig(source=str(folder)))
-    one_sentence(error)
-
-
 def test_a_damaged_file_of_the_corpus_is_named_and_own_text_is_not(
     write_folder, monkeypatch, one_sentence
 ):
@@ -269,7 +264,7 @@ def test_a_damaged_file_of_the_corpus_is_named_and_own_text_is_not(
         f"wiki.{split}.tokens": hashlib.sha256(text.encode()).hexdigest()
         for split, text in TEXTS.items()
     }
-    monkeypatch.setattr(data, "KNOWN_SHA256", known)
+    monkeypatch.setattr(sources, "KNOWN_SHA256", known)
     folder = write_folder()
     assert load_corpus(DataConfig(source=str(folder))).name == "wikitext-2-v1"
     write_folder(train=TEXTS["train"][:-1] + "x")
@@ -278,6 +273,106 @@ def test_a_damaged_file_of_the_corpus_is_named_and_own_text_is_not(
     one_sentence(error)
     write_folder(**{split: text + " mine\n" for split, text in TEXTS.items()})
     assert load_corpus(DataConfig(source=str(folder))).name == "own text in corpus"
+
+
+# -- any other text -------------------------------------------------------------------------------
+
+
+def own(path, without=None):
+    return load_corpus(DataConfig(source=str(path)), without=without)
+
+
+@pytest.fixture(scope="module")
+def prose(sample):
+    """prose(n): n characters of the sample, paragraphs with a blank line between them."""
+    text = "".join(sample.splits.values()).replace("\n \n", "\n\n")
+    return lambda n: text[:n]
+
+
+def test_a_byte_order_mark_and_other_line_ends_leave_no_trace(tmp_path, prose):
+    plain = prose(21_000).rstrip() + "\n"
+    path = tmp_path / "windows.txt"
+    path.write_bytes(b"\xef\xbb\xbf\r\n" + plain.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+    assert "".join(own(path).splits.values()) == plain
+    path.write_bytes(plain.replace("\n", "\r").encode())
+    assert "".join(own(path).splits.values()) == plain
+    assert own(path).name == "own text windows"
+
+
+def test_a_folder_is_its_text_files_in_order(tmp_path, capsys):
+    folder, made = tmp_path / "letters", tmp_path / "letters" / "made"
+    for name in ("b.md", "a/2.txt", "a/1.txt", ".hidden.txt", ".git/config", "made/README.md"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name} " * 2_000, encoding="utf-8")
+    (folder / "c.png").write_bytes(b"\x89PNG\r\n")
+    (folder / "d.bin").write_bytes(b"text\0")
+    (folder / "empty.txt").write_text("\n")
+    corpus = own(folder, without=made)
+    names = ("a/1.txt", "a/2.txt", "b.md")
+    expected = "\n".join((f"{name} " * 2_000).rstrip() + "\n" for name in names)
+    assert "".join(corpus.splits.values()) == expected
+    assert corpus.name == "own text letters"
+    assert "c.png, d.bin" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b" \n\t\n", f"holds 0 bytes of text; at least {LEAST_BYTES:,}"),
+        (b"one two three\n" * 100, "holds 1,400 bytes of text; at least 20,000"),
+        (b"fine " * 5_000 + b"caf\xe9 ", "byte 25003 (line 1) is 0xe9"),
+        (b"\xef\xbb\xbfcaf\xe9 " + b"fine " * 5_000, "byte 6 (line 1) is 0xe9"),
+        ("größer".encode("utf-16"), "byte 0 (line 1) is 0xff"),
+        (b"fine " * 5_000 + b"\0", "has NUL bytes"),
+        (None, "There is no file or folder"),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_refused_in_a_sentence(
+    tmp_path, one_sentence, content, words
+):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        own(path)
+    assert words in one_sentence(error)
+    assert str(path) in str(error.value)
+    if content == b"fine " * 5_000 + b"\0":  # of a folder, such a file is left out
+        with pytest.raises(DataError, match=r"0 bytes of text, and 1 file\(s\) that are not"):
+            own(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("alter", "end"),
+    [
+        (lambda text: text, "\n\n"),
+        (lambda text: re.sub(r"\n\s+", "\n", text), "\n"),
+        (lambda text: text.replace("\n", " "), ". "),
+        (lambda text: re.sub(r"[.!?\n]", " ", text), " "),
+        (lambda text: re.sub(r"[.!?\s]", "", text), ""),
+    ],
+    ids=["paragraphs", "lines", "sentences", "words", "characters"],
+)
+def test_cuts_lie_between_the_largest_things_there_are(tmp_path, prose, alter, end):
+    text = alter(prose(60_000)).strip() + "\n"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    splits = own(tmp_path / "a.txt").splits
+    assert "".join(splits[split] for split in SPLITS) == text
+    assert splits["train"].endswith(end)
+    assert splits["valid"].endswith(end)
+    share = {split: len(part) / len(text) for split, part in splits.items()}
+    assert share == pytest.approx({"train": 0.8, "valid": 0.1, "test": 0.1}, abs=0.05)
+
+
+def test_the_nearest_place_is_taken():
+    """1,000 characters: the cuts are due at 800 and 900 and may move by 25."""
+    line = "x" * 9 + "\n"
+    # Paragraphs end at 791 (9 before the cut) and 822 (22 after it); none is near 900.
+    text = line * 79 + "\n" + line * 3 + "\n" + line * 17 + "x" * 7 + "\n"
+    assert len(text) == 1_000
+    # Lines end at 902 and at 892 + 10 k; 902 is nearest. A file's end goes before both.
+    assert [sources._cut(text, share, []) for share in (0.8, 0.9)] == [791, 902]
+    assert [sources._cut(text, share, [500, 780, 880]) for share in (0.8, 0.9)] == [780, 880]
 
 
 # -- articles and splits --------------------------------------------------------------------------
@@ -385,68 +480,395 @@ def test_first_sentences_are_those_of_paragraphs():
     assert first_sentences(text, limit=9) == [" One , two .", " Four .", " Six ."]
 
 
-def test_the_fingerprint_depends_on_the_text_of_each_split(corpus):
-    assert Corpus("another name", dict(TEXTS)).fingerprint == corpus.fingerprint
+def test_the_fingerprint_depends_on_the_text_of_each_split():
+    assert Corpus("another name", dict(TEXTS)).fingerprint == Corpus("", TEXTS).fingerprint
     swapped = {**TEXTS, "valid": TEXTS["test"], "test": TEXTS["valid"]}
     moved = {**TEXTS, "train": TEXTS["train"] + "x", "valid": TEXTS["valid"][1:]}
     prints = {Corpus("", splits).fingerprint for splits in (TEXTS, swapped, moved)}
     assert len(prints) == 3
 
 
-# -- token ids ------------------------------------------------------------------------------------
+def test_counts_worked_out_by_hand():
+    counts = Counts.of(" \n = Ä = \n", articles=1) + Counts.of(" no end", articles=0)
+    assert counts == Counts(articles=1, words=3 + 2, line_ends=2, bytes=3 + 1 + 7 + 7)
+    assert counts.words_and_line_ends == 7
 
 
-def test_the_special_token_stands_before_each_article(corpus, tokenizer):
-    ids = encode_split(corpus, "train", tokenizer)
-    eot = tokenizer.eot_id
-    by_hand = []
-    for piece in corpus.articles("train"):
-        by_hand += [eot, *tokenizer.encode(piece.text)]
-    assert ids.tolist() == by_hand
-    assert ids[0] == eot
-    assert ids.tolist().count(eot) == 3
-    assert ids.dtype == np.uint16
+def test_each_mistake_is_named_and_the_correct_ways_are_none():
+    assert mistakes(DataConfig(split="paper", stride=1)) == {}
+    assert mistakes(DataConfig(padding=True)) == {"padding": "counted in the loss"}
+    assert mistakes(DataConfig(split="windows", shift=0)) == {
+        "split": "after windowing", "targets": "the inputs themselves"
+    }  # fmt: skip
 
 
-def test_token_ids_are_cached_and_used_again(corpus, tokenizer, tmp_path, monkeypatch):
-    first = token_ids(corpus, tokenizer, tmp_path / "new folder")
-    (path,) = (tmp_path / "new folder").iterdir()
-    modified = path.stat().st_mtime_ns
-    monkeypatch.setattr(data, "encode_split", lambda *_: pytest.fail("encoded again"))
-    again = token_ids(corpus, tokenizer, tmp_path / "new folder")
-    assert path.stat().st_mtime_ns == modified
-    monkeypatch.undo()
+# -- text in parts --------------------------------------------------------------------------------
+
+LINES = [
+    " \n = T = \n \n",
+    " \n",
+    " = T = \n",
+    " = = S = = \n",
+    " Some text , and more .\n",
+    "\n",
+    " = \n",
+    "ab\r\n",
+]
+texts = st.lists(st.sampled_from(LINES), max_size=30).map("".join) | st.text(" =\n\r\u0085ab")
+
+
+def by_line(text):
+    return re.findall(r"[^\n]*\n|[^\n]+\Z", text)
+
+
+@settings(deadline=None, max_examples=300)
+@given(text=texts, batch=st.integers(1, 60))
+def test_an_article_comes_in_parts_with_the_tokens_of_the_whole(text, batch):
+    tokenizer = BPETokenizer.train(" Some text , and more .\n\r\n \n = T = \n \n" * 9, 270)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "BATCH", batch)
+        whole = list(chain(*passages(by_line(text), can_cut=False)))
+        parts = list(encode_parts(by_line(text), tokenizer))
+    assert whole == [(True, article.text) for article in split_articles(text)]
+    articles: list[list[str]] = []
+    for begins, part, _ in parts:
+        if begins:
+            articles.append([])
+        articles[-1].append(part)
+    assert ["".join(article) for article in articles] == [text for _, text in whole]
+    ids = [i for _, text in whole for i in [tokenizer.eot_id, *tokenizer.encode(text)]]
+    assert [i for *_, part in parts for i in part] == ids
+
+
+@pytest.mark.parametrize("end", [" .\n", "\r\n"])
+def test_an_article_without_end_is_held_in_parts_only(monkeypatch, end):
+    monkeypatch.setattr(data, "BATCH", 500)
+    parts = chain(*passages([" Word after word , line after line" + end] * 1000))
+    assert max(len(part) for _, part in parts) < 700
+
+
+@pytest.mark.parametrize("n_bytes", [1, 999, 10_000, 10**8])
+def test_the_head_is_the_first_lines_in_pieces_that_keep_words_whole(sample, n_bytes, monkeypatch):
+    monkeypatch.setattr(data, "BATCH", 3000)
+    text = sample.splits["test"]
+    pieces = list(head(iter(by_line(text)), n_bytes))
+    start = "".join(pieces)
+    assert text.startswith(start)
+    lines = by_line(start)
+    assert len("".join(lines[:-1]).encode()) < n_bytes, "the last line is the one that is too much"
+    assert len(start.encode()) >= min(n_bytes, len(text.encode()))
+    assert max(map(len, pieces)) < 3000 + 2 * max(map(len, lines))
+    if n_bytes == 10_000:
+        assert len(pieces) > 2
+        assert BPETokenizer.train(pieces, 400).merges == BPETokenizer.train(start, 400).merges
+
+
+# -- a Dataset ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [2000, 40_000, data.BATCH])
+def test_a_stream_has_the_tokens_and_counts_of_the_text_in_memory(
+    sample, tmp_path, batch, monkeypatch
+):
+    monkeypatch.setattr(data, "BATCH", batch)
+    config = DataConfig(source="sample", vocab_size=400)
+    whole = Dataset(config, tmp_path / "whole", progress=False)
+    streamed = Dataset(replace(config, stream=True), tmp_path / "streamed", progress=False)
+    assert streamed.about == whole.about
+    assert streamed.table().equals(whole.table())
+    assert streamed.sentences(50) == whole.sentences(50)
     for split in SPLITS:
-        assert again[split].dtype == torch.int64
-        assert again[split].tolist() == encode_split(corpus, split, tokenizer).tolist()
-        assert torch.equal(first[split], again[split])
+        articles = whole.tokenizer.encode_batch(a.text for a in sample.articles(split))
+        by_hand = [i for ids in articles for i in [whole.tokenizer.eot_id, *ids]]
+        assert whole.ids[split].dtype == torch.int64
+        assert whole.ids[split].tolist() == streamed.ids[split].tolist() == by_hand
+        assert encode_split(sample, split, whole.tokenizer).tolist() == by_hand
+        assert streamed.counts(split) == whole.counts(split) == sample.counts(split)
+        assert streamed.ids[split].dtype == whole.tokenizer.dtype
+        assert isinstance(streamed.ids[split], np.memmap)
+        with pytest.raises(ValueError, match="read-only"):
+            streamed.ids[split][0] = 0
 
 
-def test_another_tokenizer_or_text_has_a_cache_of_its_own(corpus, tokenizer, tmp_path):
-    other_tokenizer = BPETokenizer(tokenizer.merges[:-1])
-    other_corpus = Corpus(corpus.name, {**TEXTS, "test": TEXTS["test"] + " One more line .\n"})
-    token_ids(corpus, tokenizer, tmp_path)
-    shorter = token_ids(corpus, other_tokenizer, tmp_path)
-    longer = token_ids(other_corpus, tokenizer, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
-    assert shorter["train"].max() == other_tokenizer.eot_id == tokenizer.eot_id - 1
-    assert tokenizer.decode(longer["test"]).endswith(" One more line .\n")
+def test_a_tokenizer_of_another_pattern_gets_whole_articles(monkeypatch):
+    """Nothing is known of where such a pattern cuts."""
+    monkeypatch.setattr(data, "BATCH", 100)
+    text = "ab ab ba \n" * 200
+    tokenizer = BPETokenizer.train(text, 262, pattern=r"[\s\S]{1,7}")
+    ids = encode_split(Corpus("own", {"test": text}), "test", tokenizer)
+    assert ids.tolist() == [tokenizer.eot_id, *tokenizer.encode(text)]
 
 
+def test_the_tokenizer_learns_from_the_beginning_of_a_stream(start, write_folder):
+    text = " aa ab ac .\n" * 100
+    write_folder(train=text + " zq zq zq .\n" * 1000)
+
+    def tokens(n_bytes):
+        changes = {"vocab_size": 262, "stream": True, "tokenizer_bytes": n_bytes}
+        return start(**changes).tokenizer.token_bytes
+
+    assert tokens(len(text)) == BPETokenizer.train(text, 262).token_bytes
+    assert b" zq" in tokens(10**8)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokenizer_and_tokens_are_made_once(start, monkeypatch, stream):
+    first = start(stream=stream)
+    table = first.table()
+    monkeypatch.setattr(data, "encode_parts", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(BPETokenizer, "train", lambda *_, **__: pytest.fail("trained again"))
+    again = start(stream=stream)
+    assert again.table().equals(table)
+    assert again.about == first.about
+    assert all(np.array_equal(again.ids[split], first.ids[split]) for split in SPLITS)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_another_tokenizer_or_text_has_tokens_of_its_own(start, write_folder, stream):
+    first = start(stream=stream)
+    shorter = first.like(vocab_size=269)
+    assert shorter.ids["train"].max() == shorter.tokenizer.eot_id == first.tokenizer.eot_id - 1
+    assert first.ids["train"].max() == first.tokenizer.eot_id
+    write_folder(test=TEXTS["test"] + " One more line .\n")
+    changed = start(stream=stream)
+    assert changed.tokenizer.decode(changed.ids["test"]).endswith(" One more line .\n")
+    assert changed.fingerprint != first.fingerprint
+    assert len(list(first.folder.glob("tokens-*"))) == 3
+
+
+def test_what_is_the_same_is_shared(start):
+    dataset = start()
+    ids, about = dataset.ids, dataset.about
+    windows = dataset.like(block_size=8, padding=True)
+    assert windows.ids is ids
+    assert windows.tokenizer is dataset.tokenizer
+    assert windows.about == about | {"padding": "counted in the loss"}
+    assert dataset.like(vocab_size=269).corpus is dataset.corpus
+    assert dataset.like(split="windows").ids is ids
+    assert dataset.like(split="paper").name == "own text in corpus, split 80/10/10"
+    given = BPETokenizer(dataset.tokenizer.merges[:-1])
+    other = dataset.like(given)
+    assert other.tokenizer is given
+    assert other.corpus is dataset.corpus
+    assert given.decode(other.ids["test"]).replace("<|endoftext|>", "") == TEXTS["test"]
+
+
+def test_token_ids_alone_are_enough(one_sentence):
+    config = DataConfig(block_size=8)
+    bare = Dataset.of_ids({split: torch.arange(20) for split in SPLITS}, config, {"data": "made"})
+    assert bare.about == {"data": "made"}
+    assert bare.like(shift=0).about == {"data": "made", "targets": "the inputs themselves"}
+    assert bare.like(stride=2).ids is bare.ids
+    with pytest.raises(DataError, match="not at hand") as error:
+        bare.text("test")
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("what", ["text", "articles"])
+def test_a_stream_keeps_no_text(start, what, one_sentence):
+    with pytest.raises(DataError, match="read as a stream") as error:
+        getattr(start(stream=True), what)("test")
+    one_sentence(error)
+
+
+def test_an_empty_split_of_a_stream_is_named(start, write_folder, one_sentence):
+    write_folder(valid=" \n \n")
+    with pytest.raises(DataError, match="valid split") as error:
+        start(stream=True).ids  # noqa: B018
+    one_sentence(error)
+
+
+def test_a_stream_that_differs_from_sha256sums_is_named(start, write_folder):
+    (write_folder() / "SHA256SUMS").write_text(f"{'0' * 64}  wiki.test.tokens\n")
+    with pytest.raises(DataError, match=r"wiki\.test\.tokens is damaged"):
+        start(stream=True).name  # noqa: B018
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "damage"),
     [
-        lambda content: b"",
-        lambda content: b"not a cache at all",
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:200] + bytes([content[200] ^ 255]) + content[201:],
+        ("train.bin", lambda content: content[:-2]),
+        ("train.bin", lambda content: b""),
+        ("train.json", lambda content: content[:20]),
+        ("train.json", lambda content: b"{}"),
     ],
-    ids=["empty", "foreign", "cut short", "one byte changed"],
 )
-def test_a_damaged_cache_is_named(corpus, tokenizer, tmp_path, damage, one_sentence):
-    token_ids(corpus, tokenizer, tmp_path)
-    (path,) = tmp_path.iterdir()
+def test_damaged_tokens_are_named(start, stream, name, damage, one_sentence):
+    start(stream=stream).ids  # noqa: B018
+    (path,) = start().folder.glob(f"tokens-*/{name}")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match="is damaged") as error:
-        token_ids(corpus, tokenizer, tmp_path)
-    assert str(path) in one_sentence(error)
+    with pytest.raises(DataError, match="are damaged") as error:
+        start(stream=stream).ids  # noqa: B018
+    assert f"delete the folder {path.parent}" in one_sentence(error)
+
+
+def test_after_a_kill_complete_splits_are_kept_and_the_rest_is_made_anew(start, write_folder):
+    write_folder(valid=" = Valid = \n A cat .\n" * 2000)
+    whole = start("whole", stream=True)
+    expected = whole.ids
+    child = os.fork()
+    if child == 0:  # in another process: to be killed in the middle of the second split
+
+        def deadly(path):
+            for number, line in enumerate(lines(path)):
+                if "valid" in path.name and number == 3500:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield line
+
+        lines, sources._lines, data.BATCH = sources._lines, deadly, 1000
+        start("killed", stream=True).ids  # noqa: B018
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    resumed = start("killed", stream=True)
+    (made,) = resumed.folder.glob("tokens-*")
+    assert list(made.glob(".valid.bin.*.tmp.bin")), "it was killed before it had written anything"
+    kept = (made / "train.bin").stat().st_mtime_ns
+    assert all(np.array_equal(resumed.ids[split], expected[split]) for split in SPLITS)
+    assert (made / "train.bin").stat().st_mtime_ns == kept
+    assert not list(made.glob(".*.tmp*"))
+    assert resumed.table().equals(whole.table())
+
+
+# -- the bundled sample ---------------------------------------------------------------------------
+
+SCRIPT = sample_folder() / "make_sample.py"
+
+
+def test_the_committed_files_are_what_the_script_composes():
+    spec = importlib.util.spec_from_file_location("make_sample", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    composed = module.compose()
+    assert set(composed) == {f"wiki.{split}.raw" for split in SPLITS} | {"SHA256SUMS"}
+    for name, text in composed.items():
+        assert (sample_folder() / name).read_bytes() == text.encode("utf-8"), name
+
+
+def test_check_fails_on_a_changed_file(tmp_path):
+    """And the script does not depend on the hash seed."""
+    environment = os.environ | {"PYTHONHASHSEED": "1", "LC_ALL": "C"}
+    subprocess.run([sys.executable, SCRIPT, "--out", tmp_path], env=environment, check=True)
+    for path in tmp_path.glob("wiki.*.raw"):
+        assert path.read_bytes() == (sample_folder() / path.name).read_bytes()
+    with open(tmp_path / "wiki.valid.raw", "a", encoding="utf-8") as file:
+        file.write(" One more line . \n")
+    run = subprocess.run([sys.executable, SCRIPT, "--out", tmp_path, "--check"], check=False)
+    assert run.returncode == 1
+
+
+def test_it_has_wikitexts_form_and_the_words_of_the_papers_prompts(sample):
+    titles = [article.title for split in SPLITS for article in sample.articles(split)]
+    assert len(titles) == len(set(titles)) >= 400
+    assert "" not in titles
+    assert 0.9e6 < sum(sample.counts(split).bytes for split in SPLITS) < 1.1e6
+    assert sample.name == "bundled sample"
+    for line in "".join(sample.splits.values()).splitlines(keepends=True):
+        assert line.endswith(" \n")
+        assert line == " \n" or line.startswith(" ")
+        heading = line.startswith(" = ")
+        assert heading or line == " \n" or re.search(r'[.?!] (["\)] )*\n$', line), line
+        assert "  " not in line
+        assert not re.search(r"\w-\w", line), "hyphens are joiners: @-@"
+    for words in (" university student", " cat sat on", " organization"):
+        assert words in sample.splits["train"]
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+TRAIN = """
+import json, re, resource, sys
+from pathlib import Path
+import numpy as np
+import torch
+from llmlite.config import ModelConfig, TrainConfig
+from llmlite.train import Trainer
+
+how, path, folder, margin = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+model = ModelConfig(vocab_size=256, block_size=256, n_layer=1, n_head=1, n_embd=16, dropout=0.0)
+config = TrainConfig(epochs=1, batch_size=16, amp="off", fast=False)
+few = torch.randint(256, (16 * 256 * 5 + 1,))
+
+
+class Enough(Exception):
+    pass
+
+
+class Watcher:
+    steps = 0
+
+    def on_steps(self, rows):
+        self.steps = rows[-1]["step"]
+        if self.steps >= 40:
+            raise Enough
+
+    def on_epoch(self, epoch):
+        pass
+
+    def close(self):
+        pass
+
+
+def train(ids, name):
+    watcher = Watcher()
+    try:
+        Trainer(model, config, {"train": ids, "valid": few}, folder / name, {}, progress=False,
+                watchers=[watcher]).fit()
+    except Enough:
+        pass
+    return watcher.steps
+
+
+train(few, "warm up")  # what training needs besides tokens is allocated now
+status = Path("/proc/self/status").read_text()
+used = int(re.search(r"VmData:\\s+(\\d+) kB", status)[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + margin, used + margin))
+if how == "mapped":
+    ids = np.load(path, mmap_mode="r")
+else:
+    ids = torch.from_numpy(np.load(path).astype(np.int64))
+print(json.dumps({"steps": train(ids, how), "windows": (len(ids) - 1) // 256}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA covers mmap on Linux alone")
+def test_a_corpus_larger_than_the_memory_allowed_trains_from_disk_and_not_from_memory(tmp_path):
+    """RLIMIT_DATA bounds what a process allocates; pages of a mapped file do not count."""
+    margin, tokens = 100 << 20, 250_000_000  # as 100 times WikiText-2: 500 MB
+    path = tmp_path / "tokens.npy"
+    block = np.random.default_rng(1).integers(0, 256, 1 << 22, np.uint16)  # repeated: not sparse
+    file = np.lib.format.open_memmap(path, "w+", np.uint16, (tokens,))
+    for start in range(0, tokens, len(block)):
+        file[start : start + len(block)] = block[: tokens - start]
+    file.flush()
+    del file
+    assert path.stat().st_blocks * 512 > 4 * margin
+
+    def run(how):
+        return subprocess.run(
+            [sys.executable, "-c", TRAIN, how, path, tmp_path, str(margin)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    mapped = run("mapped")
+    assert mapped.returncode == 0, mapped.stderr
+    assert json.loads(mapped.stdout) == {"steps": 40, "windows": (tokens - 1) // 256}
+    in_memory = run("in memory")
+    assert in_memory.returncode != 0
+    assert "Unable to allocate" in in_memory.stderr
+    assert "MemoryError" in in_memory.stderr
+
+
+@pytest.mark.slow
+def test_the_memory_benchmark_measures_both_ways_and_records(tmp_path):
+    script = REPOSITORY / "tests" / "benchmarks" / "bench_memory.py"
+    options = ["--times", "40", "--tokens", "1000000", "--steps", "20", "--out", tmp_path]
+    subprocess.run([sys.executable, script, *options], check=True, capture_output=True)
+    runs = {run["how"]: run for run in json.loads((tmp_path / "memory.json").read_text())["runs"]}
+    assert [run["tokens"] for run in runs.values()] == [40_000_000] * 2
+    most = {how: max(sample["anonymous"] for sample in run["samples"]) for how, run in runs.items()}
+    assert most["in memory"] - most["from a file"] > 150e6, "of the 320 MB that the tokens take"
+    assert all(run["samples"][-1]["trained"] == 20 * 32 * 256 for run in runs.values())

@@ -1,7 +1,6 @@
-"""Somebody's own text: read, cut, sized and taken the whole way."""
+"""Somebody's own text: sized and taken the whole way."""
 
 import json
-import re
 from dataclasses import replace
 
 import pytest
@@ -10,16 +9,13 @@ from llmlite import ownrun
 from llmlite.cli import main
 from llmlite.config import SearchSpace, TrainConfig
 from llmlite.data import SPLITS, sample_folder
-from llmlite.errors import DataError
 from llmlite.ownrun import OwnText
 from llmlite.owntext import (
     LEAST_BYTES,
     SIZES,
-    Source,
     own_profile,
     read_source,
     size_for,
-    split_text,
     vocabulary_for,
 )
 from llmlite.pretrained import load_pretrained
@@ -41,108 +37,6 @@ def file(tmp_path, prose):
     path = tmp_path / "tale.txt"
     path.write_text(prose(22_000), encoding="utf-8")
     return path
-
-
-def source(text, ends=()):
-    return Source("own", text, ends, ())
-
-
-# -- reading --------------------------------------------------------------------------------------
-
-
-def test_a_byte_order_mark_and_other_line_ends_leave_no_trace(tmp_path, prose):
-    plain = prose(21_000).rstrip() + "\n"
-    path = tmp_path / "windows.txt"
-    path.write_bytes(b"\xef\xbb\xbf\r\n" + plain.replace("\n", "\r\n").encode() + b"\r\n\r\n")
-    assert read_source(path).text == plain
-    path.write_bytes(plain.replace("\n", "\r").encode())
-    assert read_source(path).text == plain
-
-
-def test_a_folder_is_its_text_files_in_order(tmp_path):
-    folder, out = tmp_path / "letters", tmp_path / "letters" / "made"
-    for name in ("b.md", "a/2.txt", "a/1.txt", ".hidden.txt", ".git/config", "made/README.md"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"{name} " * 2_000, encoding="utf-8")
-    (folder / "c.png").write_bytes(b"\x89PNG\r\n")
-    (folder / "d.bin").write_bytes(b"text\0")
-    (folder / "empty.txt").write_text("\n")
-    read = read_source(folder, without=out)
-    names = ("a/1.txt", "a/2.txt", "b.md")
-    assert read.text == "\n".join((f"{name} " * 2_000).rstrip() + "\n" for name in names)
-    assert read.file_ends == (16_001, 32_002)  # 2,000 × 8 characters, the line end, a blank line
-    assert read.left_out == ("c.png", "d.bin")
-    assert read.name == "letters"
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "0 bytes of text (0 words)"),
-        (b" \n\t\n", "0 bytes"),
-        (b"one two three\n" * 100, "1,400 bytes of text (300 words); at least 20,000"),
-        (b"fine " * 5_000 + b"caf\xe9 ", "byte 25003 is 0xe9"),
-        (b"\xef\xbb\xbfcaf\xe9 " + b"fine " * 5_000, "byte 6 is 0xe9"),
-        ("größer".encode("utf-16"), "byte 0 is 0xff"),
-        (b"fine " * 5_000 + b"\0", "byte 25000 is NUL"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(
-    tmp_path, one_sentence, content, words
-):
-    path = tmp_path / "text.txt"
-    path.write_bytes(content)
-    with pytest.raises(DataError) as error:
-        read_source(path)
-    assert words in one_sentence(error)
-    assert str(path) in str(error.value)
-
-
-def test_a_path_without_text_is_refused_in_a_sentence(tmp_path, one_sentence):
-    with pytest.raises(DataError) as error:
-        read_source(tmp_path / "nowhere.txt")
-    assert "no file or folder" in one_sentence(error)
-    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
-    with pytest.raises(DataError) as error:
-        read_source(tmp_path)
-    assert "0 words), and 1 file(s) that are not UTF-8 text" in one_sentence(error)
-
-
-# -- splitting ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "alter", "end"),
-    [
-        ("paragraphs", lambda text: text, "\n\n"),
-        ("lines", lambda text: re.sub(r"\n\s+", "\n", text), "\n"),
-        ("sentences", lambda text: text.replace("\n", " "), ". "),
-        ("words", lambda text: re.sub(r"[.!?\n]", " ", text), " "),
-        ("characters", lambda text: re.sub(r"[.!?\s]", "", text), ""),
-    ],
-)
-def test_cuts_lie_between_the_largest_things_there_are(prose, kind, alter, end):
-    text = alter(prose(60_000))
-    splits, cuts = split_text(source(text))
-    assert cuts == [kind, kind]
-    assert "".join(splits[split] for split in SPLITS) == text
-    assert splits["train"].endswith(end)
-    assert splits["valid"].endswith(end)
-    share = {split: len(part) / len(text) for split, part in splits.items()}
-    assert share == pytest.approx({"train": 0.8, "valid": 0.1, "test": 0.1}, abs=0.05)
-
-
-def test_the_nearest_place_is_taken():
-    """1,000 characters: the cuts are due at 800 and 900 and may move by 25."""
-    line = "x" * 9 + "\n"
-    # Paragraphs end at 791 (9 before the cut) and 822 (22 after it); none is near 900.
-    text = line * 79 + "\n" + line * 3 + "\n" + line * 17 + "x" * 7 + "\n"
-    assert len(text) == 1_000
-    assert [len(part) for part in split_text(source(text))[0].values()] == [791, 111, 98]
-    # Lines end at 902 and at 892 + 10 k; 902 is nearest. A file's end goes before both.
-    splits, cuts = split_text(source(text, (500, 780, 880)))
-    assert [len(part) for part in splits.values()] == [780, 100, 120]
-    assert cuts == ["files", "files"]
 
 
 # -- sizes ----------------------------------------------------------------------------------------

@@ -20,16 +20,15 @@ from llmlite.audit.plan import HEADS, Run, plan
 from llmlite.audit.studies import STUDIES
 from llmlite.checkpoint import load_model, read_record, run_folder
 from llmlite.config import DataConfig, SearchSpace, TrainConfig
-from llmlite.data import SPLITS, resolve_source, text_to_rows
+from llmlite.data import SPLITS, mistakes, resolve_source, text_to_rows
 from llmlite.errors import LLMLiteError, MissingRunError
 from llmlite.experiment import Experiment
 from llmlite.files import write_json
-from llmlite.flaws import flawed_windows, mistakes
 from llmlite.model import GPT
 from llmlite.progress import tqdm
 from llmlite.search import AXES, Trial, epochs_table, read_results
 from llmlite.train import Trainer
-from llmlite.windows import TokenWindows
+from llmlite.windows import TokenWindows, windows_of
 
 LONGER = "longer"  # the deepest configuration of the revised grid, for twice as many epochs
 
@@ -248,10 +247,8 @@ class Audit:
 
     def windows(self, run: Run) -> dict[str, TokenWindows]:
         """Those of a run's three splits, with its mistakes."""
-        text, train = self.text(run.data), run.train
-        limits = train.train_tokens, train.valid_tokens
-        device = self.experiment.device
-        return flawed_windows(text.corpus, text.tokenizer, text.ids, run.data, *limits, device)
+        dataset = self.text(run.data).dataset
+        return windows_of(dataset, run.data, run.train, self.experiment.device)
 
     def _run(self, name: str) -> Run:
         return (self.leak_runs | self.honest_runs)[name]

@@ -20,7 +20,7 @@ from common import RECORDS, record
 
 from llmlite.checkpoint import commit
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.stream import map_ids
+from llmlite.data import map_ids
 from llmlite.train import Trainer
 
 WIKITEXT_2 = 2_500_000  # tokens, with a vocabulary of 10,000
@@ -54,7 +54,7 @@ def main() -> None:
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for times in options.times:
-            path = Path(folder) / f"{times}.npy"
+            path = Path(folder) / f"{times}.bin"
             write_tokens(path, times * options.tokens)
             for how in (IN_MEMORY, MAPPED):
                 runs.append(in_a_process(how, path, options.steps))
@@ -64,7 +64,7 @@ def main() -> None:
 
 def write_tokens(path: Path, tokens: int) -> None:
     block = np.random.default_rng(1).integers(0, MODEL.vocab_size, BLOCK, np.uint16)
-    ids = np.lib.format.open_memmap(path, "w+", np.uint16, (tokens,))
+    ids = np.memmap(path, np.uint16, "w+", shape=(tokens,))
     for start in range(0, tokens, BLOCK):
         ids[start : start + BLOCK] = block[: tokens - start]
     ids.flush()
@@ -123,7 +123,9 @@ def measure(how: str, path: Path, steps: int) -> dict:
     few = torch.randint(MODEL.vocab_size, (40 * TRAIN.batch_size * MODEL.block_size + 1,))
     train(few, few, steps=20)  # libraries, weights and the first batches are there from now on
     before = resident()
-    ids = map_ids(path) if how == MAPPED else torch.from_numpy(np.load(path).astype(np.int64))
+    ids = map_ids(path, np.uint16)
+    if how == IN_MEMORY:
+        ids = torch.from_numpy(ids.astype(np.int64))
     samples = train(ids, few, steps)
     return {"how": how, "tokens": len(ids), "before": before, "samples": samples}
 
