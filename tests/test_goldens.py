@@ -12,11 +12,10 @@ from llmlite.audit import Audit
 from llmlite.checkpoint import read_record
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import encode_split, load_corpus
-from llmlite.engine import Engine
+from llmlite.engine import Engine, learning_rate
 from llmlite.experiment import Experiment
 from llmlite.metrics import evaluate
 from llmlite.model import GPT
-from llmlite.optim import learning_rate
 from llmlite.parallel import ALONE
 from llmlite.plan import plan, unpack
 from llmlite.pretrained import load_pretrained
