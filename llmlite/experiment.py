@@ -430,12 +430,20 @@ class Experiment:
             table.to_csv(aside)
         return table
 
-    # -- what a reader looks at ---------------------------------------------------------------
+    def study(self, name: str) -> dict:
+        """One of audit.STUDIES of the trained model, kept as NAME.json in the run's folder. That of
+        the model that comes with the package is not kept."""
+        from llmlite.audit.studies import STUDIES, StudySize  # the audit imports this module
 
-    def test_sentences(self) -> list[torch.Tensor]:
-        """Ids of sentences of the test split, each (tokens,), for the attention statistics."""
-        texts = self.dataset.sentences(self.profile.attention_sentences)
-        return [torch.tensor(self.tokenizer.encode(t)[: self.data.block_size]) for t in texts]
+        path = None if self.pretrained else self.run_folder / f"{name}.json"
+        if path and path.exists():
+            return json.loads(path.read_text("utf-8"))
+        study = STUDIES[name](self.model, self.dataset, StudySize.of(self.profile.audit))
+        if path:
+            write_json(path, study)
+        return study
+
+    # -- what a reader looks at ---------------------------------------------------------------
 
     def save_figure(
         self, figure: Figure, name: str, caption: str, source: str | None = None

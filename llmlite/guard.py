@@ -45,7 +45,7 @@ def warn_if_implausible(loss: float, floor: float, causal: bool) -> str | None:
     text = (
         f"A validation loss of {loss:.4f} nats per token is implausibly low{why}: below "
         f"{floor:.4f}, where a model ends that sees its targets. Check the mask, the targets and "
-        "what fills up windows; llmlite.leak.causal_leak(model) tests the mask."
+        "what fills up windows; llmlite.audit.causality.causal_leak(model) tests the mask."
     )
     warnings.warn(text, ImplausibleLossWarning, stacklevel=3)
     return text

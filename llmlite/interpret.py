@@ -1,9 +1,8 @@
 """What the attention heads do: ablation (§IV.D) and attention maps (§IV.E), with numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -66,9 +65,8 @@ def attention_maps(model: GPT, ids: Tensor) -> Tensor:
 
 
 # distance: mean number of tokens looked back. entropy: of the weights, nats; 0 is one token alone.
-# self, previous, first: weight on the token itself, the one before it, and the first one.
-# uniform_distance: what a head that spreads its weight evenly would have, for comparison.
-STATISTICS = ("distance", "entropy", "self", "previous", "first", "uniform_distance")
+# previous: weight on the token before. uniform_distance: what even attention would have.
+STATISTICS = ("distance", "entropy", "previous", "uniform_distance")
 
 
 def query_statistics(maps: Tensor) -> Tensor:
@@ -82,33 +80,10 @@ def query_statistics(maps: Tensor) -> Tensor:
     statistics = [
         (maps * back).sum(-1),
         torch.special.entr(maps).sum(-1),
-        maps.diagonal(dim1=-2, dim2=-1),
         torch.nn.functional.pad(maps.diagonal(-1, dim1=-2, dim2=-1), (1, 0)),
-        maps[..., 0],
         (query / 2).expand(maps.shape[:3]),
     ]
     return torch.stack(statistics)[..., 1:]
-
-
-def attention_statistics(
-    model: GPT, texts: Sequence[Tensor], progress: bool = False
-) -> pd.DataFrame:
-    """A row a head, STATISTICS averaged over all positions but the first of all `texts`.
-
-    texts: token ids, each (time,).
-    """
-    sums, positions = 0.0, 0
-    for ids in tqdm(texts, desc="Attention", unit="text", disable=not progress):
-        per_query = query_statistics(attention_maps(model, ids))
-        sums = sums + per_query.double().sum(-1)  # (statistic, layer, head)
-        positions += per_query.size(-1)
-    if not positions:
-        raise LLMLiteError("Attention statistics need a text of at least two tokens.")
-    table = pd.DataFrame((sums / positions).flatten(1).T.numpy(), columns=list(STATISTICS))
-    heads = np.indices((model.config.n_layer, model.config.n_head)).reshape(2, -1)
-    table.insert(0, "layer", heads[0])
-    table.insert(1, "head", heads[1])
-    return table
 
 
 def attention_received(maps: Tensor, position: int) -> Tensor:

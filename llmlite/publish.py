@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from llmlite.audit import Audit
-from llmlite.audit.records import RECORDS, SCORECARD, SHORT
+from llmlite.audit.scorecard import RECORDS, SCORECARD, SHORT
 from llmlite.badges import badges
 from llmlite.benchmarks import benchmark, benchmarks_folder
 from llmlite.errors import LLMLiteError

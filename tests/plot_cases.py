@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from llmlite.audit.facts import FAILS, FITS, SILENT
-from llmlite.audit.rows import VERDICTS
+from llmlite.audit.claims import VERDICTS
+from llmlite.audit.hypotheses import FAILS, FITS, SILENT
 from llmlite.intervals import Interval
 
 EPOCHS = pd.DataFrame(

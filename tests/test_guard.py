@@ -11,6 +11,7 @@ from scipy.stats import entropy
 from torch.nn import functional as F
 
 from llmlite import guard
+from llmlite.audit.causality import causal_leak
 from llmlite.checkpoint import read_record
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.guard import (
@@ -20,7 +21,6 @@ from llmlite.guard import (
     unigram_entropy,
     warn_if_implausible,
 )
-from llmlite.leak import causal_leak
 from llmlite.train import Trainer
 from llmlite.windows import TokenWindows
 

@@ -13,13 +13,10 @@ from llmlite.interpret import (
     ablation_effects,
     attention_maps,
     attention_received,
-    attention_statistics,
     loss_without,
     mask_heads,
     query_statistics,
 )
-
-STATISTICS = ["distance", "entropy", "self", "previous", "first", "uniform_distance"]
 
 # -- ablation -------------------------------------------------------------------------------------
 
@@ -98,68 +95,29 @@ def test_attention_maps_are_those_of_the_forward_pass(tiny_model, make_ids):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention_statistics_equal_a_plain_loop(tiny_config, make_model, make_ids, causal):
+def test_the_statistics_of_tokens_equal_a_plain_loop(tiny_config, make_model, make_ids, causal):
     model = make_model(replace(tiny_config, causal=causal))
-    texts = [make_ids(length, seed=length) for length in (9, 2, 1, 12)]
-    table = attention_statistics(model, texts)
-    assert list(table.columns) == ["layer", "head", *STATISTICS]
-    heads = [(layer, head) for layer in range(2) for head in range(4)]
-    assert list(zip(table["layer"], table["head"], strict=True)) == heads
-
-    all_maps = [attention_maps(model, ids).tolist() for ids in texts]
-    for row, (layer, head) in enumerate(heads):
-        rows = []
-        for maps in all_maps:
-            for q, weights in enumerate(maps[layer][head]):
-                if q == 0:
-                    continue
-                rows.append(
-                    [
-                        sum(w * max(q - k, 0) for k, w in enumerate(weights)),
-                        -sum(w * math.log(w) for w in weights if w > 0),
-                        weights[q],
-                        weights[q - 1],
-                        weights[0],
-                        q / 2,  # the mean of 0, 1, … q
-                    ]
-                )
-        assert len(rows) == 8 + 1 + 0 + 11
-        np.testing.assert_allclose(table.loc[row, STATISTICS], np.mean(rows, axis=0), rtol=1e-4)
+    maps = attention_maps(model, make_ids(9))
+    statistics = query_statistics(maps)
+    assert statistics.shape == (4, 2, 4, 8)
+    for (layer, head, q), _ in np.ndenumerate(statistics[0].numpy()):
+        weights = maps[layer, head, q + 1].tolist()
+        expected = [
+            sum(w * max(q + 1 - k, 0) for k, w in enumerate(weights)),
+            -sum(w * math.log(w) for w in weights if w > 0),
+            weights[q],
+            (q + 1) / 2,  # the mean of 0, 1, … q + 1
+        ]
+        np.testing.assert_allclose(statistics[:, layer, head, q], expected, rtol=1e-4)
 
 
 def test_the_statistics_of_a_token_worked_out_by_hand():
     maps = torch.tensor([[[[1.0, 0, 0], [0.25, 0.75, 0], [0.5, 0.25, 0.25]]]])
-    second = [0.25, 0.25 * math.log(4) + 0.75 * math.log(4 / 3), 0.75, 0.25, 0.25, 0.5]
-    third = [0.5 * 2 + 0.25, 0.5 * math.log(2) + 0.5 * math.log(4), 0.25, 0.25, 0.5, 1.0]
+    second = [0.25, 0.25 * math.log(4) + 0.75 * math.log(4 / 3), 0.25, 0.5]
+    third = [0.5 * 2 + 0.25, 0.5 * math.log(2) + 0.5 * math.log(4), 0.25, 1.0]
     statistics = query_statistics(maps)
-    assert statistics.shape == (6, 1, 1, 2)
+    assert statistics.shape == (4, 1, 1, 2)
     torch.testing.assert_close(statistics[:, 0, 0].T, torch.tensor([second, third]))
-
-
-@torch.no_grad()
-def test_even_attention_has_the_numbers_worked_out_by_hand(tiny_model, make_ids):
-    for block in tiny_model.blocks:
-        block.attention.qkv.weight.zero_()  # all scores are equal
-        block.attention.qkv.bias.zero_()
-    table = attention_statistics(tiny_model, [make_ids(3)])
-    # Queries 1 and 2 spread evenly over 2 and 3 tokens.
-    expected = {
-        "distance": (1 / 2 + 1) / 2,
-        "entropy": (math.log(2) + math.log(3)) / 2,
-        "self": (1 / 2 + 1 / 3) / 2,
-        "previous": (1 / 2 + 1 / 3) / 2,
-        "first": (1 / 2 + 1 / 3) / 2,
-        "uniform_distance": (1 / 2 + 1) / 2,
-    }
-    for name, value in expected.items():
-        np.testing.assert_allclose(table[name], value, rtol=1e-5)
-
-
-@pytest.mark.parametrize("lengths", [[], [1], [1, 1]])
-def test_attention_statistics_need_two_tokens(tiny_model, make_ids, lengths, one_sentence):
-    with pytest.raises(LLMLiteError, match="two tokens") as error:
-        attention_statistics(tiny_model, [make_ids(length) for length in lengths])
-    one_sentence(error)
 
 
 def test_even_attention_gives_every_position_a_share_of_one():

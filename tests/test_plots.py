@@ -25,7 +25,7 @@ from plot_cases import (
 )
 
 from llmlite import plots
-from llmlite.audit.rows import VERDICTS
+from llmlite.audit.claims import VERDICTS
 from llmlite.plots import style
 
 TABLES = {"hypotheses_and_facts", "scorecard"}  # what they say stands in their cells

@@ -1,5 +1,5 @@
 """What is measured of a trained model of the audit: what hypotheses predict, and scores that can be
-compared. Each function gives what JSON can hold."""
+compared. Each function gives what JSON can hold; a dataset is a `data.Dataset`."""
 
 from dataclasses import asdict
 
@@ -8,15 +8,13 @@ import pandas as pd
 import torch
 
 from llmlite import paper
+from llmlite.audit.causality import causal_leak
+from llmlite.audit.harness import harness_scores, pages
 from llmlite.checkpoint import device_name
-from llmlite.errors import LLMLiteError
-from llmlite.experiment import Experiment
 from llmlite.generate import complete
 from llmlite.guard import loss_by_position
-from llmlite.harness import harness_score, pages
 from llmlite.interpret import attention_maps
 from llmlite.intervals import Interval, over_articles, over_seeds
-from llmlite.leak import causal_leak
 from llmlite.metrics import (
     Score,
     article_scores,
@@ -32,22 +30,23 @@ from llmlite.windows import TokenWindows, to_tensor
 SENTENCE = " The cat sat on the mat and looked at the dog ."  # of the attention maps
 GENERATED = 24  # tokens of the greedy continuation
 UNITS = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
-HARNESS = "lm-evaluation-harness"
 
 
-def predicted(model: GPT, text: Experiment, windows: dict[str, TokenWindows], limit: int) -> dict:
-    """What the hypotheses predict differently (see facts.py). windows: as the run has cut them;
-    limit: windows behind the true loss."""
-    counts = text.corpus.counts("test")
+def predicted(
+    model: GPT, dataset, windows: dict[str, TokenWindows], limit: int, sentences: int
+) -> dict:
+    """What the hypotheses predict differently (see hypotheses.py). windows: as the run has cut
+    them; limit: windows behind the true loss; sentences: of the test split, behind attention."""
+    ids = dataset.ids["test"]
     return {
         "measured_on": device_name(model.device),
         "leaks": causal_leak(model),
         "loss_by_position": loss_by_position(model, windows["valid"]).tolist(),
         "test_loss": loss_by_position(model, windows["test"]).mean().item(),
-        "true": last_position(model, text.ids["test"], limit),
-        "tokens_per_word": len(text.ids["test"]) / counts.words_and_line_ends,
-        "greedy": greedy(model, text),
-        "attention": first_layer(model, text),
+        "true": last_position(model, ids, limit),
+        "tokens_per_word": len(ids) / dataset.counts("test").words_and_line_ends,
+        "greedy": greedy(model, dataset.tokenizer),
+        "attention": first_layer(model, dataset, sentences),
     }
 
 
@@ -72,29 +71,34 @@ def last_position(model: GPT, ids: torch.Tensor, limit: int) -> dict[str, float]
     return {"nats": losses.mean().item(), "error": error.item(), "windows": len(losses)}
 
 
-def greedy(model: GPT, text: Experiment) -> dict:
+def greedy(model: GPT, tokenizer) -> dict:
     """The likeliest continuation of the paper's prompt, each token from scratch: no cache serves a
     model whose later tokens change what earlier ones see."""
     prompt = paper.ABLATION_PROMPT
-    (continuation,) = complete(model, text.tokenizer, prompt, GENERATED, temperature=0, fast=False)
-    tokens = text.tokenizer.encode(continuation)
+    (continuation,) = complete(model, tokenizer, prompt, GENERATED, temperature=0, fast=False)
+    tokens = tokenizer.encode(continuation)
     return {"text": prompt + continuation, "repetition": repetition_rate(tokens)}
 
 
-def first_layer(model: GPT, text: Experiment) -> dict:
+def first_layer(model: GPT, dataset, sentences: int) -> dict:
     """Layer 0 on one sentence, (head, query, key), and over sentences of the test split the mean
     weight of each head on the token itself, the one before it and the one after it."""
-    ids = torch.tensor(text.tokenizer.encode(SENTENCE))[: model.config.block_size]
+
+    def maps_of(text: str) -> tuple[list[int], torch.Tensor]:
+        ids = dataset.tokenizer.encode(text)[: model.config.block_size]
+        return ids, attention_maps(model, torch.tensor(ids))[0]
+
     sums, positions = np.zeros((3, model.config.n_head)), 0
-    for sentence in text.test_sentences():
-        first = attention_maps(model, sentence)[0]  # (head, query, key)
+    for sentence in dataset.sentences(sentences):
+        ids, maps = maps_of(sentence)
         for i, offset in enumerate((0, -1, 1)):
-            sums[i] += first.diagonal(offset, 1, 2).sum(-1).numpy()
-        positions += len(sentence)
+            sums[i] += maps.diagonal(offset, 1, 2).sum(-1).numpy()
+        positions += len(ids)
     own, before, after = sums / positions
+    ids, maps = maps_of(SENTENCE)
     return {
-        "tokens": [text.tokenizer.decode([i]) for i in ids],
-        "map": np.round(attention_maps(model, ids)[0].numpy(), 4).tolist(),
+        "tokens": [dataset.tokenizer.decode([i]) for i in ids],
+        "map": np.round(maps.numpy(), 4).tolist(),
         "self": own.tolist(),
         "previous": before.tolist(),
         "next": after.tolist(),
@@ -104,27 +108,21 @@ def first_layer(model: GPT, text: Experiment) -> dict:
 # -- scores that can be compared ------------------------------------------------------------------
 
 
-def comparable(model: GPT, experiment: Experiment) -> dict[str, list[dict]]:
+def comparable(model: GPT, dataset, progress: bool = False) -> dict[str, list[dict]]:
     """How a model predicts the test split, by three rules: rule → a Score an article.
 
     Side by side, sliding by half a window, and as lm-evaluation-harness's task wikitext does it.
-    LLMLiteError for a text that is read as a stream: its articles are not at hand.
     """
-    if experiment.data.stream:
-        raise LLMLiteError(
-            "Scores an article need the whole text, and it is read as a stream; leave out --stream."
-        )
-    text, tokenizer = experiment.corpus.splits["test"], experiment.tokenizer
-    articles = [article.text for article in experiment.corpus.articles("test")]
-    ids, half = experiment.ids["test"], model.config.block_size // 2
+    tokenizer, ids, half = dataset.tokenizer, dataset.ids["test"], model.config.block_size // 2
+    articles = [article.text for article in dataset.articles("test")]
     rules = {}
     for name, stride in (("side by side", None), ("sliding by half a window", half)):
-        progress = f"Test, {name}" if experiment.progress else None
-        losses = token_losses(model, ids, stride, progress=progress)
+        losses = token_losses(model, ids, stride, progress=f"Test, {name}" if progress else None)
         context = context_in_words(model.config, stride)
         rules[name] = article_scores(losses, ids, articles, tokenizer.eot_id, context)
-    harness = harness_score(model, tokenizer, pages(text), experiment.progress)
-    rules[HARNESS] = list(harness.article_scores)
+    rules["lm-evaluation-harness"] = harness_scores(
+        model, tokenizer, pages(dataset.text("test")), progress
+    )
     return {name: [asdict(score) for score in scores] for name, scores in rules.items()}
 
 
@@ -133,22 +131,22 @@ def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
     the seeds if there are several; and the context. seeds: as `comparable` gives them."""
     rows = {}
     for rule, first in seeds[0].items():
-        articles, context = [Score(**article) for article in first], first[0]["context"]
-        rows[rule, "articles"] = {unit: over_articles(articles, unit) for unit in UNITS}
+        articles = [Score(**article) for article in first]
+        kinds = {"articles": {unit: over_articles(articles, unit) for unit in UNITS}}
         if len(seeds) > 1:
-            rows[rule, "seeds"] = {unit: over(seeds, rule, unit) for unit in UNITS}
-        for key in [key for key in rows if key[0] == rule]:
-            shown = {unit: f"{interval:.4g}" for unit, interval in rows[key].items()}
-            rows[key] = {**shown, "context": context}
+            kinds["seeds"] = {unit: over(seeds, rule, unit) for unit in UNITS}
+        for kind, units in kinds.items():
+            shown = {unit: f"{interval:.4g}" for unit, interval in units.items()}
+            rows[rule, kind] = {**shown, "context": first[0]["context"]}
     return pd.DataFrame(rows).T.rename_axis(["rule", "interval over"])
 
 
 def over(seeds: list[dict[str, list[dict]]], rule: str, unit: str) -> Interval:
     """One of UNITS by one rule, its mean over the seeds."""
-    return over_seeds([value([Score(**a) for a in seed[rule]], unit) for seed in seeds])
+    return over_seeds([getattr(together(seed[rule]), unit) for seed in seeds])
 
 
-def value(articles: list[Score], unit: str) -> float:
-    """One of UNITS of all articles together."""
-    fields = ("nats", "tokens", "words", "bytes")
-    return getattr(Score(*(sum(getattr(a, f) for a in articles) for f in fields)), unit)
+def together(articles: list[dict]) -> Score:
+    """All articles as one Score."""
+    sums = {f: sum(a[f] for a in articles) for f in ("nats", "tokens", "words", "bytes")}
+    return Score(**sums, context=articles[0]["context"])

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from llmlite.audit.facts import steps_by_layout
+from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import HEADS, Run, plan
-from llmlite.audit.studies import STUDIES
+from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.checkpoint import load_model, read_record, run_folder
 from llmlite.config import DataConfig, SearchSpace, TrainConfig
 from llmlite.data import SPLITS, mistakes, resolve_source, text_to_rows
@@ -122,7 +122,11 @@ class Audit:
             name,
             "measures",
             lambda model: predicted(
-                model, self.text(run.data), self.windows(run), self.settings.windows
+                model,
+                self.text(run.data).dataset,
+                self.windows(run),
+                self.settings.windows,
+                self.settings.sentences,
             ),
         )
         return record | {
@@ -133,11 +137,15 @@ class Audit:
 
     def scores(self, name: str) -> dict[str, list[dict]]:
         """How one of `honest_runs` predicts the test split: rule → a Score an article."""
-        return self._kept(name, "scores", lambda model: comparable(model, self.experiment))
+        text = self.experiment
+        return self._kept(
+            name, "scores", lambda model: comparable(model, text.dataset, text.progress)
+        )
 
     def study(self, study: str, name: str) -> dict:
         """One of STUDIES of the text or the attention of one of `honest_runs`."""
-        return self._kept(name, study, lambda model: STUDIES[study](model, self.experiment))
+        text, size = self.experiment, StudySize.of(self.settings)
+        return self._kept(name, study, lambda model: STUDIES[study](model, text.dataset, size))
 
     def grid(self, grid: str, seed: int) -> pd.DataFrame:
         """Every epoch of every run of a grid, or of LONGER, with this seed: a row an epoch."""

@@ -1,13 +1,17 @@
-"""Claims about trends as paired tests on the grids' records (claims.md, 5 to 8).
+"""The claims about the grids (1, 2 and 4 to 8), as paired tests on their records.
 
 Two runs that differ in one factor alone, so also not in the seed, are a pair. An effect is the mean
 difference over all pairs of a grid, in nats per token of the lowest validation loss; below 0 the
 second value is better.
 """
 
+import numpy as np
 import pandas as pd
 
+from llmlite import paper
+from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, claim, verdict
 from llmlite.intervals import Interval, paired
+from llmlite.metrics import perplexity
 from llmlite.search import AXES
 
 FACTORS = [*AXES, "seed"]
@@ -72,16 +76,204 @@ def ranking(losses: pd.Series) -> pd.DataFrame:
     means = (by_seed - of_seed).mean(axis=1)
     best = means.idxmin()
     rows = []
-    for configuration, mean in means.items():
-        both = by_seed.loc[[configuration, best]].dropna(axis=1)
-        behind = None if configuration == best else paired(*both.to_numpy())
-        rows.append(
-            {
-                **dict(zip(AXES, configuration, strict=True)),
-                "loss": mean,
-                "behind": behind.value if behind else 0.0,
-                "low": behind.low if behind else float("nan"),
-                "high": behind.high if behind else float("nan"),
-            }
-        )
+    for configuration, loss in means.items():
+        row = {**dict(zip(AXES, configuration, strict=True)), "loss": loss}
+        row |= {"behind": 0.0, "low": np.nan, "high": np.nan}
+        if configuration != best:
+            behind = paired(*by_seed.loc[[configuration, best]].dropna(axis=1).to_numpy())
+            row |= {"behind": behind.value, "low": behind.low, "high": behind.high}
+        rows.append(row)
     return pd.DataFrame(rows).sort_values("loss", ignore_index=True)
+
+
+# -- the effects that claims 4 to 8 are about -----------------------------------------------------
+
+
+def trend_effects(e: Evidence) -> dict[str, Interval]:
+    """In nats per token of the lowest validation loss, by name."""
+    revised = best_losses(e.revised)
+    heads, layers = _ends(e.revised.n_head), _ends(e.revised.n_layer)
+    low, high = _ends(e.revised.learning_rate)
+    effects = {f"twice the epochs ({e.longer.epoch.max()})": _longer(e)}
+    if not e.first.empty:
+        width = _ends(e.first.n_embd)
+        effects |= {
+            f"width {width[0]} to {width[1]}": effect(best_losses(e.first), "n_embd", *width),
+            "fixed rate to twice the batch, warmup + cosine": _schedule(e),
+        }
+    effects |= {
+        f"layers {layers[0]} to {layers[1]}": effect(revised, "n_layer", *layers),
+        f"heads {heads[0]} to {heads[1]}": effect(revised, "n_head", *heads),
+        f"learning rate {high:g} to {low:g}": effect(revised, "learning_rate", high, low),
+    }
+    return effects | {
+        f"heads {heads[0]} to {heads[1]}, {n} layers": effect(revised, "n_head", *heads, n_layer=n)
+        for n in layers
+    }
+
+
+def _longer(e: Evidence) -> Interval:
+    both = _both(best_losses(e.longer), best_losses(e.revised))
+    return paired(both.one, both.other)
+
+
+def _schedule(e: Evidence) -> Interval:
+    both = _both(best_losses(e.revised), best_losses(e.first))
+    return paired(both.one, both.other)
+
+
+def _both(one: pd.Series, other: pd.Series) -> pd.DataFrame:
+    """The runs that both hold: a row each."""
+    return pd.concat([one.rename("one"), other.rename("other")], axis=1, join="inner")
+
+
+def _ends(column: pd.Series) -> tuple:
+    return column.min().item(), column.max().item()
+
+
+# -- claims ---------------------------------------------------------------------------------------
+
+
+@claim(
+    1,
+    "Best configuration: highest rate, deepest, most heads",
+    f"(1e-3, 6, 4, 128): {paper.BEST_PERPLEXITY:.4f}",
+    "Trends",
+    "grid-revised",
+)
+def claim_1(e: Evidence) -> tuple[str, str]:
+    table, seeds = ranking(best_losses(e.revised)), e.revised.seed.nunique()
+    axes = list(AXES)
+    corner = table[axes].max()  # as the paper's best is of its grid
+    ours = table[(table[axes] == corner).all(axis=1)].iloc[0]
+    first, second = table.iloc[0], table.iloc[1]
+
+    def shape(row: pd.Series) -> str:
+        return "({:g}, {:g}, {:g}, {:g})".format(*row[axes])
+
+    if ours.name == 0:
+        found = f"{shape(ours)} is best, by {_nats(second)} over {shape(second)}"
+        judged = verdict(second.low > 0, False)
+    else:
+        found = f"{shape(first)} is best; {shape(ours)} is {_nats(ours)} behind"
+        judged = verdict(False, ours.low > 0)
+    return f"{found} ({seeds} seed{'s' if seeds > 1 else ''})", judged
+
+
+def _nats(row: pd.Series) -> str:
+    return f"{Interval(row.behind, row.low, row.high, ''):.3f} nats"
+
+
+@claim(
+    2,
+    "All final validation perplexities in a narrow range",
+    "{:.4f} to {:.4f}".format(*paper.GRID_PERPLEXITY),
+    "Where 1.17 comes from",
+    "grid-revised no-mask",
+)
+def claim_2(e: Evidence) -> tuple[str, str]:
+    honest = ranking(best_losses(e.revised)).loss.map(perplexity)
+    flawed = [  # without a mask, at the paper's window
+        record["epochs"][-1]["perplexity"]
+        for name, record in e.leak.items()
+        if name in ("no-mask", "no-mask-deep") or name.startswith("no-mask-seed")
+    ]
+    low, high = paper.GRID_PERPLEXITY
+    inside = low <= honest.min() <= honest.max() <= high
+    close = low / 1.05 < min(flawed) and max(flawed) < high * 1.05
+    ours = (
+        f"{honest.min():.1f} to {honest.max():.1f} over {len(honest)} configurations; without the "
+        f"mask {min(flawed):.4f} to {max(flawed):.4f} ({len(flawed)} runs)"
+    )
+    return ours, REPRODUCED if inside else FLAWED if close else NOT
+
+
+@claim(
+    4,
+    "Twice the epochs bring only marginal gains",
+    f"test {paper.TEST_LOSS} after 20, validation {np.log(paper.BEST_PERPLEXITY):.4f} after 10",
+    "Trends",
+    "grid-longer grid-revised",
+)
+def claim_4(e: Evidence) -> tuple[str, str]:
+    """Marginal: less than 2% of the loss."""
+    gain, loss = _longer(e), best_losses(e.longer).mean()
+    ours = f"{gain:+.3f} nats, {-gain.value / loss:.1%} of the loss ({gain.of})"
+    return ours, verdict(-gain.low / loss < 0.02, -gain.high / loss > 0.02)
+
+
+NO_FIRST_GRID = "the first grid has not been run", UNCLEAR
+
+
+@claim(
+    5,
+    "Width matters less than depth and heads",
+    "Fig. 2",
+    "Trends",
+    "grid-first grid-revised",
+)
+def claim_5(e: Evidence) -> tuple[str, str]:
+    if e.first.empty:
+        return NO_FIRST_GRID
+    revised = best_losses(e.revised)
+    width = effect(best_losses(e.first), "n_embd", *_ends(e.first.n_embd))
+    depth = effect(revised, "n_layer", *_ends(e.revised.n_layer))
+    heads = effect(revised, "n_head", *_ends(e.revised.n_head))
+    low, high = _size(width)
+    others = _size(depth), _size(heads)
+    ours = (
+        f"width {width:+.3f}; depth {depth:+.3f}; heads {heads:+.3f} nats, smallest to largest "
+        f"({width.of})"
+    )
+    return ours, verdict(all(high < o[0] for o in others), any(low > o[1] for o in others))
+
+
+def _size(interval: Interval) -> tuple[float, float]:
+    """The least and the greatest size of what the interval holds, whatever its sign."""
+    sizes = sorted((abs(interval.low), abs(interval.high)))
+    return (0.0 if interval.low < 0 < interval.high else sizes[0]), sizes[1]
+
+
+@claim(
+    6,
+    "Twice the batch with warmup + cosine: fewer epochs, and lower",
+    "Fig. 3",
+    "Trends",
+    "grid-first grid-revised",
+)
+def claim_6(e: Evidence) -> tuple[str, str]:
+    if e.first.empty:
+        return NO_FIRST_GRID
+    fixed, gain = _both(best_losses(e.revised), best_losses(e.first)).other, _schedule(e)
+    reached = epochs_to_reach(e.revised, fixed)
+    best = e.first.loc[e.first.groupby(FACTORS).valid_loss.idxmin()].set_index(FACTORS).epoch
+    sooner = (reached < best.reindex(fixed.index)).mean()
+    ours = f"{gain:+.3f} nats; sooner as good as the fixed rate's best in {sooner:.0%} ({gain.of})"
+    return ours, verdict(gain.high < 0 and sooner > 0.5, gain.low > 0)
+
+
+@claim(
+    7,
+    "Half the learning rate ends slightly worse",
+    f"{paper.FINAL_PERPLEXITY[5e-4, 2, 2]} for (5e-4, 2, 2); Fig. 4",
+    "Trends",
+    "grid-revised",
+)
+def claim_7(e: Evidence) -> tuple[str, str]:
+    low, high = _ends(e.revised.learning_rate)
+    change = effect(best_losses(e.revised), "learning_rate", high, low)
+    return f"{change:+.3f} nats ({change.of})", verdict(change.low > 0, change.high < 0)
+
+
+@claim(8, "More heads help only in deeper models", "Fig. 5", "Trends", "grid-revised")
+def claim_8(e: Evidence) -> tuple[str, str]:
+    losses, heads = best_losses(e.revised), _ends(e.revised.n_head)
+    layers = _ends(e.revised.n_layer)
+    shallow, deep = (effect(losses, "n_head", *heads, n_layer=n) for n in layers)
+    more = interaction(losses, "n_head", *heads, "n_layer", *layers)
+    holds = deep.high < 0 and more.high < 0 and not shallow.high < 0
+    ours = (
+        f"{heads[0]} to {heads[1]} heads: {shallow:+.3f} nats with {layers[0]} layers, {deep:+.3f} "
+        f"with {layers[1]} ({deep.of} each)"
+    )
+    return ours, verdict(holds, shallow.high < 0 or deep.low > 0)

@@ -91,16 +91,14 @@ def _train(experiment) -> None:
 
 
 def _scores(experiment) -> None:
-    from llmlite.yardsticks import measured
+    from llmlite.audit.baselines import measured
 
     score = experiment.test_score()
     print(
         f"\nTest part: perplexity {score.perplexity:.2f} per token, {score.word_perplexity:.2f} "
         f"per word and line end; {score.bits_per_byte:.4f} bits per byte"
     )
-    rows = measured(
-        experiment.corpus, experiment.tokenizer, experiment.ids, progress=experiment.progress
-    )
+    rows = measured(experiment.dataset, experiment.progress)
     for row in rows:
         print(f"  {row.name}: {row.perplexity:.2f} per word, {row.bits_per_byte:.4f} bits per byte")
     best = min(rows, key=lambda row: row.bits_per_byte)

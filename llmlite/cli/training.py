@@ -141,7 +141,7 @@ def evaluate(arguments) -> None:
         f"context: {score.context})"
     )
     if arguments.all:
-        table = score_table([comparable(experiment.model, experiment)])
+        table = score_table([comparable(experiment.model, experiment.dataset, experiment.progress)])
         print(f"\n{table.T.to_string()}")
 
 

@@ -70,7 +70,7 @@ def attention_grid(maps: np.ndarray) -> Figure:
 
 @figure
 def attention_by_layer(statistics: pd.DataFrame) -> Figure:
-    """statistics: what `interpret.attention_statistics` gives; a dot a head, a line the mean."""
+    """statistics: layer, head, distance, previous, entropy, uniform_distance; a dot a head."""
     columns = {
         "distance": "mean distance, tokens",
         "previous": "weight on the token before",
@@ -125,7 +125,7 @@ def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figu
 
 @figure
 def head_intervals(table: pd.DataFrame) -> Figure:
-    """Fig. 6 and 7 in numbers. table: as `studies.by_head` gives it: a row a (layer, head)."""
+    """Fig. 6 and 7 in numbers. table: as `heads.by_head` gives it: a row a (layer, head)."""
     panels = {"previous": "weight on the token before", "distance": "mean distance, tokens"}
     fig, axes = subplots(1, len(panels), 2.9, page=True)
     for ax, (statistic, label) in zip(axes, panels.items(), strict=True):

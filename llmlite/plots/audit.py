@@ -80,7 +80,7 @@ def published_curves(panels: dict[str, tuple[dict[int, float], Sequence[float]]]
 
 @figure
 def window_sizes(table: pd.DataFrame, published: float | None = None) -> Figure:
-    """table: as `facts.windows_times_loss` gives it, for runs without a mask; published: the
+    """table: as `hypotheses.windows_times_loss` gives it, for runs without a mask; published: the
     paper's loss."""
     fig, ax = subplots()
     table = table.sort_values("window")
@@ -117,7 +117,7 @@ def yardsticks(
     high: float,
     published: tuple[str, float] | None = None,
 ) -> Figure:
-    """Perplexity per word and line end, log scale. table: as `yardsticks.table` gives it; ours: the
+    """Perplexity per word and line end, log scale. table: as `baselines.table` gives it; ours: the
     name of this project's model, with its value and interval; published: a value of the paper and
     what it is, drawn as a line."""
     own = pd.DataFrame({"model": [ours], PER_WORD: [value], "exact": [True]})

@@ -22,7 +22,7 @@ VERDICT_COLOURS = {
 
 @figure
 def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure:
-    """Which explanation fits which published fact; both (hypotheses × facts), see `facts.fits`."""
+    """Which explanation fits which published fact: what `hypotheses.fits` gives."""
     rows, columns = verdicts.shape
     fig, ax = subplots(height=0.37 * rows + 0.8, page=True, boxed=True)
     for (row, column), verdict in np.ndenumerate(verdicts.to_numpy()):

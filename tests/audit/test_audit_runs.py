@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from llmlite.audit import Audit, claims, measures, plan, records, runs
-from llmlite.audit.facts import steps_by_layout
-from llmlite.audit.rows import VERDICTS
+from llmlite.audit import Audit, claims, measures, plan, runs, scorecard
+from llmlite.audit.claims import VERDICTS
+from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.studies import STUDIES
 from llmlite.cli import build_parser
 from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig
@@ -162,7 +162,6 @@ TINY = replace(
     data=DataConfig(source="sample", vocab_size=300, block_size=64),
     first_grid=SearchSpace((4e-3, 2e-3), (2,), (4,), (8, 16)),
     revised_grid=SearchSpace((4e-3, 2e-3), (2,), (2, 4), (16,)),
-    attention_sentences=5,
     audit=replace(
         PROFILES["quick"].audit,
         data=DataConfig(source="sample", vocab_size=300, block_size=8, stride=1),
@@ -237,7 +236,7 @@ def made(audit) -> Audit:
 
 @pytest.fixture(scope="module")
 def gathered(made):
-    return records.evidence(made)
+    return scorecard.evidence(made)
 
 
 def files(audit: Audit) -> dict:
@@ -436,7 +435,7 @@ def test_the_greedy_text_is_the_likeliest_token_of_the_window_again_and_again(
         ids.append(model(torch.tensor([ids[-16:]])).logits[0, -1].argmax().item())
     new = ids[len(prompt) :]
     assert text.tokenizer.eot_id not in new
-    found = measures.greedy(model, text)
+    found = measures.greedy(model, text.tokenizer)
     assert found["text"] == "The cat sat on" + text.tokenizer.decode(new)
     again = text.tokenizer.encode(text.tokenizer.decode(new))
     repeated = [token in again[max(0, i - 8) : i] for i, token in enumerate(again)]
@@ -447,8 +446,10 @@ def test_the_greedy_text_is_the_likeliest_token_of_the_window_again_and_again(
 def test_the_first_layers_weights_equal_a_plain_loop(audit, make_model):
     text = audit.text(audit.leak_runs["no-mask"].data)
     model = make_model(replace(SMALL, vocab_size=300, block_size=8, n_layer=2, causal=False))
-    found = measures.first_layer(model, text)
-    sentences = text.test_sentences()
+    found = measures.first_layer(model, text.dataset, 5)
+    sentences = [
+        torch.tensor(text.tokenizer.encode(sentence)[:8]) for sentence in text.dataset.sentences(5)
+    ]
     assert len(sentences) == 5
     sums, positions = {"self": 0.0, "previous": 0.0, "next": 0.0}, 0
     for ids in sentences:
@@ -478,8 +479,8 @@ def test_scores_are_of_the_whole_test_split_by_each_rule(made):
         expected = evaluate(model, ids, counts, stride=stride)
         assert len(scores[rule]) == ARTICLES["test"]
         for unit in measures.UNITS:
-            articles = [Score(**article) for article in scores[rule]]
-            assert measures.value(articles, unit) == pytest.approx(getattr(expected, unit))
+            found = getattr(measures.together(scores[rule]), unit)
+            assert found == pytest.approx(getattr(expected, unit))
         assert {article["context"] for article in scores[rule]} == {expected.context}
     assert len(scores["lm-evaluation-harness"]) == ARTICLES["test"]
 
@@ -495,10 +496,10 @@ SEEDS = [
 
 
 def test_a_value_is_of_all_articles_together():
-    articles = [Score(**article) for article in SEEDS[0]["one rule"]]
-    assert measures.value(articles, "loss") == pytest.approx(30 / 10)
-    assert measures.value(articles, "word_perplexity") == pytest.approx(np.exp(30 / 5))
-    assert measures.value(articles, "bits_per_byte") == pytest.approx(30 / 50 / np.log(2))
+    score = measures.together(SEEDS[0]["one rule"])
+    assert score.loss == pytest.approx(30 / 10)
+    assert score.word_perplexity == pytest.approx(np.exp(30 / 5))
+    assert score.bits_per_byte == pytest.approx(30 / 50 / np.log(2))
 
 
 def test_over_seeds_is_students_interval_of_the_values():
@@ -521,7 +522,7 @@ def test_the_table_of_scores_has_both_kinds_of_interval():
 def test_a_text_that_is_read_as_a_stream_has_no_articles_to_score(start, one_sentence):
     experiment = start("stream", stream=True).experiment
     with pytest.raises(LLMLiteError, match="read as a stream") as error:
-        measures.comparable(None, experiment)
+        measures.comparable(None, experiment.dataset)
     one_sentence(error)
 
 
@@ -603,10 +604,10 @@ def test_the_evidence_is_what_the_records_say(made, gathered):
 
 
 def test_the_scorecard_and_its_records_are_written(made, gathered):
-    rows = claims.scorecard(gathered)
+    rows = scorecard.scorecard(gathered)
     assert [row.number for row in rows] == list(range(1, 17))
     assert {row.verdict for row in rows} <= set(VERDICTS)
-    folder = records.save(made, gathered, rows)
+    folder = scorecard.save(made, gathered, rows)
     assert folder == made.experiment.out / "figures"
     assert {p.name for p in folder.iterdir()} == {
         "scorecard.md",

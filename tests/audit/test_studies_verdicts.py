@@ -1,9 +1,13 @@
 """Claims 9 to 13 on measures made by hand: a verdict follows from every seed's interval."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from llmlite.audit import studies
-from llmlite.audit.rows import NOT, REPRODUCED, UNCLEAR
+from llmlite.audit import claims
+from llmlite.audit.claims import NOT, REPRODUCED, UNCLEAR
+from llmlite.audit.heads import by_head
+from llmlite.audit.samples import study_table
 
 
 def measure(low: float, high: float) -> dict:
@@ -13,6 +17,12 @@ def measure(low: float, high: float) -> dict:
 def seeds(*measures: dict[str, tuple[float, float]]) -> list[dict]:
     """What one study gave for each seed: name → (low, high)."""
     return [{"measures": {name: measure(*ends) for name, ends in m.items()}} for m in measures]
+
+
+def judge(claim, found: list[dict]):
+    """The row of one of the claims by these, of whichever study."""
+    studies = ("coherence", "prompt_sensitivity", "sampling", "ablation", "attention")
+    return claim(SimpleNamespace(studies=dict.fromkeys(studies, found)))
 
 
 # Where an interval lies: wholly on one side of a threshold, on the other, or on both.
@@ -52,7 +62,7 @@ def test_claim_9_is_nearer_to_real_text_than_to_shuffled_words(places, verdict):
             for place in places
         )
     )
-    assert studies.claim_9(found).verdict == verdict_of(verdict, REPRODUCED, NOT)
+    assert judge(claims.claim_9, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
 
 
 def test_claim_9_shows_each_seed_and_the_firsts_interval():
@@ -60,7 +70,7 @@ def test_claim_9_shows_each_seed_and_the_firsts_interval():
         {"position: filtered": (0.2, 0.4), "position: generated": (0.7, 0.8)},
         {"position: filtered": (0.3, 0.5), "position: generated": (0.6, 0.7)},
     )
-    row = studies.claim_9(found)
+    row = judge(claims.claim_9, found)
     assert row.number == 9
     assert row.ours == (
         "0.30 [0.20, 0.40] / 0.40 on a scale from real words shuffled, 0, to real text, 1 "
@@ -81,7 +91,7 @@ def test_claim_10_is_that_more_than_half_of_the_scores_are_low(places, verdict):
             for place in places
         )
     )
-    assert studies.claim_10(found).verdict == verdict_of(verdict, REPRODUCED, NOT)
+    assert judge(claims.claim_10, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,7 @@ def test_claim_10_is_that_more_than_half_of_the_scores_are_low(places, verdict):
 )
 def test_claim_10_says_whether_the_wording_is_why(wordings, words):
     found = seeds(*({DIFFERENT: (0.8, 0.9), SAME: (0.6, 0.7), WORDING: w} for w in wordings))
-    assert studies.claim_10(found).ours == (
+    assert judge(claims.claim_10, found).ours == (
         f"0.85 [0.80, 0.90] / 0.85; between samples of one prompt 0.65 / 0.65: {words}"
     )
 
@@ -120,40 +130,40 @@ LAYERS = {f"to sat: layer {n}": UP for n in (0, 9, 10)} | {
     "previous: layer 0 minus layer 9": DOWN,
     "to sat minus to the noun: layer 9": DOWN,
 }
-CASES = [(studies.claim_11, SAMPLING, {}, part) for part in SAMPLING]
-CASES += [(studies.claim_13, ATTENTION, LAYERS, part) for part in ATTENTION]
+CASES = [(claims.claim_11, SAMPLING, {}, part) for part in SAMPLING]
+CASES += [(claims.claim_13, ATTENTION, LAYERS, part) for part in ATTENTION]
 
 
 @pytest.mark.parametrize(("claim", "parts", "more"), [CASES[0][:3], CASES[-1][:3]])
 def test_a_claim_of_several_parts_holds_if_all_of_them_do(claim, parts, more):
-    assert claim(seeds(*[parts | more] * 3)).verdict == REPRODUCED
+    assert judge(claim, seeds(*[parts | more] * 3)).verdict == REPRODUCED
 
 
 @pytest.mark.parametrize(("claim", "parts", "more", "part"), CASES)
 def test_one_part_with_the_other_sign_refutes_it(claim, parts, more, part):
     other = {UP: DOWN, DOWN: UP}[parts[part]]
     opened = dict.fromkeys(parts, OPEN)
-    assert claim(seeds(*[parts | more | {part: other}] * 3)).verdict == NOT
-    assert claim(seeds(*[opened | more | {part: other}] * 3)).verdict == NOT
+    assert judge(claim, seeds(*[parts | more | {part: other}] * 3)).verdict == NOT
+    assert judge(claim, seeds(*[opened | more | {part: other}] * 3)).verdict == NOT
 
 
 @pytest.mark.parametrize(("claim", "parts", "more", "part"), CASES)
 def test_one_part_that_is_open_or_differs_between_seeds_leaves_it_open(claim, parts, more, part):
     whole, other = parts | more, {UP: DOWN, DOWN: UP}[parts[part]]
-    assert claim(seeds(*[whole | {part: OPEN}] * 3)).verdict == UNCLEAR
-    assert claim(seeds(whole, whole, whole | {part: OPEN})).verdict == UNCLEAR
-    assert claim(seeds(whole | {part: other}, whole, whole)).verdict == UNCLEAR
+    assert judge(claim, seeds(*[whole | {part: OPEN}] * 3)).verdict == UNCLEAR
+    assert judge(claim, seeds(whole, whole, whole | {part: OPEN})).verdict == UNCLEAR
+    assert judge(claim, seeds(whole | {part: other}, whole, whole)).verdict == UNCLEAR
 
 
 def test_claim_11_shows_its_four_parts():
-    assert studies.claim_11(seeds(SAMPLING, SAMPLING)).ours == (
+    assert judge(claims.claim_11, seeds(SAMPLING, SAMPLING)).ours == (
         "0.7 against 1.0, and top-k 1,000 against 10: entropy -0.20 / -0.20, paragraph -0.20 / "
         "-0.20, distinct-2 0.20 / 0.20, attested pairs -0.20 / -0.20"
     )
 
 
 def test_claim_13_compares_layer_0_with_the_deepest():
-    assert studies.claim_13(seeds(ATTENTION | LAYERS)).ours == (
+    assert judge(claims.claim_13, seeds(ATTENTION | LAYERS)).ours == (
         "layer 0 minus layer 10: previous 0.20; distance -0.20; to sat -0.20; to sat minus to the "
         "noun 0.20"
     )
@@ -168,16 +178,16 @@ OTHERS = "repetition: without heads 1 and 2 minus mean of the other pairs"
 @ALL_SEEDS
 def test_claim_12_is_more_repetition_without_the_two_heads(places, verdict):
     found = seeds(*({WITHOUT: around(0)[place], OTHERS: OPEN} for place in places))
-    assert studies.claim_12(found).verdict == verdict_of(verdict, REPRODUCED, NOT)
+    assert judge(claims.claim_12, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
 
 
 def test_claim_12_fails_where_nothing_changes():
-    assert studies.claim_12(seeds({WITHOUT: (0.0, 0.0), OTHERS: OPEN})).verdict == NOT
+    assert judge(claims.claim_12, seeds({WITHOUT: (0.0, 0.0), OTHERS: OPEN})).verdict == NOT
 
 
 def test_claim_12_shows_other_pairs_of_heads():
     found = seeds({WITHOUT: (0.1, 0.3), OTHERS: (0.0, 0.1)}, {WITHOUT: (0.2, 0.4), OTHERS: DOWN})
-    assert studies.claim_12(found).ours == (
+    assert judge(claims.claim_12, found).ours == (
         "repetition 0.20 [0.10, 0.30] / 0.30; against other pairs of heads 0.05 / -0.20"
     )
 
@@ -189,7 +199,7 @@ def test_a_studys_table_is_a_row_a_measure_and_a_column_a_seed():
     found = seeds(
         {"a: x": (0.1, 0.3), "a: x minus y": UP}, {"a: x": (0.2, 0.4), "a: x minus y": UP}
     )
-    table = studies.study_table(found)
+    table = study_table(found)
     assert table.columns.tolist() == ["seed 1", "seed 2", "over"]
     assert table.loc["a: x"].tolist() == [
         "0.200 [0.100, 0.300]",
@@ -197,7 +207,7 @@ def test_a_studys_table_is_a_row_a_measure_and_a_column_a_seed():
         "50 continuations",
     ]
     assert table.index.tolist() == ["a: x", "a: x minus y"]
-    assert studies.study_table(found, only="minus").index.tolist() == ["a: x minus y"]
+    assert study_table(found, only="minus").index.tolist() == ["a: x minus y"]
 
 
 def test_by_head_has_a_row_a_head_and_nothing_else():
@@ -216,7 +226,7 @@ def test_by_head_has_a_row_a_head_and_nothing_else():
             "previous: layer 0, head 0 minus layer 11, head 0": (0.0, 9.0),
         }
     )
-    table = studies.by_head(study)
+    table = by_head(study)
     assert table.index.tolist() == [(0, 0), (0, 10), (11, 0)]
     assert table.index.names == ["layer", "head"]
     assert table["distance"].loc[(0, 10)].to_dict() == {"value": 3.0, "low": 2.0, "high": 4.0}

@@ -17,29 +17,24 @@ NOISE = 10  # and so is one below so many times what moves where no token of the
 
 
 @torch.inference_mode()
-def causal_leak(model, tokens: int | None = None, seed: int = 0) -> bool:
-    """Whether any logit depends on a token after its position, on a random text.
+def causal_leak(model, seed: int = 0) -> bool:
+    """Whether any logit depends on a token after its position, on a random text of block_size.
 
     model: like GPT, gives `.logits` (batch, time, vocab_size) for ids (batch, time) and has
-    `.config.block_size`, `.config.vocab_size` and `.device`. tokens: length of the text, by default
-    the whole block_size; a single token has none after it. It takes as many rows as the text has
-    tokens, so as much work as reading tokens² tokens. In evaluation mode, left as it was.
+    `.config.block_size`, `.config.vocab_size` and `.device`. Takes as much work as reading
+    block_size² tokens. In evaluation mode, left as it was.
 
     Every pass has one shape, and sums in one order, so that in a causal model equal beginnings give
     equal logits to the last bit, in any precision. Where a device sums in another order, a row
     without a change, in each pass, shows by how much. Raises LLMLiteError if that is too much to
-    tell, if logits are not finite, or if `tokens` is not 1 to block_size.
+    tell, or if logits are not finite.
     """
-    size = model.config.block_size
-    tokens = size if tokens is None else tokens
-    if not 1 <= tokens <= size:
-        raise LLMLiteError(f"A text of {tokens} tokens cannot test a model that reads 1 to {size}.")
-    if tokens == 1 or model.config.vocab_size == 1:
-        return False
+    if model.config.block_size == 1 or model.config.vocab_size == 1:
+        return False  # no token stands after another, or none can be another
     was_training = model.training
     model.eval()
     try:
-        later, allowed, noise = _largest_changes(model, tokens, seed)
+        later, allowed, noise = _largest_changes(model, seed)
     finally:
         model.train(was_training)
     if noise * NOISE > allowed:
@@ -50,9 +45,9 @@ def causal_leak(model, tokens: int | None = None, seed: int = 0) -> bool:
     return later > max(noise * NOISE, allowed * ROUNDING)
 
 
-def _largest_changes(model, tokens: int, seed: int) -> tuple[float, float, float]:
+def _largest_changes(model, seed: int) -> tuple[float, float, float]:
     """By how much logits move: before the changed tokens, from them on, and without any change."""
-    vocab_size = model.config.vocab_size
+    tokens, vocab_size = model.config.block_size, model.config.vocab_size
     generator = torch.Generator().manual_seed(seed)
     text = torch.randint(vocab_size, (tokens,), generator=generator)
     # Another token at every position, not just most likely another one.

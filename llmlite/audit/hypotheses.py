@@ -4,13 +4,15 @@ What a hypothesis predicts is written down here, before anything is measured; wh
 measured by the runs of plan.py; which facts it fits is worked out from their records.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 from llmlite import paper
-from llmlite.audit.scheduler import scheduler_warns
 from llmlite.config import TrainConfig
 from llmlite.engine import learning_rate
 
@@ -26,9 +28,7 @@ class Hypothesis:
     switch: str
     run: str  # the audit's run that makes it
     predicts: str
-    layout: str | None = (
-        None  # how windows lie, where the hypothesis says so: see `steps_by_layout`
-    )
+    layout: str | None = None  # how windows lie, where it says so: see `steps_by_layout`
     divided: bool = False  # is the training loss logged after the division
     scaled: bool = False  # is the norm logged before unscaling
     tenth: bool = False  # is the warmup a tenth of the steps
@@ -145,49 +145,92 @@ def predictions() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["hypothesis", "switch", "predicts"]).set_index("hypothesis")
 
 
+def mistakes_of_the_windows() -> dict[str, str]:
+    """The hypotheses that have a run of their own: run → its name in words."""
+    return {h.run: h.name for h in reversed(HYPOTHESES) if h.run not in ("mask", "no-mask")} | {
+        "mask": "all is right",
+        "no-mask": "no causal mask",
+    }
+
+
+# -- what the runs did: records as `Audit.record` gives them, by name -----------------------------
+
+
 def measured(records: dict[str, dict]) -> pd.DataFrame:
-    """What the runs did: a row a run. records: as `Audit.record` gives them, by name."""
-    rows = []
+    """A row a run."""
+    rows = {}
     for name, record in records.items():
         epochs, measures = record["epochs"], record["measures"]
-        positions, attention = measures["loss_by_position"], measures["attention"]
-        rows.append(
-            {
-                "run": name,
-                "window": len(positions),
-                "steps an epoch": record["steps_per_epoch"],
-                "perplexity, epoch 1": epochs[0]["perplexity"],
-                "perplexity, end": epochs[-1]["perplexity"],
-                "loss, end": epochs[-1]["valid_loss"],
-                "loss, first position": positions[0],
-                "loss, last position": positions[-1],
-                "mean of the others": float(np.mean(positions[:-1])),
-                "true perplexity": float(np.exp(measures["true"]["nats"])),
-                "leak found": measures["leaks"],
-                "layer 0 on the next token": max(attention["next"]),
-                "text": measures["greedy"]["text"].replace("\n", "↵"),
-            }
-        )
-    return pd.DataFrame(rows).set_index("run")
+        positions = measures["loss_by_position"]
+        rows[name] = {
+            "window": len(positions),
+            "steps an epoch": record["steps_per_epoch"],
+            "perplexity, epoch 1": epochs[0]["perplexity"],
+            "perplexity, end": epochs[-1]["perplexity"],
+            "loss, end": epochs[-1]["valid_loss"],
+            "loss, first position": positions[0],
+            "loss, last position": positions[-1],
+            "mean of the others": float(np.mean(positions[:-1])),
+            "true perplexity": float(np.exp(measures["true"]["nats"])),
+            "leak found": measures["leaks"],
+            "layer 0 on the next token": max(measures["attention"]["next"]),
+            "text": measures["greedy"]["text"].replace("\n", "↵"),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
 
 def windows_times_loss(records: dict[str, dict]) -> pd.DataFrame:
     """The leading explanation's sharpest prediction: mean loss × window = loss at the last
     position, whatever the window. A row a run."""
-    rows = []
+    rows = {}
     for name, record in records.items():
         positions = record["measures"]["loss_by_position"]
         mean, size = float(np.mean(positions)), len(positions)
-        rows.append((name, size, mean, positions[-1] / size, positions[-1], mean * size))
-    columns = [
-        "run",
-        "window",
-        "mean loss",
-        "predicted: last position / window",
-        "loss at the last position",
-        "mean loss × window",
+        rows[name] = {
+            "window": size,
+            "mean loss": mean,
+            "predicted: last position / window": positions[-1] / size,
+            "loss at the last position": positions[-1],
+            "mean loss × window": mean * size,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+
+
+def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
+    """The paper's log beside ours, C3 to C5. plain, scaled: the records of "no-mask" and of
+    "scaled-norm"."""
+    last, end = plain["epochs"][-1], scaled["epochs"][-1]
+    ratio = last["train_loss"] / last["valid_loss"]
+    before = ratio * plain["identity"]["train"]["accumulation"]
+    published = [
+        f"{train / valid:.2f}" for train, valid in (paper.ACCUMULATED_LOSSES, paper.PLAIN_LOSSES)
     ]
-    return pd.DataFrame(rows, columns=columns).set_index("run")
+    low, high = paper.SCALED_NORMS
+    plain_norms = "{:g} to {:g}".format(*paper.PLAIN_NORMS)
+    warned = {True: "warned", False: "no warning"}
+    overflow, every_batch = scheduler_warns(overflow=True), scheduler_warns(every_batch=True)
+    rows = [
+        ("training over validation loss, logged after the division", published[0], f"{ratio:.2f}"),
+        ("training over validation loss, logged before", published[1], f"{before:.2f}"),
+        (
+            "gradient norm, logged before unscaling (fp16)",
+            f"{low:.1e} to {high:.1e}",
+            f"{end['grad_norm']:.1e}",
+        ),
+        ("gradient norm, logged after", plain_norms, f"{last['grad_norm']:.3f}"),
+        (
+            "optimiser steps skipped for overflow (fp16)",
+            "not stated",
+            f"{scaled['skipped']} of {end['step']}",
+        ),
+        ("scheduler, if the first step is skipped for overflow", "warned", warned[overflow]),
+        ("scheduler, if stepped at every batch", "warned", warned[every_batch]),
+    ]
+    names, theirs, ours = zip(*rows, strict=True)
+    return pd.DataFrame({"paper": theirs, "here": ours}, index=names)
+
+
+# -- arithmetic on the paper's own numbers --------------------------------------------------------
 
 
 def steps_by_layout(tokens_per_word: float, lines_per_word: float) -> dict[str, float]:
@@ -220,44 +263,32 @@ def rate_error(warmup_fraction: float) -> float:
     return max(abs(ours[epoch] - rate) for epoch, rate in paper.EPOCH_RATES.items()) / 1e-3
 
 
-def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
-    """The paper's log beside ours, C3 to C5. plain, scaled: the records of "no-mask" and of
-    "scaled-norm"."""
-    last, divided = plain["epochs"][-1], paper.ACCUMULATED_LOSSES
-    ratio = last["train_loss"] / last["valid_loss"]
-    accumulation = plain["identity"]["train"]["accumulation"]
-    warned = {True: "warned", False: "no warning"}
-    rows = {
-        "training over validation loss, logged after the division": (
-            f"{divided[0] / divided[1]:.2f}",
-            f"{ratio:.2f}",
-        ),
-        "training over validation loss, logged before": (
-            f"{paper.PLAIN_LOSSES[0] / paper.PLAIN_LOSSES[1]:.2f}",
-            f"{ratio * accumulation:.2f}",
-        ),
-        "gradient norm, logged before unscaling (fp16)": (
-            "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS),
-            f"{scaled['epochs'][-1]['grad_norm']:.1e}",
-        ),
-        "gradient norm, logged after": (
-            "{:g} to {:g}".format(*paper.PLAIN_NORMS),
-            f"{last['grad_norm']:.3f}",
-        ),
-        "optimiser steps skipped for overflow (fp16)": (
-            "not stated",
-            f"{scaled['skipped']} of {scaled['epochs'][-1]['step']}",
-        ),
-        "scheduler, if the first step is skipped for overflow": (
-            "warned",
-            warned[scheduler_warns(overflow=True)],
-        ),
-        "scheduler, if stepped at every batch": (
-            "warned",
-            warned[scheduler_warns(every_batch=True)],
-        ),
-    }
-    return pd.DataFrame(rows, index=["paper", "here"]).T
+def scheduler_warns(overflow: bool = False, every_batch: bool = False) -> bool:
+    """C5: does PyTorch warn of `lr_scheduler.step()` before `optimizer.step()`, in two accumulated
+    steps? Shown on PyTorch's own classes, since this package has no scheduler object.
+
+    overflow: the first gradient is infinite, so GradScaler leaves out that step. every_batch: the
+    scheduler goes at every batch, four of which are accumulated; else at every optimiser step.
+    """
+    layer = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    scaler = torch.amp.GradScaler("cpu")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for batch in range(1, 9):
+            x = torch.full((1, 1), torch.inf if overflow and batch == 1 else 1.0)
+            scaler.scale(layer(x).sum() / 4).backward()
+            if batch % 4 == 0:
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+            if every_batch or batch % 4 == 0:
+                scheduler.step()
+    return any("lr_scheduler.step()" in str(warning.message) for warning in caught)
+
+
+# -- which hypothesis fits which fact -------------------------------------------------------------
 
 
 def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -278,52 +309,34 @@ def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, p
 
 
 def _cells(h: Hypothesis, record: dict, scaled: dict, steps: dict) -> dict[str, tuple[str, str]]:
+    """Fact → (verdict, value)."""
     epochs = record["epochs"]
     first, last = epochs[0]["valid_loss"], epochs[-1]["valid_loss"]
-    undivided = epochs[-1]["train_loss"] * record["identity"]["train"]["accumulation"]
-    ratio = epochs[-1]["train_loss"] / last if h.divided else undivided / last
+    logged = epochs[-1]["train_loss"]  # after the division, by all runs
+    if not h.divided:
+        logged *= record["identity"]["train"]["accumulation"]
+    ratio, published = logged / last, paper.ACCUMULATED_LOSSES[0] / paper.ACCUMULATED_LOSSES[1]
     norm = (scaled if h.scaled else record)["epochs"][-1]["grad_norm"]
-    repetition = record["measures"]["greedy"]["repetition"]
-    published = paper.ACCUMULATED_LOSSES[0] / paper.ACCUMULATED_LOSSES[1]
     low, high = paper.SCALED_NORMS
-    error = rate_error(0.1)
-    return {
-        "C1 loss at the end": (_judge(1 / 3 < last / paper.TEST_LOSS < 3), f"{last:.3f}"),
-        "C1 first over last epoch": (_judge(1.1 < first / last < 1.7), f"{first / last:.2f}"),
-        "C2 steps an epoch": (
-            (_judge(0.95 < steps[h.layout] / EPOCH_STEPS < 1.05), f"{steps[h.layout]:,.0f}")
-            if h.layout
-            else (SILENT, "")
-        ),
-        "C3 training over validation loss": (
-            _judge(0.8 < ratio / published < 1.25),
-            f"{ratio:.2f}",
-        ),
-        "C4 gradient norm": (_judge(low / 2 < norm < high * 2), f"{norm:.2g}"),
-        "C5 scheduler's warning": _warning(h, scaled["skipped"]),
-        "C6 rates in the log": (
-            (_judge(error < 0.002), f"off by {error:.1%}") if h.tenth else (SILENT, "")
-        ),
-        "C7 text repeats itself": (_judge(repetition > 0.5), f"{repetition:.2f}"),
+    repetition = record["measures"]["greedy"]["repetition"]
+    cells = {
+        "C1 loss at the end": (1 / 3 < last / paper.TEST_LOSS < 3, f"{last:.3f}"),
+        "C1 first over last epoch": (1.1 < first / last < 1.7, f"{first / last:.2f}"),
+        "C3 training over validation loss": (0.8 < ratio / published < 1.25, f"{ratio:.2f}"),
+        "C4 gradient norm": (low / 2 < norm < high * 2, f"{norm:.2g}"),
+        "C7 text repeats itself": (repetition > 0.5, f"{repetition:.2f}"),
     }
-
-
-def _warning(h: Hypothesis, skipped: int) -> tuple[str, str]:
-    """C5. skipped: optimiser steps that overflowed in fp16, which would explain it as well."""
+    if h.layout:
+        at = steps[h.layout]
+        cells["C2 steps an epoch"] = 0.95 < at / EPOCH_STEPS < 1.05, f"{at:,.0f}"
     if h.every_batch:
-        return _judge(scheduler_warns(every_batch=True)), "every batch"
-    if h.scaled:
-        return _judge(scheduler_warns(overflow=skipped > 0)), f"{skipped} skipped"
-    return SILENT, ""
-
-
-def _judge(fits: bool) -> str:
-    return FITS if fits else FAILS
-
-
-def mistakes_of_the_windows() -> dict[str, str]:
-    """The hypotheses that have a run of their own: run → its name in words."""
-    return {h.run: h.name for h in reversed(HYPOTHESES) if h.run not in ("mask", "no-mask")} | {
-        "mask": "all is right",
-        "no-mask": "no causal mask",
-    }
+        cells["C5 scheduler's warning"] = scheduler_warns(every_batch=True), "every batch"
+    elif h.scaled:  # steps that overflow in fp16 would explain the warning as well
+        skipped = scaled["skipped"]
+        warned = scheduler_warns(overflow=skipped > 0)
+        cells["C5 scheduler's warning"] = warned, f"{skipped} skipped"
+    if h.tenth:
+        error = rate_error(0.1)
+        cells["C6 rates in the log"] = error < 0.002, f"off by {error:.1%}"
+    judged = {fact: (FITS if fit else FAILS, value) for fact, (fit, value) in cells.items()}
+    return {fact: judged.get(fact, (SILENT, "")) for fact in FACTS}

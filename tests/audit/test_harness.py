@@ -6,12 +6,11 @@ import pytest
 import torch
 from lm_eval.tasks.wikitext import preprocess_wikitext
 
-from llmlite import harness
+from llmlite.audit.harness import count_words, detokenize, harness_scores, pages
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import Corpus, load_corpus
 from llmlite.errors import LLMLiteError
-from llmlite.harness import count_words, detokenize, harness_score, pages
-from llmlite.metrics import Score
+from llmlite.metrics import Score, windows_over
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 
 
@@ -117,27 +116,20 @@ def test_wikitexts_test_split_has_the_harnesss_62_pages(wikitext_corpus):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 32])
-def test_the_windows_are_the_harnesss(size, monkeypatch):
-    monkeypatch.setattr(harness, "BATCH_SIZE", 1000)
+@pytest.mark.parametrize("length", [1, 3, 7, 31, 32, 33, 64, 70])
+def test_the_windows_are_the_harnesss(size, length):
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-    lengths = [3, 1, 0, 64, 31, 32, 33, 7, 70]
-    ids, bounds, theirs = [], [0], []
-    for length in lengths:
-        tokens = list(range(1000 + len(ids), 1000 + len(ids) + length))
-        theirs += map(
-            make_disjoint_window, get_rolling_token_windows(tokens, -1, size, context_len=1)
-        )
-        ids += [-1, *tokens]
-        bounds.append(len(ids))
-    batches = list(harness._batches(bounds, size))
-    assert len(batches) == len({batch.width for batch in batches})  # all pages' together
+    tokens = list(range(length))
+    rolling = get_rolling_token_windows(tokens, -1, size, context_len=1)
+    theirs = [(list(a), list(b)) for a, b in map(make_disjoint_window, rolling)]
+    ids = [-1, *tokens]
     ours = [
-        (ids[start : start + context + 1], ids[start + context + 1 : start + width + 1])
-        for starts, width, contexts in batches
-        for start, context in zip(starts, contexts, strict=True)
+        (ids[start : start + context + 1], ids[start + context + 1 : start + batch.width + 1])
+        for batch in windows_over(length, size, stride=size, batch_size=8)
+        for start, context in zip(batch.starts, batch.context, strict=True)
     ]
-    assert sorted(ours) == sorted(theirs)
+    assert ours == theirs
 
 
 # -- scores ---------------------------------------------------------------------------------------
@@ -180,48 +172,36 @@ def test_scores_equal_those_of_the_harness(model, tokenizer, sample, their_score
     texts = pages(sample.splits["test"])[:5]
     texts += [" = Short = \n", " Naïve ( words ) , 1 @,@ 000 ° \n", texts[0][:300]]
     theirs = [their_score(page) for page in texts]
-    ours = harness_score(model, tokenizer, texts)
-    for score, their in zip(ours.article_scores, theirs, strict=True):
+    ours = harness_scores(model, tokenizer, texts)
+    for score, their in zip(ours, theirs, strict=True):
         assert score.nats == pytest.approx(-their["word_perplexity"][0], rel=1e-4)
         assert score.words == their["word_perplexity"][1]
         assert score.bytes == their["byte_perplexity"][1]
+    sums = (sum(getattr(score, f) for score in ours) for f in ("nats", "tokens", "words", "bytes"))
+    together = Score(*sums)
     for name, aggregate in (
         ("word_perplexity", weighted_perplexity),
         ("byte_perplexity", weighted_perplexity),
         ("bits_per_byte", bits_per_byte),
     ):
         expected = aggregate([their[name] for their in theirs])
-        assert getattr(ours, name) == pytest.approx(expected, rel=1e-4)
-    assert ours.perplexity > 1.1 * 300  # its weights are far from even guessing
+        assert getattr(together, name) == pytest.approx(expected, rel=1e-4)
+    assert together.perplexity > 1.1 * 300  # its weights are far from even guessing
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_pages_are_scored_alone_however_they_are_batched(
-    model, tokenizer, sample, batch_size, monkeypatch
-):
-    texts = [page[:500] for page in pages(sample.splits["test"])[:4]]
-    together = harness_score(model, tokenizer, texts)
-    monkeypatch.setattr(harness, "BATCH_SIZE", batch_size)
-    for page, score in zip(texts, together.article_scores, strict=True):
-        alone = harness_score(model, tokenizer, [page])
-        assert alone.nats == pytest.approx(score.nats, rel=1e-6)
-        assert (alone.tokens, alone.words, alone.bytes) == (score.tokens, score.words, score.bytes)
-
-
-def test_the_score_is_the_sum_of_its_pages(model, tokenizer):
-    score = harness_score(model.train(), tokenizer, [" one \n", "", " two words ( here ) \n"])
+def test_each_page_has_its_own_score(model, tokenizer):
+    scores = harness_scores(model.train(), tokenizer, [" one \n", "", " two words ( here ) \n"])
     assert model.training
-    assert score.words == 3 + 1 + 7
-    assert score.bytes == 6 + 0 + 21
-    assert [page.tokens for page in score.article_scores] == [
+    assert [score.words for score in scores] == [3, 1, 7]
+    assert [score.bytes for score in scores] == [6, 0, 21]
+    assert [score.tokens for score in scores] == [
         len(tokenizer.encode(text)) for text in (" one\n", "", " two words (here)\n")
     ]
-    assert score.tokens == sum(page.tokens for page in score.article_scores)
-    assert score.nats == pytest.approx(sum(page.nats for page in score.article_scores))
-    assert score.article_scores[1].nats == 0
-    assert isinstance(score, Score)
-    assert score.context == score.article_scores[0].context
-    assert score.context.startswith("1 to 32 tokens of its own page (windows side by side; ")
+    assert scores[1].nats == 0
+    assert all(
+        score.context.startswith("1 to 32 tokens of its own page (windows side by side; ")
+        for score in scores
+    )
 
 
 def test_one_page_worked_out_by_hand(model, tokenizer):
@@ -230,7 +210,7 @@ def test_one_page_worked_out_by_hand(model, tokenizer):
     logits = model(torch.tensor([ids[:-1]])).logits[0].double()
     rows = zip(logits, ids[1:], strict=True)
     expected = sum((row.logsumexp(0) - row[i]).item() for row, i in rows)
-    score = harness_score(model, tokenizer, [page])
+    (score,) = harness_scores(model, tokenizer, [page])
     assert score.nats == pytest.approx(expected, rel=1e-6)
     assert score.word_perplexity == pytest.approx(math.exp(expected / 3), rel=1e-5)
     assert score.byte_perplexity == pytest.approx(math.exp(expected / 6), rel=1e-5)
@@ -239,5 +219,5 @@ def test_one_page_worked_out_by_hand(model, tokenizer):
 @pytest.mark.parametrize("texts", [[], [""], ["", ""]])
 def test_nothing_to_score_is_refused(model, tokenizer, texts, one_sentence):
     with pytest.raises(LLMLiteError, match="no text to score") as error:
-        harness_score(model, tokenizer, texts)
+        harness_scores(model, tokenizer, texts)
     one_sentence(error)

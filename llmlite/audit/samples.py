@@ -1,20 +1,35 @@
 """What was counted in each sample → shares with 95% intervals, and differences of them.
 
-What is measured stands in arrays (samples, 2): so much counted, out of so much. The value is the
-sum of the first over the sum of the second, so a long text weighs more than a short one; where
-the second is 1, it is the mean. Intervals are bootstrapped over the samples, which have to be
-independent; what is compared is resampled together. Knows nothing about models.
+Counts are arrays (samples, 2): so much counted, out of so much. A share is the sum of the first
+over the sum of the second, so a long text weighs more than a short one; where the second is 1, it
+is the mean. Intervals are bootstrapped over the samples, which have to be independent; what is
+compared is resampled together.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import pandas as pd
 
 from llmlite.errors import LLMLiteError
 from llmlite.intervals import bootstrap_sums
 
 Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
+
+
+@dataclass(frozen=True)
+class StudySize:
+    """How much of a model a study looks at."""
+
+    samples: int  # continuations of a prompt
+    tokens: int  # length of each
+    sentences: int  # of the test split, for attention
+
+    @classmethod
+    def of(cls, settings) -> "StudySize":
+        """As a profile's audit says."""
+        return cls(settings.samples, settings.sample_tokens, settings.sentences)
 
 
 def share(sums: np.ndarray) -> np.ndarray:
@@ -63,3 +78,17 @@ def collect(samples: Sequence[dict[str, tuple[float, float]]]) -> dict[str, np.n
 def as_lists(named: dict[str, np.ndarray]) -> dict[str, list]:
     """Name → (samples, 2) as JSON holds it."""
     return {name: rows.tolist() for name, rows in named.items()}
+
+
+def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
+    """A row a measure whose name holds `only`, a column a seed's study: value and interval."""
+    names = [name for name in seeds[0]["measures"] if only in name]
+    columns = {
+        f"seed {i}": [
+            "{value:.3f} [{low:.3f}, {high:.3f}]".format(**study["measures"][name])
+            for name in names
+        ]
+        for i, study in enumerate(seeds, 1)
+    }
+    over = [seeds[0]["measures"][name]["of"] for name in names]
+    return pd.DataFrame({**columns, "over": over}, index=names)

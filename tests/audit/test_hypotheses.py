@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 
 from llmlite import paper
-from llmlite.audit import facts
-from llmlite.audit.facts import FAILS, FITS, HYPOTHESES, SILENT
-from llmlite.audit.scheduler import scheduler_warns
+from llmlite.audit import hypotheses as facts
+from llmlite.audit.hypotheses import FAILS, FITS, HYPOTHESES, SILENT, scheduler_warns
 
 NONE, NO_MASK, PADDING, UNSHIFTED, SPLIT, *LOGGED, BATCHES, ALL = (h.name for h in HYPOTHESES)
 DIVIDED, NORM, STRIDE, WARMUP = LOGGED

@@ -1,16 +1,18 @@
 """Claims 12 and 13 (§IV.D and IV.E): what removing heads does to the text, and where heads look.
 
-Knows nothing about files.
+Studies as those of text.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor
 
 from llmlite import paper
+from llmlite.audit.samples import Counts, StudySize, as_lists, collect, difference, measure_all
+from llmlite.audit.text import SAMPLING
 from llmlite.errors import LLMLiteError
 from llmlite.generate import complete
 from llmlite.interpret import (
@@ -22,60 +24,19 @@ from llmlite.interpret import (
 )
 from llmlite.metrics import distinct_n, most_common_share, repetition_rate
 from llmlite.model import GPT
-from llmlite.progress import tqdm
-from llmlite.studies.coherence import SAMPLING
-from llmlite.studies.counts import Counts, as_lists, collect, difference, measure_all
-
-ALL_HEADS, OTHER_PAIRS = "all heads", "mean of the other pairs"
-LOCAL = ("previous", "distance", "entropy")  # those of interpret.STATISTICS that tell how local
-
-# Subject and thing of "The … sat on the … and looked at the dog .", the paper's sentence first. No
-# word occurs twice, so that sentences share no more than the template.
-VERB = "sat"
-SUBJECTS_AND_THINGS = (
-    ("cat", "mat"),
-    ("man", "bench"),
-    ("woman", "chair"),
-    ("king", "throne"),
-    ("boy", "wall"),
-    ("girl", "floor"),
-    ("bird", "tree"),
-    ("soldier", "ground"),
-    ("player", "field"),
-    ("captain", "ship"),
-    ("child", "bed"),
-    ("queen", "stage"),
-    ("doctor", "table"),
-    ("student", "stairs"),
-    ("horse", "grass"),
-    ("writer", "roof"),
-    ("actor", "car"),
-    ("singer", "rock"),
-    ("mother", "boat"),
-    ("father", "bridge"),
-    ("teacher", "desk"),
-    ("officer", "road"),
-    ("artist", "beach"),
-    ("driver", "train"),
-)
-
 
 # -- claim 12: without heads 1 and 2 the text repeats itself --------------------------------------
 
+ALL_HEADS, OTHER_PAIRS = "all heads", "mean of the other pairs"
 
-def ablation(
-    model: GPT,
-    tokenizer,
-    samples: int,
-    tokens: int,
-    seed: int = 0,
-    progress: bool = False,
-) -> dict:
+
+def ablation(model: GPT, dataset, size: StudySize) -> dict:
     """Repetition in continuations of the paper's prompt without two heads in every layer.
 
     Each two heads in turn, so that the paper's can be told from any two, and all heads as the
     control. All are drawn with the same random numbers, so sample i is compared with sample i.
     `greedy` holds the likeliest tokens' text, `published` the same numbers of the paper's text.
+    Raises LLMLiteError for a model without the paper's heads.
     """
     pairs = {_without(heads): heads for heads in combinations(range(model.config.n_head), 2)}
     ours = _without(paper.ABLATED_HEADS)
@@ -84,12 +45,11 @@ def ablation(
             f"The paper removes heads {' and '.join(map(str, paper.ABLATED_HEADS))}, counted from "
             f"0, of 4, and this model has {model.config.n_head} a layer; study one with more heads."
         )
+    to_continue = (model, dataset.tokenizer, paper.ABLATION_PROMPT, size.tokens)
     counts, greedy = {}, {}
-    heads_off = {ALL_HEADS: (), **pairs}
-    for name, heads in tqdm(heads_off.items(), "Ablate", unit="pair", disable=not progress):
+    for name, heads in {ALL_HEADS: (), **pairs}.items():
         mask = mask_heads(model.config, heads).to(model.device)
-        to_continue = (model, tokenizer, paper.ABLATION_PROMPT, tokens)
-        texts = complete(*to_continue, samples, seed=seed, head_mask=mask, **SAMPLING)
+        texts = complete(*to_continue, size.samples, seed=0, head_mask=mask, **SAMPLING)
         counts[name] = collect([_repetition(text.split()) for text in texts])
         greedy[name] = complete(*to_continue, temperature=0, head_mask=mask)[0]
     rows = {name: as_lists(named) for name, named in counts.items()}
@@ -101,8 +61,8 @@ def ablation(
     published = paper.ABLATED_CONTINUATION.removeprefix(paper.ABLATION_PROMPT).split()
     return {
         "claim": 12,
-        "samples": samples,
-        "tokens": tokens,
+        "samples": size.samples,
+        "tokens": size.tokens,
         "prompt": paper.ABLATION_PROMPT,
         "sampling": SAMPLING,
         "greedy": greedy,
@@ -126,31 +86,48 @@ def _repetition(words: list[str]) -> dict[str, tuple[float, float]]:
 
 # -- claim 13: layer 0 looks at the token before, deeper layers more widely, and at "sat" ---------
 
+LOCAL = ("previous", "distance", "entropy")  # how locally a head looks
 
-def attention(model: GPT, tokenizer, sentences: Sequence[Tensor], progress: bool = False) -> dict:
+# Of "The … sat on the … and looked at the dog .", the paper's sentence first. No word occurs twice,
+# so that sentences share no more than the template.
+SUBJECTS = (
+    "cat man woman king boy girl bird soldier player captain child queen doctor student horse "
+    "writer actor singer mother father teacher officer artist driver"
+)
+THINGS = (
+    "mat bench chair throne wall floor tree ground field ship bed stage table stairs grass roof "
+    "car rock boat bridge desk road beach train"
+)
+
+
+def attention(model: GPT, dataset, size: StudySize) -> dict:
     """How far each layer and head looks back, and how much each layer looks at the verb "sat".
 
-    sentences: token ids, each (time,), of two tokens or more. Over all positions but the first:
-    the weight on the token before, the mean distance looked back and the entropy, as in
-    `interpret.attention_statistics` and with its values, since a sentence weighs as much as it has
-    positions; "evenly spread" is the distance of even attention. A layer is the mean of its heads.
+    Over sentences of the test split, and all of their tokens but the first: the weight on the token
+    before, the mean distance looked back and the entropy, as in `interpret.query_statistics`; a
+    sentence weighs as much as it has tokens. "evenly spread" is the distance of even attention. A
+    layer is the mean of its heads.
 
     "to sat" is how much later tokens look at the verb, and "to the noun" at the noun before it, by
     `interpret.attention_received`: 1 is even attention. Of a word of several tokens it is the last.
     The sentences for it differ in their nouns only, so its intervals speak for this template alone.
+
+    Raises LLMLiteError for a model of one layer and for fewer than two sentences.
     """
     if model.config.n_layer < 2:
         raise LLMLiteError("The first layer is compared with the deepest; study a model with two.")
-    if len(sentences) < 2 or any(len(ids) < 2 for ids in sentences):
+    encoded = map(dataset.tokenizer.encode, dataset.sentences(size.sentences))
+    sentences = [torch.tensor(ids[: model.config.block_size]) for ids in encoded if len(ids) > 1]
+    if len(sentences) < 2:
         raise LLMLiteError(
             "Attention is studied on two sentences or more, each of two tokens or more; give such."
         )
-    bar = tqdm(sentences, "Attention", unit="sentence", disable=not progress)
-    per_query = [query_statistics(attention_maps(model, ids)).double() for ids in bar]
+    per_query = [query_statistics(attention_maps(model, ids)).double() for ids in sentences]
     positions = np.array([statistics.size(-1) for statistics in per_query])
     totals = np.stack([statistics.sum(-1).numpy() for statistics in per_query], axis=1)
     sums = dict(zip(STATISTICS, totals, strict=True))  # each (sentence, layer, head)
-    received = np.stack([_received(model, tokenizer, *nouns) for nouns in SUBJECTS_AND_THINGS])
+    nouns = zip(SUBJECTS.split(), THINGS.split(), strict=True)
+    received = np.stack([_received(model, dataset.tokenizer, *pair) for pair in nouns])
     ends = [("layer 0", f"layer {model.config.n_layer - 1}")]
     return {
         "claim": 13,
@@ -169,8 +146,7 @@ def attention(model: GPT, tokenizer, sentences: Sequence[Tensor], progress: bool
 
 def _looking_back(sums: dict[str, np.ndarray], positions: np.ndarray) -> Counts:
     """Of every layer and head; sums: name → (sentence, layer, head), over so many positions."""
-    even = sums["uniform_distance"][:, 0, 0]
-    counts = {"evenly spread": {"distance": _out_of(even, positions)}}
+    counts = {"evenly spread": {"distance": _out_of(sums["uniform_distance"][:, 0, 0], positions)}}
     _, layers, heads = sums["distance"].shape
     for layer in range(layers):
         counts[f"layer {layer}"] = {
@@ -208,8 +184,21 @@ def _looking_at_words(
 def _received(model: GPT, tokenizer, subject: str, thing: str) -> np.ndarray:
     """What the verb and the noun before it get from later tokens: (2, layer), mean over heads."""
     noun = f" The {subject}"
-    verb = f"{noun} {VERB}"
+    verb = f"{noun} sat"
     ids = torch.tensor(tokenizer.encode(f"{verb} on the {thing} and looked at the dog ."))
     maps = attention_maps(model, ids)
     at = [len(tokenizer.encode(text)) - 1 for text in (verb, noun)]
     return torch.stack([attention_received(maps, i).mean(-1) for i in at]).double().numpy()
+
+
+def by_head(study: dict) -> pd.DataFrame:
+    """A row a head of the study of attention: layer, head, and value, low and high of each
+    statistic, as columns of two levels."""
+    rows = {}
+    for name, measure in study["measures"].items():
+        statistic, _, where = name.partition(": ")
+        if ", head " in where and " minus " not in where:
+            layer, head = (int(part.split()[-1]) for part in where.split(", "))
+            for end in ("value", "low", "high"):
+                rows.setdefault((layer, head), {})[statistic, end] = measure[end]
+    return pd.DataFrame(rows).T.rename_axis(["layer", "head"])

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,25 +11,36 @@ import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from llmlite import paper
-from llmlite.config import ModelConfig
-from llmlite.data import sample_folder
-from llmlite.errors import LLMLiteError
-from llmlite.generate import PARAGRAPH, complete
-from llmlite.interpret import attention_maps, attention_statistics
-from llmlite.intervals import bootstrap
-from llmlite.model import GPT
-from llmlite.studies import ablation, attention, coherence, prompt_sensitivity, sampling
-from llmlite.studies.coherence import (
+from llmlite.audit.heads import LOCAL, SUBJECTS, THINGS, ablation, attention
+from llmlite.audit.samples import (
+    StudySize,
+    collect,
+    difference,
+    measure,
+    measure_all,
+    share,
+)
+from llmlite.audit.text import (
     FUNCTION_WORDS,
+    MATRIX,
     SAMPLING,
     Reference,
+    coherence,
     continued_words,
+    entropies,
     passages,
+    pooled_distinct_2,
     position,
+    prompt_sensitivity,
+    sampling,
 )
-from llmlite.studies.counts import collect, difference, measure, measure_all, share
-from llmlite.studies.heads import LOCAL, SUBJECTS_AND_THINGS
-from llmlite.studies.sampling import entropies, pooled_distinct_2
+from llmlite.config import ModelConfig
+from llmlite.data import first_sentences, sample_folder
+from llmlite.errors import LLMLiteError
+from llmlite.generate import PARAGRAPH, complete
+from llmlite.interpret import attention_maps, query_statistics
+from llmlite.intervals import bootstrap
+from llmlite.model import GPT
 from llmlite.tokenizer import BPETokenizer
 
 PROMPT = paper.GENERATION_PROMPT
@@ -38,6 +49,26 @@ PROMPT = paper.GENERATION_PROMPT
 @pytest.fixture(scope="module")
 def sample_text() -> str:
     return (sample_folder() / "wiki.train.raw").read_text("utf-8")[:20_000]
+
+
+@dataclass
+class Text:
+    """A Dataset of two splits."""
+
+    tokenizer: BPETokenizer
+    train: str
+    test: str = ""
+
+    def text(self, split: str) -> str:
+        return {"train": self.train, "test": self.test}[split]
+
+    def sentences(self, limit: int) -> list[str]:
+        return first_sentences(self.test, limit)
+
+
+@pytest.fixture(scope="module")
+def dataset(tokenizer, sample_text) -> Text:
+    return Text(tokenizer, sample_text, sample_text)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +215,8 @@ def test_a_model_that_repeats_a_word_is_seen_through(tokenizer, reciting, sample
     model = reciting(PROMPT, tokenizer.encode(" the"))
     n = 30 // len(tokenizer.encode(" the"))
     train = sample_text + "\nstudent the\n"
-    result = values(coherence(model, tokenizer, train, sample_text, samples=4, tokens=30))
+    text = Text(tokenizer, train, sample_text)
+    result = values(coherence(model, text, StudySize(4, 30, 0)))
     # "student the the …", n times; filtered it is "student the".
     assert result["repetition: generated"] == pytest.approx((n - 1) / (n + 1))
     assert result["distinct-2: generated"] == pytest.approx(2 / n)
@@ -207,7 +239,8 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer, reciting):
     text = "".join(
         f" \n a{i} b{i} c{i} d{i} e{i} f{i} g{i} h{i} j{i} k{i} l{i}\n" for i in range(9)
     )
-    result = coherence(model, tokenizer, text + PROMPT + real, text, samples=5, tokens=tokens)
+    dataset = Text(tokenizer, text + PROMPT + real, text)
+    result = coherence(model, dataset, StudySize(5, tokens, 0))
     measured = values(result)
     assert {row["generated"] for row in result["rows"]} == {"student" + real}
     assert {row["filtered"] for row in result["rows"]} == {
@@ -220,16 +253,12 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer, reciting):
     assert measured["position: filtered"] == pytest.approx((8 / 9 - shuffled) / (1 - shuffled))
 
 
-def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(
-    model, tokenizer, sample_text
-):
-    run = partial(coherence, model, tokenizer, sample_text, sample_text, samples=5, tokens=120)
-    result = run(seed=3)
-    assert run(seed=3) == result
-    assert run(seed=2)["rows"] != result["rows"]
+def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(model, dataset):
+    result = coherence(model, dataset, StudySize(5, 120, 0))
+    assert coherence(model, dataset, StudySize(5, 120, 0)) == result
     assert result["claim"] == 9
     assert len(result["rows"]) == result["samples"] == 5
-    expected = complete(model, tokenizer, PROMPT, 120, 5, seed=3, **SAMPLING)
+    expected = complete(model, dataset.tokenizer, PROMPT, 120, 5, seed=0, **SAMPLING)
     for row, text in zip(result["rows"], expected, strict=True):
         words = {kind: spelled.split(" ") for kind, spelled in row.items()}
         assert words["generated"] == (PROMPT + text).split()[2:]
@@ -245,12 +274,12 @@ def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(
 # -- claim 10 -------------------------------------------------------------------------------------
 
 
-def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, tokenizer):
+def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset):
     prompts, samples = ["The cat", "A dog", "One day"], 4
-    result = prompt_sensitivity(model, tokenizer, prompts, samples, tokens=12, seed=2)
+    result = prompt_sensitivity(model, dataset, StudySize(samples, 12, 0), prompts)
     measured = values(result)
     texts = [
-        complete(model, tokenizer, prompt, 12, 8, seed=6 + i, **SAMPLING)
+        complete(model, dataset.tokenizer, prompt, 12, 8, seed=i, **SAMPLING)
         for i, prompt in enumerate(prompts)
     ]
     smooth = SmoothingFunction().method1
@@ -267,6 +296,8 @@ def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, tokenizer):
         assert measured[f"share below 0.05: {name}"] == np.mean(np.array(scores) < 0.05)
         assert result["quantiles"][name]["0.25"] == pytest.approx(np.quantile(scores, 0.25))
         assert np.shape(result["rows"][name]["BLEU"]) == (samples, 2)
+    first = [[np.mean([bleu(a[i], b[i]) for i in range(samples)]) for b in texts] for a in texts]
+    np.testing.assert_allclose(result["rows"][MATRIX], first)
     difference_of_means = np.mean(between) - np.mean(within)
     name = "BLEU: different prompts minus same prompt"
     assert measured[name] == pytest.approx(difference_of_means)
@@ -275,15 +306,10 @@ def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, tokenizer):
 
 def test_a_model_that_always_says_the_same_is_insensitive(tokenizer, reciting):
     model = reciting(PROMPT, tokenizer.encode(" the"))
-    result = values(prompt_sensitivity(model, tokenizer, ["The cat", "A"], 3, tokens=30))
+    text = Text(tokenizer, "")
+    result = values(prompt_sensitivity(model, text, StudySize(3, 30, 0), ["The cat", "A"]))
     assert result["BLEU: different prompts"] == result["BLEU: same prompt"] == pytest.approx(1)
     assert result["share below 0.05: different prompts"] == 0
-
-
-def test_one_wording_cannot_be_compared(model, tokenizer, one_sentence):
-    with pytest.raises(LLMLiteError, match="two or more, not 1") as error:
-        prompt_sensitivity(model, tokenizer, ["The cat"], 4, 12)
-    one_sentence(error)
 
 
 # -- claim 11 -------------------------------------------------------------------------------------
@@ -315,7 +341,7 @@ def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, reciting):
     head, tail = tokenizer.encode(" saw the cat . It ran"), tokenizer.encode("\n \n The end")
     model = reciting("The dog", head + tail)
     tokens, train = len(head + tail), "dog saw the cat end"
-    result = sampling(model, tokenizer, "The dog ", train, samples=8, tokens=tokens)
+    result = sampling(model, Text(tokenizer, train), StudySize(8, tokens, 0), "The dog")
     measured = values(result)
     assert {text for row in result["rows"] for text in row["texts"]} == {
         " saw the cat . It ran\n \n The end"
@@ -335,7 +361,8 @@ def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, reciting):
 def test_the_end_of_the_text_ends_the_paragraph_and_what_counts(tokenizer, reciting):
     head = tokenizer.encode(" saw the cat")
     model = reciting("The dog", [*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
-    result = sampling(model, tokenizer, "The dog", "a b", samples=8, tokens=len(head) + 3)
+    size = StudySize(8, len(head) + 3, 0)
+    result = sampling(model, Text(tokenizer, "a b"), size, "The dog")
     measured, row = values(result), result["rows"][0]
     assert set(row["texts"]) == {" saw the cat"}
     assert row["entropy"][0][1] == len(head) + 1  # the end was drawn as well
@@ -345,16 +372,17 @@ def test_the_end_of_the_text_ends_the_paragraph_and_what_counts(tokenizer, recit
 
 def test_a_paragraph_that_does_not_end_has_all_tokens(tokenizer, reciting):
     model = reciting("The dog", tokenizer.encode(" the"))
-    measured = values(sampling(model, tokenizer, "The dog", "a b", samples=8, tokens=9))
+    dataset = Text(tokenizer, "a b")
+    measured = values(sampling(model, dataset, StudySize(8, 9, 0), "The dog"))
     assert measured["paragraph: temperature 0.7"] == 9
     assert measured["ended: temperature 0.7"] == 0
 
 
-def test_settings_are_compared_sample_by_sample(model, tokenizer, sample_text):
-    result = sampling(model, tokenizer, "The cat", sample_text, samples=9, tokens=30, seed=1)
+def test_settings_are_compared_sample_by_sample(model, dataset):
+    result = sampling(model, dataset, StudySize(9, 30, 0), "The cat")
     measured = values(result)
     rows = {row["setting"]: row for row in result["rows"]}
-    expected = complete(model, tokenizer, "The cat", 30, 9, temperature=0.7, seed=1)
+    expected = complete(model, dataset.tokenizer, "The cat", 30, 9, temperature=0.7, seed=0)
     assert rows["temperature 0.7"]["texts"] == expected
     # The vocabulary has 300 tokens, so this is the same text from the same random numbers.
     assert rows["top-k 1000"]["texts"] == rows["temperature 1.0"]["texts"]
@@ -372,22 +400,13 @@ def test_settings_are_compared_sample_by_sample(model, tokenizer, sample_text):
     assert measured["entropy: top-k 1000 minus top-k 10"] > 0.1
 
 
-@pytest.mark.parametrize(
-    ("samples", "tokens", "message"), [(7, 9, "8 continuations"), (8, 96, "window of 96")]
-)
-def test_sampling_that_cannot_be_studied(model, tokenizer, samples, tokens, message, one_sentence):
-    with pytest.raises(LLMLiteError, match=message) as error:
-        sampling(model, tokenizer, "The cat", "a b", samples, tokens)
-    one_sentence(error)
-
-
 # -- claim 12 -------------------------------------------------------------------------------------
 
 
 def test_ablation_of_a_model_that_repeats_itself_anyway(tokenizer, reciting):
     model = reciting(paper.ABLATION_PROMPT, tokenizer.encode(" the"))
     n = 24 // len(tokenizer.encode(" the"))
-    result = ablation(model, tokenizer, samples=3, tokens=24)
+    result = ablation(model, Text(tokenizer, ""), StudySize(3, 24, 0))
     measured = values(result)
     for heads in ("all heads", "without heads 1 and 2", "without heads 0 and 3"):
         assert result["greedy"][heads] == " the" * n
@@ -402,7 +421,7 @@ def test_ablation_of_a_model_that_repeats_itself_anyway(tokenizer, reciting):
 
 
 def test_every_two_heads_are_removed_in_turn(model, tokenizer):
-    result = ablation(model, tokenizer, samples=4, tokens=60, seed=5)
+    result = ablation(model, Text(tokenizer, ""), StudySize(4, 60, 0))
     measured = values(result)
     pairs = [f"without heads {a} and {b}" for a in range(4) for b in range(a + 1, 4)]
     assert list(result["greedy"]) == list(result["rows"]) == ["all heads", *pairs]
@@ -413,7 +432,7 @@ def test_every_two_heads_are_removed_in_turn(model, tokenizer):
         ("without heads 0 and 3", torch.tensor([[0.0, 1, 1, 0]] * 2)),
     ):
         texts = complete(
-            model, tokenizer, "The cat sat on", 60, 4, seed=5, head_mask=mask, **SAMPLING
+            model, tokenizer, "The cat sat on", 60, 4, seed=0, head_mask=mask, **SAMPLING
         )
         expected = [max(map(t.split().count, t.split())) / len(t.split()) for t in texts]
         np.testing.assert_allclose(shares[name], expected)
@@ -433,56 +452,54 @@ def test_every_two_heads_are_removed_in_turn(model, tokenizer):
     assert abs(more) > 1e-3
 
 
-@pytest.mark.parametrize("heads", [1, 2])
-def test_a_model_without_the_papers_heads_is_refused(
-    tokenizer, make_model, config, heads, one_sentence
-):
-    small = ModelConfig(config.vocab_size, config.block_size, n_layer=2, n_head=heads, n_embd=16)
-    with pytest.raises(LLMLiteError, match=f"heads 1 and 2, .* has {heads} a layer") as error:
-        ablation(make_model(small), tokenizer, samples=2, tokens=5)
-    one_sentence(error)
-
-
 # -- claim 13 -------------------------------------------------------------------------------------
 
 
+SENTENCES = StudySize(0, 0, 4)
+
+
 @pytest.fixture
-def sentences(make_ids) -> list[torch.Tensor]:
-    return [make_ids(length, vocab_size=300, seed=length) for length in (9, 2, 30, 17)]
+def encoded(model, dataset) -> list[torch.Tensor]:
+    """The sentences as the model reads them: as much as fits into its window."""
+    ids = map(dataset.tokenizer.encode, dataset.sentences(4))
+    return [torch.tensor(sentence[: model.config.block_size]) for sentence in ids]
 
 
-def test_values_of_layers_and_heads_are_those_of_all_positions(model, tokenizer, sentences):
-    result = attention(model, tokenizer, sentences)
+def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset, encoded):
+    result = attention(model, dataset, SENTENCES)
     measured = values(result)
-    table = attention_statistics(model, sentences)
-    for _, row in table.iterrows():
-        for name in LOCAL:
-            value = measured[f"{name}: layer {row.layer:.0f}, head {row['head']:.0f}"]
-            assert value == pytest.approx(row[name])
-    by_layer = table.groupby("layer").mean()
-    for name in LOCAL:
-        first, last = by_layer[name]
-        assert measured[f"{name}: layer 0"] == pytest.approx(first)
+    sentences = [query_statistics(attention_maps(model, ids)).double() for ids in encoded]
+    means = torch.cat(sentences, -1).mean(-1)  # (statistic, layer, head)
+    for statistic, name in enumerate(("distance", "entropy", "previous")):
+        for layer in (0, 1):
+            whole = means[statistic, layer].mean().item()
+            assert measured[f"{name}: layer {layer}"] == pytest.approx(whole)
+            for head in range(4):
+                expected = means[statistic, layer, head].item()
+                assert measured[f"{name}: layer {layer}, head {head}"] == pytest.approx(expected)
+        first, last = means[statistic].mean(-1).tolist()
         assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(first - last)
-    assert measured["distance: evenly spread"] == pytest.approx(table["uniform_distance"][0])
-    assert result["rows"]["positions"] == [8, 1, 29, 16]
-    third = attention_statistics(model, sentences[2:3]).groupby("layer").mean()
-    assert result["rows"]["distance"][2] == pytest.approx(third["distance"].tolist())
+        third = sentences[2][statistic].mean((-2, -1)).tolist()
+        assert result["rows"][name][2] == pytest.approx(third)
+    assert measured["distance: evenly spread"] == pytest.approx(means[3, 0, 0].item())
+    assert result["rows"]["positions"] == [len(ids) - 1 for ids in encoded]
+    assert set(LOCAL) == {"distance", "entropy", "previous"}
 
 
-def test_intervals_of_attention_are_over_sentences(model, tokenizer, sentences):
-    measures = attention(model, tokenizer, sentences)["measures"]
+def test_intervals_of_attention_are_over_sentences(model, tokenizer, dataset):
+    measures = attention(model, dataset, SENTENCES)["measures"]
     assert measures["previous: layer 0"]["of"] == "4 sentences"
     assert measures["to sat: layer 0"]["of"] == "24 sentences of one template"
-    same = attention(model, tokenizer, [sentences[0]] * 5)["measures"]["previous: layer 0"]
+    one = Text(tokenizer, "", "\n".join([" The cat sat on the mat . "] * 5))
+    same = attention(model, one, StudySize(0, 0, 5))["measures"]["previous: layer 0"]
     assert same["low"] == pytest.approx(same["high"])
 
 
-def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, sentences):
-    result = attention(model, tokenizer, sentences)
+def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset):
+    result = attention(model, dataset, SENTENCES)
     measured = values(result)
     everything = []
-    for subject, thing in SUBJECTS_AND_THINGS:
+    for subject, thing in zip(SUBJECTS.split(), THINGS.split(), strict=True):
         text = f" The {subject} sat on the {thing} and looked at the dog ."
         ids = tokenizer.encode(text)
         maps = attention_maps(model, torch.tensor(ids)).tolist()
@@ -510,13 +527,13 @@ def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, sentenc
 
 
 @torch.no_grad()
-def test_even_attention_is_local_nowhere(model, tokenizer, sentences):
+def test_even_attention_is_local_nowhere(model, dataset, encoded):
     for block in model.blocks:
         block.attention.qkv.weight.zero_()
         block.attention.qkv.bias.zero_()
-    measured = values(attention(model, tokenizer, sentences))
+    measured = values(attention(model, dataset, SENTENCES))
     assert measured["distance: layer 0"] == pytest.approx(measured["distance: evenly spread"])
-    mean_entropy = np.mean([math.log(q + 1) for n in (9, 2, 30, 17) for q in range(1, n)])
+    mean_entropy = np.mean([math.log(q + 1) for ids in encoded for q in range(1, len(ids))])
     assert measured["entropy: layer 1, head 3"] == pytest.approx(mean_entropy)
     for name in ("to sat: layer 0", "to the noun: layer 1"):
         assert measured[name] == pytest.approx(1)
@@ -524,20 +541,28 @@ def test_even_attention_is_local_nowhere(model, tokenizer, sentences):
 
 
 def test_no_noun_of_the_template_occurs_twice():
-    nouns = [noun for pair in SUBJECTS_AND_THINGS for noun in pair]
+    nouns = SUBJECTS.split() + THINGS.split()
     assert len(set(nouns)) == len(nouns) == 48
-    assert SUBJECTS_AND_THINGS[0] == ("cat", "mat")  # the paper's sentence
+    assert (SUBJECTS.split()[0], THINGS.split()[0]) == ("cat", "mat")  # the paper's sentence
 
 
-@pytest.mark.parametrize("lengths", [[], [5], [5, 1, 5]])
-def test_sentences_without_attention_are_refused(model, tokenizer, make_ids, lengths, one_sentence):
-    with pytest.raises(LLMLiteError, match="two sentences or more") as error:
-        attention(model, tokenizer, [make_ids(length) for length in lengths])
-    one_sentence(error)
+# -- what cannot be studied -----------------------------------------------------------------------
 
 
-def test_one_layer_has_no_deeper_one(make_model, config, tokenizer, sentences, one_sentence):
-    shallow = ModelConfig(config.vocab_size, config.block_size, n_layer=1, n_head=4, n_embd=16)
-    with pytest.raises(LLMLiteError, match="model with two") as error:
-        attention(make_model(shallow), tokenizer, sentences)
+@pytest.mark.parametrize(
+    ("study", "size", "changes", "message"),
+    [
+        (sampling, StudySize(7, 9, 0), {}, "8 continuations"),
+        (sampling, StudySize(8, 96, 0), {}, "window of 96"),
+        (ablation, StudySize(2, 5, 0), {"n_head": 1}, "heads 1 and 2, .* has 1 a layer"),
+        (ablation, StudySize(2, 5, 0), {"n_head": 2}, "heads 1 and 2, .* has 2 a layer"),
+        (attention, StudySize(2, 5, 1), {}, "two sentences or more"),
+        (attention, StudySize(2, 5, 9), {"n_layer": 1}, "model with two"),
+    ],
+)
+def test_what_cannot_be_studied_is_said(
+    study, size, changes, message, make_model, config, dataset, one_sentence
+):
+    with pytest.raises(LLMLiteError, match=message) as error:
+        study(make_model(replace(config, **changes)), dataset, size)
     one_sentence(error)

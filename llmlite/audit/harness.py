@@ -9,18 +9,14 @@ Checked against lm_eval 0.4.13.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, pairwise
-from operator import itemgetter
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
-import torch
 
 from llmlite.errors import LLMLiteError
-from llmlite.metrics import Score, Windows, collect, window_losses, windows_over
-
-BATCH_SIZE = 8  # windows in a pass
+from llmlite.metrics import Score, token_losses
+from llmlite.progress import tqdm
 
 # What the detokeniser replaces, in its order: a later replacement sees what an earlier one left.
 _NUMBERS = ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."))
@@ -36,13 +32,6 @@ _REST = (
     (" N ", " 1 "),
     (" 's", "'s"),
 )
-
-
-@dataclass(frozen=True)
-class HarnessScore(Score):
-    """The sum of `article_scores`, one a page; `words` and `bytes` are the harness's."""
-
-    article_scores: tuple[Score, ...] = ()
 
 
 def pages(text: str) -> list[str]:
@@ -86,54 +75,26 @@ def count_words(page: str) -> int:
     return len(re.split(r"\s+", page))
 
 
-def harness_score(
+def harness_scores(
     model, tokenizer, articles: Sequence[str], progress: bool = False
-) -> HarnessScore:
-    """The harness's score of `model` on `articles`, pages as `pages` gives them.
+) -> list[Score]:
+    """The harness's score of `model` on each of `articles`, pages as `pages` gives them.
 
     A page's tokens are scored from <|endoftext|> on in windows of block_size that do not overlap;
-    the last one is moved back so that it is whole, and scores what is left. tokenizer: gives
-    `encode_batch_to_arrays` and `eot_id`. Raises LLMLiteError if there is no text.
+    the last one is moved back so that it is whole, and scores what is left. Raises LLMLiteError if
+    there is no text.
     """
     if not any(articles):
         raise LLMLiteError("There is no text to score: all pages are empty, or there are none.")
-    parts = tokenizer.encode_batch_to_arrays([detokenize(page) for page in articles], progress)
-    losses = _page_losses(model, parts, tokenizer.eot_id, "Harness" if progress else None)
+    size, scores = model.config.block_size, []
     context = (
-        f"1 to {model.config.block_size} tokens of its own page (windows side by side; "
+        f"1 to {size} tokens of its own page (windows side by side; "
         "lm-evaluation-harness, task wikitext)"
     )
-    scores = tuple(
-        Score(nats, len(part), count_words(page), len(page.encode()), context)
-        for nats, part, page in zip(losses, parts, articles, strict=True)
-    )
-    totals = (sum(getattr(s, f) for s in scores) for f in ("nats", "tokens", "words", "bytes"))
-    return HarnessScore(*totals, context, scores)
-
-
-@torch.inference_mode()
-def _page_losses(
-    model, parts: Sequence[np.ndarray], eot_id: int, progress: str | None
-) -> list[float]:
-    """Nats of each page, whose tokens are one of `parts`."""
-    ids = np.concatenate([array for part in parts for array in ([eot_id], part)]).astype(np.int64)
-    bounds = np.cumsum([0, *(len(part) + 1 for part in parts)]).tolist()
-    batches = _batches(bounds, model.config.block_size)
-    losses = collect(window_losses(model, ids, batches, progress=progress), len(ids) - 1).double()
-    return [losses[start : end - 1].sum().item() for start, end in pairwise(bounds)]
-
-
-def _batches(bounds: list[int], size: int) -> Iterator[Windows]:
-    """The windows of all pages, those of one width together; page i begins at id bounds[i]."""
-    rows = [
-        (windows.width, page + start, context)
-        for page, end in pairwise(bounds)
-        if end - page > 1  # an empty page has a first context and nothing to score
-        for windows in windows_over(end - page - 1, size, stride=size, batch_size=BATCH_SIZE)
-        for start, context in zip(windows.starts, windows.context, strict=True)
-    ]
-    for width, same in groupby(sorted(rows), key=itemgetter(0)):
-        same = list(same)
-        for i in range(0, len(same), BATCH_SIZE):
-            _, starts, context = np.array(same[i : i + BATCH_SIZE]).T
-            yield Windows(starts, width, context)
+    parts = tokenizer.encode_batch_to_arrays([detokenize(page) for page in articles], progress)
+    for part, page in zip(tqdm(parts, "Harness", disable=not progress), articles, strict=True):
+        ids = np.array([tokenizer.eot_id, *part], np.int64)
+        # stride = size: what slides by a whole window stands side by side, but for the last one
+        nats = token_losses(model, ids, stride=size).double().sum().item() if len(part) else 0.0
+        scores.append(Score(nats, len(part), count_words(page), len(page.encode()), context))
+    return scores

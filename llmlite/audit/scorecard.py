@@ -1,0 +1,147 @@
+"""The scorecard: all claims with their verdicts, and the records that they rest on, for people to
+trace."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from llmlite.audit import claims, trends
+from llmlite.audit.claims import Evidence, Row, headline
+from llmlite.audit.measures import together
+from llmlite.audit.runs import LONGER, Audit
+from llmlite.audit.studies import STUDIES
+from llmlite.checkpoint import read_steps
+from llmlite.files import replacing, write_json
+
+SCORECARD, SHORT, RECORDS = "scorecard.md", "scorecard-short.md", "audit.json"
+CLAIMS = (  # in their order
+    *(trends.claim_1, trends.claim_2, claims.claim_3),
+    *(trends.claim_4, trends.claim_5, trends.claim_6, trends.claim_7, trends.claim_8),
+    *(claims.claim_9, claims.claim_10, claims.claim_11, claims.claim_12, claims.claim_13),
+    *(claims.claim_14, claims.claim_15, claims.claim_16),
+)
+KEPT = ("command", "identity", "environment", "amp", "parameters", "steps_per_epoch", "epochs")
+
+
+def evidence(audit: Audit) -> Evidence:
+    """What the scorecard judges by; made on the spot where it is not there yet."""
+    honest = list(audit.honest_runs)
+    return Evidence(
+        leak=audit.leaks(),
+        tests=[together(audit.scores(name)["side by side"]).loss for name in honest],
+        norms=[read_steps(audit.run_folder(name)) for name in honest],
+        first=audit.grids("first"),
+        revised=audit.grids("revised"),
+        longer=audit.grids(LONGER),
+        studies={study: [audit.study(study, name) for name in honest] for study in STUDIES},
+    )
+
+
+def scorecard(e: Evidence) -> list[Row]:
+    """All 16 claims, in their order."""
+    return [claim(e) for claim in CLAIMS]
+
+
+def to_frame(rows: list[Row]) -> pd.DataFrame:
+    """A row a claim, by number: claim, published, ours, verdict, section."""
+    table = pd.DataFrame(rows).set_index("number")
+    return table[["claim", "published", "ours", "verdict", "section"]]
+
+
+def scale(audit: Audit) -> str:
+    """How long the grids' runs are, in a sentence: their trends say nothing about longer ones."""
+    grid = audit.settings.revised_grid
+    tokens = f"{grid.train_tokens:,} tokens" if grid.train_tokens else "the whole training text"
+    return (
+        f"Claims 1, 2 and 4 to 8 are judged by runs of {grid.epochs} epochs over {tokens}, which "
+        "need not hold for longer ones."
+    )
+
+
+# -- on disk --------------------------------------------------------------------------------------
+
+
+def save(audit: Audit, gathered: Evidence, rows: list[Row]) -> Path:
+    """Write the scorecard and the records behind it beside the figures; returns the folder."""
+    experiment, folder = audit.experiment, audit.experiment.out / "figures"
+    source = (
+        f"profile {experiment.profile.name}, {experiment.dataset.name}, "
+        f"{experiment.made_on()}. {scale(audit)}"
+    )
+    pages = {
+        SCORECARD: to_markdown(rows, source),
+        SHORT: to_short_markdown(rows, source, headline(gathered)),
+    }
+    for name, text in pages.items():
+        with replacing(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+    write_json(folder / RECORDS, _records(audit, gathered, rows))
+    return folder
+
+
+def to_markdown(rows: list[Row], source: str) -> str:
+    """figures/scorecard.md. source: profile, data and device."""
+    lines = [
+        "# Scorecard\n",
+        f"The paper's 16 claims, judged by the records of runs: {source} Intervals are 95%. The "
+        "sections are those of [notebook 08](../notebooks/08_reproduction_audit.ipynb), which "
+        "writes this page; [audit.json](audit.json) holds the runs' records, each with the command "
+        "that made it.\n",
+        "| # | claim | published | here | verdict | section | `llmlite audit --only` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.number} | {row.claim} | {row.published} | {row.ours} | **{row.verdict}** | "
+        f"{row.section} | {row.runs} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_short_markdown(rows: list[Row], source: str, headline: str) -> str:
+    """The README's scorecard: a headline, claims and verdicts. source: as in `to_markdown`."""
+    lines = [f"**{headline}**", "", "| # | the paper's claim | verdict |", "|---|---|---|"]
+    lines += [f"| {row.number} | {row.claim} | {row.verdict} |" for row in rows]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Here: {source} The numbers, with intervals: [scorecard](figures/scorecard.md); the "
+            "runs' records, with the command of each: [audit.json](figures/audit.json).",
+        ]
+    )
+
+
+def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
+    """figures/audit.json: every run's record, with what was measured of it."""
+    runs = {
+        name: {k: record[k] for k in (*KEPT, "measures", "skipped")}
+        for name, record in gathered.leak.items()
+    }
+    for i, name in enumerate(audit.honest_runs):
+        record, scores = audit.train(name), audit.scores(name)
+        runs[name] = {
+            **{k: record[k] for k in KEPT},
+            "command": audit.shown_command(name),
+            "scores": {rule: asdict(together(articles)) for rule, articles in scores.items()},
+            "studies": {
+                study: {k: v for k, v in seeds[i].items() if k != "rows"}
+                for study, seeds in gathered.studies.items()
+            },
+        }
+    tables = {"first": gathered.first, "revised": gathered.revised, LONGER: gathered.longer}
+    for name, (grid, seed) in audit.grid_runs.items():
+        table = tables[grid]
+        if seed in table.seed.values:
+            runs[name] = {
+                "command": audit.shown_command(name),
+                "environment": audit.grid_environment(grid, seed),
+                "epochs": table[table.seed == seed].to_dict("records"),
+            }
+    return {
+        "profile": audit.experiment.profile.name,
+        "data": audit.experiment.dataset.name,
+        "scorecard": [asdict(row) for row in rows],
+        "runs": runs,
+    }

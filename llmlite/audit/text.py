@@ -1,0 +1,351 @@
+"""Claims 9 to 11 (§IV.B and IV.C): is the text coherent, and what do wording, temperature and
+top-k do to it?
+
+Studies measure and do not judge. Each gives a dict that JSON can hold: `claim`, `samples`,
+`measures` (name → value, low, high and of) and `rows`, what the measures come from.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmlite import paper
+from llmlite.audit.samples import StudySize, as_lists, collect, measure, measure_all, share
+from llmlite.errors import LLMLiteError
+from llmlite.generate import (
+    PARAGRAPH,
+    complete,
+    generate,
+    next_token_probabilities,
+    remove_repeated_tokens,
+)
+from llmlite.metrics import (
+    bleu_matrix,
+    distinct_n,
+    off_diagonal,
+    repetition_rate,
+    text_statistics,
+)
+from llmlite.model import GPT
+
+SAMPLING = {"temperature": 0.8, "top_k": 50}  # ours, since the paper does not say how it sampled
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the training text tells about words: which stand side by side, and the most frequent."""
+
+    pairs: set[tuple[str, str]]
+    frequent: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> "Reference":
+        words = text.split()
+        common = Counter(words).most_common(FUNCTION_WORDS)
+        return cls(set(pairwise(words)), tuple(word for word, _ in common))
+
+    def attested(self, words: Sequence[str]) -> tuple[int, int]:
+        """(pairs of neighbours that are neighbours in the training text, all pairs)."""
+        pairs = list(pairwise(words))
+        return sum(pair in self.pairs for pair in pairs), len(pairs)
+
+
+def continued_words(prompt: str, text: str) -> list[str]:
+    """The words of `text`, which starts with `prompt`, from the prompt's last word on: this one
+    may be longer now, and forms a pair with the next if it is not."""
+    return text.split()[len(prompt.split()) - 1 :]
+
+
+# -- claim 9: "The university student Howard organization." is coherent ---------------------------
+
+FUNCTION_WORDS = 20  # the most frequent words of the training text
+CONTRASTS = (
+    ("filtered", "real"),
+    ("filtered", "generated"),
+    ("filtered", "filtered, shuffled"),
+    ("generated", "real"),
+)
+
+
+def coherence(model: GPT, dataset, size: StudySize) -> dict:
+    """How like real text the paper's filtered continuation is: in `measures`, over six kinds,
+
+        generated   continuations of the paper's prompt, from its last word on
+        filtered    the same after the paper's filter, which leaves each word once
+        real        passages of the test text that start with a paragraph, each as long as one of
+                    the continuations; also "real, filtered"
+        shuffled    "real, shuffled" and "filtered, shuffled", their words in random order
+
+    the share of attested pairs, neighbours that are neighbours somewhere in the training text; the
+    share of function words, its most frequent; repetition and distinct-2 as in metrics.py.
+    "position" is where a kind's share of attested pairs lies on the scale from that of real words
+    shuffled, 0, to that of real text, 1.
+    """
+    prompt, rng = paper.GENERATION_PROMPT, np.random.default_rng(0)
+    drawn = complete(
+        model, dataset.tokenizer, prompt, size.tokens, size.samples, seed=0, **SAMPLING
+    )
+    texts = [prompt + continuation for continuation in drawn]
+    kinds = {
+        "generated": [continued_words(prompt, text) for text in texts],
+        "filtered": [continued_words(prompt, remove_repeated_tokens(text)) for text in texts],
+    }
+    kinds["real"] = passages(dataset.text("test"), [len(w) for w in kinds["generated"]], rng)
+    kinds["real, filtered"] = [remove_repeated_tokens(" ".join(w)).split() for w in kinds["real"]]
+    for kind in ("real", "filtered"):
+        kinds[f"{kind}, shuffled"] = [rng.permutation(words).tolist() for words in kinds[kind]]
+    reference = Reference.of(dataset.text("train"))
+    counts = {
+        kind: collect([_count_words(words, reference) for words in texts])
+        for kind, texts in kinds.items()
+    }
+    attested = {kind: named["attested pairs"] for kind, named in counts.items()}
+    positions = {
+        f"position: {kind}": position(attested[kind], attested["real, shuffled"], attested["real"])
+        for kind in ("filtered", "generated", "real, filtered")
+    }
+    return {
+        "claim": 9,
+        "samples": size.samples,
+        "tokens": size.tokens,
+        "prompt": prompt,
+        "sampling": SAMPLING,
+        "function words": list(reference.frequent),
+        "measures": measure_all(counts, CONTRASTS, of="continuations") | positions,
+        "rows": [
+            {kind: " ".join(words) for kind, words in zip(kinds, sample, strict=True)}
+            for sample in zip(*kinds.values(), strict=True)
+        ],
+    }
+
+
+def passages(text: str, lengths: Sequence[int], rng: np.random.Generator) -> list[list[str]]:
+    """So many words of `text` from the start of a paragraph on, for each of `lengths`.
+
+    No two start alike; a passage runs on through what follows, as generated text does. Raises
+    LLMLiteError if there are too few paragraphs.
+    """
+    words, starts = [], []
+    for line in text.split("\n"):
+        if line.strip() and not line.startswith(" ="):
+            starts.append(len(words))
+        words += line.split()
+    starts = [start for start in starts if start + max(lengths) <= len(words)]
+    if len(starts) < len(lengths):
+        raise LLMLiteError(
+            f"The test text has {len(starts)} paragraphs to start a passage of {max(lengths)} "
+            f"words from, and {len(lengths)} are needed; ask for fewer samples."
+        )
+    drawn = rng.choice(starts, len(lengths), replace=False).tolist()
+    return [words[start : start + length] for start, length in zip(drawn, lengths, strict=True)]
+
+
+def position(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str, float | str]:
+    """Where the share of `counts` lies on the scale from that of `zero` to that of `one`."""
+
+    def on_scale(sums: np.ndarray) -> np.ndarray:
+        at, start, end = (share(sums[:, i]) for i in range(3))
+        if np.any(end <= start):
+            raise LLMLiteError(
+                "The test text has no more word pairs in common with the training text than its "
+                "words shuffled, so there is no scale; take more samples or another text."
+            )
+        return (at - start) / (end - start)
+
+    return measure(np.stack([counts, zero, one], axis=1), "continuations", on_scale)
+
+
+def _count_words(words: list[str], reference: Reference) -> dict[str, tuple[float, float]]:
+    return {
+        "attested pairs": reference.attested(words),
+        "function words": (sum(word in reference.frequent for word in words), len(words)),
+        "repetition": (repetition_rate(words), 1),
+        "distinct-2": (distinct_n(words, 2), 1),
+    }
+
+
+# -- claim 10: most BLEU scores between wordings of a prompt are low ------------------------------
+
+# §IV.C: the paper's prompts 1 and 2; the other wordings are ours.
+PROMPTS = (
+    "The university student",
+    "A university student",
+    "The student",
+    "University students",
+    "The college student",
+    "One university student",
+    "A student at the university",
+    "The university 's student",
+)
+DIFFERENT, SAME = "different prompts", "same prompt"
+MATRIX = "BLEU by prompt"
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def prompt_sensitivity(
+    model: GPT, dataset, size: StudySize, prompts: Sequence[str] = PROMPTS
+) -> dict:
+    """BLEU between continuations of different `prompts`, and of the same prompt as the control: a
+    low BLEU can be put down to the wording only as far as it is lower than the latter.
+
+    `quantiles`, of all scores: share of the scores → BLEU. `rows` holds the mean over the samples
+    of each two prompts as well, as MATRIX: (prompts, prompts), row = reference.
+    """
+    n = size.samples
+    # A seed a prompt: with a common one, texts would look alike by chance.
+    drawn = [
+        complete(model, dataset.tokenizer, prompt, size.tokens, 2 * n, seed=i, **SAMPLING)
+        for i, prompt in enumerate(prompts)
+    ]
+    # Sample i of a prompt meets sample i of every other one, and sample n + i of its own.
+    matrices = np.array([bleu_matrix([texts[i] for texts in drawn]) for i in range(n)])
+    own = [
+        [off_diagonal(bleu_matrix([texts[i], texts[n + i]])) for texts in drawn] for i in range(n)
+    ]
+    scores = {  # each (samples, comparisons)
+        DIFFERENT: np.array([off_diagonal(matrix) for matrix in matrices]),
+        SAME: np.array(own).reshape(n, -1),
+    }
+    counts = {name: _bleu_counts(rows) for name, rows in scores.items()}
+    return {
+        "claim": 10,
+        "samples": n,
+        "tokens": size.tokens,
+        "prompts": list(prompts),
+        "sampling": SAMPLING,
+        "quantiles": {
+            name: {str(q): float(np.quantile(rows, q)) for q in QUANTILES}
+            for name, rows in scores.items()
+        },
+        "measures": measure_all(counts, [(DIFFERENT, SAME)], of="samples"),
+        "rows": {name: as_lists(named) for name, named in counts.items()}
+        | {MATRIX: matrices.mean(axis=0).tolist()},
+    }
+
+
+def _bleu_counts(scores: np.ndarray) -> dict[str, np.ndarray]:
+    total = np.full(len(scores), scores.shape[1])
+    below = (scores < paper.BLEU_THRESHOLD).sum(axis=1)
+    return {
+        f"share below {paper.BLEU_THRESHOLD}": np.stack([below, total], axis=1),
+        "BLEU": np.stack([scores.sum(axis=1), total], axis=1),
+    }
+
+
+# -- claim 11: a low temperature is more deterministic, a larger top-k more diverse ---------------
+
+TEMPERATURES = (paper.LOW_TEMPERATURE, 1.0)  # without top-k
+TOP_K = (10, 50, 200, 1000)  # at temperature 1
+SETTINGS = {f"temperature {t}": {"temperature": t} for t in TEMPERATURES} | {
+    f"top-k {k}": {"temperature": 1.0, "top_k": k} for k in TOP_K
+}
+COMPARED = (
+    tuple(f"temperature {t}" for t in TEMPERATURES),
+    *((f"top-k {k}", f"top-k {TOP_K[0]}") for k in TOP_K[1:]),
+)
+POOL = 4  # continuations whose word pairs are counted together
+
+
+def sampling(model: GPT, dataset, size: StudySize, prompt: str = paper.GENERATION_PROMPT) -> dict:
+    """What temperature and top-k do to continuations of `prompt`, by SETTINGS and COMPARED.
+
+    All settings draw with the same random numbers, so sample i is compared with sample i. A top-k
+    beyond the vocabulary keeps all of it. Measured are
+
+        entropy             of the distributions that tokens were drawn from, nats
+        distinct-2          of the words of a continuation
+        pooled distinct-2   of the words of POOL continuations together
+        attested pairs      as in `coherence`
+        first sentence      words before its full stop; all words if there is none
+        paragraph           tokens before its end; all tokens if it does not end
+        ended               share of paragraphs that end
+
+    Raises LLMLiteError for fewer samples than two pools, and for a text longer than the window.
+    """
+    tokenizer, samples = dataset.tokenizer, size.samples
+    start = tokenizer.encode(PARAGRAPH + prompt)
+    if samples < 2 * POOL:
+        raise LLMLiteError(
+            f"Sampling is studied on {2 * POOL} continuations or more, not {samples}; ask for more."
+        )
+    if len(start) + size.tokens > model.config.block_size:
+        raise LLMLiteError(
+            f"The prompt's {len(start)} tokens and {size.tokens} more do not fit into the model's "
+            f"window of {model.config.block_size}; ask for fewer."
+        )
+    reference = Reference.of(dataset.text("train"))
+    ids = torch.tensor([start]).repeat(samples, 1)
+    counts, pooled, rows = {}, {}, []
+    for name, options in SETTINGS.items():
+        drawn = generate(model, ids, size.tokens, seed=0, **options)
+        new = [_until_end(row, tokenizer.eot_id) for row in drawn[:, len(start) :].tolist()]
+        texts = [tokenizer.decode([i for i in row if i != tokenizer.eot_id]) for row in new]
+        words = [continued_words(prompt, prompt + text) for text in texts]
+        entropy = entropies(model, drawn, len(start), [len(row) for row in new], options)
+        counts[name] = {"entropy": entropy} | collect(
+            [
+                _count_tokens(row, text, split, tokenizer, reference)
+                for row, text, split in zip(new, texts, words, strict=True)
+            ]
+        )
+        pooled[name] = {"pooled distinct-2": pooled_distinct_2(words)}
+        rows.append({"setting": name, **options, "texts": texts} | as_lists(counts[name]))
+    return {
+        "claim": 11,
+        "samples": samples,
+        "tokens": size.tokens,
+        "prompt": prompt,
+        "measures": measure_all(counts, COMPARED, of="continuations")
+        | measure_all(pooled, COMPARED, of=f"groups of {POOL} continuations"),
+        "rows": rows,
+    }
+
+
+def _until_end(ids: list[int], end: int) -> list[int]:
+    return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+@torch.inference_mode()
+def entropies(
+    model: GPT, ids: Tensor, start: int, steps: Sequence[int], options: dict
+) -> np.ndarray:
+    """(samples, 2): entropy of the distributions drawn from, in nats, summed over steps; the steps.
+
+    ids: (samples, time) as `generate` gave them with `options`, from prompts of `start` tokens.
+    steps: of each sample, the tokens that count.
+    """
+    sums = []
+    for row, n in zip(ids, steps, strict=True):
+        logits = model(row[None, : start + n - 1]).logits[0, start - 1 :].float()
+        sums.append(torch.special.entr(next_token_probabilities(logits, **options)).sum())
+    return np.stack([torch.stack(sums).tolist(), steps], axis=1)  # read once: a read waits
+
+
+def pooled_distinct_2(texts: Sequence[list[str]]) -> np.ndarray:
+    """(groups, 2): distinct pairs of neighbours in POOL texts together, and all of their pairs.
+
+    In groups, since a count over all texts cannot be bootstrapped: a resample repeats texts, and so
+    has fewer distinct pairs than any set of real ones. What does not fill a group is left out.
+    """
+    pairs = [list(pairwise(words)) for words in texts]
+    groups = [pairs[i : i + POOL] for i in range(0, len(pairs) - POOL + 1, POOL)]
+    return np.array([[len(set().union(*group)), sum(map(len, group))] for group in groups], float)
+
+
+def _count_tokens(
+    ids: list[int], text: str, words: list[str], tokenizer, reference: Reference
+) -> dict[str, tuple[float, float]]:
+    """ids: the tokens drawn, the end of the text with them. text, words: what they spell."""
+    ends = [i == tokenizer.eot_id or "\n" in tokenizer.decode([i]) for i in ids]
+    return {
+        "distinct-2": (distinct_n(words, 2), 1),
+        "attested pairs": reference.attested(words),
+        "first sentence": (text_statistics([text])["first sentence"], 1),
+        "paragraph": (ends.index(True) if any(ends) else len(ids), 1),
+        "ended": (any(ends), 1),
+    }
