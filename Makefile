@@ -55,6 +55,7 @@ render: $(INSTALLED)  ## draw the notebooks from an archive, without a GPU: make
 	$(BIN)/llmlite render '$(ARCHIVE)' --data '$(DATA)'
 
 bench: bench-tokenizer bench-train bench-memory bench-generate  ## compare with other implementations, in one run, and record it
+	$(BIN)/python tests/benchmarks/tables.py
 
 bench-tokenizer: $(INSTALLED)  ## the tokenizer against HF tokenizers and tiktoken
 	$(BIN)/python tests/benchmarks/bench_tokenizer.py

@@ -1,4 +1,4 @@
-"""The benchmarks run, on little, and record what they say they do."""
+"""The benchmarks run, on little, and record what they say they do; their page is the records'."""
 
 import json
 import os
@@ -8,16 +8,113 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from benchmarks import tables
 from benchmarks.floors import Floor, Peak, floor, step_bytes
 from conftest import REPOSITORY
 
 from llmlite.config import ModelConfig
 from llmlite.engine import step_operations
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 SHAPE = ModelConfig(vocab_size=10, block_size=3, n_layer=1, n_head=2, n_embd=4, dropout=0.0)
 
 
+def test_the_table_of_speed_is_the_records():
+    def rows(**seconds):
+        return {name.replace("_", " "): {"median_s": value} for name, value in seconds.items()}
+
+    record = {
+        "training": {"8,192": rows(llmlite=2.0, HF=5.0)},
+        "encoding": {"train": rows(llmlite=0.5, HF=1.0, tiktoken=0.4)},
+        "decoding": rows(llmlite=0.1, tiktoken=0.125),
+        "memory": {"llmlite": 4.04},
+        "exactness": {"a": {"texts": 3, "different": 0}, "b": {"texts": 4, "different": 1}},
+        "environment": {"processor": "P", "cores": 2, "numpy": "2.4", "commit": "abc"},
+        "versions": {"tiktoken": "0.14"},
+        "data": "some text",
+        "rounds": 5,
+    }
+    lines = tables.tokenizer_speed(record).splitlines()
+    assert lines[0] == "| time over llmlite's | HF | tiktoken |"
+    assert "| training, 8,192 tokens | 2.50 | – |" in lines
+    assert "| encoding, train | 2.00 | 0.80 |" in lines
+    assert "| decoding | – | 1.25 |" in lines
+    for words in ("some text, P, 2 cores", "4.0 × the text", "7 texts: 1 differ", "tiktoken 0.14"):
+        assert words in lines[-1]
+
+
+def speed_record(device="CPU (x86_64, 2 threads)"):
+    def row(seconds, ours=0.5, **more):
+        return {"ours_over_it": ours / seconds, "tokens_per_s": 2500 / seconds, **more}
+
+    peer = "transformers sdpa, torch.compile"
+    first = {
+        "llmlite": row(0.5, above_floor=2.34, peak_bytes=300),
+        peer: row(1.0, peak_bytes=400),
+        "llmlite, 2 processes": row(0.25),
+    }
+    second = {"llmlite": row(0.5, above_floor=7.0, peak_bytes=1)}
+    return {
+        "cases": {
+            "256-float32-2": {"batch": 16, "shape": {"block_size": 256}, "contestants": first,
+                              "threads": 2, "bfloat16": False},
+            "32-bfloat16-1": {"batch": 8, "shape": {"block_size": 32}, "contestants": second,
+                              "threads": 1, "bfloat16": True},
+        },
+        "environment": {
+            "processor": "P", "cores": 2, "torch": "2.13", "commit": "abc", "device": device
+        },
+        "versions": {"transformers": "5.0"},
+        "equality": {"steps": 100, "largest_difference": 9.5e-7},
+        "rounds": 5,
+    }  # fmt: skip
+
+
+def test_the_tables_of_training_and_generation_are_the_records():
+    generation = speed_record("NVIDIA H100")
+    generation["cases"] = {"batch 1": generation["cases"]["256-float32-2"]}
+    training = tables.speed("train-cpu", speed_record()).splitlines()
+    generated = tables.speed("generate-cuda", generation).splitlines()
+    peers = "transformers sdpa, torch.compile | llmlite, 2 processes"
+    assert training[0].startswith(f"| time over llmlite's | {peers} | above the floor | ")
+    assert training[2:4] == [
+        "| training, window 256, batch 16, float32, 2 threads | 2.00 | 0.50 | 2.3 × | 0.75 |",
+        "| training, window 32, batch 8, bfloat16, 1 thread | – | – | 7.0 × | – |",
+    ]
+    for words in ("P, 2 cores", "5 runs", "transformers 5.0", "commit abc", "differ by 1e-06"):
+        assert words in training[-1]
+    assert generated[0] == f"| time over llmlite's | {peers} | llmlite, tokens/s |"  # a GPU's
+    assert generated[2] == "| generation, batch 1 | 2.00 | 0.50 | 5,000 |"
+    assert generated[-1].startswith("NVIDIA H100, medians")
+    assert "steps" not in generated[-1]
+
+
+def test_from_how_many_steps_on_compiling_pays():
+    record = speed_record()
+    assert tables.training_speed(record).endswith("1e-06 at most."), "nothing was not compiled"
+    for case, seconds in zip(record["cases"].values(), (30.0, 10.0), strict=True):
+        case["contestants"]["llmlite"] |= {"compile_s": seconds, "step_s": 0.2}
+        plain = {"compile_s": 0.1, "step_s": 0.3, "ours_over_it": 0.7}
+        case["contestants"]["plain GPT"] = plain
+    about = tables.training_speed(record).splitlines()[-1]
+    assert "Compiling takes 10 to 30 s" in about
+    assert "paid back after 100 to 300 steps" in about
+
+
+def test_the_page_of_benchmarks_is_that_of_the_records():
+    text = (REPOSITORY / "tests" / "benchmarks" / "README.md").read_text("utf-8")
+    assert text == tables.page()
+    record = tables.benchmark("gpu-h100")
+    (row,) = (line for line in text.splitlines() if "window 256, batch 128, bfloat16" in line)
+    peers, best = record["peers"]["256 × 128"], record["best"]["256 × 128"]
+    assert f" | {peers['transformers, torch.compile']['times_ours']:.2f} | " in row
+    rows = record["speed"]["256 × 128"]["variants"]
+    assert f" | {rows['eager']['step_s'] / rows[best]['step_s']:.2f} | " in row
+    assert row.endswith(f" | {rows[best]['above_floor']:.1f} × |")
+    assert "| 250 M | 2.75 | 0.72 |" in text, "the most that was held, with tokens mapped or not"
+
+
+@slow
 def test_the_tokenizers_benchmark_measures_compares_and_records(tmp_path):
     for split in ("train", "valid", "test"):
         text = "".join(f" \n = {split} {i} = \n \n Cat {i} sat on a mat . \n" for i in range(90))
@@ -62,6 +159,7 @@ def run_script(name, *options, **environment):
     return done.stdout
 
 
+@slow
 def test_the_trainings_benchmark_measures_each_contestant_and_its_distance_to_the_floor(tmp_path):
     names = ["plain GPT, torch.compile", "plain GPT, flash, torch.compile", "plain GPT"]
     names += ["transformers sdpa, torch.compile", "HF Trainer, torch.compile"]
@@ -96,6 +194,7 @@ def test_the_trainings_benchmark_measures_each_contestant_and_its_distance_to_th
         assert 1.7 < twice < 2.5, "of both processes"
 
 
+@slow
 def test_the_sweeps_benchmark_times_a_search_from_a_cold_start(tmp_path):
     for split in ("train", "valid", "test"):
         text = "".join(f" \n = {split} {i} = \n \n Cat {i} sat on a mat . \n" for i in range(90))
@@ -117,6 +216,7 @@ def test_the_sweeps_benchmark_times_a_search_from_a_cold_start(tmp_path):
     assert sweep["total_s"] > sweep["training_s"] + 1, "a Python that imports PyTorch, at least"
 
 
+@slow
 def test_the_generations_benchmark_compares_texts_and_records_rates_and_memory(tmp_path):
     options = ["--tiny", "--rounds", 1, "--batch", 2, "--prompt", 4, "--new", 20]
     options += ["--device", "cpu", "--out", tmp_path]
@@ -137,6 +237,7 @@ def test_the_generations_benchmark_compares_texts_and_records_rates_and_memory(t
     assert case["different_tokens"] > 3
 
 
+@slow
 def test_the_check_of_a_gpu_runs_through_on_a_cpu_and_recommends_what_it_measured(tmp_path):
     out = tmp_path / "gpu.json"
     options = ["--tiny", "--device", "cpu", "--seconds", 600, "--out", out]

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from benchmarks.tables import benchmark
 
 from llmlite import budget
 from llmlite.audit import Audit
-from llmlite.benchmarks import benchmark
 from llmlite.budget import announce, estimate, measured, size, step_seconds
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import parameters, step_operations

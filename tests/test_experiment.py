@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from llmlite import experiment as module
-from llmlite.benchmarks import benchmark
 from llmlite.checkpoint import commit, read_record
 from llmlite.cli import build_parser
 from llmlite.cli.options import experiment_of
@@ -501,15 +500,6 @@ def test_a_figure_has_at_least_150_dots_an_inch(start):
     height, width, _ = imread(experiment.out / "figures" / "plain.png").shape
     assert width >= 4 * 150
     assert height >= 2 * 150
-
-
-def test_the_benchmarks_record_is_at_hand(one_sentence):
-    record = benchmark("tokenizer-wikitext-2-v1")
-    assert {"environment", "training", "encoding", "decoding", "memory", "ratios"} <= set(record)
-    assert sum(row["different"] for row in record["exactness"].values()) == 0
-    with pytest.raises(LLMLiteError, match="make bench") as error:
-        benchmark("none")
-    one_sentence(error)
 
 
 def test_seeds_are_runs_of_their_own_and_scored_alike(start, monkeypatch):
