@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from llmlite.audit.claims import VERDICTS
 from llmlite.audit.hypotheses import FAILS, FITS, SILENT
 from llmlite.intervals import Interval
 
@@ -45,25 +44,6 @@ SAMPLED = pd.DataFrame(
 )
 MAP = np.tril(np.full((4, 4), 0.25))
 
-SECONDS = {
-    "ours": {"median_s": 2.0, "min_s": 1.5, "max_s": 3.0},
-    "theirs": {"median_s": 5.0, "min_s": 4.0, "max_s": 6.0},
-}
-
-MEMORY = [
-    {
-        "how": how,
-        "tokens": tokens,
-        "before": {"anonymous": 3e8, "file": 1e8},
-        "samples": [
-            {"trained": trained, "anonymous": 4e8 + held * tokens, "file": 1e8 + trained}
-            for trained in (10, 20)
-        ],
-    }
-    for how, held in (("in memory", 8), ("from a file", 0))
-    for tokens in (2e6, 2e8)
-]
-
 PER_WORD = "perplexity per word and line end"
 YARDSTICKS = pd.DataFrame(
     {"model": ["uniform", "GPT-2"], PER_WORD: [9_000.0, 29.4], "exact": [True, False]}
@@ -86,38 +66,32 @@ HEADS = pd.DataFrame(
     pd.MultiIndex.from_tuples([(0, 0), (1, 3)], names=["layer", "head"]),
     pd.MultiIndex.from_product([["previous", "distance"], ["value", "low", "high"]]),
 )
-SCORECARD = pd.DataFrame(
-    {"claim": [f"claim {i}" for i in range(1, 5)], "ours": "0.1 nats", "verdict": VERDICTS},
-    index=range(1, 5),
-)
+PAPER = (1.171, 1.1858)
 
 FIGURES = {
     "article_lengths": ({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
     "token_lengths": ([0, 4, 3, 2], [0, 9, 5, 1]),
     "token_strips": ({"a": [b" the", b"\n", b"\xc3", b" $x$"], "": [b"word"] * 40}, "title"),
     "tokens_per_word": ({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
-    "contestants": ({"task": SECONDS, "other task": {"ours": SECONDS["ours"]}}, "title"),
-    "learning_curves": ({"a": EPOCHS, "b": EPOCHS}, "title"),
+    "learning_curves": ({"a": EPOCHS, "b": EPOCHS}, "title", PAPER),
     "final_perplexities": (TABLE, "n_layer", "n_head", "learning_rate", "title"),
-    "learning_rate_schedule": (STEPS,),
+    "learning_rate_schedule": (STEPS, STEPS),
     "losses": (EPOCHS, 2),
-    "resident_memory": (MEMORY,),
-    "gradient_norm": (STEPS, 1.0, 5),
+    "gradient_norm": (STEPS, 1.0, 5, (1e5, 2e5)),
     "next_tokens": ([" the", " \n"], [0.4, 0.1], "The cat"),
-    "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"]),
-    "sampling_grid": (SAMPLED, {"d": "d"}),
+    "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"], 0.15),
+    "sampling_grid": (SAMPLED, {"d": "d"}, 0.5),
     "head_effects": (np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
     "attention_map": (MAP, [" The", " cat", " sat", " \n"], "layer 0, head 0"),
     "attention_grid": (np.broadcast_to(MAP, (2, 3, 4, 4)),),
     "attention_by_layer": (STATISTICS,),
     "loss_by_position": ({"mask": [5.0, 4.0, 4.5], "no mask": [0.01, 0.02, 6.0]}, 0.158),
-    "positions_by_run": ({"mask": [5.0, 4.0, 4.5], "padding": [4.0, 0.1]},),
+    "positions_by_run": ({"mask": [5.0, 4.0, 4.5], "padding": [4.0, 0.1]}, 0.158),
     "published_curves": ({"2 layers": ({1: 0.22, 10: 0.16}, [0.23, 0.2, 0.17])},),
-    "window_sizes": (WINDOWS,),
+    "window_sizes": (WINDOWS, 0.3),
     "hypotheses_and_facts": (CELLS, VALUES),
     "first_layer_maps": ({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", " \n"]),
-    "yardsticks": (YARDSTICKS, "ours", 50.0, 45.0, 55.0),
+    "yardsticks": (YARDSTICKS, "ours", 50.0, 45.0, 55.0, ("paper", 1.17)),
     "effects": (INTERVALS, "nats"),
     "head_intervals": (HEADS,),
-    "scorecard": (SCORECARD,),
 }

@@ -13,10 +13,7 @@ from plot_cases import (
     HEADS,
     INTERVALS,
     MAP,
-    MEMORY,
     SAMPLED,
-    SCORECARD,
-    SECONDS,
     STEPS,
     TABLE,
     VALUES,
@@ -25,10 +22,9 @@ from plot_cases import (
 )
 
 from llmlite import plots
-from llmlite.audit.claims import VERDICTS
 from llmlite.plots import style
 
-TABLES = {"hypotheses_and_facts", "scorecard"}  # what they say stands in their cells
+TABLES = {"hypotheses_and_facts"}  # what they say stands in their cells
 
 
 def public_figures():
@@ -88,17 +84,10 @@ def drawn(ax):
     return [line.get_xydata().tolist() for line in ax.get_lines()]
 
 
-def test_learning_rate_schedule_draws_the_steps():
-    assert (
-        drawn(plots.learning_rate_schedule(STEPS).axes[0])[0]
-        == STEPS[["step", "lr"]].values.tolist()
-    )
-
-
 def test_the_papers_schedule_is_drawn_over_the_width_of_ours():
     paper = pd.DataFrame({"step": [100, 200, 300], "lr": [0.5, 1.0, 0.0]})
-    ours, theirs = drawn(plots.learning_rate_schedule(STEPS, published=paper).axes[0])
-    assert ours[-1][0] == 30
+    ours, theirs = drawn(plots.learning_rate_schedule(STEPS, paper).axes[0])
+    assert ours == STEPS[["step", "lr"]].values.tolist()
     np.testing.assert_allclose(theirs, [[10, 0.5], [20, 1.0], [30, 0.0]])
 
 
@@ -112,22 +101,11 @@ def test_losses_draws_both_losses_and_the_perplexity():
     assert "66.7" in right.texts[0].get_text(), "the epoch that was kept is marked"
 
 
-def test_resident_memory_draws_the_most_of_each_run_and_the_course_of_the_largest():
-    left, right = plots.resident_memory(MEMORY).axes
-    np.testing.assert_allclose(drawn(left)[0], [[2e6, 0.516], [2e8, 2.1]], rtol=1e-6)
-    np.testing.assert_allclose(drawn(left)[1], [[2e6, 0.5], [2e8, 0.5]], rtol=1e-6)
-    np.testing.assert_allclose(drawn(right)[0], [[10, 2.1], [20, 2.1]], rtol=1e-6)
-    assert words(left)[1:] == ["from a file:\n0.50 GB", "in memory:\n2.10 GB"]
-
-
-def test_the_bleu_map_leaves_the_diagonal_blank():
-    image = plots.bleu_heatmap(np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"]).axes[0].images[0]
-    assert np.isnan(np.ma.filled(image.get_array(), np.nan).diagonal()).all()
-
-
 def test_bleu_from_the_threshold_on_has_a_frame():
     matrix = np.array([[1.0, 0.05], [0.049, 1.0]])
     ax, bar = plots.bleu_heatmap(matrix, ["A", "B"], threshold=0.05).axes
+    shown = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert np.isnan(shown.diagonal()).all(), "where a text meets itself"
     (frame,) = ax.patches
     assert (round(frame.get_x() + frame.get_width() / 2), round(frame.get_y() + 0.45)) == (1, 0)
     assert 0.05 in [line.get_ydata()[0] for line in bar.get_lines()]
@@ -145,22 +123,14 @@ def test_final_perplexities_puts_each_configuration_in_its_panel():
     assert drawn(first)[0] == [[0, 90], [1, 92], [2, 94]]
     assert [t.get_text() for t in first.get_xticklabels()] == ["2", "4", "6"]
     assert [ax.get_title() for ax in fig.axes] == ["learning rate 0.0005", "learning rate 0.001"]
-    assert words(fig.axes[1]) == ["4 heads", "2 heads"], "from the lower to the upper line"
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["2 heads", "4 heads"]
 
 
 def test_token_strips_write_every_character_and_go_on_in_the_next_line():
     fig = plots.token_strips({"first": [b" the", b"\n\xc3"], "more": [b"abc"] * 4}, "t", columns=9)
     texts = [text.get_text() for text in fig.axes[0].texts]
-    assert texts == ["first", " the", "↵\\xc3", "more", *["abc"] * 3, "", "abc"]
-    assert len(fig.axes[0].patches) == 6, "a colour a token"
-
-
-def test_contestants_are_multiples_of_the_first_one():
-    ax = plots.contestants({"task": SECONDS}, "title").axes[0]
-    assert [bar.get_width() for bar in ax.patches] == [1.0, 2.5]
-    assert [text.get_text().strip() for text in ax.texts] == ["1", "2.5"]
-    _, other = plots.contestants({"task": SECONDS, "x": {"ours": SECONDS["ours"]}}, "title").axes
-    assert [text.get_text().strip() for text in other.texts] == ["1", "–"]
+    assert texts == ["first", "more", " the", "↵\\xc3", *["abc"] * 4]
+    assert [box.get_y() for box in fig.axes[0].patches] == [0.1] * 2 + [1.1] * 3 + [2.1]
 
 
 # -- the audit ------------------------------------------------------------------------------------
@@ -186,7 +156,7 @@ def test_loss_by_position_draws_each_curve_and_its_mean():
 
 
 def test_positions_by_run_has_a_panel_a_run_whatever_its_window():
-    first, second = plots.positions_by_run({"a": [5.0, 4.0, 3.0], "b": [1.0, 2.0]}).axes
+    first, second = plots.positions_by_run({"a": [5.0, 4.0, 3.0], "b": [1.0, 2.0]}, 0.158).axes
     assert drawn(first)[0] == [[1, 5.0], [2, 4.0], [3, 3.0]]
     assert drawn(second)[0] == [[1, 1.0], [2, 2.0]]
     assert [y for _, y in drawn(second)[1]] == [1.5, 1.5]
@@ -203,10 +173,10 @@ def test_published_curves_puts_ours_beside_the_papers_legible_epochs():
 
 
 def test_window_sizes_draws_what_was_measured_and_what_was_predicted():
-    ax = plots.window_sizes(WINDOWS).axes[0]
+    ax = plots.window_sizes(WINDOWS, 0.158).axes[0]
     assert drawn(ax)[0] == [[16, 0.4], [32, 0.2]]
     assert drawn(ax)[1] == [[16, 0.38], [32, 0.19]]
-    assert words(ax) == ["0.400", "0.200"]
+    assert words(ax) == ["0.400", "0.200", "the paper: 0.158"]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["16", "32"]
 
 
@@ -231,15 +201,12 @@ def test_first_layer_maps_have_one_scale_and_show_line_ends():
 
 
 def test_yardsticks_put_ours_in_its_place_with_its_interval():
-    ax = plots.yardsticks(YARDSTICKS, "ours", 50.0, 45.0, 55.0).axes[0]
+    ax = plots.yardsticks(YARDSTICKS, "ours", 50.0, 45.0, 55.0, ("paper", 1.17)).axes[0]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["uniform", "ours", "GPT-2"]
-    assert [line.get_xydata().tolist() for line in ax.get_lines()] == [
-        [[9_000, 0]],
-        [[50, 1]],
-        [[29.4, 2]],
-    ]
-    assert words(ax) == ["9,000.0", "50.0 [45, 55]", "29.4"]
-    filled = [line.get_markerfacecolor() != "none" for line in ax.get_lines()]
+    points = drawn(ax)[:3]
+    assert points == [[[9_000, 0]], [[50, 1]], [[29.4, 2]]]
+    assert words(ax) == ["9,000.0", "50.0 [45, 55]", "29.4", "paper: 1.17"]
+    filled = [line.get_markerfacecolor() != "none" for line in ax.get_lines()[:3]]
     assert filled == [True, True, False], "open where the comparison is not exact"
 
 
@@ -267,13 +234,3 @@ def test_head_intervals_draw_value_and_interval_of_every_head():
         [5.0],
     ]
     assert distance.get_lines()[2].get_xdata()[0] == pytest.approx(1 + 0.13 * 1.5)
-
-
-def test_the_scorecard_names_each_claim_and_colours_its_verdict():
-    ax = plots.scorecard(SCORECARD).axes[0]
-    chips = [text for text in ax.texts if text.get_bbox_patch()]
-    assert [chip.get_text().replace("\n", " ") for chip in chips] == list(VERDICTS)
-    assert len({chip.get_bbox_patch().get_facecolor() for chip in chips}) == len(VERDICTS)
-    for number, row in SCORECARD.iterrows():
-        assert {str(number), row.claim} <= set(words(ax))
-    assert words(ax).count("0.1 nats") == 4

@@ -1,4 +1,4 @@
-"""What all figures share: labels clear of each other, the paper's values, stable files."""
+"""What all figures share: the paper's values, stable files."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,23 +8,6 @@ from plot_cases import EPOCHS
 
 from llmlite import plots
 from llmlite.plots import style
-
-
-def test_labels_that_would_meet_become_a_block_around_their_mean():
-    assert style.spread([1.0, 5.0], [2, 2]) == [1, 5]
-    assert style.spread([3.0, 3.0], [1, 1]) == [2.5, 3.5]
-    assert style.spread([3.0, 3.0], [1, 3]) == pytest.approx([2, 4])
-    # The upper two take the lowest along: three in a row around 19 / 30.
-    assert style.spread([0.0, 0.9, 1.0], [1, 1, 1]) == pytest.approx(
-        [19 / 30 + i for i in (-1, 0, 1)]
-    )
-
-
-def test_lines_are_named_at_their_ends_in_the_order_of_the_ends():
-    ax = plots.losses(EPOCHS, 2).axes[0]
-    places = {text.get_text(): text.xy for text in ax.texts}
-    assert {x for x, _ in places.values()} == {3}
-    assert places["training"][1] < places["validation"][1], "3.5 and 4.3"
 
 
 @pytest.mark.parametrize("mode", ["linear", "log"])
@@ -64,7 +47,10 @@ def test_a_saved_figure_has_the_same_bytes_whatever_the_style_outside(suffix, tm
 def test_maps_and_long_logs_stay_small_as_svg(tmp_path):
     steps = pd.DataFrame({"step": range(20_000), "grad_norm": np.geomspace(3, 0.3, 20_000)})
     steps.grad_norm *= np.random.default_rng(0).uniform(0.5, 2, len(steps))
-    figures = plots.gradient_norm(steps, 1.0, 25), plots.attention_grid(np.ones((3, 4, 64, 64)))
+    figures = (
+        plots.gradient_norm(steps, 1.0, 25, (1, 2)),
+        plots.attention_grid(np.ones((3, 4, 64, 64))),
+    )
     for figure in figures:
         style.save(figure, tmp_path / "figure.svg")
         assert (tmp_path / "figure.svg").stat().st_size < 200_000

@@ -1,4 +1,5 @@
 """One function a figure. Each draws what it is given, computes nothing and returns the figure."""
+# ruff: noqa: F401
 
 from llmlite.plots.attention import (
     attention_by_layer,
@@ -10,17 +11,18 @@ from llmlite.plots.attention import (
 )
 from llmlite.plots.audit import (
     effects,
+    hypotheses_and_facts,
     loss_by_position,
     positions_by_run,
     published_curves,
     window_sizes,
     yardsticks,
 )
-from llmlite.plots.tables import hypotheses_and_facts, scorecard
-from llmlite.plots.text import bleu_heatmap, next_tokens, sampling_grid
-from llmlite.plots.tokens import (
+from llmlite.plots.text import (
     article_lengths,
-    contestants,
+    bleu_heatmap,
+    next_tokens,
+    sampling_grid,
     token_lengths,
     token_strips,
     tokens_per_word,
@@ -31,36 +33,4 @@ from llmlite.plots.training import (
     learning_curves,
     learning_rate_schedule,
     losses,
-    resident_memory,
 )
-
-__all__ = [
-    "article_lengths",
-    "attention_by_layer",
-    "attention_grid",
-    "attention_map",
-    "bleu_heatmap",
-    "contestants",
-    "effects",
-    "final_perplexities",
-    "first_layer_maps",
-    "gradient_norm",
-    "head_effects",
-    "head_intervals",
-    "hypotheses_and_facts",
-    "learning_curves",
-    "learning_rate_schedule",
-    "loss_by_position",
-    "losses",
-    "next_tokens",
-    "positions_by_run",
-    "published_curves",
-    "resident_memory",
-    "sampling_grid",
-    "scorecard",
-    "token_lengths",
-    "token_strips",
-    "tokens_per_word",
-    "window_sizes",
-    "yardsticks",
-]

@@ -1,4 +1,4 @@
-"""Notebooks 06 and 07: what the heads do."""
+"""Notebooks 06 to 08: what the heads do."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,11 @@ from matplotlib.figure import Figure
 from llmlite.plots.style import COLOURS, MARKERS, SMALL, figure, subplots
 
 ATTENTION_SCALE = PowerNorm(0.5, vmin=0, vmax=1)  # square root: small weights stay visible
+STATISTICS = {
+    "distance": "mean distance, tokens",
+    "previous": "weight on the token before",
+    "entropy": "entropy, nats",
+}
 
 
 @figure
@@ -22,16 +27,13 @@ def head_effects(effects: np.ndarray, baseline: float) -> Figure:
     for (layer, head), value in np.ndenumerate(effects):
         colour = "white" if abs(value) > 0.6 * limit else "black"
         ax.text(head, layer, f"{value:+.3f}", ha="center", va="center", color=colour)
-    ax.set_xticks(range(heads))
-    ax.set_yticks(range(layers))
-    ax.set(
-        xlabel="head", ylabel="layer", title=f"Change of the loss ({baseline:.3f})\nwithout a head"
-    )
+    ax.set(xticks=range(heads), yticks=range(layers), xlabel="head", ylabel="layer")
+    ax.set_title(f"Change of the loss ({baseline:.3f})\nwithout a head")
     fig.colorbar(image, label="nats per token")
     return fig
 
 
-def token_labels(tokens: Sequence[str]) -> list[str]:
+def _labels(tokens: Sequence[str]) -> list[str]:
     return [token.replace("\n", "↵") for token in tokens]
 
 
@@ -41,9 +43,8 @@ def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Fig
     many = len(tokens) > 18
     fig, ax = subplots(height=6.6 if many else 4.4, page=many, boxed=True)
     image = ax.imshow(weights, norm=ATTENTION_SCALE)
-    labels = token_labels(tokens)
-    ax.set_xticks(range(len(labels)), labels, rotation=90, family="monospace")
-    ax.set_yticks(range(len(labels)), labels, family="monospace")
+    ax.set_xticks(range(len(tokens)), _labels(tokens), rotation=90, family="monospace")
+    ax.set_yticks(range(len(tokens)), _labels(tokens), family="monospace")
     ax.set(xlabel="looked at (key)", ylabel="looking (query)", title=title)
     fig.colorbar(image, label="attention weight", shrink=0.8)
     return fig
@@ -58,8 +59,7 @@ def attention_grid(maps: np.ndarray) -> Figure:
     fig, axes = subplots(layers, heads, 0.4 + side * layers, page, boxed=True, squeeze=False)
     for (layer, head), ax in np.ndenumerate(axes):
         image = ax.imshow(maps[layer, head], norm=ATTENTION_SCALE)
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         if layer == 0:
             ax.set_title(f"head {head}")
         if head == 0:
@@ -69,51 +69,20 @@ def attention_grid(maps: np.ndarray) -> Figure:
 
 
 @figure
-def attention_by_layer(statistics: pd.DataFrame) -> Figure:
-    """statistics: layer, head, distance, previous, entropy, uniform_distance; a dot a head."""
-    columns = {
-        "distance": "mean distance, tokens",
-        "previous": "weight on the token before",
-        "entropy": "entropy, nats",
-    }
-    fig, axes = subplots(1, len(columns), 2.8, page=True)
-    for ax, (column, label) in zip(axes, columns.items(), strict=True):
-        for head, part in statistics.groupby("head"):
-            looks = {"marker": MARKERS[head % len(MARKERS)], "color": COLOURS[head % len(COLOURS)]}
-            ax.scatter(part.layer, part[column], s=22, label=f"head {head}", **looks)
-        mean = statistics.groupby("layer")[column].mean()
-        ax.plot(mean.index, mean, color="black", linewidth=1, label="layer's mean")
-        if column == "distance":
-            even = statistics.uniform_distance.iloc[0]
-            ax.axhline(even, color="black", linestyle=":", label="spread evenly")
-        ax.set(xlabel="layer", ylabel=label)
-        ax.margins(0.1)
-        ax.set_ylim(bottom=0)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(
-        handles, labels, loc="outside lower center", ncols=min(6, len(labels)), columnspacing=1.2
-    )
-    return fig
-
-
-@figure
 def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
     """One head of layer 0 each. maps: title → (query, key), rows sum to 1; of one sentence."""
     columns = min(3, len(maps))
     rows = -(-len(maps) // columns)
     fig, axes = subplots(rows, columns, 0.6 + 2.45 * rows, page=True, boxed=True, squeeze=False)
-    labels = token_labels(tokens)
-    for place, ax in enumerate(axes.flat):
-        if place >= len(maps):
-            ax.axis("off")
-            continue
-        title, weights = list(maps.items())[place]
+    for unused in axes.flat[len(maps) :]:
+        unused.axis("off")
+    text = {"family": "monospace", "fontsize": SMALL}
+    for place, (title, weights) in enumerate(maps.items()):
+        ax = axes.flat[place]
         image = ax.imshow(weights, norm=ATTENTION_SCALE)
         left, lowest = place % columns == 0, place + columns >= len(maps)
-        text = {"family": "monospace", "fontsize": SMALL}
-        ax.set_xticks(range(len(labels)), labels if lowest else [], rotation=90, **text)
-        ax.set_yticks(range(len(labels)), labels if left else [], **text)
+        ax.set_xticks(range(len(tokens)), _labels(tokens) if lowest else [], rotation=90, **text)
+        ax.set_yticks(range(len(tokens)), _labels(tokens) if left else [], **text)
         ax.set_title(title)
         if lowest:
             ax.set_xlabel("looked at (key)")
@@ -124,24 +93,48 @@ def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figu
 
 
 @figure
+def attention_by_layer(statistics: pd.DataFrame) -> Figure:
+    """statistics: what `interpret.attention_statistics` gives; a dot a head, a line the mean."""
+    fig, axes = subplots(1, len(STATISTICS), 2.8, page=True)
+    for ax, (column, label) in zip(axes, STATISTICS.items(), strict=True):
+        for head, part in statistics.groupby("head"):
+            ax.scatter(part.layer, part[column], s=22, label=f"head {head}", **_looks(head))
+        mean = statistics.groupby("layer")[column].mean()
+        ax.plot(mean.index, mean, color="black", linewidth=1, label="layer's mean")
+        if column == "distance":
+            even = statistics.uniform_distance.iloc[0]
+            ax.axhline(even, color="black", linestyle=":", label="spread evenly")
+        ax.set_ylabel(label)
+        ax.margins(0.1)
+    _name_heads(fig, axes)
+    return fig
+
+
+@figure
 def head_intervals(table: pd.DataFrame) -> Figure:
-    """Fig. 6 and 7 in numbers. table: as `heads.by_head` gives it: a row a (layer, head)."""
-    panels = {"previous": "weight on the token before", "distance": "mean distance, tokens"}
-    fig, axes = subplots(1, len(panels), 2.9, page=True)
-    for ax, (statistic, label) in zip(axes, panels.items(), strict=True):
+    """Figs. 6 and 7 in numbers. table: a row a (layer, head); of "previous" and "distance" the
+    columns value, low and high."""
+    fig, axes = subplots(1, 2, 2.9, page=True)
+    for ax, statistic in zip(axes, ("previous", "distance"), strict=True):
         for (layer, head), row in table[statistic].iterrows():
-            place, colour = layer + 0.13 * (head - 1.5), COLOURS[head % len(COLOURS)]
-            ax.plot([place, place], [row.low, row.high], color=colour)
-            ax.plot(
-                place,
-                row.value,
-                MARKERS[head % len(MARKERS)],
-                color=colour,
-                label=f"head {head}" if layer == 0 else None,
-            )
-        ax.set(xlabel="layer", ylabel=label)
+            place, looks = layer + 0.13 * (head - 1.5), _looks(head)
+            ax.plot([place, place], [row.low, row.high], color=looks["color"])
+            name = f"head {head}" if layer == 0 else None
+            ax.plot(place, row.value, linestyle="", label=name, **looks)
+        ax.set_ylabel(STATISTICS[statistic])
+    _name_heads(fig, axes)
+    return fig
+
+
+def _looks(head: int) -> dict:
+    return {"marker": MARKERS[head % len(MARKERS)], "color": COLOURS[head % len(COLOURS)]}
+
+
+def _name_heads(fig: Figure, axes: Sequence) -> None:
+    for ax in axes:
+        ax.set_xlabel("layer")
         ax.set_ylim(bottom=0)
         ax.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=min(7, len(labels)))
-    return fig
+    looks = {"ncols": min(6, len(labels)), "columnspacing": 1.2}
+    fig.legend(handles, labels, loc="outside lower center", **looks)

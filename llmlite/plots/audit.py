@@ -3,14 +3,26 @@
 from collections.abc import Sequence
 from textwrap import fill
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from llmlite.intervals import Interval
-from llmlite.plots.style import COLOURS, MARKERS, figure, ink, log_ticks, subplots
+from llmlite.plots.style import (
+    COLOURS,
+    MARKERS,
+    SMALL,
+    figure,
+    ink,
+    log_ticks,
+    note,
+    subplots,
+    tint,
+)
 
 UNCLEAR = "#999999"
+FACT_MARKS = {"fits": ("✓", COLOURS[2]), "does not": ("✗", COLOURS[4]), "–": ("–", UNCLEAR)}
 PER_WORD = "perplexity per word and line end"
 
 
@@ -24,18 +36,11 @@ def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Fi
         mean = float(np.mean(losses))
         ax.plot(places, losses, marker=MARKERS[i], markersize=4, color=COLOURS[i])
         ax.axhline(mean, color=COLOURS[i], linestyle="--", linewidth=1)
-        above = max(losses[:-1])  # the last one may tower over all others
-        ax.annotate(
-            f"{label}: mean {mean:.3f}, perplexity {np.exp(mean):.4g}",
-            (len(losses) / 2, above),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-            color=ink(COLOURS[i]),
-        )
+        text = f"{label}: mean {mean:.3f}, perplexity {np.exp(mean):.4g}"
+        middle = len(losses) / 2, max(losses[:-1])  # the last one may tower over all others
+        note(ax, text, middle, up=8, ha="center", color=ink(COLOURS[i]))
     ax.axhline(published, color="black", linestyle=":")
-    below = {"xytext": (0, -4), "textcoords": "offset points", "va": "top"}
-    ax.annotate(f"the paper's mean, {published:.4g}", (1, published), **below)
+    note(ax, f"the paper's mean, {published:.4g}", (1, published), up=-4, va="top")
     ax.set(yscale="log", xlabel="position in the window", ylabel="loss, nats per token (log scale)")
     ax.margins(y=0.12)
     log_ticks(ax.yaxis)
@@ -44,22 +49,20 @@ def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Fi
 
 
 @figure
-def positions_by_run(curves: dict[str, Sequence[float]], published: float | None = None) -> Figure:
+def positions_by_run(curves: dict[str, Sequence[float]], published: float) -> Figure:
     """Loss over the position in the window, a panel a run, log scale. curves: as in
     `loss_by_position`; windows may differ in length; published: the paper's mean."""
     fig, axes = subplots(1, len(curves), 2.5, page=True, sharey=True, squeeze=False)
     for ax, (title, losses) in zip(axes[0], curves.items(), strict=True):
         ax.plot(np.arange(1, len(losses) + 1), losses, color=COLOURS[0])
         ax.axhline(float(np.mean(losses)), color=COLOURS[4], linestyle="--", linewidth=1)
-        if published is not None:
-            ax.axhline(published, color="black", linestyle=":")
+        ax.axhline(published, color="black", linestyle=":")
         ax.set_title(f"{fill(title, 16)}\nmean {np.mean(losses):.3g}")
         ax.set(yscale="log", xlabel="position")
-    log_ticks(axes[0][0].yaxis)
-    axes[0][0].set_ylabel("loss, nats per token")
-    if published is not None:
-        below = {"xytext": (0, -3), "textcoords": "offset points", "va": "top"}
-        axes[0][0].annotate(f"the paper's\nmean, {published:.3g}", (1, published), **below)
+    first = axes[0][0]
+    log_ticks(first.yaxis)
+    first.set_ylabel("loss, nats per token")
+    note(first, f"the paper's\nmean, {published:.3g}", (1, published), up=-3, va="top")
     return fig
 
 
@@ -79,32 +82,47 @@ def published_curves(panels: dict[str, tuple[dict[int, float], Sequence[float]]]
 
 
 @figure
-def window_sizes(table: pd.DataFrame, published: float | None = None) -> Figure:
-    """table: as `hypotheses.windows_times_loss` gives it, for runs without a mask; published: the
-    paper's loss."""
+def window_sizes(table: pd.DataFrame, published: float) -> Figure:
+    """Mean loss of runs without a mask over their windows. table: columns window, "mean loss" and
+    "predicted: last position / window"; published: the paper's loss."""
     fig, ax = subplots()
     table = table.sort_values("window")
     predicted = "predicted: last position / window"
     ax.plot(table.window, table["mean loss"], "s", color=COLOURS[4], markersize=8, label="measured")
     ax.plot(table.window, table[predicted], "x--", color="black", label=predicted)
-    for _, row in table.iterrows():
-        ax.annotate(
-            f"{row['mean loss']:.3f}",
-            (row.window, row["mean loss"]),
-            xytext=(8, 6),
-            textcoords="offset points",
-        )
+    for window, loss in zip(table.window, table["mean loss"], strict=True):
+        note(ax, f"{loss:.3f}", (window, loss), right=8, up=6)
     ax.set(xscale="log", yscale="log", xlabel="tokens in the window", ylabel="mean loss, nats")
     ax.set_xticks(table.window, [f"{size:g}" for size in table.window])
     ax.set_xticks([], minor=True)
     ax.margins(0.15, 0.25)
     log_ticks(ax.yaxis)
-    if published is not None:
-        ax.axhline(published, color="black", linestyle=":")
-        below = {"xytext": (0, -4), "textcoords": "offset points", "va": "top"}
-        ax.annotate(f"the paper: {published:.4g}", (table.window.min(), published), **below)
+    ax.axhline(published, color="black", linestyle=":")
+    note(ax, f"the paper: {published:.4g}", (table.window.min(), published), up=-4, va="top")
     fig.legend(loc="outside lower center", ncols=2)
     ax.set_title("Without a mask, the window sets the loss")
+    return fig
+
+
+@figure
+def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure:
+    """Which explanation fits which published fact: two tables of words, hypotheses × facts."""
+    rows, columns = verdicts.shape
+    fig, ax = subplots(height=0.37 * rows + 0.8, page=True, boxed=True)
+    for (row, column), verdict in np.ndenumerate(verdicts.to_numpy()):
+        mark, colour = FACT_MARKS[verdict]
+        box = plt.Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, color=tint(colour), lw=0)
+        ax.add_patch(box)
+        value = values.iat[row, column]
+        text = value or mark if colour == UNCLEAR else f"{mark} {value}"
+        place = {"ha": "center", "va": "center", "fontsize": SMALL}
+        ax.text(column, row, fill(text, 11, break_long_words=False), **place)
+    ax.set_xticks(range(columns), [fill(fact, 12) for fact in verdicts.columns], fontsize=SMALL)
+    ax.set_yticks(range(rows), [fill(name, 22) for name in verdicts.index], fontsize=SMALL)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    ax.spines[:].set_visible(False)
     return fig
 
 
@@ -115,32 +133,27 @@ def yardsticks(
     value: float,
     low: float,
     high: float,
-    published: tuple[str, float] | None = None,
+    published: tuple[str, float],
 ) -> Figure:
-    """Perplexity per word and line end, log scale. table: as `baselines.table` gives it; ours: the
-    name of this project's model, with its value and interval; published: a value of the paper and
-    what it is, drawn as a line."""
+    """Perplexity per word and line end, log scale. table: columns model, PER_WORD and exact; ours:
+    the name of this project's model, with its value and interval; published: a value of the paper
+    and what it is, drawn as a line."""
     own = pd.DataFrame({"model": [ours], PER_WORD: [value], "exact": [True]})
     table = pd.concat([own, table]).sort_values(PER_WORD, ascending=False, ignore_index=True)
     fig, ax = subplots(height=0.33 * len(table) + 1, page=True)
     for place, row in table.iterrows():
-        colour = COLOURS[4] if row.model == ours else COLOURS[0]
-        face = colour if row.exact else "none"
-        marker = "s" if row.model == ours else "o" if row.exact else "D"
-        ax.plot(row[PER_WORD], place, marker, color=colour, mfc=face)
-        text = f"{row[PER_WORD]:,.1f}"
-        text += f" [{low:,.0f}, {high:,.0f}]" if row.model == ours else ""
-        beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
-        ax.annotate(text, (row[PER_WORD], place), color=ink(colour), **beside)
+        text, marker, colour = f"{row[PER_WORD]:,.1f}", "o" if row.exact else "D", COLOURS[0]
+        if row.model == ours:
+            text, marker, colour = f"{text} [{low:,.0f}, {high:,.0f}]", "s", COLOURS[4]
+        ax.plot(row[PER_WORD], place, marker, color=colour, mfc=colour if row.exact else "none")
+        note(ax, text, (row[PER_WORD], place), right=8, va="center", color=ink(colour))
     ax.set_yticks(range(len(table)), [fill(name, 42) for name in table.model])
     ax.set(xscale="log", xlabel="test perplexity per word and line end (log scale)")
     ax.margins(x=0.17)
-    if published:
-        name, where = published
-        ax.axvline(where, color="black", linestyle=":")
-        ax.set_xlim(left=where / 1.5)
-        beside = {"xytext": (4, 0), "textcoords": "offset points"}
-        ax.annotate(f"{name}: {where:g}", (where, 0), **beside)
+    name, where = published
+    ax.axvline(where, color="black", linestyle=":")
+    ax.set_xlim(left=where / 1.5)
+    note(ax, f"{name}: {where:g}", (where, 0), right=4)
     log_ticks(ax.xaxis)
     ax.set_title("filled: the same split, unit and text; open: not quite")
     return fig

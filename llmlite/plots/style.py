@@ -1,13 +1,11 @@
-"""What all figures share: their style, sizes, colours and labels.
+"""What all figures share: style, sizes, colours, and words beside the lines.
 
 The style is the file llmlite.mplstyle, on top of Matplotlib's defaults. A figure for half a page is
 HALF inches wide with text of 10 pt, one for a whole page PAGE inches with 8.5 pt and nowhere less
 than SMALL: read at 3.5 and 7 inches, no text is under 7 pt. Series differ in colour, marker and
-dashes, so they stay apart in grey. Lines are named at their ends where there is room, else in a
-legend. The paper's value is a dotted line, or words at the edge where it would be off the scale.
+dashes, so they stay apart in grey.
 """
 
-from collections.abc import Sequence
 from functools import wraps
 from pathlib import Path
 
@@ -56,9 +54,7 @@ def save(fig: Figure, path: str | Path) -> None:
         fig.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
 
 
-def subplots(
-    rows: int = 1, columns: int = 1, height: float = 3, page=False, boxed=False, **options
-):
+def subplots(rows=1, columns=1, height=3.0, page=False, boxed=False, **options):
     """`plt.subplots` for half a page or a page's width, `height` in inches; `boxed` is for maps:
     a frame and no grid. Changes the style for what comes after it in a function with `figure`."""
     if page:
@@ -88,48 +84,9 @@ def tint(colour) -> np.ndarray:
     return 1 - 0.25 * (1 - np.array(to_rgb(colour)))
 
 
-def spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Ascending middles of labels, moved as little as it takes for none to lie on the next one.
-
-    Labels that would meet become a block around the mean of their places, and so do blocks.
-    """
-    ends = np.cumsum(heights)
-    offsets = ends - np.asarray(heights) / 2  # of middles, were all labels one block
-    blocks: list[list[float]] = []
-    for place, offset in zip(places, offsets, strict=True):
-        blocks.append([place - offset])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    return [
-        float(start + offset)
-        for start, offset in zip(
-            [np.mean(block) for block in blocks for _ in block], offsets, strict=True
-        )
-    ]
-
-
-def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Name lines at their ends (x, y, text, colour), in their colours and clear of each other.
-
-    To be called when the axes are complete: it measures them.
-    """
-    ax.figure.draw_without_rendering()
-    to_axes = ax.transData + ax.transAxes.inverted()
-    places = [to_axes.transform((x, y))[1] for x, y, _, _ in ends]
-    order = np.argsort(places, kind="stable")
-    line = 1.25 * plt.rcParams["font.size"] * ax.figure.dpi / 72 / ax.bbox.height
-    heights = [line * (1 + ends[i][2].count("\n")) for i in order]
-    for i, place in zip(order, spread([places[i] for i in order], heights), strict=True):
-        x, _, text, colour = ends[i]
-        ax.annotate(
-            text,
-            (x, place),
-            xytext=(6, 0),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            va="center",
-            color=ink(colour),
-        )
+def note(ax: Axes, text: str, point: tuple[float, float], right=0.0, up=0.0, **looks) -> None:
+    """Words that stand `right` and `up` points from a point of the data."""
+    ax.annotate(text, point, (right, up), textcoords="offset points", **looks)
 
 
 def published_values(ax: Axes, low: float, high: float) -> None:
@@ -143,17 +100,16 @@ def published_values(ax: Axes, low: float, high: float) -> None:
         for value in (low, high):
             ax.axhline(value, color="black", linestyle=":")
         ax.text(0.02, high, text, transform=ax.get_yaxis_transform(), va="bottom")
-    else:
-        under = high < bottom
-        scale = ax.yaxis.get_transform()
-        ends = scale.transform([bottom, top])
-        room = 0.13 * (ends[1] - ends[0])  # a line of text that no curve runs through
-        ends[0 if under else 1] += -room if under else room
-        bottom, top = scale.inverted().transform(ends)
-        text = f"{'↓' if under else '↑'} {text}, off this scale"
-        place = (0.02, 0.02, text) if under else (0.02, 0.98, text)
-        ax.text(*place, transform=ax.transAxes, va="bottom" if under else "top", color=GREY)
-    ax.set_ylim(bottom, top)
+        ax.set_ylim(bottom, top)
+        return
+    under = high < bottom
+    scale = ax.yaxis.get_transform()
+    ends = scale.transform([bottom, top])
+    room = 0.13 * (ends[1] - ends[0])  # a line of text that no curve runs through
+    ends += (-room, 0) if under else (0, room)
+    ax.set_ylim(scale.inverted().transform(ends))
+    y, va, arrow = (0.02, "bottom", "↓") if under else (0.98, "top", "↑")
+    ax.text(0.02, y, f"{arrow} {text}, off this scale", transform=ax.transAxes, va=va, color=GREY)
 
 
 def number(value: float, _=None) -> str:

@@ -1,6 +1,7 @@
-"""Notebooks 04 and 05: what the model writes."""
+"""Notebooks 01, 04 and 05: articles and tokens, and what the model writes."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,113 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llmlite.plots.style import COLOURS, figure, subplots
+from llmlite.plots.style import (
+    COLOURS,
+    DASHES,
+    GREY,
+    PAGE,
+    figure,
+    log_ticks,
+    series,
+    subplots,
+    tint,
+)
+
+MONO = 0.602  # a character's width over its size, in DejaVu Sans Mono
+
+
+@figure
+def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
+    """words: the number of words of each article, by split."""
+    fig, ax = subplots()
+    largest = max(max(values) for values in words.values())
+    bins = np.geomspace(max(1, min(min(v) for v in words.values())), largest + 1, 16)
+    for i, (split, values) in enumerate(words.items()):
+        weights = np.full(len(values), 100 / len(values))
+        looks = {"linewidth": 1.8, "linestyle": DASHES[i % len(DASHES)]}
+        label = f"{split}: {len(values)} articles"
+        ax.hist(values, bins, weights=weights, histtype="step", label=label, **looks)
+    ax.set(xlabel="words in an article (log scale)", ylabel="articles of the split, %")
+    ax.set_xscale("log")
+    log_ticks(ax.xaxis)
+    ax.margins(y=0.35)  # room for the legend
+    ax.set_ylim(bottom=0)
+    ax.set_title("Every split holds whole articles of similar length")
+    ax.legend(loc="upper left")
+    return fig
+
+
+@figure
+def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]) -> Figure:
+    """Counts by length in bytes, from 0: of the vocabulary, and of the tokens of a text."""
+    fig, ax = subplots()
+    counts = {"in the vocabulary": in_vocabulary, "in the training text": in_text}
+    for offset, (label, values) in zip((-0.2, 0.2), counts.items(), strict=True):
+        share = 100 * np.asarray(values) / np.sum(values)
+        ax.bar(np.arange(len(share)) + offset, share, 0.4, label=label)
+    ax.set(xlabel="length of a token, bytes", ylabel="tokens, %", xlim=(0.3, 16.7))
+    ax.set_xticks(range(1, 17))
+    ax.grid(axis="x", visible=False)
+    ax.set_title("Long tokens fill the vocabulary, short ones the text")
+    ax.legend()
+    return fig
+
+
+@figure
+def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 92) -> Figure:
+    """Texts cut into tokens, each on a colour of its own: label → the bytes of the tokens.
+
+    A text that is too long for `columns` characters goes on in the next line. Bytes that are not a
+    character by themselves are written as \\x..; a line end as ↵.
+    """
+    cells, starts, y = [], {}, -1
+    for label, tokens in strips.items():
+        x, y = 0, y + 1
+        starts[y] = label
+        for token in tokens:
+            piece = token.decode("utf-8", errors="backslashreplace").replace("\n", "↵")
+            if x + len(piece) > columns:
+                x, y = 0, y + 1
+            cells.append((x, y, piece))
+            x += len(piece)
+    margin = 1 + max(len(label) for label in strips)
+    longest = max(x + len(piece) for x, _, piece in cells)
+    size = min(9.0, PAGE * 72 / MONO / (margin + longest))  # points
+    width, height = (margin + longest) * MONO * size / 72, 0.27 * (y + 1)
+    fig = plt.figure(figsize=(width, height + 0.35), layout="none")
+    ax = fig.add_axes((0, 0, 1, height / (height + 0.35)))
+    ax.set(xlim=(-margin, longest), ylim=(y + 1, 0))
+    ax.set_axis_off()
+    for y, label in starts.items():
+        ax.text(-0.8, y + 0.5, label, ha="right", va="center", fontsize=size)
+    words = {"size": size, "family": "monospace", "parse_math": False}
+    for i, (x, y, piece) in enumerate(cells):
+        box = plt.Rectangle((x + 0.06, y + 0.1), len(piece) - 0.12, 0.8)
+        box.set(facecolor=tint(COLOURS[i % 5]), linewidth=0)
+        ax.add_patch(box)
+        ax.text(x + len(piece) / 2, y + 0.5, piece, ha="center", va="center", **words)
+    fig.suptitle(title, y=1, va="top", fontsize=size)
+    return fig
+
+
+@figure
+def tokens_per_word(
+    curves: dict[str, pd.Series], chosen: int, reference: float, name: str
+) -> Figure:
+    """curves: split → tokens per word by vocabulary size; `reference`, called `name`, is a line."""
+    fig, ax = subplots(height=3.8)
+    for i, (label, values) in enumerate(curves.items()):
+        ax.plot(values.index, values, label=label, **series(i))
+    ax.axhline(reference, color="black", linestyle=":", label=fill(name, 26))
+    ax.axvline(chosen, color=GREY, linestyle="--", label=f"used here: {chosen:,} tokens")
+    sizes = sorted({size for values in curves.values() for size in values.index})
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right")
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="vocabulary, tokens (log scale)", ylabel="tokens per word")
+    ax.set_title("Each doubling of the vocabulary saves less")
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
 
 
 @figure
@@ -24,9 +131,7 @@ def next_tokens(tokens: Sequence[str], probabilities: Sequence[float], prompt: s
 
 
 @figure
-def bleu_heatmap(
-    matrix: np.ndarray, labels: Sequence[str], threshold: float | None = None
-) -> Figure:
+def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) -> Figure:
     """§IV.C. Pairwise BLEU between the continuations of prompt variants, (n, n); the diagonal,
     where a text meets itself, is left blank. Values from `threshold` on have a frame."""
     shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
@@ -37,23 +142,19 @@ def bleu_heatmap(
         if np.isfinite(value):
             colour = "white" if value < 0.6 * limit else "black"
             ax.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour)
-            if threshold is not None and value >= threshold:
-                frame(ax, column - 0.46, row - 0.45, 0.92, 0.9)
+            if value >= threshold:
+                _frame(ax, column - 0.46, row - 0.45, 0.92, 0.9)
     ax.set_xticks(range(len(labels)), [f"{i + 1}" for i in range(len(labels))])
     ax.set_yticks(range(len(labels)), [f"{i + 1}  {label}" for i, label in enumerate(labels)])
     ax.set(xlabel="prompt, as hypothesis", ylabel="prompt, as reference")
-    ax.set_title("Pairwise BLEU of the continuations")
+    ax.set_title(f"Pairwise BLEU of the continuations; framed: {threshold:g} or more")
     bar = fig.colorbar(image, label="BLEU, 0 to 1")
-    if threshold is not None:
-        bar.ax.axhline(threshold, color=COLOURS[4], linewidth=2)
-        ax.set_title(f"Pairwise BLEU of the continuations; framed: {threshold:g} or more")
+    bar.ax.axhline(threshold, color=COLOURS[4], linewidth=2)
     return fig
 
 
 @figure
-def sampling_grid(
-    table: pd.DataFrame, columns: dict[str, str], temperature: float | None = None
-) -> Figure:
+def sampling_grid(table: pd.DataFrame, columns: dict[str, str], temperature: float) -> Figure:
     """§IV.C. table: temperature, top_k and measures; columns: measure → title. A map a measure;
     the row of `temperature`, the paper's, has a frame."""
     fig, axes = subplots(1, len(columns), 2.7, page=True, boxed=True, sharey=True, squeeze=False)
@@ -68,12 +169,11 @@ def sampling_grid(
         names = [f"{t:g}" + ("\n(paper)" if t == temperature else "") for t in grid.index]
         ax.set_yticks(range(grid.shape[0]), names)
         ax.set(xlabel="top-k", title=title)
-        if temperature in grid.index:
-            frame(ax, -0.48, grid.index.get_loc(temperature) - 0.47, grid.shape[1] - 0.04, 0.94)
+        _frame(ax, -0.48, grid.index.get_loc(temperature) - 0.47, grid.shape[1] - 0.04, 0.94)
     axes[0][0].set_ylabel("temperature")
     return fig
 
 
-def frame(ax: Axes, x: float, y: float, width: float, height: float) -> None:
+def _frame(ax: Axes, x: float, y: float, width: float, height: float) -> None:
     looks = {"fill": False, "edgecolor": COLOURS[4], "linewidth": 2}
     ax.add_patch(plt.Rectangle((x, y), width, height, **looks))
