@@ -6,29 +6,27 @@ import shutil
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from safetensors import safe_open
 
-from llmlite.badges import badges
 from llmlite.data import encode_split
 from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.metrics import Score, evaluate
-from llmlite.pretrained import CARD, FILES, FOLDER, MODEL, RECORD, TOKENIZER, load_pretrained
-from llmlite.pretrained.card import model_card
+from llmlite.pretrained import (
+    CARD,
+    FILES,
+    FOLDER,
+    MODEL,
+    RECORD,
+    TOKENIZER,
+    load_pretrained,
+    model_card,
+)
 from llmlite.tokenizer import BPETokenizer
 
 
 def test_the_card_is_that_of_the_record():
     record = json.loads((FOLDER / RECORD).read_text("utf-8"))
-    assert (FOLDER / CARD).read_text("utf-8") == model_card(record, Score(**record["scores"]))
-
-
-def test_the_badges_are_those_of_the_record():
-    record = json.loads((FOLDER / RECORD).read_text("utf-8"))
-    for name, drawn in badges(record, Score(**record["scores"]).word_perplexity).items():
-        shown = REPOSITORY / "figures" / "badges" / f"{name}.svg"
-        assert shown.read_text("utf-8") == drawn
-        assert f"figures/badges/{name}.svg" in (REPOSITORY / "README.md").read_text("utf-8")
+    assert (FOLDER / CARD).read_text("utf-8") == model_card(record)
 
 
 def test_it_is_small_half_precision_and_what_its_record_says():

@@ -4,7 +4,7 @@ This folder holds
     model.safetensors  the weights in half precision; its header says what they are
     tokenizer.json     the tokenizer that it was trained with
     record.json        data, configuration, environment and scores of the run that made it
-    README.md          the model card, written from the record
+    README.md          the model card: card.md, filled in from the record
 """
 
 import json
@@ -15,14 +15,14 @@ import torch
 
 from llmlite.checkpoint import environment, load_model, read_record, save_weights
 from llmlite.errors import CheckpointError
-from llmlite.files import replacing, write_json
+from llmlite.files import write_json
 from llmlite.model import GPT
-from llmlite.pretrained.card import model_card
 from llmlite.tokenizer import BPETokenizer
 
 FOLDER = Path(__file__).parent
 MODEL, TOKENIZER, RECORD, CARD = "model.safetensors", "tokenizer.json", "record.json", "README.md"
 FILES = (MODEL, TOKENIZER, RECORD, CARD)
+TAKEN_OVER = ("identity", "amp", "parameters", "best", "epochs", "environment")  # from the run's
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,11 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
             f"{folder / MODEL} was trained with another tokenizer than the {TOKENIZER} beside it; "
             "restore both from one release."
         )
-    return Pretrained(model, tokenizer, read_record_of(folder), folder)
-
-
-def read_record_of(folder: Path = FOLDER) -> dict:
-    """What record.json says, without loading the model."""
     try:
-        return json.loads((folder / RECORD).read_text("utf-8"))
+        record = json.loads((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from None
+    return Pretrained(model, tokenizer, record, folder)
 
 
 def ship(experiment, folder: Path = FOLDER) -> Pretrained:
@@ -78,7 +74,7 @@ def ship(experiment, folder: Path = FOLDER) -> Pretrained:
 
     The scores in its record are those of the rounded weights on the whole test split.
     """
-    from llmlite.metrics import Score, evaluate  # here, so that loading the model is quick
+    from llmlite.metrics import evaluate  # here, so that loading the model is quick
 
     run = read_record(experiment.run_folder)
     half = {name: weight.half() for name, weight in experiment.model.state_dict().items()}
@@ -93,14 +89,21 @@ def ship(experiment, folder: Path = FOLDER) -> Pretrained:
         "profile": experiment.profile.name,
         **about,
         "data_config": {k: v for k, v in asdict(experiment.data).items() if k != "source"},
-        **{
-            key: run[key]
-            for key in ("identity", "amp", "parameters", "best", "epochs", "environment")
-        },
+        **{key: run[key] for key in TAKEN_OVER},
         "scores": asdict(score),
         "scored_in": environment(experiment.device),
     }
     write_json(folder / RECORD, record)
-    with replacing(folder / CARD) as aside:
-        aside.write_text(model_card(record, Score(**record["scores"])), encoding="utf-8")
+    (folder / CARD).write_text(model_card(record), encoding="utf-8")
     return load_pretrained(experiment.device, folder)
+
+
+def model_card(record: dict) -> str:
+    """README.md of a shipped model, from its record."""
+    from llmlite.metrics import Score
+
+    name = "card.md" if record["data"].startswith("wikitext") else "card-own-text.md"
+    values = record | {key: record["identity"][key] for key in ("model", "train")}
+    score, millions = Score(**record["scores"]), record["parameters"] / 1e6
+    template = (FOLDER / name).read_text("utf-8")
+    return template.format(**values, score=score, last=record["epochs"][-1], millions=millions)
