@@ -1,11 +1,14 @@
-"""`llmlite reproduce`: run the notebooks headlessly with papermill.
+"""Run the notebooks headlessly, and show in a clone what they made.
 
-A run writes below its own folder only: executed notebooks, figures and records.
+`run_notebooks` writes below a run's own folder alone. `publish` copies from there into the clone:
+executed notebooks, figures with their page, the runs' records, the trained model, and the one block
+of README.md that is written from them.
 """
 
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,16 +16,55 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from llmlite import paper
+from llmlite.audit import Audit
+from llmlite.audit.records import RECORDS, SCORECARD, SHORT
+from llmlite.checkpoint import read_record
 from llmlite.config import fingerprint
 from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
+from llmlite.experiment import SEEDS, Experiment
+from llmlite.intervals import over_seeds
 from llmlite.parallel import cores
+from llmlite.plan import chosen, plan, stage
+from llmlite.pretrained import ship
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
+from llmlite.search import best_row, read_results
 
 LOOKING = ("04", "05", "06", "07")  # notebooks that train nothing, once 03 has
 LANES = 2  # of these at a time: most of their time is one core's
 THREADS = "OMP_NUM_THREADS"
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
+START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md
+
+GALLERY = """\
+# Figures
+
+Drawn by the notebooks from records, and put here by `llmlite reproduce --publish`. Each caption
+names the profile, the data and the device of its numbers. Beside each picture lies an SVG of it,
+the [scorecard](scorecard.md) of the paper's claims, and in [records](records) the runs' own.
+"""
+
+RESULTS = """\
+| | paper | here |
+|---|---|---|
+| best configuration of the search: learning rate, layers, heads, width | {paper_best} | {best} |
+| revised grid: configurations, epochs, tokens of training text | 12, {paper.SEARCH_EPOCHS}, \
+not stated | {configurations}, {search.epochs}, {tokens} |
+| validation perplexity per token over the grid | {paper.GRID_PERPLEXITY[0]} to \
+{paper.GRID_PERPLEXITY[1]} | {grid[min]:.1f} to {grid[max]:.1f} |
+| retrained configuration | {paper_best} | {retrained} |
+| epochs and optimiser steps of the retraining | {paper.RETRAIN_EPOCHS}, not stated | \
+{last[epoch]}, {last[step]:,} |
+| test loss, nats per token | {paper.TEST_LOSS:.4f} | {mean[test loss]:.4f} |
+| test perplexity per token | {paper.TEST_PERPLEXITY} | {mean[perplexity per token]:.1f} |
+| test perplexity per word and line end | not stated | {mean[perplexity per word]:.1f} |
+| test bits per byte | not stated | {mean[bits per byte]:.3f} |
+
+Here: profile `{experiment.profile.name}`, {experiment.corpus.name}, {data.split} split, \
+vocabulary {data.vocab_size:,}, windows of {data.block_size} tokens, a new one every {stride}; \
+{made[device]}, {amp}, {seeds}, trained at commit {made[commit]}. Written by \
+`llmlite reproduce --publish` from the run's records."""
 
 
 def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
@@ -33,10 +75,10 @@ def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
             f"There are no notebooks in {folder}; run this in a clone of the project or name the "
             "folder with --notebooks."
         )
-    chosen = [n for n in notebooks if not only or n.name.startswith(tuple(only))]
-    if not chosen:
+    found = [n for n in notebooks if not only or n.name.startswith(tuple(only))]
+    if not found:
         raise LLMLiteError(f"No notebook starts with {', '.join(only)} in {folder}.")
-    return chosen
+    return found
 
 
 def run_notebooks(
@@ -49,12 +91,10 @@ def run_notebooks(
 ) -> list[Path]:
     """Execute `notebooks` into `out/notebooks`; returns the executed ones.
 
-    In order, but for those that only look at what 03 has trained, which run two at a time. Each has
-    its own kernel and gets the parameters profile, data, out and device. What training left in
-    `out` is used again, so an interrupted run carries on; with carry_on, notebooks that it has
-    executed are not executed again, as long as they, the package and the parameters are the same. A
-    notebook that fails stops the run with one sentence; its executed copy and its log lie in
-    `out/notebooks`.
+    In order, but for those that only look at what 03 has trained, which run two at a time. What
+    training left in `out` is used again; with carry_on, so are executed notebooks, as long as they,
+    the package and the parameters are the same. A notebook that fails stops the run with one
+    sentence that names its executed copy and its log.
     """
     try:
         import papermill
@@ -64,12 +104,11 @@ def run_notebooks(
             "pip install 'llmlite[notebooks]'."
         ) from None
 
-    executed_folder = out / "notebooks"
-    executed_folder.mkdir(parents=True, exist_ok=True)
+    (out / "notebooks").mkdir(parents=True, exist_ok=True)
     parameters = {"profile": profile, "out": str(out), "device": device}
     if data in ("sample", "hub", "auto"):
         parameters["data"] = data
-    elif data:  # a path stays out of the rendered notebook
+    elif data:  # a path stays out of the executed notebook
         os.environ[DATA_VARIABLE] = str(Path(data).expanduser().resolve())
         parameters["data"] = "auto"
     os.environ[HEADLESS_VARIABLE] = "1"
@@ -78,9 +117,9 @@ def run_notebooks(
     for notebook in notebooks:
         # What a notebook shows depends on what those before it have left.
         before = fingerprint(before, notebook.read_text("utf-8"), parameters, data)
-        jobs.append((notebook, executed_folder / notebook.name, before))
-    ready = any(notebook.name.startswith("03") for notebook in notebooks)
-    looking = [job for job in jobs if ready and job[0].name.startswith(LOOKING)]
+        jobs.append((notebook, out / "notebooks" / notebook.name, before))
+    trained = any(notebook.name.startswith("03") for notebook in notebooks)
+    looking = [job for job in jobs if trained and job[0].name.startswith(LOOKING)]
     with tqdm(total=len(jobs), desc="Notebooks", unit="notebook", position=0) as bar:
         run = partial(_run, papermill, parameters, carry_on, bar)
         for job in jobs:
@@ -157,16 +196,13 @@ class _LastLine:
     """Writes what a notebook says on stderr to a file, and shows its last line beside the bar."""
 
     def __init__(self, file, bar):
-        self.file, self.bar = file, bar
+        self.file, self.bar, self.flush = file, bar, file.flush
 
     def write(self, text: str) -> None:
         self.file.write(text)
         lines = [line.strip() for line in re.split(r"[\r\n]+", _plain(text)) if line.strip()]
         if lines:
             self.bar.set_postfix_str(lines[-1][:90])
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 def _plain(text: str) -> str:
@@ -175,25 +211,18 @@ def _plain(text: str) -> str:
 
 
 def clean(path: Path) -> None:
-    """Take out of an executed notebook what only its run could use: progress bars and timings.
-
-    The progress bars' text stays in the log beside the notebook.
-    """
-    notebook = json.loads(path.read_text(encoding="utf-8"))
+    """Take out of an executed notebook what only its run could use: progress bars and timings."""
+    notebook = json.loads(path.read_text("utf-8"))
     notebook["metadata"].pop("papermill", None)
     for cell in notebook["cells"]:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
-    write_notebook(path, notebook)
+    _write_notebook(path, notebook)
 
 
-def tags(cell: dict) -> list[str]:
-    return cell["metadata"].get("tags", [])
-
-
-def write_notebook(path: Path, content: dict) -> None:
+def _write_notebook(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -203,3 +232,87 @@ def report(executed: list[Path], out: Path) -> str:
     lines = [f"\n{len(executed)} notebooks, executed:", *(f"  {path}" for path in executed)]
     lines += [f"{len(figures)} figures:", *(f"  {path}" for path in figures)]
     return "\n".join(lines)
+
+
+# -- into the clone -------------------------------------------------------------------------------
+
+
+def publish(experiment: Experiment, root: Path) -> None:
+    """Show in the clone at `root` what this experiment's run has made; what it has not made stays
+    as it is. README.md changes where both the retraining and the audit are there."""
+    out, records = experiment.out, root / "figures" / "records"
+    for notebook in sorted((out / "notebooks").glob("*.ipynb")):
+        content = json.loads(notebook.read_text("utf-8"))
+        # Whoever opens the published notebook starts from its own parameters, not this run's.
+        cells = [c for c in content["cells"] if INJECTED not in c["metadata"].get("tags", [])]
+        _write_notebook(root / "notebooks" / notebook.name, content | {"cells": cells})
+    _publish_figures(out / "figures", root / "figures")
+    tasks = [task for task in chosen(plan(Audit(experiment)), None) if task.trained()]
+    if tasks:
+        shutil.rmtree(records / "runs", ignore_errors=True)
+        stage(experiment, tasks, records)
+    if any(out.glob("runs/*/test_score.json")):
+        table = results(experiment)
+        shutil.copyfile(out / SEEDS, records / SEEDS)
+        ship(experiment, root / "llmlite" / "pretrained")
+        if (scorecard := out / "figures" / SHORT).exists():
+            readme = root / "README.md"
+            block = f"{scorecard.read_text('utf-8')}\n\n{table}"
+            readme.write_text(with_block(readme.read_text("utf-8"), block), "utf-8")
+
+
+def _publish_figures(made: Path, to: Path) -> None:
+    """Copy figures and what lies with them; the page has the captions of all that are there."""
+    to.mkdir(exist_ok=True)
+    for path in (*made.glob("*.png"), *made.glob("*.svg"), made / SCORECARD, made / RECORDS):
+        if path.exists():
+            shutil.copyfile(path, to / path.name)
+    page = to / "README.md"
+    captions = captions_in(page.read_text("utf-8")) if page.exists() else {}
+    captions |= json.loads((made / "captions.json").read_text("utf-8"))
+    there = {name: text for name, text in captions.items() if (to / f"{name}.png").exists()}
+    page.write_text(gallery(there), encoding="utf-8")
+
+
+def gallery(captions: dict[str, str]) -> str:
+    """figures/README.md: every figure with its caption."""
+    parts = [f"## {name}\n\n{text}\n\n![{name}]({name}.png)\n" for name, text in captions.items()]
+    return "\n".join([GALLERY, *sorted(parts)])
+
+
+def captions_in(page: str) -> dict[str, str]:
+    """The captions that `gallery` wrote, by figure."""
+    return dict(re.findall(r"^## (\S+)\n\n(.*?)\n\n!\[", page, re.MULTILINE | re.DOTALL))
+
+
+def with_block(readme: str, block: str) -> str:
+    """`readme` with `block` between the two marks."""
+    if not (START in readme and END in readme):
+        raise LLMLiteError(f"README.md has no {START} and {END} to write between.")
+    return f"{readme.split(START)[0]}{START}\n{block}\n{END}{readme.split(END)[1]}"
+
+
+def results(experiment: Experiment) -> str:
+    """The paper's numbers beside those of this experiment's records, and what these are of."""
+    table = read_results(experiment.search_folder("revised"))
+    record, scores = read_record(experiment.run_folder), experiment.seed_scores()
+    data, search, n = experiment.data, experiment.profile.revised_search, len(scores)
+    shape = "{learning_rate:g}, {n_layer}, {n_head}, {n_embd}".format
+    return RESULTS.format(
+        paper=paper,
+        paper_best=shape(**paper.BEST),
+        best=shape(**best_row(table)),
+        retrained=shape(**experiment.configuration),
+        configurations=len(table),
+        grid=table[table.status == "finished"].perplexity.describe(),
+        search=search,
+        tokens=f"{search.train_tokens:,}" if search.train_tokens else "all",
+        last=record["epochs"][-1],
+        mean={name: over_seeds(scores[name]) if n > 1 else scores[name].mean() for name in scores},
+        experiment=experiment,
+        data=data,
+        stride=data.stride or data.block_size,
+        made=record["environment"],
+        amp=record["amp"],
+        seeds=f"{n} seeds with 95% intervals" if n > 1 else "one seed",
+    )

@@ -1,7 +1,9 @@
-"""Running notebooks headlessly, on tiny ones."""
+"""Running notebooks headlessly, and showing what they made, on tiny ones."""
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -9,7 +11,20 @@ import pytest
 from notebooks.tiny import PARAMETERS, make_notebook
 
 from llmlite.errors import LLMLiteError
-from llmlite.reproduce import clean, find_notebooks, report, run_notebooks
+from llmlite.experiment import Experiment
+from llmlite.plan import unpack
+from llmlite.pretrained import FILES, load_pretrained
+from llmlite.reproduce import (
+    captions_in,
+    clean,
+    find_notebooks,
+    gallery,
+    publish,
+    report,
+    results,
+    run_notebooks,
+    with_block,
+)
 
 
 def test_notebooks_run_in_order_with_parameters_and_keep_stderr_in_a_log(tmp_path, monkeypatch):
@@ -178,3 +193,134 @@ def test_the_report_names_notebooks_and_figures(tmp_path):
     text = report([tmp_path / "notebooks" / "01_a.ipynb"], tmp_path)
     assert "01_a.ipynb" in text
     assert "01_x.png" in text
+
+
+# -- into the clone -------------------------------------------------------------------------------
+
+CUT = {"vocab_size": 270, "block_size": 16}
+README = "before\n<!-- results -->\nold results\n<!-- end of results -->\nafter\n"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with `data` and `out`, where a search and a training are done."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "data").mkdir()
+    for split in ("train", "valid", "test"):
+        text = "".join(
+            f" \n = {split} {i} = \n \n Cat number {i} sat on the mat . \n" for i in range(40)
+        )
+        (folder / "data" / f"wiki.{split}.raw").write_text(text, encoding="utf-8")
+    out = folder / "out"
+    tiny_experiment(out).search()
+    tiny_experiment(out).test_score()
+    (out / "figures").mkdir()
+    (out / "figures" / "01_x.png").write_bytes(b"picture")
+    (out / "figures" / "captions.json").write_text('{"01_x": "What it shows. Profile quick."}')
+    (out / "figures" / "scorecard-short.md").write_text("**A headline.**")
+    (out / "notebooks").mkdir()
+    executed = make_notebook(out / "notebooks" / "01_a.ipynb", PARAMETERS, 'profile = "quick"', "1")
+    content = nbformat.read(executed, 4)
+    content.cells[1].metadata["tags"] = ["injected-parameters"]
+    nbformat.write(content, executed)
+    return folder
+
+
+def tiny_experiment(out: Path) -> Experiment:
+    data = out.parent / "data"
+    return Experiment("quick", data, out, "cpu", progress=False, **CUT)
+
+
+@pytest.fixture
+def experiment(trained, tmp_path) -> Experiment:
+    """That experiment in a copy of its folder."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return tiny_experiment(tmp_path / "out")
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """What a clone shows before anything is published."""
+    root = tmp_path / "root"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "README.md").write_text(README)
+    return root
+
+
+def test_publish_copies_what_a_run_made_and_writes_its_results(experiment, root):
+    publish(experiment, root)
+    published = nbformat.read(root / "notebooks" / "01_a.ipynb", 4)
+    assert [cell.source for cell in published.cells] == [PARAMETERS, "1"]
+    assert (root / "figures" / "01_x.png").read_bytes() == b"picture"
+    text = (root / "figures" / "README.md").read_text()
+    assert text == gallery({"01_x": "What it shows. Profile quick."})
+    assert "(01_x.png)" in text
+
+    readme = (root / "README.md").read_text()
+    assert readme == with_block(README, "**A headline.**\n\n" + results(experiment))
+    assert "old" not in readme
+    score = experiment.test_score()
+    assert f"| test loss, nats per token | 0.1530 | {score.loss:.4f} |" in readme
+    for words in ("profile `quick`", "own text", "CPU", "commit", "one seed"):
+        assert words in readme
+    publish(experiment, root)
+    assert readme == (root / "README.md").read_text(), "publishing twice changes nothing"
+
+
+def test_a_run_of_one_notebook_is_published_beside_what_is_shown_already(tmp_path, root):
+    out = tmp_path / "out"
+    for folder in (out / "figures", out / "notebooks", root / "figures" / "records" / "runs"):
+        folder.mkdir(parents=True)
+    make_notebook(out / "notebooks" / "01_a.ipynb", "1")
+    for name in ("01_x", "02_y"):
+        (root / "figures" / f"{name}.png").write_bytes(b"old")
+    old = {"01_x": "Old words.", "02_y": "Still there.", "03_gone": "Its picture is gone."}
+    (root / "figures" / "README.md").write_text(gallery(old))
+    (out / "figures" / "01_x.png").write_bytes(b"new")
+    (out / "figures" / "captions.json").write_text('{"01_x": "New words."}')
+    publish(Experiment("quick", "sample", out, "cpu", progress=False), root)
+    page = (root / "figures" / "README.md").read_text()
+    assert captions_in(page) == {"01_x": "New words.", "02_y": "Still there."}
+    assert (root / "figures" / "01_x.png").read_bytes() == b"new"
+    assert (root / "README.md").read_text() == README, "there are no results to write"
+    assert (root / "figures" / "records" / "runs").exists()
+
+
+def test_a_readme_without_marks_is_refused():
+    with pytest.raises(LLMLiteError, match="README"):
+        with_block("no marks", "table")
+
+
+def test_records_are_published_without_paths_of_ours_and_begin_another_run(
+    experiment, tmp_path, root
+):
+    (experiment.out / "figures" / "01_x.svg").write_text("<svg/>")
+    publish(experiment, root)
+    files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    run = f"figures/records/runs/{experiment.run_folder.name}"
+    assert {"figures/01_x.svg", f"{run}/steps.jsonl", f"{run}/test_score.json"} <= files.keys()
+    assert {f"llmlite/pretrained/{name}" for name in FILES} <= files.keys()
+    records = [name for name in files if name.endswith((".json", ".md", ".csv"))]
+    assert not [name for name in records if str(tmp_path).encode() in files[name]]
+    there = tmp_path / "elsewhere"
+    unpack(root / "figures" / "records", there)
+    other = Experiment("quick", tmp_path / "data", there, "cpu", progress=False, **CUT)
+    assert other.search("revised").perplexity.tolist() == experiment.search().perplexity.tolist()
+    assert not list(there.rglob("*.pt")), "nothing was trained"
+
+
+def test_the_shipped_model_is_the_trained_one_rounded_and_scored_as_stored(experiment, root):
+    publish(experiment, root)
+    folder = root / "llmlite" / "pretrained"
+    shipped = load_pretrained("cpu", folder)
+    trained = experiment.model.state_dict()
+    for name, weight in shipped.model.state_dict().items():
+        assert weight.equal(trained[name].half().float())
+    assert shipped.tokenizer.fingerprint == experiment.tokenizer.fingerprint
+    score = shipped.record["scores"]
+    exact = experiment.test_score()
+    assert score["tokens"] == exact.tokens
+    assert score["nats"] == pytest.approx(exact.nats, rel=1e-3)
+    assert score["nats"] != exact.nats, "that of the rounded weights"
+    bits = score["nats"] / score["bytes"] / 0.6931472
+    assert f"{bits:.3f} |" in (folder / "README.md").read_text()

@@ -52,8 +52,7 @@ def reproduce(arguments) -> None:
     from llmlite.experiment import Experiment, project_root
     from llmlite.parallel import check_device, gpu_bytes, local_device
     from llmlite.profiles import get_profile
-    from llmlite.publish import publish
-    from llmlite.reproduce import find_notebooks, report, run_notebooks
+    from llmlite.reproduce import find_notebooks, publish, report, run_notebooks
 
     check_device(arguments.device)
     device = local_device() if arguments.device == "auto" else arguments.device
@@ -75,8 +74,7 @@ def reproduce(arguments) -> None:
 def render(arguments) -> None:
     from llmlite.experiment import Experiment, project_root
     from llmlite.plan import unpack
-    from llmlite.publish import publish
-    from llmlite.reproduce import find_notebooks, report, run_notebooks
+    from llmlite.reproduce import find_notebooks, publish, report, run_notebooks
 
     root, archive = project_root(), Path(arguments.archive)
     out = Path(arguments.out) if arguments.out else root / "runs" / archive.name.split(".")[0]
