@@ -25,7 +25,7 @@ class DataConfig:
     source: str = "auto"  # "auto" | "hub" | "sample" | a folder; auto: $LLMLITE_DATA, else the Hub
     name: str = "wikitext-2-raw-v1"  # the Hub's configuration, used when source is the Hub
     split: str = "official"  # | "paper": 80/10/10 over the whole corpus, by article | "windows"
-    vocab_size: int = 10_000  # byte-pair vocabulary, special token included (claims.md, C2)
+    vocab_size: int = 10_000  # byte-pair vocabulary, special token included
     block_size: int = 256  # tokens in a window
     stride: int | None = None  # tokens from one window's start to the next; None: side by side
     stream: bool = False  # read as a stream, tokens kept on disk: for a corpus larger than memory
@@ -100,7 +100,7 @@ class TrainConfig:
     accumulation: int = 1  # forward passes in one optimiser step
     learning_rate: float = 1e-3  # the peak
     schedule: str = "cosine"  # "cosine": linear warmup, then half a cosine to 0 | "fixed"
-    warmup_fraction: float = 0.1  # of all optimiser steps; the paper's log fits one tenth (C6)
+    warmup_fraction: float = 0.1  # of all optimiser steps; the paper's log fits one tenth
     weight_decay: float = 0.1  # on matrices only
     beta2: float = 0.95
     clip_norm: float = 1.0  # largest norm of the unscaled gradient; 0 turns clipping off
@@ -193,6 +193,7 @@ class DataSpace:
             yield {"vocab_size": vocabulary, "block_size": block, "stride": block // overlap}
 
 
+AXES = ("learning_rate", "n_layer", "n_head", "n_embd")  # of a SearchSpace
 PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # 36 configurations, batch 64, fixed rate
 PAPER_REVISED_GRID = SearchSpace()  # 12 configurations, batch 128, warmup + cosine
 

@@ -338,7 +338,7 @@ class Engine:
         """What to do where a batch did not fit into the device's memory."""
         return (
             f"{self.device} ran out of memory with {self.piece} windows in a forward pass; take a "
-            "smaller batch_size with more accumulation, the same step, or no merging (--merge False)."
+            "smaller batch_size with more accumulation, the same step, or --merge False."
         )
 
 

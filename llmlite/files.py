@@ -73,6 +73,18 @@ def hold(folder: str | Path) -> Iterator[None]:
         ) from None
 
 
+def is_held(folder: str | Path) -> bool:
+    """Is a process at work in the folder? To find out takes its lock, for an instant."""
+    lock = Path(folder) / ".lock"
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def write_json(path: str | Path, content) -> None:
     """Write `content` as strict JSON: NaN and infinity are a programming error here."""
     with replacing(path) as aside:

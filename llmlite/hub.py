@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from llmlite.checkpoint import environment, save_model
 from llmlite.config import ModelConfig
 from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.files import write_json
 from llmlite.model import GPT
 from llmlite.pretrained import MODEL, RECORD, TOKENIZER, Pretrained, load_pretrained
+from llmlite.run import environment, save_weights
 from llmlite.tokenizer import END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
 from llmlite.tokenizer.export import imported
 
@@ -92,7 +92,7 @@ def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
         raise CheckpointError(f"{folder} cannot be imported: {reason}.") from None
     _check_vocabulary(model.config, tokenizer, f"The model in {folder}")
     about = {"imported_from": str(folder), "tokenizer_fingerprint": tokenizer.fingerprint}
-    save_model(model, to / MODEL, **about)
+    save_weights(model.config, model.state_dict(), to / MODEL, **about)
     tokenizer.save(to / TOKENIZER)
     identity = {"model": asdict(model.config)}
     about |= {"identity": identity, "parameters": model.n_parameters()}

@@ -9,7 +9,9 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +20,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlite.data import Counts
-from llmlite.decode import projection
 from llmlite.errors import LLMLiteError
 from llmlite.progress import tqdm
-from llmlite.windows import TokenWindows
+from llmlite.windows import TokenWindows, to_tensor
 
 UNSCORED = -100  # in place of a target that is context alone
 LOGITS = 2**26  # numbers in the logits that are held at a time, 256 MiB in float32
-# On a CPU as many as its cache holds, 8 MiB: the softmax reads them again, from memory it takes
-# three times as long.
-CACHED_LOGITS = 2**21
+CACHED_LOGITS = 2**21  # fit a CPU's cache: the softmax reads them again, thrice as fast from there
+SOME = 1_000_000  # tokens that the entropy is estimated from: a corpus may be larger than memory
+
+Ids = Tensor | np.ndarray  # (tokens,), an array possibly mapped from a file
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,10 @@ class Windows(NamedTuple):
 def windows_over(tokens: int, size: int, stride: int | None, batch_size: int) -> Iterator[Windows]:
     """Batches of windows of up to `size` inputs that score ids[1 : tokens + 1], each token once.
 
-    stride: as in `token_losses`. Raises LLMLiteError if there is nothing to score, or a stride that
-    leaves tokens out.
+    stride: as in `token_losses`. LLMLiteError for nothing to score, or a stride that skips tokens.
     """
     if tokens < 1:
-        raise LLMLiteError(
-            f"A loss needs a text of at least two tokens; this one has {tokens + 1}."
-        )
+        raise LLMLiteError(f"A loss needs a text of two tokens or more; this one has {tokens + 1}.")
     if stride is not None and not 1 <= stride <= size:
         raise LLMLiteError(
             f"A window of {size} tokens cannot slide by {stride}; choose a stride from 1 to {size}."
@@ -125,23 +124,22 @@ def context_in_words(config, stride: int | None = None) -> str:
 
 
 def windows_at_once(device: torch.device, width: int) -> int:
-    """Windows of `width` tokens in a batch: what fills a GPU would be slow to fetch on a CPU, whose
-    cache holds the wide layer of so few."""
+    """Windows of `width` tokens in a batch: fills a GPU; leaves the wide layer in a CPU's cache."""
     return max(1, (2**16 if device.type == "cuda" else 2**11) // width)
 
 
+@torch.no_grad()
 def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
     """The loss of each target in nats, (…) float32 as `targets`, 0 where it is UNSCORED.
 
     hidden (…, n_embd): what `model.hidden` gives. A part of it at a time meets the vocabulary: the
-    logits of a large batch would not fit in memory. Without gradients.
+    logits of a large batch would not fit in memory.
     """
     weight = model.token_embedding.weight
     rows = max(1, (CACHED_LOGITS if weight.device.type == "cpu" else LOGITS) // len(weight))
-    project = projection(weight, rows)
     parts = zip(hidden.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
     losses = [
-        F.cross_entropy(project(x).float(), y, ignore_index=UNSCORED, reduction="none")
+        F.cross_entropy(F.linear(x, weight).float(), y, ignore_index=UNSCORED, reduction="none")
         for x, y in parts
     ]
     return torch.cat(losses).view(targets.shape)
@@ -149,18 +147,16 @@ def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
 
 def window_losses(
     model,
-    ids: Tensor | np.ndarray,
+    ids: Ids,
     batches: Iterable[Windows],
     head_mask: Tensor | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[Windows, Tensor]]:
     """Yield each batch with its losses, (windows, width) float32, 0 where a token is not scored."""
-    was_training = model.training
-    model.eval()
-    bar = tqdm(
-        total=len(ids) - 1, desc=progress, unit="token", disable=progress is None, leave=False
-    )
-    try:
+    shown = {"desc": progress, "disable": progress is None, "unit": "token", "leave": False}
+    with tqdm(total=len(ids) - 1, **shown) as bar, ExitStack() as at_the_end:
+        at_the_end.callback(model.train, model.training)  # back to the mode that it was in
+        model.eval()
         for batch in batches:
             x, y = TokenWindows(ids, batch.width, stride=1)[batch.starts]
             x, y = x.to(model.device), y.to(model.device)
@@ -171,15 +167,12 @@ def window_losses(
             losses = losses_of(model, hidden[:, least:], y[:, least:])
             yield batch, F.pad(losses, (least, 0))
             bar.update(y.numel() - int(batch.context.sum()))
-    finally:
-        bar.close()
-        model.train(was_training)
 
 
 @torch.inference_mode()
 def total_loss(
     model,
-    ids: Tensor | np.ndarray,
+    ids: Ids,
     batch_size: int | None = None,
     head_mask: Tensor | None = None,
     progress: str | None = None,
@@ -187,13 +180,11 @@ def total_loss(
 ) -> tuple[float, int]:
     """(nats, tokens): the model's loss summed over ids[1:], every token scored exactly once.
 
-    ids: (tokens,), a tensor or an array, mapped from a file or not: a batch at a time is brought to
-    the model's device. Windows are as in `token_losses`. In float32, without dropout. batch_size:
-    windows at a time, by default as many as suit the device. `progress` names a progress bar.
+    batch_size: windows at a time, by default as many as suit the device. progress: what a progress
+    bar is called. stride: as in `token_losses`.
     """
-    size = model.config.block_size
-    batch_size = batch_size or windows_at_once(model.device, size)
-    batches = windows_over(len(ids) - 1, size, stride, batch_size)
+    at_once = batch_size or windows_at_once(model.device, model.config.block_size)
+    batches = windows_over(len(ids) - 1, model.config.block_size, stride, at_once)
     nats = torch.zeros((), dtype=torch.float64, device=model.device)
     for _, losses in window_losses(model, ids, batches, head_mask, progress):
         nats += losses.double().sum()
@@ -201,23 +192,15 @@ def total_loss(
 
 
 @torch.inference_mode()
-def token_losses(
-    model,
-    ids: Tensor | np.ndarray,
-    stride: int | None = None,
-    batch_size: int | None = None,
-    progress: str | None = None,
-) -> Tensor:
+def token_losses(model, ids: Ids, stride: int | None = None, progress: str | None = None) -> Tensor:
     """The loss of each of ids[1:] in nats, (tokens - 1,), float32 on the CPU.
 
     stride: None sets windows side by side, so that a token sees 1 to block_size tokens. A number
-    slides one window by so many tokens: the first window scores all of its tokens and each later
-    one its last `stride`, which see at least block_size - stride + 1 tokens. The last window is
-    moved back so that it is whole, and scores what is left. batch_size: as in `total_loss`.
+    slides one window by so many tokens: each after the first scores its last `stride` tokens, which
+    see at least block_size - stride + 1. The last is moved back to be whole, and scores the rest.
     """
     size = model.config.block_size
-    batch_size = batch_size or windows_at_once(model.device, size)
-    batches = windows_over(len(ids) - 1, size, stride, batch_size)
+    batches = windows_over(len(ids) - 1, size, stride, windows_at_once(model.device, size))
     return collect(window_losses(model, ids, batches, progress=progress), len(ids) - 1)
 
 
@@ -231,37 +214,45 @@ def collect(parts: Iterable[tuple[Windows, Tensor]], tokens: int) -> Tensor:
     return torch.from_numpy(collected)
 
 
-def evaluate(
-    model,
-    ids: Tensor | np.ndarray,
-    counts: Counts,
-    progress: str | None = None,
-    stride: int | None = None,
-) -> Score:
-    """The Score of `model` on a split: its token ids, and the counts of the text they spell.
+@torch.inference_mode()
+def loss_by_position(model, windows: TokenWindows) -> Tensor:
+    """Nats per token at each position of the window, (block_size,) float64 on the CPU."""
+    # Read once, at the end: each read would wait for the device.
+    sums = torch.zeros(windows.block_size, dtype=torch.float64, device=model.device)
+    with ExitStack() as at_the_end:
+        at_the_end.callback(model.train, model.training)
+        model.eval()
+        indices = torch.arange(len(windows), device=windows.device)
+        for index in indices.split(windows_at_once(model.device, windows.block_size)):
+            inputs, targets = (part.to(model.device) for part in windows[index])
+            hidden, _ = model.hidden(inputs)
+            sums += losses_of(model, hidden, targets).double().sum(0)
+    return sums.cpu() / len(windows)
 
-    stride: as in `token_losses`.
-    """
+
+def evaluate(
+    model, ids: Ids, counts: Counts, progress: str | None = None, stride: int | None = None
+) -> Score:
+    """The Score of `model` on a split: its ids, and the counts of the text that they spell."""
     nats, tokens = total_loss(model, ids, progress=progress, stride=stride)
     context = context_in_words(model.config, stride)
     return Score(nats, tokens, counts.words_and_line_ends, counts.bytes, context)
 
 
 def article_scores(
-    losses: Tensor, ids: Tensor | np.ndarray, articles: Sequence[str], eot_id: int, context: str
+    losses: Tensor, ids: Ids, articles: Sequence[str], eot_id: int, context: str
 ) -> list[Score]:
     """A Score for each article of a split; together they are that of the split.
 
-    losses: (tokens - 1,) of ids[1:]. ids: (tokens,), as `encode_split` gives them: <|endoftext|>
-    before each of the texts `articles`. That of the next article is predicted at an article's end,
-    and counts there. Raises LLMLiteError if ids, losses and articles do not belong together.
+    losses: of ids[1:]. ids: with <|endoftext|> before each article; the one after it counts as its
+    last token. Raises LLMLiteError if these do not belong together.
     """
     starts = np.flatnonzero(np.asarray(ids) == eot_id)
     if len(starts) != len(articles) or len(losses) != len(ids) - 1 or starts[:1].tolist() != [0]:
         raise LLMLiteError(
-            f"The token ids and the articles are not of the same split: {len(ids)} ids with "
-            f"{len(starts)} ends of text (the first must be the first id) and {len(losses)} losses "
-            f"(one fewer than ids) for {len(articles)} articles."
+            f"Ids and articles are not of the same split: {len(ids)} ids with {len(starts)} ends "
+            f"of text (the first must be the first id) and {len(losses)} losses (one fewer than "
+            f"ids) for {len(articles)} articles."
         )
     parts = losses.double().tensor_split(starts[1:].tolist())
     counts = [Counts.of(text, articles=1) for text in articles]
@@ -269,6 +260,44 @@ def article_scores(
         Score(part.sum().item(), len(part), count.words_and_line_ends, count.bytes, context)
         for part, count in zip(parts, counts, strict=True)
     ]
+
+
+# -- a loss that is too good to be true -----------------------------------------------------------
+
+# A model that sees its targets copies them, all but the last one of a window, which nothing shows.
+# There it hardly beats guessing by frequency, so over a window of T tokens its mean loss tends to
+# the unigram entropy / T. An honest model of natural text stays at half of that entropy or more.
+
+
+class ImplausibleLossWarning(UserWarning):
+    """A loss that no language model has on natural text: something shows it the answers."""
+
+
+def unigram_entropy(ids: Ids) -> float:
+    """Nats per token of guessing by frequency, from the first million of ids (tokens,)."""
+    counts = torch.bincount(to_tensor(ids[:SOME])).double()
+    return torch.special.entr(counts / counts.sum()).sum().item()
+
+
+def leak_floor(ids: Ids, block_size: int) -> float:
+    """The validation loss below which a leak is likelier than learning, in nats per token."""
+    # Twice the unigram entropy / block_size, what a leaking model has before it has quite learnt to
+    # copy; but never over a third of the entropy, which windows below 6 tokens would come to.
+    return min(2 / block_size, 1 / 3) * unigram_entropy(ids)
+
+
+def warn_if_implausible(loss: float, floor: float, causal: bool) -> str | None:
+    """Warn of a mean validation loss below `floor` (see `leak_floor`); what was said, or None."""
+    if loss >= floor:
+        return None
+    why = "" if causal else " (the causal mask is off)"
+    text = (
+        f"A validation loss of {loss:.4f} nats per token is implausibly low{why}: below "
+        f"{floor:.4f}, where a model ends that sees its targets. Check the mask, the targets and "
+        "what fills up windows; llmlite.audit.causality.causal_leak(model) tests the mask."
+    )
+    warnings.warn(text, ImplausibleLossWarning, stacklevel=3)
+    return text
 
 
 # -- generated text -------------------------------------------------------------------------------
@@ -280,22 +309,14 @@ def bleu_matrix(texts: Sequence[str]) -> np.ndarray:
     Words are split at white space, up to 4-grams count equally, and a count of 0 is smoothed
     (Chen and Cherry, 2014, method 1), since short continuations seldom share a 4-gram.
     """
-    # With scikit-learn and scipy.stats in tow; imported above it was a third of a notebook's start.
+    # Here, since nltk brings scikit-learn and scipy.stats with it: a third of a notebook's start.
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     words = [text.split() for text in texts]
-    smooth = SmoothingFunction().method1
+    bleu = partial(sentence_bleu, smoothing_function=SmoothingFunction().method1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about n-grams that do not overlap, which is the point
-        return np.array(
-            [
-                [
-                    sentence_bleu([reference], hypothesis, smoothing_function=smooth)
-                    for hypothesis in words
-                ]
-                for reference in words
-            ]
-        )
+        return np.array([[bleu([row], column) for column in words] for row in words])
 
 
 def off_diagonal(matrix: np.ndarray) -> np.ndarray:

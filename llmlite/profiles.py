@@ -3,9 +3,9 @@
 Knows nothing about files, models or devices.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 
-from llmlite import paper
 from llmlite.config import (
     PAPER_FIRST_GRID,
     PAPER_REVISED_GRID,
@@ -19,29 +19,11 @@ from llmlite.errors import LLMLiteError
 
 
 @dataclass(frozen=True)
-class AuditConfig:
-    """How much of the audit to run (notebook 08)."""
+class Grid:
+    """Which configurations a search tries, and how each is trained."""
 
-    data: DataConfig  # of the runs that look for 1.17: windows of the paper's presumed length
-    model: ModelConfig  # theirs, but for layers and heads
-    deep: int  # layers of the paper's best configuration, and of the other one whose curve it
-    shallow: int  # shows: (1e-3, 6, 4) and (1e-3, 2, 4)
-    train: TrainConfig  # of the runs whose curves are published
-    again: TrainConfig  # of the same with the mask, another batch, window or seed
-    short: TrainConfig  # of those whose answer needs less
-    scaled: TrainConfig  # of the one that logs the scaled gradient's norm, in fp16
-    other_windows: tuple[int, ...]  # lengths that could refute the leading explanation
-    padded_window: int  # so long that lines leave a good part of it empty
-    seeds: tuple[int, ...]  # of the honest runs and of the revised grid's corners
-    honest: TrainConfig  # of the scorecard's own model, a run a seed
-    first_grid: TrainConfig  # of the grids' runs: all with the first seed, corners with the rest
-    revised_grid: TrainConfig
-    first_seeds: tuple[int, ...]  # of the first grid, the larger one
-    vocabularies: tuple[int, ...]  # whose optimiser steps an epoch are compared with the paper's
-    windows: int  # of the test split, behind the true perplexity of a model that sees its targets
-    samples: int  # seeds behind each claim about text
-    sample_tokens: int
-    sentences: int  # of the test split, behind the claims about attention
+    space: SearchSpace
+    train: TrainConfig
 
 
 @dataclass(frozen=True)
@@ -50,20 +32,14 @@ class Profile:
 
     name: str
     data: DataConfig
-    data_space: DataSpace | None  # other vocabularies, windows and strides to compare `data` with
-    model: ModelConfig  # what a configuration of a grid does not set
-    first_grid: SearchSpace
-    revised_grid: SearchSpace
-    first_search: TrainConfig
-    revised_search: TrainConfig
-    retrain: TrainConfig
-    retrain_configuration: dict | None  # what to retrain; None: the best of the revised grid
-    seeds: tuple[int, ...]  # of the retraining; the first one's model is the one that is studied
-    samples: int  # continuations a prompt in the studies of generated text
-    sample_tokens: int  # length of a continuation
-    attention_sentences: int  # sentences of the test split behind the attention statistics
-    ablation_tokens: int  # tokens of the validation split behind each head's effect on the loss
-    audit: AuditConfig
+    model: ModelConfig  # what is retrained; grids take from it what they do not set
+    train: TrainConfig  # the retraining (§III.F)
+    first: Grid  # fixed rate
+    revised: Grid  # warmup + cosine
+    searched: bool  # retrain the best of the revised grid in place of the shape and rate above
+    data_space: DataSpace | None = None  # other vocabularies and windows to compare `data` with
+    seeds: tuple[int, ...] = (1337, 1, 2)  # of the retraining; the first one's model is studied
+    ablation_tokens: int = 50_000  # of the validation split, behind each head's effect on the loss
     needs_gpu: bool = False  # its runs would take days on a CPU, which then only shows records
 
 
@@ -76,85 +52,34 @@ _QUICK_SEARCH = TrainConfig(
 # a small batch gives. 10 epochs of the revised grid and 20 of the retraining differ in nothing but
 # their number.
 _SMALL_SEARCH = TrainConfig(batch_size=16, patience=5)
-_SMALL_FIRST = replace(_SMALL_SEARCH, batch_size=8, schedule="fixed")
-_SMALL_RETRAIN = replace(_SMALL_SEARCH, epochs=20)
-
-_SEEDS = (1337, 1, 2)
-_QUICK_LEAK = TrainConfig(
-    epochs=10,
-    batch_size=4,
-    accumulation=4,
-    epoch_windows=1_280,
-    learning_rate=4e-3,
-    amp="off",
-    valid_tokens=4_097,
-    patience=0,
-)
-_SMALL_LEAK = TrainConfig(
-    epochs=10,
-    batch_size=4,
-    accumulation=4,
-    epoch_windows=12_800,
-    amp="off",
-    valid_tokens=65_537,
-    patience=0,
-)
-_FULL_LEAK = TrainConfig(epochs=10, batch_size=128, accumulation=4, patience=0)
 # An epoch is two passes over the text, in the revised grid and in the retraining alike, so that 10
 # epochs of one and 20 of the other differ in nothing but their number.
 _FULL_SEARCH = TrainConfig(batch_size=128, epoch_windows=20_480, patience=5)
-# The first grid's half batch takes as many steps in one pass as the revised grid's in two.
-_FULL_FIRST = replace(_FULL_SEARCH, batch_size=64, epoch_windows=10_240, schedule="fixed")
-_FULL_RETRAIN = replace(_FULL_SEARCH, epochs=20)
-_QUICK_GRID = replace(_QUICK_SEARCH, epochs=2, train_tokens=6_000, valid_tokens=2_000)
 
 PROFILES = {
     "quick": Profile(
         name="quick",
         data=DataConfig(source="sample", vocab_size=2048, block_size=64),
-        data_space=None,
-        model=ModelConfig(dropout=0.0),
-        # Models this small learn best at higher rates than the paper's.
-        first_grid=SearchSpace((4e-3,), (2,), (4,), (32, 64)),
-        revised_grid=SearchSpace((4e-3, 2e-3), (2, 4), (2, 4), (64,)),
-        first_search=replace(_QUICK_SEARCH, schedule="fixed"),
-        revised_search=replace(_QUICK_SEARCH, accumulation=2),
-        retrain=TrainConfig(
+        # Models this small learn best at higher rates than the paper's. The highest rate, the most
+        # layers and heads, as in the paper: no run waits for a search.
+        model=ModelConfig(n_layer=4, n_embd=64, dropout=0.0),
+        train=TrainConfig(
             epochs=3,
             batch_size=4,
+            learning_rate=4e-3,
             amp="off",
             train_tokens=250_000,  # the whole sample; a part of anything bigger
             valid_tokens=50_000,
         ),
-        # The highest rate, the most layers and heads, as in the paper: no run waits for a search.
-        retrain_configuration={"learning_rate": 4e-3, "n_layer": 4, "n_head": 4, "n_embd": 64},
-        seeds=(1337,),
-        samples=4,
-        sample_tokens=40,
-        attention_sentences=20,
-        ablation_tokens=8_000,
-        audit=AuditConfig(
-            data=DataConfig(source="sample", vocab_size=320, block_size=16, stride=1),
-            model=ModelConfig(n_embd=64, dropout=0.0),
-            deep=3,
-            shallow=2,
-            train=_QUICK_LEAK,
-            again=_QUICK_LEAK,
-            short=replace(_QUICK_LEAK, epoch_windows=640),
-            scaled=replace(_QUICK_LEAK, epochs=1, epoch_windows=160, amp="fp16"),
-            other_windows=(8, 12),
-            padded_window=64,
-            seeds=(1, 2, 3),
-            honest=replace(_QUICK_SEARCH, epochs=1, train_tokens=40_000),
-            first_grid=replace(_QUICK_GRID, schedule="fixed"),
-            revised_grid=replace(_QUICK_GRID, accumulation=2),
-            first_seeds=(1, 2, 3),
-            vocabularies=(320, 2048, 2400),
-            windows=1_000,
-            samples=50,
-            sample_tokens=12,
-            sentences=50,
+        first=Grid(
+            SearchSpace((4e-3,), (2,), (4,), (32, 64)), replace(_QUICK_SEARCH, schedule="fixed")
         ),
+        revised=Grid(
+            SearchSpace((4e-3, 2e-3), (2, 4), (2, 4), (64,)), replace(_QUICK_SEARCH, accumulation=2)
+        ),
+        searched=False,
+        seeds=(1337,),
+        ablation_tokens=8_000,
     ),
     "small": Profile(
         name="small",
@@ -172,43 +97,15 @@ PROFILES = {
         # Half as wide, after eight passes over a third of the text, it is at 1.807 bits a byte, and
         # its training loss hardly below its validation loss; with a dropout of 0.1 at 1.846.
         model=ModelConfig(dropout=0.0),
+        train=replace(_SMALL_SEARCH, epochs=20),
         # Of the first grid the axis of the width alone, which the revised one leaves out.
-        first_grid=SearchSpace((1e-3,), (6,), (4,), (64, 128, 256)),
-        revised_grid=PAPER_REVISED_GRID,
-        first_search=_SMALL_FIRST,
-        revised_search=_SMALL_SEARCH,
-        retrain=_SMALL_RETRAIN,
-        retrain_configuration=None,
-        seeds=_SEEDS,
-        samples=20,
-        sample_tokens=60,
-        attention_sentences=100,
-        ablation_tokens=40_000,
-        # A vocabulary of 2,048, whose tokens are easier, brings the leak's runs to the paper's
-        # losses in a hundredth of its steps.
-        audit=AuditConfig(
-            data=DataConfig(vocab_size=2048, block_size=32, stride=1),
-            model=ModelConfig(n_embd=128, dropout=0.0),
-            deep=6,
-            shallow=2,
-            train=_SMALL_LEAK,
-            again=_SMALL_LEAK,
-            short=replace(_SMALL_LEAK, epoch_windows=6_400),
-            scaled=replace(_SMALL_LEAK, epochs=1, epoch_windows=640, amp="fp16"),
-            other_windows=(16, 64),
-            padded_window=256,
-            # The scorecard judges by the runs of the retraining and of the grids themselves.
-            seeds=_SEEDS,
-            honest=_SMALL_RETRAIN,
-            first_grid=_SMALL_FIRST,
-            revised_grid=_SMALL_SEARCH,
-            first_seeds=_SEEDS[:1],
-            vocabularies=(2048, 4096, 10_000, 16_384),
-            windows=20_000,
-            samples=50,
-            sample_tokens=60,
-            sentences=200,
+        first=Grid(
+            SearchSpace((1e-3,), (6,), (4,), (64, 128, 256)),
+            replace(_SMALL_SEARCH, batch_size=8, schedule="fixed"),
         ),
+        revised=Grid(PAPER_REVISED_GRID, _SMALL_SEARCH),
+        searched=True,
+        ablation_tokens=40_000,
     ),
     "full": Profile(
         name="full",
@@ -220,42 +117,15 @@ PROFILES = {
             tokens=20_000_000,
             train=TrainConfig(batch_size=64, patience=0),
         ),
-        model=ModelConfig(dropout=0.1),
-        first_grid=PAPER_FIRST_GRID,
-        revised_grid=PAPER_REVISED_GRID,
-        first_search=_FULL_FIRST,
-        revised_search=_FULL_SEARCH,
-        retrain=_FULL_RETRAIN,
-        retrain_configuration=paper.BEST,
-        seeds=_SEEDS,
-        samples=50,
-        sample_tokens=100,
-        attention_sentences=200,
-        ablation_tokens=50_000,
-        audit=AuditConfig(
-            # The paper's own arithmetic: a window a token, and 50,000 steps of 4 × 128 windows.
-            data=DataConfig(vocab_size=10_000, block_size=32, stride=1),
-            model=ModelConfig(n_embd=128, dropout=0.1),
-            deep=6,
-            shallow=2,
-            train=_FULL_LEAK,
-            again=replace(_FULL_LEAK, epoch_windows=256_000),
-            short=replace(_FULL_LEAK, epoch_windows=256_000),
-            scaled=replace(_FULL_LEAK, epochs=1, epoch_windows=2_560_000, amp="fp16"),
-            other_windows=(16, 64),
-            padded_window=256,
-            # The scorecard judges by the runs of the retraining and of the grids themselves.
-            seeds=_SEEDS,
-            honest=_FULL_RETRAIN,
-            first_grid=_FULL_FIRST,
-            revised_grid=_FULL_SEARCH,
-            first_seeds=_SEEDS[:1],
-            vocabularies=(4096, 10_000, 16_384),
-            windows=200_000,
-            samples=50,
-            sample_tokens=100,
-            sentences=200,
+        model=ModelConfig(dropout=0.1),  # with the rate of `train`: paper.BEST
+        train=replace(_FULL_SEARCH, epochs=20),
+        # The first grid's half batch takes as many steps in one pass as the revised grid's in two.
+        first=Grid(
+            PAPER_FIRST_GRID,
+            replace(_FULL_SEARCH, batch_size=64, epoch_windows=10_240, schedule="fixed"),
         ),
+        revised=Grid(PAPER_REVISED_GRID, _FULL_SEARCH),
+        searched=False,
         needs_gpu=True,
     ),
 }
@@ -271,3 +141,67 @@ def get_profile(name: str, gpu_bytes: float) -> Profile:
     if name not in PROFILES:
         raise LLMLiteError(f"There is no profile '{name}'; choose auto, {', '.join(PROFILES)}.")
     return PROFILES[name]
+
+
+def changed(config, changes: Mapping[str, object]):
+    """A dataclass with other values: {"train.epochs": 5} sets config.train.epochs.
+
+    LLMLiteError for a name that there is not, and for a value that its dataclass refuses.
+    """
+    for path, value in changes.items():
+        name, _, rest = path.partition(".")
+        names = [field.name for field in fields(config)]
+        if name not in names or (rest and not is_dataclass(getattr(config, name))):
+            raise LLMLiteError(f"There is no setting '{path}'; there are {', '.join(names)}.")
+        part = changed(getattr(config, name), {rest: value}) if rest else value
+        config = replace(config, **{name: part})
+    return config
+
+
+# -- somebody's own text --------------------------------------------------------------------------
+
+# Bytes of text at least → vocabulary, window, dropout, layers and the widths of a search. The
+# vocabulary is about the largest power of two with which a token occurs two dozen times or more in
+# the training part on average: an embedding that was hardly trained is of no use.
+OWN_SIZES = {
+    20_000: (320, 64, 0.3, 2, (32, 64)),
+    50_000: (512, 64, 0.3, 2, (32, 64)),
+    150_000: (1024, 64, 0.2, 2, (64, 128)),
+    400_000: (2048, 64, 0.2, 2, (64, 128)),
+    1_000_000: (4096, 128, 0.1, 4, (64, 128)),
+    4_000_000: (8192, 128, 0.1, 4, (128, 192)),
+}
+OWN_TOKENS = 4_000_000  # to train on, on a CPU, in minutes; with CUDA 75 times as many
+
+
+def own_profile(n_bytes: int, cuda: bool = False) -> Profile:
+    """How to train on a text of so many bytes: minutes on a CPU, more of everything with CUDA.
+
+    A small text is read many times, with more dropout; early stopping says when it is enough.
+    """
+    least = max(size for size in OWN_SIZES if size <= max(n_bytes, min(OWN_SIZES)))
+    vocab_size, block_size, dropout, n_layer, widths = OWN_SIZES[least]
+    tokens = 75 * OWN_TOKENS if cuda else OWN_TOKENS
+    epochs = min(max(round(tokens / (0.8 * n_bytes / 3)), 4), 30)  # about 3 bytes are a token
+    train = TrainConfig(
+        epochs=epochs,
+        batch_size=(64 if cuda else 16) if n_bytes >= 1_000_000 else 8,
+        amp="auto" if cuda else "off",  # models this small gain nothing from it on a CPU
+        epoch_windows=max(
+            1, min(n_bytes // 3, tokens // 4) // block_size
+        ),  # of a large text a part
+        patience=max(3, epochs // 6),
+    )
+    # A quarter as long as the training.
+    search = replace(train, epochs=max(2, epochs // 4), train_tokens=None if cuda else 150_000)
+    space = SearchSpace((2e-3, 1e-3) if cuda else (4e-3, 2e-3), (n_layer,), (4,), widths)
+    return Profile(
+        name="own",
+        data=DataConfig(vocab_size=vocab_size, block_size=block_size),
+        model=ModelConfig(dropout=dropout),
+        train=train,
+        first=Grid(space, replace(search, schedule="fixed")),
+        revised=Grid(space, search),
+        searched=True,
+        seeds=(1337,),
+    )

@@ -17,19 +17,18 @@ from functools import partial
 from pathlib import Path
 
 from llmlite import paper
-from llmlite.audit import Audit
-from llmlite.audit.records import RECORDS, SCORECARD, SHORT
-from llmlite.checkpoint import read_record
+from llmlite.audit.scorecard import RECORDS, SCORECARD, SHORT
 from llmlite.config import fingerprint
 from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import SEEDS, Experiment
 from llmlite.intervals import over_seeds
 from llmlite.parallel import cores
-from llmlite.plan import chosen, plan, stage
+from llmlite.plan.archive import stage
+from llmlite.plan.search import best_row
+from llmlite.plan.whole import whole_plan
 from llmlite.pretrained import ship
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
-from llmlite.search import best_row, read_results
 
 LOOKING = ("04", "05", "06", "07")  # notebooks that train nothing, once 03 has
 LANES = 2  # of these at a time: most of their time is one core's
@@ -61,7 +60,7 @@ not stated | {configurations}, {search.epochs}, {tokens} |
 | test perplexity per word and line end | not stated | {mean[perplexity per word]:.1f} |
 | test bits per byte | not stated | {mean[bits per byte]:.3f} |
 
-Here: profile `{experiment.profile.name}`, {experiment.corpus.name}, {data.split} split, \
+Here: profile `{experiment.profile.name}`, {experiment.dataset.name}, {data.split} split, \
 vocabulary {data.vocab_size:,}, windows of {data.block_size} tokens, a new one every {stride}; \
 {made[device]}, {amp}, {seeds}, trained at commit {made[commit]}. Written by \
 `llmlite reproduce --publish` from the run's records."""
@@ -247,10 +246,10 @@ def publish(experiment: Experiment, root: Path) -> None:
         cells = [c for c in content["cells"] if INJECTED not in c["metadata"].get("tags", [])]
         _write_notebook(root / "notebooks" / notebook.name, content | {"cells": cells})
     _publish_figures(out / "figures", root / "figures")
-    tasks = [task for task in chosen(plan(Audit(experiment)), None) if task.trained()]
-    if tasks:
+    trained = [run for run in whole_plan(experiment) if experiment.is_trained(run)]
+    if trained:
         shutil.rmtree(records / "runs", ignore_errors=True)
-        stage(experiment, tasks, records)
+        stage(experiment, trained, records)
     if any(out.glob("runs/*/test_score.json")):
         table = results(experiment)
         shutil.copyfile(out / SEEDS, records / SEEDS)
@@ -294,9 +293,9 @@ def with_block(readme: str, block: str) -> str:
 
 def results(experiment: Experiment) -> str:
     """The paper's numbers beside those of this experiment's records, and what these are of."""
-    table = read_results(experiment.search_folder("revised"))
-    record, scores = read_record(experiment.run_folder), experiment.seed_scores()
-    data, search, n = experiment.data, experiment.profile.revised_search, len(scores)
+    table, search = experiment.search("revised"), experiment.profile.revised.train
+    record, scores = experiment.retrain(), experiment.seed_scores()
+    data, n = experiment.data, len(scores)
     shape = "{learning_rate:g}, {n_layer}, {n_head}, {n_embd}".format
     return RESULTS.format(
         paper=paper,

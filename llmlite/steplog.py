@@ -1,7 +1,5 @@
-"""The log of a run's optimiser steps: read off the device in groups, checked, added up, written.
-
-Reading a number waits for the device, so steps are kept there until somebody asks for the log.
-"""
+"""The log of a run's optimiser steps: read off the device in groups, checked and added up; and
+TensorBoard's event files of it."""
 
 import math
 import time
@@ -10,34 +8,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmlite.checkpoint import append_steps
-from llmlite.errors import DivergedError
+from llmlite.errors import DivergedError, LLMLiteError
 from llmlite.parallel import World
 
 MAX_SKIPPED = 30  # steps in a row that fp16 may leave out; from its first scale 16 are already many
 
 
 class StepLog:
-    """One run's steps. `sums` are over the running epoch, up to the last flush."""
+    """Reading a number waits for the device, so steps stay there until somebody asks for them."""
 
-    def __init__(self, folder: Path, total_steps: int, world: World, may_skip: bool):
+    def __init__(self, total_steps: int, world: World, may_skip: bool):
         """may_skip: whether a gradient scaler leaves out steps whose gradient overflows."""
-        self.folder, self.total_steps, self.world = folder, total_steps, world
-        self.may_skip = may_skip
+        self.total_steps, self.world, self.may_skip = total_steps, world, may_skip
         self.skipped = 0  # the last steps in a row that were left out
         self._pending: list[tuple] = []
         self._new_sums()
         self.start_clock()
 
     def _new_sums(self) -> None:
-        self.sums = {
-            "loss": 0.0,
-            "norm": 0.0,
-            "norms": 0,
-            "skipped": 0,
-            "tokens": 0,
-            "seconds": 0.0,
-        }
+        names = ("loss", "norm", "norms", "skipped", "tokens", "seconds")
+        self.sums = dict.fromkeys(names, 0)  # of the running epoch, up to the last flush
 
     def start_clock(self) -> None:
         """What went before, such as writing files, is not training."""
@@ -52,41 +42,33 @@ class StepLog:
         self._pending.append((step, epoch, rate, loss, norm, tokens))
 
     def flush(self) -> list[dict]:
-        """Append the steps since the last flush to steps.jsonl and return these rows.
+        """The steps since the last flush, as rows of steps.jsonl.
 
         Raises DivergedError if one of them shows that the run cannot come to anything.
         """
         if not self._pending:
             return []
-        *_, losses, norms, _ = zip(*self._pending, strict=True)
+        steps, epochs, rates, losses, norms, tokens = zip(*self._pending, strict=True)
         losses = self.world.sum(torch.stack(losses)).tolist()
-        norms, rows = torch.stack(norms).tolist(), []
-        for (step, epoch, rate, *_, tokens), loss, norm in zip(
-            self._pending, losses, norms, strict=True
+        norms = torch.stack(norms).tolist()
+        rows, sums = [], self.sums
+        for step, epoch, rate, loss, norm, n in zip(
+            steps, epochs, rates, losses, norms, tokens, strict=True
         ):
-            self._check(step, rate, loss, norm)
             taken = math.isfinite(norm)
+            self._check(step, rate, loss, norm)
+            shown = norm if taken else None
             rows.append(
-                {
-                    "step": step,
-                    "epoch": epoch,
-                    "lr": rate,
-                    "loss": loss,
-                    "grad_norm": norm if taken else None,
-                }
+                {"step": step, "epoch": epoch, "lr": rate, "loss": loss, "grad_norm": shown}
             )
-            self.sums["loss"] += loss * tokens
-            self.sums["tokens"] += tokens
-            if taken:
-                self.sums["norm"] += norm
-                self.sums["norms"] += 1
-            else:
-                self.sums["skipped"] += 1
+            sums["loss"] += loss * n
+            sums["tokens"] += n
+            sums["norm"] += norm if taken else 0
+            sums["norms"] += taken
+            sums["skipped"] += not taken
         self._pending.clear()
-        self.sums["seconds"] += time.perf_counter() - self._since  # the device is done with them
+        sums["seconds"] += time.perf_counter() - self._since  # the device is done with them
         self.start_clock()
-        if self.world.main:
-            append_steps(self.folder, rows)
         return rows
 
     def _check(self, step: int, rate: float, loss: float, norm: float) -> None:
@@ -112,19 +94,45 @@ class StepLog:
 
     def close_epoch(self) -> dict:
         """What the epoch's log says of its steps: means over tokens and over steps, and times."""
-        sums = self.sums
-        means = {
+        sums, speed = self.sums, self.speed
+        self._new_sums()
+        return {
             "train_loss": sums["loss"] / sums["tokens"],
             "grad_norm": sums["norm"] / max(1, sums["norms"]),
             "skipped": sums["skipped"],
-            "tokens_per_second": self.speed,
+            "tokens_per_second": speed,
             "seconds": sums["seconds"],
         }
-        self._new_sums()
-        return means
 
     def state_dict(self) -> dict:
         return {"sums": self.sums, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict) -> None:
         self.sums, self.skipped = state["sums"], state["skipped"]
+
+
+class EventFiles:
+    """Numbers for TensorBoard, below a run's folder."""
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise LLMLiteError(
+                "TensorBoard is not installed here; install it with `pip install "
+                "'llmlite[tensorboard]'`."
+            ) from None
+        self.folder, self._open, self._writer = folder / "tensorboard", SummaryWriter, None
+
+    def write(self, group: str, rows: list[dict], names: tuple[str, ...]) -> None:
+        if self._writer is None:  # steps that are taken again replace those before an interruption
+            self._writer = self._open(str(self.folder), purge_step=rows[0]["step"])
+        for row in rows:
+            for name in names:
+                if row[name] is not None:  # fp16 scaling left the step out
+                    self._writer.add_scalar(f"{group}/{name}", row[name], row["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()

@@ -1,49 +1,70 @@
 """The trainer (§III.E): epochs, early stopping, the log, and carrying on after anything.
 
-Knows nothing about text, and leaves how a step is computed to engine.py: it gets token ids and
-leaves a run's folder (see checkpoint.py). A run that was interrupted, even by SIGKILL in mid-epoch,
-carries on from its last checkpoint when the same call is made again, and on a CPU ends with the
-same weights, bit for bit. Under torchrun all processes make the same call.
+Knows nothing about text, and leaves how a step is computed to engine.py: it gets a Run and token
+ids and leaves the run's folder (see run.py). A run that was interrupted, even by SIGKILL in
+mid-epoch, carries on from its last checkpoint when the same call is made again, and on a CPU ends
+with the same weights, bit for bit. Under torchrun all processes make the same call.
 """
 
 import math
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from llmlite.checkpoint import (
+from llmlite.data import Dataset, mistakes
+from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate, step_operations
+from llmlite.errors import CheckpointError, DivergedError, OutOfMemoryError
+from llmlite.files import hold, write_json
+from llmlite.metrics import (
+    leak_floor,
+    loss_by_position,
+    perplexity,
+    total_loss,
+    warn_if_implausible,
+    windows_at_once,
+)
+from llmlite.model import GPT
+from llmlite.parallel import world
+from llmlite.progress import tqdm
+from llmlite.run import (
+    RECORD,
+    WEIGHTS,
+    Run,
+    append_steps,
     cut_steps,
     difference,
     environment,
+    finished_record,
     load_state,
     read_record,
     remove_state,
     save_state,
     save_weights,
+    typed_command,
 )
-from llmlite.config import ModelConfig, TrainConfig
-from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate, step_operations
-from llmlite.errors import CheckpointError, DivergedError, MissingRunError, OutOfMemoryError
-from llmlite.files import hold, write_json
-from llmlite.guard import leak_floor, loss_by_position, warn_if_implausible
-from llmlite.metrics import perplexity, total_loss, windows_at_once
-from llmlite.model import GPT
-from llmlite.parallel import world
-from llmlite.progress import tqdm
-from llmlite.steplog import StepLog
-from llmlite.windows import EpochSampler, TokenWindows
+from llmlite.steplog import EventFiles, StepLog
+from llmlite.windows import EpochSampler, windows_of
 
 # Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
 # take as long to write as the steps themselves.
 CHECKPOINT_SECONDS = 30.0
 FLUSH_EVERY = 20  # steps between reads of the log on a CPU; a GPU would have to wait for each read
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how runs are computed, which is no part of what they are."""
+
+    device: str = "cpu"
+    progress: bool = True
+    tensorboard: bool = False  # write event files into tensorboard/ in each run's folder
+    paths: FastPaths = FastPaths()  # noqa: RUF009, it is frozen
 
 
 def epoch_line(epoch: dict) -> str:
@@ -56,74 +77,41 @@ def epoch_line(epoch: dict) -> str:
 
 
 class Trainer:
-    """One run in one folder. `fit()` trains, or carries on, or returns at once if it is finished.
-
-    ids: {"train": (tokens,), "valid": (tokens,)}. about: what the record says of data and
-    tokenizer (names and fingerprints); a run is only carried on with the same ones. command: what
-    to type in a shell to carry the run on, for the record. watchers: told of every step and epoch
-    (see live.py). windows: {"train": …, "valid": …} instead of those cut from ids, for the audit's
-    mistakes (flaws.py); the validation loss is then their mean. paths: how the engine computes.
-    only_read: why this process must not train; `fit()` then gives the finished run's record or
-    raises MissingRunError.
-    """
+    """One run in one folder: `fit()` trains, or carries on, or finds it finished."""
 
     def __init__(
-        self,
-        model_config: ModelConfig,
-        config: TrainConfig,
-        ids: dict[str, torch.Tensor],
-        folder: str | Path,
-        about: dict[str, str],
-        device: str | torch.device = "cpu",
-        stride: int | None = None,
-        progress: bool = True,
-        command: str | None = None,
-        watchers: Sequence = (),
-        windows: dict[str, TokenWindows] | None = None,
-        paths: FastPaths = FastPaths(),  # noqa: B008, it is frozen
-        only_read: str | None = None,
+        self, run: Run, dataset: Dataset, folder: str | Path, compute: Compute = Compute()
     ):
-        self.paths, self.only_read = paths, only_read
-        self.config, self.folder, self.device = config, Path(folder), torch.device(device)
+        config, block_size = run.train, run.model.block_size
+        self.run, self.config, self.folder, self.compute = run, config, Path(folder), compute
+        self.device = torch.device(compute.device)
         self.world = world()
-        self.progress = progress and self.world.main
-        self.command, self.watchers = command, watchers if self.world.main else ()
-        self.identity = {
-            "model": asdict(model_config),
-            "train": asdict(config),
-            "stride": stride or model_config.block_size,
-            **about,
-        }
-        self.valid_ids = _resident(ids["valid"][: config.valid_tokens], self.device)
-        train_ids = _resident(ids["train"][: config.train_tokens], self.device)
-        self.windows = TokenWindows(train_ids, model_config.block_size, stride)
-        self.valid_windows = None
-        if windows:
-            self.windows, self.valid_windows = windows["train"], windows["valid"]
+        self.progress = compute.progress and self.world.main
+        self.identity = run.identity(dataset.about)
+        windows = windows_of(dataset, run.data, config, self.device)
+        self.windows, self.valid_windows = windows["train"], windows["valid"]
         self.epoch_windows = min(len(self.windows), config.epoch_windows or len(self.windows))
-        self.leak_floor = leak_floor(train_ids, model_config.block_size)
+        self.leak_floor = leak_floor(dataset.ids["train"][: config.train_tokens], block_size)
         self.batch = config.batch_size * config.accumulation  # windows in an optimiser step
         self.steps_per_epoch = math.ceil(self.epoch_windows / self.batch)
         self.total_steps = self.steps_per_epoch * config.epochs
         # Several processes have to stop at the same step, and their clocks differ.
         self.checkpoint_every = config.checkpoint_every or (200 if self.world.size > 1 else None)
-        self.tokens_per_epoch = self.epoch_windows * model_config.block_size
-        self.model_config = model_config
+        self.tokens_per_epoch = self.epoch_windows * block_size
         self.dtype = autocast_dtype(config.amp, self.device)
-        self.environment = environment(self.device)
+        self.events = EventFiles(self.folder) if compute.tensorboard and self.world.main else None
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """The state before the first step, whatever was drawn or half trained in this process."""
-        config = self.config
-        torch.manual_seed(config.seed)
-        self.model = GPT(self.model_config).to(self.device)
-        operations = step_operations(self.model_config, self.batch) * self.total_steps
-        self.engine = Engine(self.model, config, self.dtype, operations, self.world, self.paths)
-        may_skip = self.dtype == torch.float16
-        self.log = StepLog(self.folder, self.total_steps, self.world, may_skip)
+        torch.manual_seed(self.config.seed)
+        self.model = GPT(self.run.model).to(self.device)
+        operations = step_operations(self.run.model, self.batch) * self.total_steps
+        paths = self.compute.paths
+        self.engine = Engine(self.model, self.config, self.dtype, operations, self.world, paths)
+        self.log = StepLog(self.total_steps, self.world, may_skip=self.dtype == torch.float16)
         self.step = 0  # optimiser steps taken
         self.epochs: list[dict] = []  # the log of finished epochs
-        self.best: dict[str, torch.Tensor] = {}  # weights after the best epoch, on the device
+        self.best: dict[str, Tensor] = {}  # weights after the best epoch, on the device
         self._best_is_written = False
         self._saved_at = time.monotonic()
         self.warning: str | None = None  # of a loss that is too good to be true
@@ -136,12 +124,8 @@ class Trainer:
         A run that fails (DivergedError, OutOfMemoryError) leaves a record that says why. BusyError
         if another process trains in the folder, CheckpointError if it holds another run.
         """
-        if record := self.world.from_main(self._record_if_finished()):
+        if record := self.world.from_main(finished_record(self.folder, self.identity)):
             return record
-        if self.only_read:
-            raise MissingRunError(
-                f"There is no finished run in {self.folder.name}: {self.only_read}"
-            )
         with hold(self.folder) if self.world.main else nullcontext():
             self._resume()
             self._write_record("running")
@@ -158,37 +142,11 @@ class Trainer:
             except torch.OutOfMemoryError:
                 pass  # and let go of what the failed step holds, before trying smaller ones
             finally:
-                for watcher in self.watchers:
-                    watcher.close()
+                if self.events:
+                    self.events.close()
             advice = f"At step {self.step + 1}, {self.engine.memory_advice()}"
             self._write_record("failed", advice)
             raise OutOfMemoryError(advice)
-
-    def time_steps(self, settle: int, steps: int) -> list[float]:
-        """Seconds of optimiser steps as this run would take them, the first `settle` left out;
-        nothing is kept of them."""
-        self._start()
-        index = EpochSampler(self.windows, self.batch, self.config.seed, 0).batches[0]
-        inputs, targets, windows = *self.windows[index], len(index)
-        taken = []
-        for _ in range(settle + steps):
-            began = time.perf_counter()
-            loss, _ = self.engine.step(
-                inputs.to(self.device), targets.to(self.device), windows, self.config.learning_rate
-            )
-            loss.item()  # waits for the device
-            taken.append(time.perf_counter() - began)
-        return taken[settle:]
-
-    def finished(self) -> bool:
-        """Is this very run in the folder, trained to its end?"""
-        return self.world.from_main(self._record_if_finished()) is not None
-
-    def _record_if_finished(self) -> dict | None:
-        record = read_record(self.folder) if self.world.main else None
-        if not record or record["status"] != "finished":
-            return None
-        return None if difference(self.identity, record["identity"]) else record
 
     def _train(self) -> None:
         with tqdm(
@@ -230,7 +188,7 @@ class Trainer:
             return self.step % self.checkpoint_every == 0
         return time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
 
-    def _optimiser_step(self, inputs, targets, windows: int) -> None:
+    def _optimiser_step(self, inputs: Tensor, targets: Tensor, windows: int) -> None:
         """One step of the engine from this process's part of a batch of so many windows."""
         rate = learning_rate(self.step, self.total_steps, self.config)
         inputs, targets = inputs.to(self.device), targets.to(self.device)
@@ -243,14 +201,15 @@ class Trainer:
     def _flush(self) -> None:
         """Write the log up to here, and show where the run stands."""
         rows = self.log.flush()
-        if not rows:
+        if not rows or not self.world.main:
             return
+        append_steps(self.folder, rows)
         loss = rows[-1]["loss"]
         self.bar.set_postfix_str(
             f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}, {self.log.speed:,.0f} tokens/s"
         )
-        for watcher in self.watchers:
-            watcher.on_steps(rows)
+        if self.events:
+            self.events.write("train", rows, ("loss", "lr", "grad_norm"))
 
     def _end_epoch(self) -> None:
         """Validate, log the epoch, keep the weights if they are the best so far, checkpoint."""
@@ -261,20 +220,19 @@ class Trainer:
                 "lower the learning rate."
             )
         best = min((epoch["valid_loss"] for epoch in self.epochs), default=math.inf)
-        self.epochs.append(
-            {
-                "epoch": len(self.epochs) + 1,
-                "step": self.step,
-                "valid_loss": valid_loss,
-                "perplexity": perplexity(valid_loss),
-                "lr": learning_rate(self.step - 1, self.total_steps, self.config),
-                **self.log.close_epoch(),
-            }
-        )
+        epoch = {
+            "epoch": len(self.epochs) + 1,
+            "step": self.step,
+            "valid_loss": valid_loss,
+            "perplexity": perplexity(valid_loss),
+            "lr": learning_rate(self.step - 1, self.total_steps, self.config),
+            **self.log.close_epoch(),
+        }
+        self.epochs.append(epoch)
         if self.progress:
-            tqdm.write(epoch_line(self.epochs[-1]), file=sys.stderr)
+            tqdm.write(epoch_line(epoch), file=sys.stderr)
         if not self.warning:
-            causal = self.model_config.causal
+            causal = self.run.model.causal
             self.warning = warn_if_implausible(valid_loss, self.leak_floor, causal)
         if valid_loss < best:
             self.best = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
@@ -282,14 +240,17 @@ class Trainer:
         if self.checkpoint_every or self._checkpoint_is_due():
             self._save()
         self._write_record("running")
-        for watcher in self.watchers:
-            watcher.on_epoch(self.epochs[-1])
+        if self.events:
+            self.events.write("epoch", [epoch], ("train_loss", "valid_loss", "perplexity"))
 
     def _validate(self) -> float:
         """Nats per token over the validation split; each process scores its part of the windows."""
-        if self.valid_windows:
+        if mistakes(
+            self.run.data
+        ):  # a mistake is in the validation, too: the mean over its windows
             return loss_by_position(self.model, self.valid_windows).mean().item()
-        ids, size = self.valid_ids, self.model_config.block_size
+        # The rest that fills no window counts as well.
+        ids, size = self.valid_windows.ids, self.run.model.block_size
         part = self.world.part(math.ceil((len(ids) - 1) / size))
         nats, name = 0.0, "Validate" if self.progress else None
         if part.start < part.stop:
@@ -333,20 +294,19 @@ class Trainer:
         if self.world.main and self.best and not self._best_is_written:
             self._best_is_written = True
             about = {k: v for k, v in self.identity.items() if isinstance(v, str)}
-            save_weights(self.model_config, self.best, self.folder / "best.safetensors", **about)
+            save_weights(self.run.model, self.best, self.folder / WEIGHTS, **about)
 
     def _resume(self) -> None:
         """Take up the last checkpoint, if there is one, and cut the step log back to it."""
-        state = None
+        state = there = None
         if self.world.main:
             for half_written in self.folder.glob(".*.tmp*"):  # by a process that was killed
                 half_written.unlink()
             state = load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
-        record = read_record(self.folder) if self.world.main else None
-        # Of a finished run the record alone is left.
-        there = (state or record or {}).get("identity")
+            # Of a finished run the record alone is left.
+            there = (state or read_record(self.folder) or {}).get("identity")
         state, there = self.world.from_main((state, there))
-        self._start()
+        self.start()
         if there and (other := difference(self.identity, there)):
             raise CheckpointError(
                 f"{self.folder} belongs to another run ({other}); use another folder or delete "
@@ -354,7 +314,7 @@ class Trainer:
             )
         if state is not None:
             self.step, self.epochs, self.best = state["step"], state["epochs"], state["best"]
-            self.warning = state.get("warning")  # a checkpoint from before has none
+            self.warning = state["warning"]
             self.log.load_state_dict(state["log"])
             self.engine.load_state_dict(state)
             torch.set_rng_state(state["rng"].cpu())
@@ -371,9 +331,9 @@ class Trainer:
             "status": status,
             **({"reason": reason} if reason else {}),
             **({"warning": self.warning} if self.warning else {}),
-            "command": self.command,
+            "command": typed_command(),
             "identity": self.identity,
-            "environment": self.environment,
+            "environment": environment(self.device),
             "amp": str(self.dtype or torch.float32).removeprefix("torch."),
             "engine": self.engine.how,
             "processes": self.world.size,
@@ -385,10 +345,5 @@ class Trainer:
             "seconds": sum(epoch["seconds"] for epoch in self.epochs),
         }
         if self.world.main:
-            write_json(self.folder / "record.json", record)
+            write_json(self.folder / RECORD, record)
         return record
-
-
-def _resident(ids: torch.Tensor | np.ndarray, device: torch.device) -> torch.Tensor | np.ndarray:
-    """Token ids on the device for the whole run; an array mapped from a file stays in the file."""
-    return ids.to(device) if isinstance(ids, torch.Tensor) else ids

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from llmlite.audit import Audit
-from llmlite.checkpoint import read_record
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import encode_split, load_corpus
 from llmlite.engine import Engine, learning_rate
@@ -17,8 +15,10 @@ from llmlite.experiment import Experiment
 from llmlite.metrics import evaluate
 from llmlite.model import GPT
 from llmlite.parallel import ALONE
-from llmlite.plan import plan, unpack
+from llmlite.plan.archive import unpack
+from llmlite.plan.whole import whole_plan
 from llmlite.pretrained import load_pretrained
+from llmlite.run import read_record
 from llmlite.tokenizer import BPETokenizer
 
 GOLDENS = json.loads(Path(__file__).with_name("goldens.json").read_text("utf-8"))
@@ -65,7 +65,7 @@ def test_the_perplexities_and_figures_of_profile_quick(execution, tmp_path):
     assert drawn >= set(GOLDENS["figures"])
     unpack(archive, tmp_path)
     experiment = Experiment("quick", "sample", tmp_path, "cpu", progress=False)
-    made = {task.name: task.folder for task in plan(Audit(experiment))}
+    made = {run.name: experiment.folder(run) for run in whole_plan(experiment)}
     for name, golden in GOLDENS["quick"].items():
         perplexity = read_record(made[name])["best"]["perplexity"]
         assert perplexity == pytest.approx(golden, rel=0.05), name

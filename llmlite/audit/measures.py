@@ -10,21 +10,21 @@ import torch
 from llmlite import paper
 from llmlite.audit.causality import causal_leak
 from llmlite.audit.harness import harness_scores, pages
-from llmlite.checkpoint import device_name
 from llmlite.generate import complete
-from llmlite.guard import loss_by_position
 from llmlite.interpret import attention_maps
 from llmlite.intervals import Interval, over_articles, over_seeds
 from llmlite.metrics import (
     Score,
     article_scores,
     context_in_words,
+    loss_by_position,
     losses_of,
     repetition_rate,
     token_losses,
     windows_at_once,
 )
 from llmlite.model import GPT
+from llmlite.run import device_name
 from llmlite.windows import TokenWindows, to_tensor
 
 SENTENCE = " The cat sat on the mat and looked at the dog ."  # of the attention maps

@@ -1,30 +1,125 @@
-"""The audit's runs as data: what each changes, and nothing else.
-
-A run is a configuration of the package with a switch or two turned; reading it says what it does.
-"""
+"""The audit's runs as data: what each changes, and how much of it a profile runs."""
 
 from dataclasses import dataclass, replace
 
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.profiles import AuditConfig
+from llmlite.profiles import PROFILES
+from llmlite.run import Run
 
 HEADS = 4  # of both configurations whose curves are published
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training run. `name` is its folder, and what `llmlite audit --only` takes."""
+class AuditConfig:
+    """How much of the audit to run (notebook 08)."""
 
-    name: str
-    data: DataConfig
-    model: ModelConfig  # its vocabulary and window are those of `data`
-    train: TrainConfig
+    data: DataConfig  # of the runs that look for 1.17: windows of the paper's presumed length
+    model: ModelConfig  # theirs, but for layers and heads
+    train: TrainConfig  # of the runs whose curves are published
+    again: TrainConfig  # of the same with the mask, another batch, window or seed
+    short: TrainConfig  # of those whose answer needs less
+    scaled: TrainConfig  # of the one that logs the scaled gradient's norm, in fp16
+    honest: TrainConfig  # of the scorecard's own model, a run a seed
+    first_grid: TrainConfig  # of the grids' runs: all with the first seed, corners with the rest
+    revised_grid: TrainConfig
+    seeds: tuple[int, ...] = (1337, 1, 2)  # of the honest runs and of the revised grid's corners
+    first_seeds: tuple[int, ...] = (1337,)  # of the first grid, the larger one
+    deep: int = 6  # layers of the paper's best configuration, (1e-3, 6, 4), and of the other one
+    shallow: int = 2  # whose curve it shows, (1e-3, 2, 4)
+    other_windows: tuple[int, ...] = (16, 64)  # lengths that could refute the leading explanation
+    padded_window: int = 256  # so long that lines leave a good part of it empty
+    vocabularies: tuple[int, ...] = (4096, 10_000, 16_384)  # whose steps an epoch are compared
+    windows: int = 200_000  # of the test split, behind the true perplexity without a mask
+    samples: int = 50  # seeds behind each claim about text
+    sample_tokens: int = 100
+    sentences: int = 200  # of the test split, behind the claims about attention
 
 
-def plan(audit: AuditConfig, data: DataConfig) -> list[Run]:
+_QUICK = TrainConfig(
+    epochs=10,
+    batch_size=4,
+    accumulation=4,
+    epoch_windows=1_280,
+    learning_rate=4e-3,
+    amp="off",
+    valid_tokens=4_097,
+    patience=0,
+)
+_SMALL = replace(_QUICK, epoch_windows=12_800, learning_rate=1e-3, valid_tokens=65_537)
+_FULL = TrainConfig(epochs=10, batch_size=128, accumulation=4, patience=0)
+_FULL_SHORT = replace(_FULL, epoch_windows=256_000)
+
+
+def _quick_grid(train: TrainConfig) -> TrainConfig:
+    return replace(train, train_tokens=6_000, valid_tokens=2_000)
+
+
+def _judged_by_its_own(name: str) -> dict:
+    """The scorecard judges by the runs of the profile's retraining and grids themselves."""
+    profile = PROFILES[name]
+    return {
+        "honest": profile.train,
+        "first_grid": profile.first.train,
+        "revised_grid": profile.revised.train,
+    }
+
+
+AUDITS = {
+    "quick": AuditConfig(
+        data=DataConfig(vocab_size=320, block_size=16, stride=1),
+        model=ModelConfig(n_embd=64, dropout=0.0),
+        train=_QUICK,
+        again=_QUICK,
+        short=replace(_QUICK, epoch_windows=640),
+        scaled=replace(_QUICK, epochs=1, epoch_windows=160, amp="fp16"),
+        honest=replace(
+            PROFILES["quick"].first.train, schedule="cosine", epochs=1, train_tokens=40_000
+        ),
+        first_grid=_quick_grid(PROFILES["quick"].first.train),
+        revised_grid=_quick_grid(PROFILES["quick"].revised.train),
+        seeds=(1, 2, 3),
+        first_seeds=(1, 2, 3),
+        deep=3,
+        other_windows=(8, 12),
+        padded_window=64,
+        vocabularies=(320, 2048, 2400),
+        windows=1_000,
+        sample_tokens=12,
+        sentences=50,
+    ),
+    # A vocabulary of 2,048, whose tokens are easier, brings the leak's runs to the paper's losses
+    # in a hundredth of its steps.
+    "small": AuditConfig(
+        data=DataConfig(vocab_size=2048, block_size=32, stride=1),
+        model=ModelConfig(dropout=0.0),
+        train=_SMALL,
+        again=_SMALL,
+        short=replace(_SMALL, epoch_windows=6_400),
+        scaled=replace(_SMALL, epochs=1, epoch_windows=640, amp="fp16"),
+        **_judged_by_its_own("small"),
+        vocabularies=(2048, 4096, 10_000, 16_384),
+        windows=20_000,
+        sample_tokens=60,
+    ),
+    # The paper's own arithmetic: a window a token, and 50,000 steps of 4 × 128 windows.
+    "full": AuditConfig(
+        data=DataConfig(vocab_size=10_000, block_size=32, stride=1),
+        model=ModelConfig(dropout=0.1),
+        train=_FULL,
+        again=_FULL_SHORT,
+        short=_FULL_SHORT,
+        scaled=replace(_FULL, epochs=1, epoch_windows=2_560_000, amp="fp16"),
+        **_judged_by_its_own("full"),
+    ),
+}
+
+AUDITS["own"] = AUDITS["quick"]  # of somebody's own text
+
+
+def leak_runs(audit: AuditConfig, data: DataConfig) -> list[Run]:
     """The runs that look for 1.17, the telling ones first. `data`: where the text comes from."""
     text = replace(audit.data, source=data.source, name=data.name)
-    # The paper's runs accumulate 4 batches; C3 says that it logs the loss after dividing by them.
+    # The paper's runs accumulate 4 batches, and its log fits a loss that was divided by them.
     train, again, short = (
         replace(config, log_divided_loss=True) for config in (audit.train, audit.again, audit.short)
     )

@@ -11,8 +11,8 @@ from llmlite.audit.claims import Evidence, Row, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import LONGER, Audit
 from llmlite.audit.studies import STUDIES
-from llmlite.checkpoint import read_steps
 from llmlite.files import replacing, write_json
+from llmlite.run import read_steps
 
 SCORECARD, SHORT, RECORDS = "scorecard.md", "scorecard-short.md", "audit.json"
 CLAIMS = (  # in their order
@@ -26,15 +26,15 @@ KEPT = ("command", "identity", "environment", "amp", "parameters", "steps_per_ep
 
 def evidence(audit: Audit) -> Evidence:
     """What the scorecard judges by; made on the spot where it is not there yet."""
-    honest = list(audit.honest_runs)
+    folders = [audit.experiment.folder(run) for run in audit.honest_runs.values()]
     return Evidence(
         leak=audit.leaks(),
-        tests=[together(audit.scores(name)["side by side"]).loss for name in honest],
-        norms=[read_steps(audit.run_folder(name)) for name in honest],
+        tests=[together(scores["side by side"]).loss for scores in audit.measured("scores")],
+        norms=[read_steps(folder) for folder in folders],
         first=audit.grids("first"),
         revised=audit.grids("revised"),
         longer=audit.grids(LONGER),
-        studies={study: [audit.study(study, name) for name in honest] for study in STUDIES},
+        studies={study: audit.measured(study) for study in STUDIES},
     )
 
 
@@ -51,7 +51,7 @@ def to_frame(rows: list[Row]) -> pd.DataFrame:
 
 def scale(audit: Audit) -> str:
     """How long the grids' runs are, in a sentence: their trends say nothing about longer ones."""
-    grid = audit.settings.revised_grid
+    grid = audit.config.revised_grid
     tokens = f"{grid.train_tokens:,} tokens" if grid.train_tokens else "the whole training text"
     return (
         f"Claims 1, 2 and 4 to 8 are judged by runs of {grid.epochs} epochs over {tokens}, which "
@@ -88,7 +88,7 @@ def to_markdown(rows: list[Row], source: str) -> str:
         "sections are those of [notebook 08](../notebooks/08_reproduction_audit.ipynb), which "
         "writes this page; [audit.json](audit.json) holds the runs' records, each with the command "
         "that made it.\n",
-        "| # | claim | published | here | verdict | section | `llmlite audit --only` |",
+        "| # | claim | published | here | verdict | section | `llmlite run --only` |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
@@ -119,11 +119,12 @@ def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
         name: {k: record[k] for k in (*KEPT, "measures", "skipped")}
         for name, record in gathered.leak.items()
     }
-    for i, name in enumerate(audit.honest_runs):
-        record, scores = audit.train(name), audit.scores(name)
+    for i, (name, run) in enumerate(audit.honest_runs.items()):
+        record = audit.experiment.train(run)
+        scores = audit.experiment.measured(run, "scores")
         runs[name] = {
             **{k: record[k] for k in KEPT},
-            "command": audit.shown_command(name),
+            "command": audit.command(name),
             "scores": {rule: asdict(together(articles)) for rule, articles in scores.items()},
             "studies": {
                 study: {k: v for k, v in seeds[i].items() if k != "rows"}
@@ -135,7 +136,7 @@ def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
         table = tables[grid]
         if seed in table.seed.values:
             runs[name] = {
-                "command": audit.shown_command(name),
+                "command": audit.command(name),
                 "environment": audit.grid_environment(grid, seed),
                 "epochs": table[table.seed == seed].to_dict("records"),
             }

@@ -10,9 +10,9 @@ import pandas as pd
 
 from llmlite import paper
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, claim, verdict
+from llmlite.config import AXES
 from llmlite.intervals import Interval, paired
 from llmlite.metrics import perplexity
-from llmlite.search import AXES
 
 FACTORS = [*AXES, "seed"]
 

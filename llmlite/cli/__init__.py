@@ -1,47 +1,56 @@
-"""`llmlite …`: what the notebooks do, for a shell. Errors are one sentence and exit code 2."""
+"""`llmlite …`: what the notebooks do, for a shell. Errors are one sentence and exit code 2.
 
-import argparse
+A command is a dataclass: its fields are its options, their comments the help, `run` what it does.
+"""
+
 import os
 import sys
 
-from llmlite.cli import models, notebooks, plan, text, training
-from llmlite.cli.options import profile_defaults
+from llmlite.cli import models, notebooks, stages, text
+from llmlite.cli.options import parse
 from llmlite.errors import LLMLiteError
 
-DESCRIPTION = """\
+COMMANDS = {
+    "prepare": stages.Prepare,
+    "search": stages.Search,
+    "train": stages.Train,
+    "evaluate": stages.Evaluate,
+    "run": stages.RunPlan,
+    "runs": stages.Runs,
+    "generate": text.Generate,
+    "chat": text.Chat,
+    "export": models.Export,
+    "import": models.Import,
+    "reproduce": notebooks.Reproduce,
+    "render": notebooks.Render,
+}
+
+USAGE = """\
+usage: llmlite COMMAND [OPTIONS]
+
 A reproduction of "Implement a LLM-Lite": a tokenizer, a GPT, a grid search and what they show.
 Every command works in one folder (--out) and makes what an earlier one has not left there:
-prepare -> search -> train -> evaluate, generate. `audit` makes the runs that show where the paper's
-perplexity comes from; `reproduce` runs all of it as notebooks."""
+prepare -> search -> train -> evaluate, generate. `run` trains all that the notebooks show, those
+runs among it that show where the paper's perplexity comes from; `reproduce` runs the notebooks.
 
+{commands}
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="llmlite", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name, run, purpose, parents):
-        command = commands.add_parser(
-            name,
-            help=purpose,
-            description=purpose,
-            parents=parents,
-            epilog=profile_defaults() if parents else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(run=run)
-        return command
-
-    for part in (training, plan, text, models, notebooks):
-        part.add_commands(add)
-    return parser
+llmlite COMMAND --help tells what a command takes: every setting of a profile is an option, such as
+--train.epochs 5 or --model.dropout 0.2."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name not in COMMANDS:
+        lines = [f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items()]
+        asked = name in ("-h", "--help")
+        if not asked:
+            print(f"llmlite: there is no command '{name}'.\n", file=sys.stderr)
+        print(USAGE.format(commands="\n".join(lines)), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     try:
-        arguments.run(arguments)
+        command, work = parse(name, COMMANDS[name], arguments)
+        command.run(work)
     except LLMLiteError as error:
         print(f"llmlite: {error}", file=sys.stderr)
         return 2

@@ -1,55 +1,73 @@
-"""export, import: the way to Hugging Face `transformers` and back."""
+"""export, import: the way to Hugging Face `transformers` and back; and which model is asked for."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
 
-from llmlite.cli.options import (
-    data_options,
-    model_of,
-    model_options,
-    shared_options,
-    source_option,
-)
+import tyro
 
-
-def add_commands(add: Callable) -> None:
-    every = [shared_options(), data_options(), model_options(), source_option()]
-    command = add("export", export, "write the model as a folder for transformers", every)
-    command.add_argument(
-        "--to",
-        required=True,
-        metavar="DIR",
-        help="a new or empty folder",
-    )
-    command = add("import", bring_in, "make a model of transformers (GPT-2) one of llmlite", [])
-    command.description = (
-        "Make a GPT-2 that transformers has saved, as after training an exported model further,\n"
-        "a folder that generate, chat and export take with --model."
-    )
-    command.add_argument(
-        "folder", metavar="DIR", help="has config.json, model.safetensors and tokenizer.json"
-    )
-    command.add_argument(
-        "--to",
-        required=True,
-        metavar="FOLDER",
-        help="a new or empty folder",
-    )
+from llmlite.cli.options import Work
+from llmlite.cli.stages import TRAINED
+from llmlite.errors import LLMLiteError
 
 
-def export(arguments) -> None:
-    from llmlite.hub import check_target, export_folder
+def model_of(work: Work, folder: Path | None, announce: bool = True):
+    """What has the `model` and `tokenizer` that the options ask for: those in `folder`, an
+    Experiment's where text, folder or settings were named, and else those that come with the
+    package."""
+    from llmlite.parallel import check_device, local_device
+    from llmlite.pretrained import FOLDER, load_pretrained
 
-    check_target(arguments.to)  # before a model is trained for it
-    source = model_of(arguments)
-    export_folder(source.model, source.tokenizer, arguments.to, str(source))
-    print(f"For transformers: {arguments.to} (its README.md says how)")
+    if folder and not work.says_nothing:
+        raise LLMLiteError("--model names a ready model; leave out what describes another one.")
+    if not folder and not work.says_nothing:
+        return work.experiment()
+    check_device(work.device)
+    device = local_device() if work.device == "auto" else work.device
+    pretrained = load_pretrained(device, folder or FOLDER)
+    if announce:
+        print(f"This is {pretrained}.")
+    return pretrained
 
 
-def bring_in(arguments) -> None:
-    from llmlite.hub import import_folder
+@dataclass(frozen=True)
+class Export:
+    """write the model as a folder for transformers"""
 
-    pretrained = import_folder(arguments.folder, arguments.to)
-    print(
-        f"{pretrained.model.n_parameters():,} parameters, a vocabulary of "
-        f"{pretrained.tokenizer.vocab_size:,}: llmlite generate --model {arguments.to}"
-    )
+    works: ClassVar = True
+    PARTS: ClassVar = TRAINED
+
+    to: Path | None = None  # a new or empty folder, or that of an earlier export, which is replaced
+    model: Path | None = None  # the model in this folder, which `llmlite import` has left
+
+    def run(self, work: Work) -> None:
+        from llmlite.hub import check_target, export_folder
+
+        if self.to is None:
+            raise LLMLiteError("llmlite export needs a folder to write to; name one with --to.")
+        check_target(self.to)  # before a model is trained for it
+        source = model_of(work, self.model)
+        export_folder(source.model, source.tokenizer, self.to, str(source))
+        print(f"For transformers: {self.to} (its README.md says how)")
+
+
+@dataclass(frozen=True)
+class Import:
+    """make a GPT-2 that transformers has saved a model that generate, chat and export take"""
+
+    works: ClassVar = False
+
+    # has config.json, model.safetensors and tokenizer.json
+    folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DIR")] = None
+    to: Path | None = None  # a new or empty folder, or that of an earlier import, which is replaced
+
+    def run(self, work: Work) -> None:
+        from llmlite.hub import import_folder
+
+        if self.folder is None or self.to is None:
+            raise LLMLiteError("llmlite import needs two folders: llmlite import DIR --to FOLDER.")
+        pretrained = import_folder(self.folder, self.to)
+        print(
+            f"{pretrained.model.n_parameters():,} parameters, a vocabulary of "
+            f"{pretrained.tokenizer.vocab_size:,}: llmlite generate --model {self.to}"
+        )

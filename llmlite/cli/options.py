@@ -1,196 +1,122 @@
-"""Options that several commands share, and the Experiment that they ask for."""
+"""What every command works on, and every setting of a profile as an option.
 
-import argparse
+tyro makes the options from dataclasses: names, defaults and, from the comments, the help.
+"""
+
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import reduce
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated, Any
 
-from llmlite.errors import LLMLiteError
-from llmlite.profiles import PROFILES
+import tyro
+
+from llmlite.profiles import Profile, get_profile, own_profile
+
+PARTS = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs_gpu"))
 
 
-def shared_options() -> argparse.ArgumentParser:
-    """What every command works on: profile, text, folder, device."""
-    options = argparse.ArgumentParser(add_help=False)
-    group = options.add_argument_group("what to work on")
-    group.add_argument(
-        "--profile",
-        default="auto",
-        metavar="NAME",
-        help=f"auto, {', '.join(PROFILES)}: how much to run; auto is full on a GPU of 30 GB or "
-        "more, small on a smaller one and quick without (default: auto)",
+@dataclass(frozen=True)
+class Work:
+    """What to work on."""
+
+    # auto, quick, small or full: how much to run; auto is full on a GPU of 30 GB or more, small on
+    # a smaller one and quick without
+    profile: str = "auto"
+    # sample, hub, a folder of wiki.{train,valid,test}.{raw,tokens}, a text file or a folder of
+    # them, or auto: the folder in $LLMLITE_DATA or else the Hub; as the profile says if not given
+    data: str | None = None
+    # your own text, a UTF-8 file or a folder of them (20 kB or more): in the place of --profile and
+    # --data, with sizes that fit it
+    text: Path | None = None
+    out: Path | None = None  # folder for everything that is made; runs/PROFILE if not given
+    device: str = "auto"  # auto, cpu or cuda; auto: cuda if there is one
+    settings: Annotated[Any, tyro.conf.Suppress] = None  # the profile to start from
+    changes: Annotated[dict, tyro.conf.Suppress] = field(default_factory=dict)  # typed ones
+
+    @property
+    def says_nothing(self) -> bool:
+        """Was no text, folder or setting named?"""
+        named = (self.data, self.text, self.out)
+        return self.profile == "auto" and named == (None,) * 3 and not self.changes
+
+    def experiment(self, **more):
+        """The Experiment that the options ask for; its first line is printed."""
+        # Imports torch: --help should not wait for it.
+        from llmlite.experiment import Experiment, project_root
+        from llmlite.parallel import world
+
+        out = self.out
+        if self.text and not out:
+            out = project_root() / "runs" / f"own-{self.text.resolve().stem}"
+        data = str(self.text.expanduser().absolute()) if self.text else self.data
+        experiment = Experiment(self.settings, data, out, self.device, **more, **self.changes)
+        if not world().main:  # under torchrun one process speaks for all
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        print(experiment)
+        return experiment
+
+
+def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work]:
+    """The command and what it works on, from the words after its name."""
+    profile = _start(arguments)
+    parts = getattr(command, "PARTS", ())
+    settings = make_dataclass(
+        "Settings", [(f.name, f.type) for f in fields(Profile) if f.name in parts], frozen=True
     )
-    group.add_argument(
-        "--data",
-        metavar="SOURCE",
-        help="sample, hub, a folder of wiki.{train,valid,test}.{raw,tokens}, or auto: the folder "
-        "in $LLMLITE_DATA or else the Hub (default: sample for quick, auto for the others)",
+    defaults = settings(**{part: getattr(profile, part) for part in parts})
+    shown = [("command", command, "")] + [("settings", settings, "")] * bool(parts)
+    shown[1:1] = [("work", Work, "")] if command.works else []
+    whole = make_dataclass(
+        "Options", [(n, Annotated[kind, tyro.conf.arg(name=prefix)]) for n, kind, prefix in shown]
     )
-    group.add_argument(
-        "--out",
-        metavar="DIR",
-        help="folder for everything that is made (default: runs/PROFILE)",
+    default = {"command": command(), "work": Work(), "settings": defaults}
+    parsed = tyro.cli(
+        whole,
+        args=list(arguments),
+        default=whole(**{n: default[n] for n, *_ in shown}),
+        prog=f"llmlite {name}",
+        description=command.__doc__,
+        config=(tyro.conf.AvoidSubcommands,),
     )
-    group.add_argument(
-        "--device", default="auto", help="auto, cpu or cuda (default: auto: cuda if there is one)"
-    )
-    return options
-
-
-def data_options() -> argparse.ArgumentParser:
-    """Data, where it should differ from the profile."""
-    options = argparse.ArgumentParser(add_help=False)
-    group = options.add_argument_group("data, where it should differ from the profile")
-    group.add_argument(
-        "--split",
-        choices=["official", "paper"],
-        help="official splits, or the paper's 80/10/10 cut between articles",
-    )
-    group.add_argument(
-        "--vocab-size", type=int, metavar="N", help="tokens in the vocabulary, 257 or more"
-    )
-    group.add_argument("--block-size", type=int, metavar="N", help="tokens in a window")
-    group.add_argument(
-        "--stride", type=int, metavar="N", help="tokens from a window's start to the next one's"
-    )
-    group.add_argument(
-        "--name",
-        choices=["wikitext-2-raw-v1", "wikitext-2-v1", "wikitext-103-raw-v1", "wikitext-103-v1"],
-        help="the Hub's configuration, where the text comes from the Hub (default: "
-        "wikitext-2-raw-v1)",
-    )
-    group.add_argument(
-        "--stream",
-        action="store_true",
-        default=None,
-        help="read the text as a stream and leave its tokens on disk, for a corpus larger than "
-        "memory (default: both are held in memory)",
-    )
-    return options
-
-
-def model_options() -> argparse.ArgumentParser:
-    """The model and its training, where they should differ."""
-    options = argparse.ArgumentParser(add_help=False)
-    group = options.add_argument_group(
-        "the model, where it should differ from the search's best and the profile (give the same "
-        "to train, evaluate and generate)"
-    )
-    group.add_argument("--learning-rate", type=float, metavar="R", help="peak learning rate")
-    group.add_argument("--n-layer", type=int, metavar="N", help="number of layers")
-    group.add_argument("--n-head", type=int, metavar="N", help="attention heads in a layer")
-    group.add_argument("--n-embd", type=int, metavar="N", help="width, a multiple of the heads")
-    group.add_argument("--epochs", type=int, metavar="N", help="passes over the training windows")
-    group.add_argument("--batch-size", type=int, metavar="N", help="windows in a forward pass")
-    group.add_argument(
-        "--accumulation", type=int, metavar="N", help="forward passes in an optimiser step"
-    )
-    group.add_argument(
-        "--amp",
-        choices=["auto", "fp16", "bf16", "off"],
-        help="mixed precision; auto: bf16 where a GPU or a processor computes in it, fp16 with "
-        "scaling on older GPUs, else off",
-    )
-    group.add_argument("--random-seed", type=int, metavar="N", help="of weights and shuffling")
-    group.add_argument(
-        "--plain",
-        action="store_const",
-        const=False,
-        help="train without any of the fast paths (compiled pieces, CUDA graphs)",
-    )
-    return options
-
-
-def source_option() -> argparse.ArgumentParser:
-    """The other place that a model can come from, for what asks `model_of`."""
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument(
-        "--model",
-        metavar="DIR",
-        help="the model in this folder, which `llmlite import` has left, instead of one that the "
-        "options above describe (default: the one that comes with the package, if they are not "
-        "given either)",
-    )
-    return options
-
-
-def tensorboard_option() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="write event files into tensorboard/ in each run's folder (default: none)",
-    )
-    return options
-
-
-def profile_defaults() -> str:
-    """What the profiles choose where no option says otherwise, from the profiles themselves."""
-    lines = ["what the profiles choose:"]
-    for name, profile in PROFILES.items():
-        data, train = profile.data, profile.retrain
-        lines.append(
-            f"  {name:6} vocabulary {data.vocab_size:,}, windows of {data.block_size} tokens every "
-            f"{data.stride or data.block_size}; grids of {len(profile.first_grid)} and "
-            f"{len(profile.revised_grid)}; train {train.epochs} epochs, batch {train.batch_size} "
-            f"windows × {train.accumulation}, amp {train.amp}, seed {train.seed}"
-        )
-    return "\n".join(lines)
-
-
-def experiment_of(arguments):
-    """The Experiment that the options ask for; its first line is printed."""
-    # Imports torch: --help should not wait for it.
-    from llmlite.commands import DATA_OPTIONS, TRAINING_OPTIONS
-    from llmlite.experiment import Experiment
-
-    def given(*names):
-        values = {name: getattr(arguments, name, None) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
-
-    training = given(*TRAINING_OPTIONS.values())
-    training = {field: training[o] for field, o in TRAINING_OPTIONS.items() if o in training}
-    experiment = Experiment(
-        arguments.profile,
-        arguments.data,
-        arguments.out,
-        arguments.device,
-        configuration=given("learning_rate", "n_layer", "n_head", "n_embd"),
-        training=training,
-        tensorboard=getattr(arguments, "tensorboard", False),
-        **given(*DATA_OPTIONS),
-    )
-    if not experiment.world.main:  # under torchrun one process speaks for all
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    print(experiment)
-    return experiment
-
-
-def model_of(arguments, announce: bool = True):
-    """What has the `model` and `tokenizer` that the options ask for: the folder that --model names,
-    an Experiment where another names text, folder or model, and otherwise the model that comes with
-    the package. announce: print a ready-made model's line; an Experiment always prints its own."""
-    own = {
-        o.dest for group in (shared_options, data_options, model_options) for o in group()._actions
+    work = getattr(parsed, "work", Work())
+    changes = {
+        path: reduce(getattr, path.split("."), parsed.settings)
+        for path in map(_path, arguments)
+        if path.partition(".")[0] in parts and path != "data"
     }
-    given = {name for name in own - {"help", "device"} if getattr(arguments, name) is not None}
-    if arguments.profile == "auto":
-        given.remove("profile")
-    if given and arguments.model is None:
-        return experiment_of(arguments)
-    if given:
-        names = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in given))
-        raise LLMLiteError(
-            f"--model names a model that is trained already, and {names} would describe another; "
-            "leave out one or the other."
-        )
-    from llmlite.parallel import check_device
-    from llmlite.pretrained import FOLDER, load_pretrained
+    return parsed.command, Work(
+        work.profile, work.data, work.text, work.out, work.device, profile, changes
+    )
 
-    check_device(arguments.device)
-    folder = FOLDER if arguments.model is None else Path(arguments.model)
-    device = "cpu" if arguments.device == "auto" else arguments.device
-    pretrained = load_pretrained(device, folder)
-    if announce:
-        print(pretrained, file=sys.stderr)
-    return pretrained
+
+def _path(word: str) -> str:
+    """--train.batch-size=4 → train.batch_size, --data.no-stream → data.stream; else ""."""
+    if not word.startswith("--"):
+        return ""
+    *parts, last = word[2:].partition("=")[0].replace("-", "_").split(".")
+    return ".".join([*parts, last.removeprefix("no_")])
+
+
+def _start(arguments: Sequence[str]) -> Profile:
+    """The profile whose settings are the defaults."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    given = dict(pairwise(words))
+    if "--text" in given and Path(given["--text"]).exists():
+        path = Path(given["--text"])
+        files = path.rglob("*") if path.is_dir() else [path]
+        return own_profile(sum(f.stat().st_size for f in files if f.is_file()), _gpu_bytes() > 0)
+    name = given.get("--profile", "auto")
+    if name == "auto":
+        asked = {"-h", "--help"} & set(words)
+        return get_profile("auto", 0 if asked else _gpu_bytes())
+    return get_profile(name, 0)
+
+
+def _gpu_bytes() -> int:
+    from llmlite.parallel import gpu_bytes, local_device
+
+    return gpu_bytes(local_device())

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from llmlite.checkpoint import environment, load_model, read_record, save_weights
 from llmlite.errors import CheckpointError
 from llmlite.files import write_json
 from llmlite.model import GPT
+from llmlite.run import environment, load_model, save_weights
 from llmlite.tokenizer import BPETokenizer
 
 FOLDER = Path(__file__).parent
@@ -76,15 +76,14 @@ def ship(experiment, folder: Path = FOLDER) -> Pretrained:
     """
     from llmlite.metrics import evaluate  # here, so that loading the model is quick
 
-    run = read_record(experiment.run_folder)
+    run, dataset = experiment.retrain(), experiment.dataset
     half = {name: weight.half() for name, weight in experiment.model.state_dict().items()}
-    about = {name: str(value) for name, value in experiment.about.items()}
+    about = {name: str(value) for name, value in dataset.about.items()}
     save_weights(experiment.model.config, half, folder / MODEL, **about)
     experiment.tokenizer.save(folder / TOKENIZER)
     rounded, _ = load_model(folder / MODEL, experiment.device)
     name = "Score what ships" if experiment.progress else None
-    counts = experiment.corpus.counts("test")
-    score = evaluate(rounded, experiment.ids["test"], counts, progress=name)
+    score = evaluate(rounded, dataset.ids["test"], dataset.counts("test"), progress=name)
     record = {
         "profile": experiment.profile.name,
         **about,

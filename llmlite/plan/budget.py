@@ -5,14 +5,19 @@ measured    seconds of an optimiser step on this device, from a few steps of two
 estimate    both together: a row a run
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import pandas as pd
+import torch
 
-from llmlite.engine import WARM_UP, WORTH_COMPILING, parameters, step_operations
+from llmlite.engine import WARM_UP, WORTH_COMPILING, step_operations
+from llmlite.model import GPT
+from llmlite.run import finished_record
 from llmlite.train import CHECKPOINT_SECONDS, Trainer
+from llmlite.windows import EpochSampler
 
 SETTLE, STEPS = WARM_UP + 2, 10  # steps that are not counted, and that the median is taken of
 # Weights, AdamW's two moments and the best weights, in float32.
@@ -31,15 +36,30 @@ class Size:
 
 
 def size(trainer: Trainer) -> Size:
-    config, windows = trainer.config, trainer.valid_windows
-    valid = len(windows) * windows.block_size if windows else len(trainer.valid_ids) - 1
+    config, model, valid = trainer.config, trainer.run.model, trainer.valid_windows
+    with torch.device("meta"):  # counts, and takes no memory
+        parameters = GPT(model).n_parameters()
     return Size(
         steps=trainer.total_steps,
-        step_operations=step_operations(trainer.model_config, trainer.batch),
+        step_operations=step_operations(model, trainer.batch),
         tokens=trainer.tokens_per_epoch * config.epochs,
-        valid_tokens=valid * config.epochs,
-        checkpoint_bytes=CHECKPOINT_COPIES * 4 * parameters(trainer.model_config),
+        valid_tokens=len(valid) * valid.block_size * config.epochs,
+        checkpoint_bytes=CHECKPOINT_COPIES * 4 * parameters,
     )
+
+
+def time_steps(trainer: Trainer) -> float:
+    """Seconds of an optimiser step as this run would take it; nothing is kept of it."""
+    trainer.start()
+    index = EpochSampler(trainer.windows, trainer.batch, trainer.config.seed, 0).batches[0]
+    batch = [part.to(trainer.device) for part in trainer.windows[index]]
+    taken = []
+    for _ in range(SETTLE + STEPS):
+        began = time.perf_counter()
+        loss, _ = trainer.engine.step(*batch, len(index), trainer.config.learning_rate)
+        loss.item()  # waits for the device
+        taken.append(time.perf_counter() - began)
+    return median(taken[SETTLE:])
 
 
 def step_seconds(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
@@ -55,11 +75,8 @@ def step_seconds(points: Sequence[tuple[float, float]]) -> Callable[[float], flo
 def measured(trainers: Sequence[Trainer]) -> Callable[[float], float]:
     """`step_seconds` from the runs with the fewest and the most operations a step, tried here."""
     by_size = sorted(trainers, key=lambda trainer: size(trainer).step_operations)
-    points = [
-        (size(trainer).step_operations, median(trainer.time_steps(SETTLE, STEPS)))
-        for trainer in (by_size[0], by_size[-1])
-    ]
-    return step_seconds(points)
+    ends = by_size[0], by_size[-1]
+    return step_seconds([(size(t).step_operations, time_steps(t)) for t in ends])
 
 
 def estimate(trainers: dict[str, Trainer], seconds: Callable[[float], float]) -> pd.DataFrame:
@@ -87,7 +104,7 @@ def estimate(trainers: dict[str, Trainer], seconds: Callable[[float], float]) ->
 def announce(trainers: Sequence[Trainer]) -> str | None:
     """How long those that are not finished will take here, in a sentence; None where they are few
     operations, since measuring would take as long."""
-    left = {trainer.folder.name: trainer for trainer in trainers if not trainer.finished()}
+    left = {t.folder.name: t for t in trainers if not finished_record(t.folder)}
     sizes = [size(trainer) for trainer in left.values()]
     operations = sum(run.steps * run.step_operations for run in sizes)
     if not left or operations < WORTH_COMPILING[trainers[0].device.type]:

@@ -1,0 +1,202 @@
+"""prepare, search, train, evaluate, run and runs: from text to a model and its scores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from llmlite.cli.options import PARTS, Work
+from llmlite.errors import LLMLiteError
+
+TRAINED = ("data", "model", "train", "searched", "revised")  # what a trained model depends on
+MOST = 8  # runs side by side on a CPU, unless more are asked for: each takes up to a gigabyte
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """load the corpus, train the tokenizer, encode"""
+
+    works: ClassVar = True
+    PARTS: ClassVar = ("data",)
+
+    def run(self, work: Work) -> None:
+        experiment = work.experiment()
+        print(experiment.dataset.table().to_string())
+        print(f"Tokenizer and tokens are in {experiment.out}")
+
+
+@dataclass(frozen=True)
+class Search:
+    """train every configuration of a grid"""
+
+    works: ClassVar = True
+    PARTS: ClassVar = ("data", "model", "first", "revised")
+
+    grid: Literal["first", "revised"] = "revised"  # first: fixed rate; revised: warmup + cosine
+    tensorboard: bool = False  # write event files into tensorboard/ in each run's folder
+    # train the configurations side by side on this Ray cluster (pip install llmlite[ray]; all
+    # machines must see --out): auto (the one this machine is in), local (one on this machine
+    # alone), HOST:PORT or ray://HOST:PORT
+    ray: str | None = None
+    # of the cluster, part of a GPU for a configuration, 0 to 1: with 0.25, four share one; 1 with
+    # CUDA here, else 0, if not given
+    gpus_per_run: float | None = None
+    cpus_per_run: int = 1  # of the cluster, CPU cores and threads for a configuration
+
+    def run(self, work: Work) -> None:
+        from llmlite.plan.cluster import RayOptions
+        from llmlite.plan.search import best_row
+
+        ray = RayOptions(self.ray, self.gpus_per_run, self.cpus_per_run) if self.ray else None
+        if not ray and self.gpus_per_run is not None:
+            raise LLMLiteError("--gpus-per-run goes with --ray ADDRESS; add it.")
+        experiment = work.experiment(tensorboard=self.tensorboard)
+        table = experiment.search(self.grid, ray)
+        columns = ["learning_rate", "n_layer", "n_head", "n_embd", "status", "perplexity"]
+        print(table.reindex(columns=[*columns, "seconds"]).to_string(index=False))
+        best = best_row(table)
+        values = ", ".join(f"{axis} {best[axis]:g}" for axis in columns[:4])
+        print(f"Best: {values}; validation perplexity {best.perplexity:.2f} per token")
+        print(f"Table: {experiment.out / f'search-{self.grid}.csv'}")
+
+
+@dataclass(frozen=True)
+class Train:
+    """train one configuration from scratch: the profile's, or else the grid's best"""
+
+    works: ClassVar = True
+    PARTS: ClassVar = TRAINED
+
+    tensorboard: bool = False  # write event files into tensorboard/ in the run's folder
+
+    def run(self, work: Work) -> None:
+        experiment = work.experiment(tensorboard=self.tensorboard)
+        record = experiment.retrain()
+        best = record["best"]
+        print(
+            f"{record['parameters']:,} parameters, {record['epochs'][-1]['step']:,} steps; best "
+            f"epoch {best['epoch']}: validation loss {best['valid_loss']:.4f} nats per token, "
+            f"perplexity {best['perplexity']:.2f}"
+        )
+        folder = experiment.folder(experiment.retraining())
+        print(f"Model, record and step log: {folder}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """score the trained model on the test split"""
+
+    works: ClassVar = True
+    PARTS: ClassVar = TRAINED
+
+    # also in windows that slide by half, and by lm-evaluation-harness's rule, with 95% intervals
+    # over the articles, and beside what counting comes to on the same text
+    all: bool = False
+
+    def run(self, work: Work) -> None:
+        from llmlite.audit.baselines import measured
+        from llmlite.audit.measures import comparable, score_table
+
+        experiment = work.experiment()
+        score, dataset = experiment.test_score(), experiment.dataset
+        print(
+            f"Test Loss: {score.loss:.4f} nats per token\n"
+            f"Test Perplexity: {score.perplexity:.2f} per token, "
+            f"{score.word_perplexity:.2f} per word and line end\n"
+            f"Bits per byte: {score.bits_per_byte:.4f}\n"
+            f"({score.tokens:,} tokens, {score.words:,} words and line ends, {score.bytes:,} "
+            f"bytes; context: {score.context})"
+        )
+        if self.all:
+            table = score_table([comparable(experiment.model, dataset)])
+            print(f"\n{table.T.to_string()}\n")
+            for row in measured(dataset, progress=experiment.progress):
+                print(f"{row.name}: {row.perplexity:.2f} per word and line end")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """train all that the notebooks show, the most telling first"""
+
+    works: ClassVar = True
+    PARTS: ClassVar = PARTS
+
+    # stop before so many minutes are over; the same command goes on with what is missing
+    minutes: float | None = None
+    # runs whose names begin so, such as retrain or no-mask; all if not given
+    only: tuple[str, ...] = ()
+    # runs side by side; they share a GPU, so that its pauses are filled, or the cores; 3 with CUDA,
+    # else one a core, at most 8, if not given
+    processes: int | None = None
+    # one file of the records of all finished runs, at most 16 MB, written every minute and at the
+    # end; `llmlite render FILE` draws the notebooks from it on any machine; llmlite-PROFILE.tar.gz
+    # in --out if not given
+    archive: Path | None = None
+    # an archive of before, or a folder of records such as figures/records, to begin with: what it
+    # holds is not trained again; --archive, if it is there
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    list: bool = False  # name the plan's runs and their state, and train nothing
+    # say how long each open run would take here, from a few measured steps, and train nothing
+    estimate: bool = False
+    compile: bool | None = None  # compile the blocks; where it pays if not given
+    graph: bool | None = None  # replay a step as a CUDA graph; where it pays if not given
+    merge: bool | None = None  # accumulated batches in one pass; where it pays if not given
+
+    def run(self, work: Work) -> None:
+        from llmlite.engine import FastPaths
+        from llmlite.parallel import cores
+        from llmlite.plan.runner import work as work_through
+        from llmlite.plan.whole import chosen, whole_plan
+
+        experiment = work.experiment(paths=FastPaths(self.compile, self.graph, self.merge))
+        runs = chosen(whole_plan(experiment), self.only)
+        if self.list:
+            for run in runs:
+                state = "done" if experiment.is_done(run) else "open"
+                print(f"{state:5} {run.name}  {experiment.folder(run).name}")
+            return
+        if self.estimate:
+            print(_estimate(experiment, runs))
+            return
+        on_gpu = experiment.device.startswith("cuda")
+        processes = self.processes or (3 if on_gpu else min(cores(), MOST))
+        name = experiment.profile.name
+        archive = self.archive or experiment.out / f"llmlite-{name}.tar.gz"
+        left = work_through(experiment, self.only, self.minutes, processes, archive, self.start)
+        print(f"Archive: {archive}, {archive.stat().st_size / 2**20:.1f} MiB")
+        if left:
+            names = ", ".join(run.name for run in left[:8]) + (" and more" if len(left) > 8 else "")
+            print(f"Not done ({len(left)}): {names}. The same command goes on with them.")
+        else:
+            print("All done.")
+
+
+def _estimate(experiment, runs: list) -> str:
+    """The table of what is open, and its total."""
+    from llmlite.plan.budget import estimate, measured
+
+    open_ = [run for run in runs if not experiment.is_trained(run)]
+    if not open_:
+        return "All is trained."
+    trainers = {run.name: experiment.trainer(run) for run in open_}
+    table = estimate(trainers, measured(list(trainers.values())))
+    total = table.sum()
+    return (
+        f"{table.round(1).to_string()}\n{len(table)} runs: {total['M tokens']:,.0f} M tokens, "
+        f"{total['minutes']:,.0f} minutes of training, one after the other, by steps measured here"
+    )
+
+
+@dataclass(frozen=True)
+class Runs:
+    """list what was trained below a folder, and how to carry on"""
+
+    works: ClassVar = False
+
+    out: Path = Path("runs")  # the folder to look in
+
+    def run(self, work: Work) -> None:
+        from llmlite.run import runs_table
+
+        print(runs_table(self.out).to_string(index=False))

@@ -1,0 +1,180 @@
+"""`llmlite run`: a profile's whole plan, worked through in several processes for as long as there
+is time.
+
+A GPU is needed for as long as it computes and no longer: notebooks draw from the same records on
+any machine.
+"""
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+
+import torch
+
+from llmlite.errors import LLMLiteError
+from llmlite.experiment import Experiment
+from llmlite.parallel import cores
+from llmlite.plan.archive import pack, unpack
+from llmlite.plan.whole import chosen, whole_plan
+from llmlite.progress import tqdm
+from llmlite.run import Run, read_record
+
+RESERVE = 15.0  # seconds before the end of the time given, to stop and pack in
+PACK_EVERY = 60.0  # seconds; a machine may be gone without a warning
+LOST = 3  # times that workers may be killed, for want of memory say, before it is given up
+
+
+def work(
+    experiment: Experiment,
+    only: Sequence[str] | None = None,
+    minutes: float | None = None,
+    processes: int = 1,
+    archive: Path | None = None,
+    start: Path | None = None,
+) -> list[Run]:
+    """Make what is missing of the experiment's plan; the runs that are not done.
+
+    Stops before `minutes` are over: what is half trained carries on in the same folder. archive: is
+    packed every minute and at the end. start: an archive, or a folder of records, to begin with;
+    otherwise `archive` itself, where it is there already.
+    """
+    if minutes is not None and minutes <= 0:
+        raise LLMLiteError(f"There is nothing to do in {minutes:g} minutes; give more.")
+    deadline = time.monotonic() + 60 * minutes - RESERVE if minutes else float("inf")
+    if start or (archive and archive.exists()):
+        unpack(start or archive, experiment.out)
+    # Makes tokenizers and tokens once, before several want them.
+    left = [run for run in chosen(whole_plan(experiment), only) if not experiment.is_done(run)]
+    if left and experiment.only_read:
+        raise LLMLiteError(f"{len(left)} runs are to be trained; {experiment.only_read}")
+    if left:
+        # No more than there are runs to share the cores.
+        _Runner(experiment, only, min(processes, len(left)), archive).work(deadline)
+    runs = chosen(whole_plan(experiment), only)
+    if archive:
+        pack(experiment, runs, archive)
+    return [run for run in runs if not experiment.is_done(run)]
+
+
+class _Runner:
+    """Hands out the first run of the plan that is open, whenever a worker is free."""
+
+    def __init__(self, experiment: Experiment, only, processes: int, archive: Path | None):
+        self.experiment, self.only, self.processes = experiment, only, processes
+        self.archive, self._packed = archive, time.monotonic()
+        self.given: set[str] = set()  # names of runs; one that failed would fail again
+        logs = experiment.out / "plan"
+        logs.mkdir(parents=True, exist_ok=True)
+        self._begin = (experiment, logs, max(1, cores() // processes))
+
+    def work(self, deadline: float) -> None:
+        began = time.monotonic()
+        with tqdm(desc="Plan", unit="run", disable=not self.experiment.progress) as bar:
+            for _ in range(LOST):
+                # Fresh processes: a CUDA context cannot be forked.
+                pool = ProcessPoolExecutor(
+                    self.processes, get_context("spawn"), _begin, self._begin
+                )
+                try:
+                    return self._hand_out(pool, deadline, bar, began)
+                except BrokenProcessPool:
+                    tqdm.write("A worker was killed; the others' runs carry on.", sys.stderr)
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    _end(active_children())
+
+    def _hand_out(self, pool: ProcessPoolExecutor, deadline: float, bar, began: float) -> None:
+        busy: dict[Future, Run] = {}
+        while time.monotonic() < deadline:
+            # A grid that is searched adds its best to the plan.
+            plan = chosen(whole_plan(self.experiment), self.only)
+            bar.total = len(plan)
+            for run in plan:
+                if len(busy) < self.processes and self._is_open(run, busy.values()):
+                    self.given.add(run.name)
+                    busy[pool.submit(_make, run)] = run
+            bar.n = sum(self.experiment.is_done(run) for run in plan)
+            bar.refresh()
+            if not busy:
+                return
+            patience = min(PACK_EVERY, max(0.0, deadline - time.monotonic()))
+            done, _ = wait(busy, timeout=patience, return_when=FIRST_COMPLETED)
+            for future in done:
+                run = busy.pop(future)
+                if future.result():
+                    tqdm.write(self._line(run, time.monotonic() - began), sys.stderr)
+            if self.archive and time.monotonic() - self._packed > PACK_EVERY:
+                pack(self.experiment, plan, self.archive)
+                self._packed = time.monotonic()
+
+    def _is_open(self, run: Run, busy: Iterable[Run]) -> bool:
+        """Two of the plan may be one training, of which different things are measured."""
+        if run.name in self.given or self.experiment.is_done(run):
+            return False
+        folder = self.experiment.folder(run)
+        return all(folder != self.experiment.folder(other) for other in busy)
+
+    def _line(self, run: Run, seconds: float) -> str:
+        record = read_record(self.experiment.folder(run))
+        last = record["epochs"][-1]
+        return (
+            f"{seconds:5.0f} s  {run.name}: validation perplexity "
+            f"{record['best']['perplexity']:.4f}, epoch {record['best']['epoch']} of "
+            f"{last['epoch']}, {last['step']:,} steps in {record['seconds']:.1f} s, "
+            f"{last['tokens_per_second']:,.0f} tokens/s, {record['engine']}"
+        )
+
+
+def _end(workers: list) -> None:
+    """A run that is broken off carries on from its last checkpoint, as after any kill."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
+
+
+# -- in a worker ----------------------------------------------------------------------------------
+
+_experiment: Experiment | None = None
+
+
+def _begin(experiment: Experiment, logs: Path, threads: int) -> None:
+    global _experiment
+    threading.Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
+    torch.set_num_threads(threads)
+    log = open(logs / f"worker-{os.getpid()}.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    sys.stdout = sys.stderr = log  # until the process ends
+    experiment.compute = replace(experiment.compute, progress=False)
+    _experiment = experiment
+
+
+def _leave_with(parent) -> None:
+    """Nobody would ever stop a worker whose parent was killed."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _make(run: Run) -> bool:
+    """Train and measure; whether it went well. A failure is logged and no more: whatever it is, the
+    other runs are worth their time."""
+    print(f"{time.strftime('%H:%M:%S')} {run.name}")
+    try:
+        _experiment.make(run)
+        return True
+    except Exception:
+        traceback.print_exc()
+        return False
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

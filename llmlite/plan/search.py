@@ -1,0 +1,210 @@
+"""`hyperparameter_search()`: a grid → a table of results (§III.E and IV.A).
+
+Called again, it skips what is finished, carries on what was interrupted and tries again what
+failed. The runs follow each other here, or share a Ray cluster (cluster.py).
+"""
+
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from llmlite.config import AXES, SearchSpace
+from llmlite.data import Dataset
+from llmlite.errors import (
+    BusyError,
+    CheckpointError,
+    DiskFullError,
+    LLMLiteError,
+    MissingRunError,
+)
+from llmlite.files import replacing
+from llmlite.parallel import world
+from llmlite.plan.cluster import RayOptions, on_ray
+from llmlite.progress import tqdm
+from llmlite.run import Run, read_record
+from llmlite.train import Compute, Trainer, epoch_line
+
+Train = Callable[[Run], dict]  # gives the run's record
+
+
+def grid(space: SearchSpace, base: Run) -> list[Run]:
+    """Every configuration of `space` as a run; what it does not set is as in `base`. LLMLiteError
+    where there is no such shape."""
+    runs = []
+    for values in space.points():
+        shape = {axis: values[axis] for axis in AXES[1:]}
+        rate = values["learning_rate"]
+        name = "{}-lr{:g}-{n_layer}l-{n_head}h-{n_embd}d".format(base.name, rate, **shape)
+        model = replace(base.model, **shape)
+        runs.append(
+            replace(base, name=name, model=model, train=replace(base.train, learning_rate=rate))
+        )
+    return runs
+
+
+def hyperparameter_search(
+    space: SearchSpace,
+    base: Run,
+    dataset: Dataset,
+    folder: str | Path,
+    compute: Compute = Compute(),  # noqa: B008, it is frozen
+    ray: RayOptions | None = None,
+) -> pd.DataFrame:
+    """Train every configuration of `space`, each in a folder of its own below `folder`; the rest as
+    in `base`. ray: on this cluster, on CUDA where a run gets (a part of) a GPU.
+
+    Returns the table that it also writes to `folder/results.csv`: see `search`.
+    """
+    folder, progress = Path(folder).absolute(), compute.progress
+    folder.mkdir(parents=True, exist_ok=True)
+    if ray:  # a worker elsewhere has nobody to show its progress to
+        ray = replace(ray, gpus_per_run=ray.gpus(compute.device))
+        device = "cuda" if ray.gpus_per_run else "cpu"
+        compute = replace(compute, device=device, progress=False)
+    train = partial(_train, dataset=dataset, folder=folder, compute=compute)
+    return search(grid(space, base), train, folder / "results.csv", progress, ray)
+
+
+def _train(run: Run, dataset: Dataset, folder: Path, compute: Compute) -> dict:
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"The machine {platform.node()} does not see {folder}; put the output on storage that "
+            "all machines of the cluster have under this path."
+        )
+    return Trainer(run, dataset, run.folder(folder, dataset.about), compute).fit()
+
+
+def search(
+    runs: list[Run], train: Train, path: Path, progress: bool = True, ray: RayOptions | None = None
+) -> pd.DataFrame:
+    """A row a run in the grid's order, also written to `path` after each: AXES, status ("finished",
+    "failed" or "missing"), reason, the losses in nats per token and the perplexity of the best
+    epoch, and what the run cost.
+
+    A run that fails (out of memory, NaN) is recorded with its reason and the search goes on.
+    """
+    row = partial(_row, train=train, progress=progress and not ray)
+    outcomes = on_ray(row, runs, ray) if ray else _here(row, runs)
+    rows: dict[int, dict] = {}
+    show = progress and world().main
+    with (
+        closing(outcomes),
+        tqdm(total=len(runs), desc="Grid", unit="configuration", disable=not show) as bar,
+    ):
+        for number, outcome in outcomes:
+            rows[number] = outcome
+            if ray:
+                tqdm.write(_last_line(outcome), file=sys.stderr)
+            table = pd.DataFrame([rows[number] for number in sorted(rows)])
+            if world().main:
+                with replacing(path) as aside:
+                    table.to_csv(aside, index=False)
+            bar.update()
+    return table
+
+
+def _here(row: Callable[[Run], dict], runs: list[Run]) -> Iterator[tuple[int, dict]]:
+    for number, run in enumerate(runs):
+        yield number, row(run)
+
+
+def _row(run: Run, train: Train, progress: bool) -> dict:
+    """Train a run, or find it finished; its row of the table."""
+    try:
+        row = point(run) | _outcome(train(run))
+    except MissingRunError as error:
+        return failed(run, error) | {"status": "missing"}
+    except (CheckpointError, BusyError, DiskFullError):
+        raise  # somebody must look at it first; the next configuration would fare no better
+    except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        row = failed(run, error)
+    if progress or row["status"] == "failed":
+        tqdm.write(_last_line(row) + "\n", file=sys.stderr)
+    return row
+
+
+def point(run: Run) -> dict:
+    """A run's values of AXES."""
+    return {"learning_rate": run.train.learning_rate} | {
+        axis: getattr(run.model, axis) for axis in AXES[1:]
+    }
+
+
+def failed(run: Run, error: Exception) -> dict:
+    """The row of a run that could not be trained: why, in a line."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return point(run) | {"status": "failed", "reason": reason}
+
+
+def _outcome(record: dict) -> dict:
+    """The columns of the table that a finished run's record fills."""
+    best, last = record["best"], record["epochs"][-1]
+    return {
+        "status": "finished",
+        "reason": "",
+        "train_loss": best["train_loss"],
+        "valid_loss": best["valid_loss"],
+        "perplexity": best["perplexity"],
+        "best_epoch": best["epoch"],
+        "epochs": last["epoch"],
+        "steps": last["step"],
+        "parameters": record["parameters"],
+        "tokens_per_second": round(last["tokens_per_second"]),
+        "seconds": round(record["seconds"], 1),
+    }
+
+
+# -- reading the table ----------------------------------------------------------------------------
+
+
+def best_row(table: pd.DataFrame) -> pd.Series:
+    """The finished configuration with the lowest validation perplexity."""
+    finished = table[table.status == "finished"]
+    if finished.empty:
+        reasons = "; ".join(sorted(set(table.reason.dropna().astype(str))))
+        kind = MissingRunError if (table.status == "missing").all() else LLMLiteError
+        raise kind(f"No configuration of the grid finished ({reasons}).")
+    return finished.loc[finished.perplexity.idxmin()]
+
+
+def epochs_table(runs: list[Run], folders: list[Path]) -> pd.DataFrame:
+    """The log of every epoch of every finished run, with its configuration: a row an epoch."""
+    frames = [
+        pd.DataFrame(record["epochs"]).assign(**point(run), seed=run.train.seed)
+        for run, folder in zip(runs, folders, strict=True)
+        if (record := read_record(folder)) and record["status"] == "finished"
+    ]
+    if not frames:
+        raise MissingRunError(f"None of {runs[0].name} and its like is trained.")
+    return pd.concat(frames, ignore_index=True)
+
+
+def search_log(table: pd.DataFrame, epochs: pd.DataFrame) -> str:
+    """The log of a search in the paper's form (Figs. 2 to 5). epochs: as in `epochs_table`."""
+    parts = []
+    for row in table.to_dict("records"):
+        same = (epochs[list(AXES)] == [row[axis] for axis in AXES]).all(axis=1)
+        lines = map(epoch_line, epochs[same].to_dict("records"))
+        parts.append("\n".join([_first_line(row), *lines, _last_line(row)]))
+    return "\n\n".join(parts)
+
+
+def _first_line(row: dict) -> str:
+    return (
+        f"Running config: lr={row['learning_rate']:g}, layers={row['n_layer']}, "
+        f"heads={row['n_head']}, embed_dim={row['n_embd']}"
+    )
+
+
+def _last_line(row: dict) -> str:
+    """The line that closes a configuration in the paper's logs, or why there is none."""
+    values = ", ".join(f"{row[axis]:g}" for axis in AXES)
+    if row["status"] != "finished":
+        return f"{row['status'].capitalize()} ({values}): {row['reason']}"
+    return f"Final Perplexity for ({values}): {row['perplexity']:.4f}"

@@ -1,0 +1,56 @@
+"""The whole plan of a profile: everything that its notebooks show, in the order in which it is
+missed most.
+
+Where what is retrained is the best of the revised grid, it is not in the plan before that grid is
+searched.
+"""
+
+from collections.abc import Sequence
+
+from llmlite.audit.runs import Audit
+from llmlite.errors import LLMLiteError
+from llmlite.experiment import Experiment
+from llmlite.plan.choice import candidates
+from llmlite.run import Run
+
+
+def whole_plan(experiment: Experiment) -> list[Run]:
+    audit, seeds = Audit(experiment), experiment.profile.seeds
+    retrained = []
+    if experiment.known_configuration:
+        retrained = [experiment.retraining(seed) for seed in seeds]
+    longest, *long = [*retrained, *audit.honest_runs.values()]
+    leaks = dict(audit.leak_runs)
+    grids = {name: audit.grid(*which) for name, which in audit.grid_runs.items()}
+    return [
+        # The longest run is begun early: beside others it takes a multiple of its own time.
+        longest,
+        leaks.pop("no-mask-deep"),
+        *long,
+        *experiment.grid("revised"),
+        *grids.pop(f"grid-revised-seed-{audit.config.seeds[0]}"),
+        *leaks.values(),
+        *experiment.grid("first"),
+        *(run for runs in grids.values() for run in runs),
+        *candidates(experiment),
+    ]
+
+
+def chosen(plan: list[Run], only: Sequence[str] | None = None) -> list[Run]:
+    """Those whose names begin with one of `only`, what two want alike only once."""
+    kept: list[Run] = []
+    for run in plan:
+        if not only or run.name.startswith(tuple(only)):
+            same = [other for other in kept if _alike(run, other)]
+            kept += [] if same else [run]
+    if not kept:
+        raise LLMLiteError(
+            f"Nothing in the plan begins with {', '.join(only)}; `llmlite run --list` names it all "
+            "(where the best of a grid is retrained, that is in it once the grid is searched)."
+        )
+    return kept
+
+
+def _alike(one: Run, other: Run) -> bool:
+    what = [(run.data, run.model, run.train, set(run.measures)) for run in (one, other)]
+    return what[0] == what[1]

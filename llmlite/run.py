@@ -1,0 +1,312 @@
+"""A run: all that one training is, as data, and the folder that it leaves.
+
+    record.json       configuration, fingerprints, versions, device and the log of each epoch
+    steps.jsonl       a line an optimiser step: learning rate, loss, norm of the unscaled gradient
+    best.safetensors  weights with the lowest validation loss; its header says what they are
+    last.pt           all that is needed to carry on; gone once the run is finished
+    previous.pt       the checkpoint before it, used if the last one is damaged; likewise
+
+No pickle is ever executed.
+"""
+
+import json
+import os
+import pickle
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from llmlite import __version__
+from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
+from llmlite.errors import CheckpointError, LLMLiteError
+from llmlite.files import is_held, replacing, room_for
+from llmlite.model import GPT
+from llmlite.progress import tqdm
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported where it is used: loading a model should not wait for it
+
+FORMAT = "llmlite-gpt-1"
+RECORD, STEPS, WEIGHTS = "record.json", "steps.jsonl", "best.safetensors"
+LAST, PREVIOUS = "last.pt", "previous.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, and what is measured of its model."""
+
+    name: str  # in a plan
+    data: DataConfig
+    model: ModelConfig  # its vocabulary and window are those of `data`
+    train: TrainConfig
+    # name → function of (model, dataset) that gives what JSON can hold, kept as name.json
+    measures: Mapping[str, Callable] = field(default_factory=dict, compare=False)
+    keeps: tuple[str, ...] = field(
+        default=(), compare=False
+    )  # an archive has all "steps", "weights"
+
+    def identity(self, about: dict[str, str]) -> dict:
+        """All that the run is, for its record. about: of its dataset (see Dataset.about)."""
+        return {
+            "model": asdict(self.model),
+            "train": asdict(self.train),
+            "stride": self.data.stride or self.data.block_size,
+            **about,
+        }
+
+    def folder(self, runs: str | Path, about: dict[str, str]) -> Path:
+        """Where below `runs` it lies: named by its shape and by a fingerprint of all that it is, so
+        that whoever wants the same run (a grid, the retraining, the audit) finds it."""
+        model, rate = self.model, self.train.learning_rate
+        shape = f"lr{rate:g}-{model.n_layer}l-{model.n_head}h-{model.n_embd}d"
+        parts = [str(model), str(self.train), self.data.stride, about]
+        return Path(runs) / f"{shape}-{fingerprint(parts)[:8]}"
+
+
+# -- record ---------------------------------------------------------------------------------------
+
+
+def read_record(folder: str | Path) -> dict | None:
+    """The record of a run, None where there is none yet."""
+    path = Path(folder) / RECORD
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it.") from None
+
+
+def finished_record(folder: str | Path, identity: dict | None = None) -> dict | None:
+    """The record of a run that was trained to its end, and is this very run; else None."""
+    record = read_record(folder)
+    if not record or record["status"] != "finished":
+        return None
+    return None if identity and difference(identity, record["identity"]) else record
+
+
+def difference(ours: dict, theirs: dict) -> str:
+    """What differs between the identities of two runs, in words; "" if they are the same run."""
+    ours, theirs = _flat(ours), _flat(theirs)
+    return ", ".join(
+        f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    )
+
+
+def _flat(identity: dict) -> dict:
+    """{"train": {"seed": 1}} → {"train.seed": 1}."""
+    parts = {k: v if isinstance(v, dict) else {"": v} for k, v in identity.items()}
+    return {f"{k}.{i}".rstrip("."): v for k, part in parts.items() for i, v in part.items()}
+
+
+def typed_command() -> str | None:
+    """What was typed in a shell to start this process, quoted; None in a notebook."""
+    program = Path(sys.argv[0])
+    typed = program.name == "llmlite" or program.parts[-2:] == ("cli", "__main__.py")
+    return shlex.join(["llmlite", *sys.argv[1:]]) if typed else None
+
+
+# -- log of steps ---------------------------------------------------------------------------------
+
+
+def append_steps(folder: Path, rows: list[dict]) -> None:
+    """Add rows to the log of steps; they are on the disk when this returns, as a checkpoint after
+    them needs."""
+    path = folder / STEPS
+    with room_for(path), open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_steps(folder: Path, step: int) -> None:
+    """Cut the log of steps back to its first `step` rows, those before a checkpoint."""
+    path = folder / STEPS
+    # A kill may have left the last line short; all lines up to the checkpoint are whole.
+    rows = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    with replacing(path) as aside:
+        aside.write_text("".join(rows[:step]), encoding="utf-8")
+
+
+def read_steps(folder: str | Path) -> "pd.DataFrame":
+    """The log of a run's optimiser steps: step (from 1), epoch (from 1), lr, loss, grad_norm."""
+    import pandas as pd
+
+    return pd.read_json(Path(folder) / STEPS, lines=True)
+
+
+# -- weights --------------------------------------------------------------------------------------
+
+
+def save_weights(
+    config: ModelConfig, weights: dict[str, torch.Tensor], path: str | Path, **about: str
+) -> None:
+    """Write weights as safetensors; `about` (tokenizer fingerprint, data, …) goes in the header."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    header = {"format": FORMAT, "config": json.dumps(asdict(config)), **about}
+    with replacing(path) as aside:
+        save_file(weights, aside, header)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, dict[str, str]]:
+    """(model in float32 and evaluation mode, header) from what `save_weights` wrote.
+
+    Raises CheckpointError, naming the file, if it is missing, damaged or not ours.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no model at {path}; train one first.") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} does not hold an llmlite model (format {FORMAT}).")
+    try:
+        model = GPT(ModelConfig(**json.loads(header["config"])))
+        model.load_state_dict(load_file(path))
+    except (LookupError, ValueError, RuntimeError, TypeError, LLMLiteError) as error:
+        raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
+    return model.to(device).eval(), header
+
+
+# -- state ----------------------------------------------------------------------------------------
+
+
+def save_state(state: dict, folder: Path) -> None:
+    """Write last.pt; what it was before becomes previous.pt."""
+    last = folder / LAST
+    with replacing(last) as aside:
+        torch.save(state, aside)
+        if last.exists():
+            os.replace(last, folder / PREVIOUS)
+
+
+def load_state(folder: Path, device: str | torch.device) -> dict | None:
+    """The last training state that is whole, tensors on `device`; None where there is none yet.
+
+    A damaged file is named on stderr and set aside, and the one before it used. CheckpointError if
+    none is whole.
+    """
+    found = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
+    for path in found:
+        try:
+            # zip's checksums tell a file that was cut short or changed.
+            return torch.load(path, map_location=device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError) as error:
+            damaged = path.replace(path.with_name(f"damaged-{path.name}"))
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            said = f"{path} is damaged or no checkpoint ({why}); it is {damaged.name} now."
+            tqdm.write(said, sys.stderr)
+    if found:
+        raise CheckpointError(
+            f"No checkpoint in {folder} is whole ({', '.join(path.name for path in found)}); make "
+            "the same call again to start the run from its beginning."
+        )
+    return None
+
+
+def remove_state(folder: Path) -> None:
+    """Delete the training state, which a finished run does not need: it is larger than the rest."""
+    for name in (LAST, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+# -- where a number is from -----------------------------------------------------------------------
+
+
+def environment(device: str | torch.device) -> dict[str, str]:
+    """What a number depends on besides the configuration: versions, device, commit."""
+    return {
+        "llmlite": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": device_name(device),
+        "commit": commit(),
+    }
+
+
+def device_name(device: str | torch.device) -> str:
+    """The device in words: a GPU's name, or the processor's and how many threads are used."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
+
+
+@cache
+def commit() -> str:
+    """The commit of the clone that this package runs from, "+" if its files were changed since, or
+    "unknown".
+
+    Where the files were copied to without git, $LLMLITE_COMMIT says it: a hash, with "-dirty" after
+    it if files were changed.
+    """
+    if given := os.environ.get("LLMLITE_COMMIT"):
+        return given[:10] + ("+" if given.endswith("-dirty") else "")
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments):
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) == here.parent:
+            changed = git("status", "--porcelain", "--", str(here))
+            return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        pass  # no git, or no repository: the package was installed
+    try:  # pip notes the commit when it installs from a git address
+        noted = json.loads(distribution("llmlite").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        return "unknown"
+    return noted.get("vcs_info", {}).get("commit_id", "unknown")[:10]
+
+
+# -- what there is --------------------------------------------------------------------------------
+
+
+def runs_table(folder: str | Path) -> "pd.DataFrame":
+    """A row a run below `folder`, the last written first: state ("interrupted" where no process is
+    at it any more), epochs done and of how many, validation perplexity, and the command that
+    carries it on."""
+    import pandas as pd
+
+    rows = []
+    records = sorted(Path(folder).rglob(RECORD), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in records:
+        record = read_record(path.parent)
+        if "status" not in record:  # of a model that ships
+            continue
+        rows.append(
+            {
+                "run": str(path.parent.relative_to(folder)),
+                "state": _state(record["status"], path.parent),
+                "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
+                "perplexity": record["best"]["perplexity"] if record["best"] else None,
+                "command": record.get("command") or "",
+            }
+        )
+    if not rows:
+        raise LLMLiteError(f"There are no runs below {folder}; name another folder with --out.")
+    return pd.DataFrame(rows)
+
+
+def _state(status: str, run: Path) -> str:
+    return "interrupted" if status == "running" and not is_held(run) else status
