@@ -46,10 +46,10 @@ def to_gpt2(model: GPT, **options):
     hf, shape = imported("transformers"), model.config
     if not shape.causal:
         raise LLMLiteError("GPT-2 has a causal mask, this model has none; it cannot be exported.")
-    sizes = {theirs: getattr(shape, ours) for ours, theirs in SHAPE.items()}
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), shape.vocab_size - 1)
-    dropouts = dict.fromkeys(DROPOUTS, shape.dropout)
-    gpt2 = hf.GPT2LMHeadModel(hf.GPT2Config(**{**sizes, **ends, **dropouts, **options}))
+    given = {theirs: getattr(shape, ours) for ours, theirs in SHAPE.items()}
+    given |= dict.fromkeys(DROPOUTS, shape.dropout)
+    given |= dict.fromkeys(("bos_token_id", "eos_token_id"), shape.vocab_size - 1)
+    gpt2 = hf.GPT2LMHeadModel(hf.GPT2Config(**given | options))
     weights = {_their_name(n): _turned(n, w) for n, w in model.state_dict().items()}
     weights["lm_head.weight"] = weights["transformer.wte.weight"]
     gpt2.load_state_dict(weights)  # strict: nothing missing, nothing left over
@@ -59,7 +59,7 @@ def to_gpt2(model: GPT, **options):
 def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, description: str) -> None:
     """Write a folder for transformers' Auto classes; `description`: where the model is from."""
     check_target(to)
-    _check_vocabulary(model.config, tokenizer, "The model")
+    _check_vocabulary(model, tokenizer, "The model")
     gpt2 = to_gpt2(model)
     gpt2.generation_config.pad_token_id = tokenizer.eot_id  # else each generation warns
     theirs = imported("transformers").PreTrainedTokenizerFast(
@@ -90,13 +90,12 @@ def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
     except Exception as error:  # of whatever kind the libraries raise
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(f"{folder} cannot be imported: {reason}.") from None
-    _check_vocabulary(model.config, tokenizer, f"The model in {folder}")
+    _check_vocabulary(model, tokenizer, f"The model in {folder}")
     about = {"imported_from": str(folder), "tokenizer_fingerprint": tokenizer.fingerprint}
     save_weights(model.config, model.state_dict(), to / MODEL, **about)
     tokenizer.save(to / TOKENIZER)
-    identity = {"model": asdict(model.config)}
-    about |= {"identity": identity, "parameters": model.n_parameters()}
-    write_json(to / RECORD, about | {"imported_in": environment("cpu")})
+    made = {"identity": {"model": asdict(model.config)}, "parameters": model.n_parameters()}
+    write_json(to / RECORD, about | made | {"imported_in": environment("cpu")})
     return load_pretrained(folder=to)
 
 
@@ -148,12 +147,10 @@ def check_target(folder: str | Path) -> None:
         raise LLMLiteError(f"{folder} holds files; name a new or empty folder.")
 
 
-def _check_vocabulary(shape: ModelConfig, tokenizer: BPETokenizer, who: str) -> None:
-    if shape.vocab_size != tokenizer.vocab_size:
-        raise CheckpointError(
-            f"{who} has a vocabulary of {shape.vocab_size}, its tokenizer one of "
-            f"{tokenizer.vocab_size}; use two that belong together."
-        )
+def _check_vocabulary(model: GPT, tokenizer: BPETokenizer, who: str) -> None:
+    sizes = f"{model.config.vocab_size}, its tokenizer one of {tokenizer.vocab_size}"
+    if model.config.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(f"{who} has a vocabulary of {sizes}; use two that belong together.")
 
 
 def _their_name(name: str) -> str:
