@@ -132,27 +132,23 @@ class BPETokenizer:
             if found is None:
                 if len(cache) >= CACHE:
                     cache.clear()
-                found = cache[word] = self._encode_word(word)
+                single_bytes = list(as_bytes(word).translate(ID_OF_BYTE))
+                found = cache[word] = merge_word(single_bytes, self._merger.rank)
             ids += found
         return ids
-
-    def _encode_word(self, word: str) -> list[int]:
-        """Apply the merges to one word, the earliest learnt first."""
-        return merge_word(list(as_bytes(word).translate(ID_OF_BYTE)), self._merger.rank)
 
     def encode_to_array(self, text: str, progress: bool = False) -> np.ndarray:
         """`encode` as an array (tokens,) of the smallest unsigned type that holds every id."""
         return self._encode([text], progress)[0]
 
-    def encode_batch_to_arrays(
-        self, texts: Iterable[str], progress: bool = False
-    ) -> list[np.ndarray]:
+    def encode_batch_to_arrays(self, texts: Iterable[str], progress=False) -> list[np.ndarray]:
         """`encode_to_array` for each text, together in one go."""
         ids, ends = self._encode(texts, progress)
         return np.split(ids, ends[:-1]) if len(ends) else []
 
     def _encode(self, texts: Iterable[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all `texts`, and where those of each text end."""
+        # The distinct words of each batch, and which of them each word of the batch is …
         parts, numbers, words_in, text_of = [], [], [], []
         with _bar("Encode", progress) as bar:
             for words, n_words, owners in _words(self._splitter, texts, bar.update):
@@ -161,6 +157,7 @@ class BPETokenizer:
                 numbers.append(number)
                 words_in.append(n_words)
                 text_of += owners
+        # … are merged together, once each …
         offsets = np.cumsum([0] + [len(part) for part in parts])
         words = Words.join(parts)
         if 2 * len(words) < sum(map(len, numbers)):  # else hardly a word occurs twice
@@ -169,15 +166,14 @@ class BPETokenizer:
             number_of = np.arange(len(words))
         ids, starts, sizes = self._merger.merge_words(words)
         ids = ids.astype(self.dtype)
-
+        # … and their ids are copied to wherever they stand.
         encoded, n_ids = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)]
         for number, n_words, offset in zip(numbers, words_in, offsets, strict=False):
             word = number_of[offset + number]
             encoded.append(ragged(ids, starts[word], sizes[word]))
             ends = np.concatenate(([0], np.cumsum(sizes[word])))
             n_ids.append(np.diff(ends[np.concatenate(([0], np.cumsum(n_words)))]))
-        n_texts = text_of[-1] + 1 if text_of else 0
-        in_text = np.zeros(n_texts, np.int64)
+        in_text = np.zeros(text_of[-1] + 1 if text_of else 0, np.int64)
         np.add.at(in_text, text_of, np.concatenate(n_ids))
         return np.concatenate(encoded), in_text.cumsum()
 
@@ -201,7 +197,7 @@ class BPETokenizer:
             ids = np.asarray(ids)
         elif isinstance(ids, Iterable) and not isinstance(ids, list):
             ids = list(ids)
-        if not isinstance(ids, list) and getattr(ids, "ndim", 0) == 0:
+        if not isinstance(ids, list) and getattr(ids, "ndim", 0) == 0:  # a single number
             raise TokenizerError(NOT_IDS)
         utf8 = codecs.getincrementaldecoder("utf-8")(
             errors="replace"

@@ -22,9 +22,6 @@ NOT_IDS = "Token ids must be integers in one dimension, as `encode` gives them, 
 WIDTH = 16  # bytes that are decoded at once: nearly every token is shorter
 
 
-# -- bytes → ids ----------------------------------------------------------------------------------
-
-
 def merge_word(ids: list[int], rank: dict[Pair, int]) -> list[int]:
     """Apply the merges to one word: always the earliest learnt first, and the leftmost of those.
 
@@ -186,9 +183,6 @@ class Merger:
             due[np.concatenate((first, previous))] = np.where(found, rank, NEVER)
 
 
-# -- ids → bytes ----------------------------------------------------------------------------------
-
-
 class Decoder:
     """The bytes of every token behind one another, and where each begins."""
 
@@ -199,18 +193,15 @@ class Decoder:
         self._first_block = self._blocks[self._starts]
 
     def __call__(self, ids: list[int] | np.ndarray) -> bytes:
-        """The bytes of `ids`, one token behind the other.
-
-        A block of WIDTH bytes is written for each token, in order, so that what a shorter token
-        writes too much is overwritten by the tokens after it. Of longer ones, which are rare, the
-        missing bytes are written then, again in blocks, the last one ending where the token ends.
-        """
+        """The bytes of `ids`, one token behind the other."""
         ids = self._checked(ids)
         lengths = self._lengths.take(ids)
         ends = lengths.cumsum()
         starts = ends - lengths
         out = np.empty(int(ends[-1]) + WIDTH, np.uint8)
         block_at = _blocks(out)
+        # Of each token a block is written, in order: what a shorter one writes too much, the tokens
+        # after it overwrite. Then follow the other blocks of the longer ones, which are rare.
         block_at[starts] = self._first_block.take(ids)
         longer, written = np.flatnonzero(lengths > WIDTH), WIDTH
         while len(longer):
