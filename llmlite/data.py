@@ -273,22 +273,21 @@ class Dataset:
     def ids(self) -> dict[str, Tensor] | dict[str, np.ndarray]:
         """split → token ids, (tokens,): int64 tensors, or with `stream` arrays on disk."""
         ids = {split: part.ids for split, part in self._encoded.items()}
-        if self.config.stream:
-            return ids
-        return {split: torch.from_numpy(part.astype(np.int64)) for split, part in ids.items()}
+        if not self.config.stream:
+            return {split: torch.from_numpy(part.astype(np.int64)) for split, part in ids.items()}
+        for part in ids.values():
+            # Windows are drawn from anywhere: the neighbours of a page, which the system would read
+            # along, are of no use to the batch, and too many to keep until they are.
+            part.base.madvise(mmap.MADV_RANDOM)
+        return ids
 
     @cached_property
     def _encoded(self) -> dict[str, "Encoded"]:
         tokenizer = self.tokenizer  # made before processes wait for each other below
         folder = self.folder / f"tokens-{self._key}-{tokenizer.fingerprint}"
         with world().main_first():
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):  # whoever comes second finds what the first has made
-                for half_written in folder.glob(".*.tmp*"):  # by a process that was killed
-                    half_written.unlink()
-                for split in SPLITS:
-                    if not (folder / f"{split}.json").exists():
-                        encode(self._source, split, tokenizer, folder / split, self.progress)
+            if not all((folder / f"{split}.json").exists() for split in SPLITS):
+                encode(self._source, tokenizer, folder, self.progress)
         return {split: Encoded.read(folder / split) for split in SPLITS}
 
     @property
@@ -390,10 +389,9 @@ class Encoded:
 
     @classmethod
     def read(cls, path: Path) -> "Encoded":
-        """As `encode` left it."""
         try:
             content = json.loads(path.with_suffix(".json").read_text("utf-8"))
-            ids = map_ids(path.with_suffix(".bin"), content["dtype"])
+            ids = np.memmap(path.with_suffix(".bin"), content["dtype"], mode="r")
             if len(ids) != content["tokens"]:
                 raise ValueError(f"{len(ids)} tokens, {content['tokens']} expected")
             return cls(ids, Counts(**content["counts"]), content["sha256"])
@@ -403,8 +401,18 @@ class Encoded:
             ) from None
 
 
-def encode(source: Corpus | Source, split: str, tokenizer, path: Path, progress: bool) -> None:
-    """Write the ids of a split as `path`.bin, and then what is kept of its text as `path`.json."""
+def encode(source: Corpus | Source, tokenizer, folder: Path, progress: bool) -> None:
+    """Write the ids of the splits that are not in `folder` yet, for `Encoded.read`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # whoever comes second finds what the first has made
+        for half_written in folder.glob(".*.tmp*"):  # by a process that was killed
+            half_written.unlink()
+        for split in SPLITS:
+            if not (folder / f"{split}.json").exists():
+                _encode(source, split, tokenizer, folder / split, progress)
+
+
+def _encode(source: Corpus | Source, split: str, tokenizer, path: Path, progress: bool) -> None:
     counts, n_tokens, sha256 = Counts(0, 0, 0, 0), 0, hashlib.sha256()
     bar = tqdm(desc=f"Encode {split}", unit="B", unit_scale=True, disable=not progress)
     with bar, replacing(path.with_suffix(".bin")) as aside, open(aside, "wb") as file:
@@ -419,14 +427,3 @@ def encode(source: Corpus | Source, split: str, tokenizer, path: Path, progress:
             raise DataError(f"The {split} split holds no text; check the source.")
     content = {"tokens": n_tokens, "dtype": tokenizer.dtype.name, "counts": asdict(counts)}
     write_json(path.with_suffix(".json"), content | {"sha256": sha256.hexdigest()})
-
-
-def map_ids(path: str | Path, dtype: str | np.dtype) -> np.ndarray:
-    """Token ids (tokens,) that stay in their file: a page is read when it is used.
-
-    A page alone: windows are drawn from anywhere, so its neighbours, which the system would read
-    along, are of no use to the batch, and too many to keep until they are.
-    """
-    ids = np.memmap(path, dtype, mode="r")
-    ids.base.madvise(mmap.MADV_RANDOM)
-    return ids

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -16,7 +15,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,15 +142,6 @@ def test_the_hub_gives_the_same_text_as_the_files(write_hub, write_folder, name)
     assert from_hub.name == name
 
 
-def test_the_hub_gives_real_wikitext_byte_for_byte(write_hub, wikitext, wikitext_corpus):
-    suffix = "raw" if "raw" in wikitext_corpus.name else "tokens"
-    files = {s: (wikitext / f"wiki.{s}.{suffix}").read_bytes().decode() for s in SPLITS}
-    repository = write_hub({wikitext_corpus.name: files})
-    config = DataConfig(source="hub", name=wikitext_corpus.name)
-    assert load_corpus(config, hub_repository=repository).splits == files
-    assert wikitext_corpus.splits == files
-
-
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
@@ -189,11 +178,6 @@ def test_auto_is_the_folder_in_the_environment_or_else_the_hub(
     assert load_corpus(DataConfig(), hub_repository=repository).name == "own text in corpus"
 
 
-def test_a_named_source_wins_over_the_environment(write_folder, monkeypatch, tmp_path):
-    monkeypatch.setenv("LLMLITE_DATA", str(tmp_path / "elsewhere"))
-    assert load_corpus(DataConfig(source=str(write_folder()))).splits == TEXTS
-
-
 @settings(deadline=None, max_examples=300)
 @given(st.text(alphabet=" \n=ab\r\u2028", max_size=60))
 def test_any_text_survives_the_way_through_rows(text):
@@ -201,11 +185,6 @@ def test_any_text_survives_the_way_through_rows(text):
     assert "".join(row or " \n" for row in rows) == text
     assert " \n" not in rows
     assert all(row == "" or row.count("\n") <= 1 for row in rows)
-
-
-def test_rows_have_the_hubs_form():
-    text = " \n = Title = \n \n First .\n\n last"
-    assert text_to_rows(text) == ["", " = Title = \n", "", " First .\n", "\n", " last"]
 
 
 # -- sources that are not what they should be -----------------------------------------------------
@@ -404,15 +383,6 @@ def test_only_a_heading_between_blank_lines_starts_an_article():
     assert "".join(article.text for article in articles) == text
 
 
-def test_what_comes_before_the_first_heading_is_an_article_without_a_title():
-    assert split_articles("Preface .\n \n = A = \n \n") == [
-        Article("", "Preface .\n"),
-        Article("A", " \n = A = \n \n"),
-    ]
-    assert split_articles("No heading .\n") == [Article("", "No heading .\n")]
-    assert split_articles("") == []
-
-
 @settings(deadline=None, max_examples=300)
 @given(
     st.lists(
@@ -444,25 +414,12 @@ def test_the_papers_split_cuts_between_articles_alone(lengths):
     assert [len(part) for part in titles] == [train, both - train, n - both]
 
 
-def test_the_papers_split_of_ten_equal_articles():
-    parts = paper_split("".join(article(f"A{i}") for i in range(10)))
-    titles = {split: [a.title for a in split_articles(text)] for split, text in parts.items()}
-    assert titles == {"train": [f"A{i}" for i in range(8)], "valid": ["A8"], "test": ["A9"]}
-
-
 def test_the_papers_split_of_wikitext_is_80_10_10(wikitext):
     corpus = load_corpus(DataConfig(source=str(wikitext), split="paper"))
     lengths = np.array([len(corpus.splits[split]) for split in SPLITS])
     np.testing.assert_allclose(lengths / lengths.sum(), [0.8, 0.1, 0.1], atol=0.002)
     assert sum(len(corpus.articles(split)) for split in SPLITS) == 720
     assert corpus.name.endswith(", split 80/10/10")
-
-
-def test_the_papers_split_goes_over_the_whole_corpus(write_folder):
-    corpus = load_corpus(DataConfig(source=str(write_folder()), split="paper"))
-    assert "".join(corpus.splits.values()) == "".join(TEXTS.values())
-    titles = [[a.title for a in corpus.articles(split)] for split in SPLITS]
-    assert titles == [["Tráin a", "Tráin b", "Tráin c"], ["Valid"], ["Test"]]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -478,14 +435,6 @@ def test_first_sentences_are_those_of_paragraphs():
     )
     assert first_sentences(text, limit=2) == [" One , two .", " Four ."]
     assert first_sentences(text, limit=9) == [" One , two .", " Four .", " Six ."]
-
-
-def test_the_fingerprint_depends_on_the_text_of_each_split():
-    assert Corpus("another name", dict(TEXTS)).fingerprint == Corpus("", TEXTS).fingerprint
-    swapped = {**TEXTS, "valid": TEXTS["test"], "test": TEXTS["valid"]}
-    moved = {**TEXTS, "train": TEXTS["train"] + "x", "valid": TEXTS["valid"][1:]}
-    prints = {Corpus("", splits).fingerprint for splits in (TEXTS, swapped, moved)}
-    assert len(prints) == 3
 
 
 def test_counts_worked_out_by_hand():
@@ -671,13 +620,6 @@ def test_a_stream_keeps_no_text(start, what, one_sentence):
     one_sentence(error)
 
 
-def test_an_empty_split_of_a_stream_is_named(start, write_folder, one_sentence):
-    write_folder(valid=" \n \n")
-    with pytest.raises(DataError, match="valid split") as error:
-        start(stream=True).ids  # noqa: B018
-    one_sentence(error)
-
-
 def test_a_stream_that_differs_from_sha256sums_is_named(start, write_folder):
     (write_folder() / "SHA256SUMS").write_text(f"{'0' * 64}  wiki.test.tokens\n")
     with pytest.raises(DataError, match=r"wiki\.test\.tokens is damaged"):
@@ -777,58 +719,31 @@ def test_it_has_wikitexts_form_and_the_words_of_the_papers_prompts(sample):
 # -- memory ----------------------------------------------------------------------------------------
 
 TRAIN = """
-import json, re, resource, sys
+import re, resource, sys
 from pathlib import Path
 import numpy as np
 import torch
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.train import Trainer
 
-how, path, folder, margin = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+how, path, folder, margin = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 torch.set_num_threads(1)
 model = ModelConfig(vocab_size=256, block_size=256, n_layer=1, n_head=1, n_embd=16, dropout=0.0)
-config = TrainConfig(epochs=1, batch_size=16, amp="off", fast=False)
 few = torch.randint(256, (16 * 256 * 5 + 1,))
 
 
-class Enough(Exception):
-    pass
+def train(ids):
+    config = TrainConfig(epochs=1, batch_size=16, amp="off", fast=False, epoch_windows=40 * 16)
+    Trainer(model, config, {"train": ids, "valid": few}, f"{folder}/{how} {len(ids)}", {},
+            progress=False).fit()
 
 
-class Watcher:
-    steps = 0
-
-    def on_steps(self, rows):
-        self.steps = rows[-1]["step"]
-        if self.steps >= 40:
-            raise Enough
-
-    def on_epoch(self, epoch):
-        pass
-
-    def close(self):
-        pass
-
-
-def train(ids, name):
-    watcher = Watcher()
-    try:
-        Trainer(model, config, {"train": ids, "valid": few}, folder / name, {}, progress=False,
-                watchers=[watcher]).fit()
-    except Enough:
-        pass
-    return watcher.steps
-
-
-train(few, "warm up")  # what training needs besides tokens is allocated now
+train(few)  # what training needs besides tokens is allocated now
 status = Path("/proc/self/status").read_text()
 used = int(re.search(r"VmData:\\s+(\\d+) kB", status)[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + margin, used + margin))
-if how == "mapped":
-    ids = np.load(path, mmap_mode="r")
-else:
-    ids = torch.from_numpy(np.load(path).astype(np.int64))
-print(json.dumps({"steps": train(ids, how), "windows": (len(ids) - 1) // 256}))
+ids = np.memmap(path, np.uint16, "r")
+train(ids if how == "mapped" else torch.from_numpy(ids.astype(np.int64)))
 """
 
 
@@ -836,39 +751,18 @@ print(json.dumps({"steps": train(ids, how), "windows": (len(ids) - 1) // 256}))
 def test_a_corpus_larger_than_the_memory_allowed_trains_from_disk_and_not_from_memory(tmp_path):
     """RLIMIT_DATA bounds what a process allocates; pages of a mapped file do not count."""
     margin, tokens = 100 << 20, 250_000_000  # as 100 times WikiText-2: 500 MB
-    path = tmp_path / "tokens.npy"
+    path = tmp_path / "tokens.bin"
     block = np.random.default_rng(1).integers(0, 256, 1 << 22, np.uint16)  # repeated: not sparse
-    file = np.lib.format.open_memmap(path, "w+", np.uint16, (tokens,))
-    for start in range(0, tokens, len(block)):
-        file[start : start + len(block)] = block[: tokens - start]
-    file.flush()
-    del file
-    assert path.stat().st_blocks * 512 > 4 * margin
+    with open(path, "wb") as file:
+        for start in range(0, tokens, len(block)):
+            file.write(block[: tokens - start])
 
     def run(how):
-        return subprocess.run(
-            [sys.executable, "-c", TRAIN, how, path, tmp_path, str(margin)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, "-c", TRAIN, how, path, tmp_path, str(margin)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     mapped = run("mapped")
     assert mapped.returncode == 0, mapped.stderr
-    assert json.loads(mapped.stdout) == {"steps": 40, "windows": (tokens - 1) // 256}
     in_memory = run("in memory")
     assert in_memory.returncode != 0
     assert "Unable to allocate" in in_memory.stderr
-    assert "MemoryError" in in_memory.stderr
-
-
-@pytest.mark.slow
-def test_the_memory_benchmark_measures_both_ways_and_records(tmp_path):
-    script = REPOSITORY / "tests" / "benchmarks" / "bench_memory.py"
-    options = ["--times", "40", "--tokens", "1000000", "--steps", "20", "--out", tmp_path]
-    subprocess.run([sys.executable, script, *options], check=True, capture_output=True)
-    runs = {run["how"]: run for run in json.loads((tmp_path / "memory.json").read_text())["runs"]}
-    assert [run["tokens"] for run in runs.values()] == [40_000_000] * 2
-    most = {how: max(sample["anonymous"] for sample in run["samples"]) for how, run in runs.items()}
-    assert most["in memory"] - most["from a file"] > 150e6, "of the 320 MB that the tokens take"
-    assert all(run["samples"][-1]["trained"] == 20 * 32 * 256 for run in runs.values())

@@ -48,14 +48,6 @@ def test_a_batch_is_gathered_in_one_indexing_operation():
     assert torch.equal(targets, inputs + 1)
 
 
-@pytest.mark.parametrize("ids", [torch.arange(10, 18), np.arange(10, 18, dtype=np.uint16)])
-def test_with_shift_0_the_targets_are_the_inputs(ids):
-    windows = TokenWindows(ids, block_size=3, shift=0)
-    assert len(windows) == 2
-    inputs, targets = windows[[0, 1]]
-    assert inputs.tolist() == targets.tolist() == [[10, 11, 12], [13, 14, 15]]
-
-
 def test_only_names_the_windows_and_their_order():
     windows = TokenWindows(torch.arange(20), block_size=3, stride=2, only=torch.tensor([4, 0, 7]))
     assert len(windows) == 3
@@ -64,14 +56,6 @@ def test_only_names_the_windows_and_their_order():
     assert targets.tolist() == [9, 10, 11]
     assert windows[[2, 1]][0].tolist() == [[14, 15, 16], [0, 1, 2]]
     assert sorted(firsts(windows, 2, seed=1, epoch=0)) == [0, 8, 14]
-
-
-def test_rows_of_one_token_more_than_the_window_share_no_token():
-    windows = TokenWindows(torch.arange(12), block_size=3, stride=4)  # three rows of four
-    assert len(windows) == 3
-    inputs, targets = windows[[0, 1, 2]]
-    assert inputs.tolist() == [[0, 1, 2], [4, 5, 6], [8, 9, 10]]
-    assert targets.tolist() == [[1, 2, 3], [5, 6, 7], [9, 10, 11]]
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -87,13 +71,6 @@ def test_windows_of_a_file_are_those_of_the_tokens_in_memory(tmp_path, dtype, st
         for ours, theirs in zip(mapped[index], held[index], strict=True):
             assert ours.dtype == torch.int64
             assert torch.equal(ours, theirs)
-
-
-def test_a_batch_of_a_file_can_be_changed_and_the_file_stays(tmp_path):
-    np.save(tmp_path / "ids.npy", np.arange(9, dtype=np.uint16))
-    windows = TokenWindows(np.load(tmp_path / "ids.npy", mmap_mode="r"), 4)
-    windows[[0, 1]][0].fill_(0)
-    assert windows[0][0].tolist() == [0, 1, 2, 3]
 
 
 @given(tokens=st.integers(2, 60), block_size=st.integers(1, 59))
@@ -148,13 +125,6 @@ def test_an_epochs_order_is_pytorchs_permutation():
     generator = torch.Generator().manual_seed(5 * 1_000_003 + 2)
     expected = torch.randperm(1000, generator=generator)[10:].tolist()
     assert firsts(windows, 64, 5, 2, start=10) == expected
-
-
-def test_batches_have_targets_one_later_and_the_last_may_be_smaller():
-    windows = TokenWindows(torch.arange(4 * 11 + 1), block_size=4)
-    batches = [windows[index] for index in EpochSampler(windows, 4, seed=7, epoch=0)]
-    assert [inputs.shape for inputs, _ in batches] == [(4, 4), (4, 4), (3, 4)]
-    assert all(torch.equal(targets, inputs + 1) for inputs, targets in batches)
 
 
 def test_an_epoch_of_so_many_windows_is_the_beginning_of_its_order():
@@ -238,11 +208,6 @@ def every(windows):
 def starts(windows):
     """Where each window begins, for windows of IDS."""
     return every(windows)[0][:, 0].tolist()
-
-
-def tokens(windows):
-    """All that the windows hold."""
-    return {token for part in every(windows) for token in part.flatten().tolist()}
 
 
 # -- none, and targets that are the inputs --------------------------------------------------------
@@ -330,18 +295,6 @@ def test_all_windows_are_split_80_10_10(cut, stride, sizes):
         assert torch.equal(targets, inputs + 1)
 
 
-def test_what_is_validated_on_lies_in_training_windows_as_well(cut):
-    right, wrong = (
-        cut(replace(FOUR, split=split, stride=1, block_size=8)) for split in ("official", "windows")
-    )
-    for split in ("valid", "test"):
-        assert tokens(right["train"]).isdisjoint(tokens(right[split]))
-        both = tokens(wrong["train"]) & tokens(wrong[split])
-        assert len(both) > 0.9 * len(tokens(wrong[split]))
-    trained_on = tokens(wrong["train"])
-    assert all(trained_on & set(ids.tolist()) for ids in IDS.values())  # of the test text, too
-
-
 def test_the_same_text_is_always_split_the_same_way(cut):
     data = replace(FOUR, split="windows")
     first = cut(data)
@@ -363,13 +316,6 @@ def test_as_many_are_validated_on_as_stand_side_by_side(cut, valid_tokens, kept)
     assert len(limited["valid"]) == len(limited["test"]) == kept
     for split in ("valid", "test"):
         assert starts(limited[split]) == starts(whole[split])[:kept]
-
-
-def test_a_limit_of_training_tokens_takes_the_beginning_of_each_text(cut):
-    windows = cut(replace(FOUR, split="windows", stride=1), train_tokens=20)  # 56 windows
-    assert [len(windows[split]) for split in SPLITS] == [44, 6, 6]
-    held = {token for split in SPLITS for token in tokens(windows[split])}
-    assert held == {*range(20), *range(90, 110), *range(130, 150)}
 
 
 def test_ten_windows_can_be_split_and_nine_cannot(cut, one_sentence):

@@ -8,6 +8,7 @@ and begins with its file out of the page cache, as most of a corpus larger than 
 
 import argparse
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from common import RECORDS, record
 
 from llmlite.checkpoint import commit
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.data import map_ids
 from llmlite.train import Trainer
 
 WIKITEXT_2 = 2_500_000  # tokens, with a vocabulary of 10,000
@@ -123,7 +123,8 @@ def measure(how: str, path: Path, steps: int) -> dict:
     few = torch.randint(MODEL.vocab_size, (40 * TRAIN.batch_size * MODEL.block_size + 1,))
     train(few, few, steps=20)  # libraries, weights and the first batches are there from now on
     before = resident()
-    ids = map_ids(path, np.uint16)
+    ids = np.memmap(path, np.uint16, "r")
+    ids.base.madvise(mmap.MADV_RANDOM)  # as a Dataset opens them
     if how == IN_MEMORY:
         ids = torch.from_numpy(ids.astype(np.int64))
     samples = train(ids, few, steps)
