@@ -210,13 +210,13 @@ def _own_text(path: Path, without: Path | None) -> Source:
 
 def _files_below(folder: Path, without: Path | None) -> list[Path]:
     """But for hidden ones, and those in hidden folders and in `without`."""
-
-    def counts(path: Path) -> bool:
+    found = []
+    for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        made = without is not None and path.resolve().is_relative_to(without.resolve())
-        return path.is_file() and not hidden and not made
-
-    return sorted(filter(counts, folder.rglob("*")))
+        made_here = without is not None and path.resolve().is_relative_to(without.resolve())
+        if path.is_file() and not hidden and not made_here:
+            found.append(path)
+    return found
 
 
 def _document(path: Path) -> str:
