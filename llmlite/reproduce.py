@@ -90,10 +90,9 @@ def run_notebooks(
 ) -> list[Path]:
     """Execute `notebooks` into `out/notebooks`; returns the executed ones.
 
-    In order, but for those that only look at what 03 has trained, which run two at a time. What
-    training left in `out` is used again; with carry_on, so are executed notebooks, as long as they,
-    the package and the parameters are the same. A notebook that fails stops the run with one
-    sentence that names its executed copy and its log.
+    In order, but for those that only look at what 03 has trained, which run two at a time.
+    carry_on: keep what is executed, where notebook, package and parameters are the same. One that
+    fails stops the run with one sentence, which names its executed copy and its log.
     """
     try:
         import papermill
@@ -126,8 +125,6 @@ def run_notebooks(
                 run(*job)
             elif job is looking[0]:
                 _side_by_side(run, looking)
-        bar.set_description("Notebooks")
-        bar.set_postfix_str("")
     return [target for _, target, _ in jobs]
 
 
@@ -159,10 +156,8 @@ def _run(papermill, parameters: dict, carry_on: bool, bar, notebook, target, bef
 
 
 def _side_by_side(run: Callable, jobs: list[tuple]) -> None:
-    """Run notebooks that do not need each other, LANES at a time, each on its share of the cores.
-
-    One that fails, or Ctrl-C, ends the others.
-    """
+    """Run notebooks that do not need each other, LANES at a time, each on its share of the cores;
+    one that fails, or Ctrl-C, ends the others."""
     import psutil
 
     lanes = min(LANES, cores(), len(jobs)) or 1
@@ -187,8 +182,8 @@ def _side_by_side(run: Callable, jobs: list[tuple]) -> None:
 
 def _package_fingerprint() -> str:
     """Of the package's source, whether committed or not."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return fingerprint(*(path.read_text("utf-8") for path in files))
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return fingerprint(*(path.read_text("utf-8") for path in sources))
 
 
 class _LastLine:

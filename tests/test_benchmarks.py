@@ -43,9 +43,9 @@ def test_the_table_of_speed_is_the_records():
         assert words in lines[-1]
 
 
-def speed_record(device="CPU (x86_64, 2 threads)"):
+def speed_record():
     def row(seconds, ours=0.5, **more):
-        return {"ours_over_it": ours / seconds, "tokens_per_s": 2500 / seconds, **more}
+        return {"ours_over_it": ours / seconds, **more}
 
     peer = "transformers sdpa, torch.compile"
     first = {
@@ -61,9 +61,7 @@ def speed_record(device="CPU (x86_64, 2 threads)"):
             "32-bfloat16-1": {"batch": 8, "shape": {"block_size": 32}, "contestants": second,
                               "threads": 1, "bfloat16": True},
         },
-        "environment": {
-            "processor": "P", "cores": 2, "torch": "2.13", "commit": "abc", "device": device
-        },
+        "environment": {"processor": "P", "cores": 2, "torch": "2.13", "commit": "abc"},
         "versions": {"transformers": "5.0"},
         "equality": {"steps": 100, "largest_difference": 9.5e-7},
         "rounds": 5,
@@ -71,10 +69,10 @@ def speed_record(device="CPU (x86_64, 2 threads)"):
 
 
 def test_the_tables_of_training_and_generation_are_the_records():
-    generation = speed_record("NVIDIA H100")
+    generation = speed_record()
     generation["cases"] = {"batch 1": generation["cases"]["256-float32-2"]}
-    training = tables.speed("train-cpu", speed_record()).splitlines()
-    generated = tables.speed("generate-cuda", generation).splitlines()
+    training = tables.training_speed(speed_record()).splitlines()
+    generated = tables.generation_speed(generation).splitlines()
     peers = "transformers sdpa, torch.compile | llmlite, 2 processes"
     assert training[0].startswith(f"| time over llmlite's | {peers} | above the floor | ")
     assert training[2:4] == [
@@ -83,9 +81,8 @@ def test_the_tables_of_training_and_generation_are_the_records():
     ]
     for words in ("P, 2 cores", "5 runs", "transformers 5.0", "commit abc", "differ by 1e-06"):
         assert words in training[-1]
-    assert generated[0] == f"| time over llmlite's | {peers} | llmlite, tokens/s |"  # a GPU's
-    assert generated[2] == "| generation, batch 1 | 2.00 | 0.50 | 5,000 |"
-    assert generated[-1].startswith("NVIDIA H100, medians")
+    assert generated[0] == f"| time over llmlite's | {peers} |"
+    assert generated[2] == "| generation, batch 1 | 2.00 | 0.50 |"
     assert "steps" not in generated[-1]
 
 

@@ -136,5 +136,5 @@ def _name_heads(fig: Figure, axes: Sequence) -> None:
         ax.set_ylim(bottom=0)
         ax.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes[0].get_legend_handles_labels()
-    looks = {"ncols": min(6, len(labels)), "columnspacing": 1.2}
-    fig.legend(handles, labels, loc="outside lower center", **looks)
+    ncols = min(6, len(labels))
+    fig.legend(handles, labels, loc="outside lower center", ncols=ncols, columnspacing=1.2)

@@ -49,8 +49,7 @@ def figure(draw):
 def save(fig: Figure, path: str | Path) -> None:
     """Write `fig` as its suffix says (.png or .svg); the same figure gives the same bytes."""
     # Matplotlib puts a figure's layout back after saving: for none, it would take the style's.
-    as_it_is = {"figure.constrained_layout.use": False}
-    with plt.style.context(["default", STYLE, as_it_is]):
+    with plt.style.context(["default", STYLE, {"figure.constrained_layout.use": False}]):
         fig.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
 
 

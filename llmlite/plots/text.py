@@ -6,7 +6,6 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llmlite.plots.style import (
@@ -21,6 +20,7 @@ from llmlite.plots.style import (
     tint,
 )
 
+FRAME = {"fill": False, "edgecolor": COLOURS[4], "linewidth": 2}
 MONO = 0.602  # a character's width over its size, in DejaVu Sans Mono
 
 
@@ -143,7 +143,7 @@ def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) ->
             colour = "white" if value < 0.6 * limit else "black"
             ax.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour)
             if value >= threshold:
-                _frame(ax, column - 0.46, row - 0.45, 0.92, 0.9)
+                ax.add_patch(plt.Rectangle((column - 0.46, row - 0.45), 0.92, 0.9, **FRAME))
     ax.set_xticks(range(len(labels)), [f"{i + 1}" for i in range(len(labels))])
     ax.set_yticks(range(len(labels)), [f"{i + 1}  {label}" for i, label in enumerate(labels)])
     ax.set(xlabel="prompt, as hypothesis", ylabel="prompt, as reference")
@@ -169,11 +169,7 @@ def sampling_grid(table: pd.DataFrame, columns: dict[str, str], temperature: flo
         names = [f"{t:g}" + ("\n(paper)" if t == temperature else "") for t in grid.index]
         ax.set_yticks(range(grid.shape[0]), names)
         ax.set(xlabel="top-k", title=title)
-        _frame(ax, -0.48, grid.index.get_loc(temperature) - 0.47, grid.shape[1] - 0.04, 0.94)
+        corner = -0.48, grid.index.get_loc(temperature) - 0.47
+        ax.add_patch(plt.Rectangle(corner, grid.shape[1] - 0.04, 0.94, **FRAME))
     axes[0][0].set_ylabel("temperature")
     return fig
-
-
-def _frame(ax: Axes, x: float, y: float, width: float, height: float) -> None:
-    looks = {"fill": False, "edgecolor": COLOURS[4], "linewidth": 2}
-    ax.add_patch(plt.Rectangle((x, y), width, height, **looks))

@@ -98,8 +98,7 @@ def losses(epochs: pd.DataFrame, best: int, published: Range | None = None) -> F
     left.set(xlabel="epoch", ylabel="loss, nats per token", title="Loss")
     right.plot(epochs.epoch, epochs.perplexity, **series(1))
     kept = epochs[epochs.epoch == best].iloc[0]
-    place = kept.epoch, kept.perplexity
-    note(right, f"kept: {kept.perplexity:.1f}", place, up=12, ha="center")
+    note(right, f"kept: {kept.perplexity:.1f}", (best, kept.perplexity), up=12, ha="center")
     right.margins(0.12, 0.15)
     right.set(xlabel="epoch", ylabel="perplexity per token", title="Validation perplexity")
     for ax in (left, right):

@@ -10,8 +10,6 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 RECORDS = FOLDER / "records"
-TOKENIZER, MEMORY = "tokenizer-wikitext-2-v1", "memory"
-SPEED = ("gpu-h100", "train-cuda", "train-cpu", "generate-cuda", "generate-cpu")  # those there are
 # The peer that training must not need more memory than.
 COMPARED_MEMORY = "transformers sdpa, torch.compile"
 
@@ -28,7 +26,11 @@ on a GPU. This page is written from them by `python tests/benchmarks/tables.py`.
 
 ## Training and generation
 
-{speed}
+{gpu}
+
+{training}
+
+{generation}
 
 ## Memory of training
 
@@ -42,11 +44,12 @@ def benchmark(name: str) -> dict:
 
 
 def page() -> str:
-    records = {name: benchmark(name) for name in SPEED if (RECORDS / f"{name}.json").exists()}
     return PAGE.format(
-        tokenizer=tokenizer_speed(benchmark(TOKENIZER)),
-        speed="\n\n".join(speed(name, record) for name, record in records.items()),
-        memory=training_memory(benchmark(MEMORY)),
+        tokenizer=tokenizer_speed(benchmark("tokenizer-wikitext-2-v1")),
+        gpu=gpu_speed(benchmark("gpu-h100")),
+        training=training_speed(benchmark("train-cpu")),
+        generation=generation_speed(benchmark("generate-cpu")),
+        memory=training_memory(benchmark("memory")),
     )
 
 
@@ -83,14 +86,8 @@ def tokenizer_speed(record: dict) -> str:
     return table([f"time over {ours}'s", *peers], rows, about)
 
 
-def speed(name: str, record: dict) -> str:
-    """From the record of `make gpu`, `make bench-train` or `make bench-generate`, by its name."""
-    if name.startswith("gpu"):
-        return gpu_speed(record)
-    return training_speed(record) if name.startswith("train") else generation_speed(record)
-
-
 def gpu_speed(record: dict) -> str:
+    """From the record of `make gpu`."""
     names = [n for n in next(iter(record["peers"].values())) if n != "ours"]
     head = ["time over llmlite's", *names, "llmlite, graph alone", "llmlite, eager"]
     head += ["llmlite, ms a step", "tokens/s", "above the floor"]
@@ -129,16 +126,17 @@ def gpu_speed(record: dict) -> str:
 
 
 def training_speed(record: dict) -> str:
+    """From the record of `make bench-train` on a CPU."""
     rows = []
     for case in record["cases"].values():
         ours, compared = (case["contestants"].get(n) for n in ("llmlite", COMPARED_MEMORY))
-        dtype = "bfloat16" if case["bfloat16"] else "float32"
+        dtype, threads = "bfloat16" if case["bfloat16"] else "float32", case["threads"]
         label = f"training, window {case['shape']['block_size']}, batch {case['batch']}, {dtype}"
-        if on_cpu(record):
-            label += f", {case['threads']} thread{'s' * (case['threads'] > 1)}"
+        label += f", {threads} thread{'s' * (threads > 1)}"
         memory = f"{ours['peak_bytes'] / compared['peak_bytes']:.2f}" if compared else "–"
-        rows.append([label, *shared_cells(record, case), f"{ours['above_floor']:.1f} ×", memory])
-    head = [*shared_head(record), "above the floor", f"peak memory over that of {COMPARED_MEMORY}"]
+        rows.append([label, *ratios(record, case), f"{ours['above_floor']:.1f} ×", memory])
+    head = ["time over llmlite's", *peers(record), "above the floor"]
+    head.append(f"peak memory over that of {COMPARED_MEMORY}")
     equal = record["equality"]
     about = (
         f"{machine(record)} Over {equal['steps']} steps in float32 the losses of the fast and the "
@@ -149,14 +147,10 @@ def training_speed(record: dict) -> str:
 
 
 def generation_speed(record: dict) -> str:
+    """From the record of `make bench-generate` on a CPU."""
     cases = record["cases"].items()
-    rows = [[f"generation, {label}", *shared_cells(record, case)] for label, case in cases]
-    return table(shared_head(record), rows, machine(record))
-
-
-def on_cpu(record: dict) -> bool:
-    """Tokens per second of one processor say little about the next one's."""
-    return record["environment"]["device"].startswith("CPU")
+    rows = [[f"generation, {label}", *ratios(record, case)] for label, case in cases]
+    return table(["time over llmlite's", *peers(record)], rows, machine(record))
 
 
 def peers(record: dict) -> list[str]:
@@ -164,23 +158,16 @@ def peers(record: dict) -> list[str]:
     return [name for name in names if name != "llmlite"]
 
 
-def shared_head(record: dict) -> list[str]:
-    rate = [] if on_cpu(record) else ["llmlite, tokens/s"]
-    return ["time over llmlite's", *peers(record), *rate]
-
-
-def shared_cells(record: dict, case: dict) -> list[str]:
+def ratios(record: dict, case: dict) -> list[str]:
     rows = case["contestants"]
-    ratios = [f"{1 / rows[p]['ours_over_it']:.2f}" if p in rows else "–" for p in peers(record)]
-    return ratios + ([] if on_cpu(record) else [f"{rows['llmlite']['tokens_per_s']:,.0f}"])
+    return [f"{1 / rows[p]['ours_over_it']:.2f}" if p in rows else "–" for p in peers(record)]
 
 
 def machine(record: dict) -> str:
     made = record["environment"]
-    name = f"{made['processor']}, {made['cores']} cores" if on_cpu(record) else made["device"]
     return (
-        f"{name}, medians of {record['rounds']} runs that took turns; PyTorch {made['torch']}, "
-        f"{versions(record)}; llmlite at commit {made['commit']}."
+        f"{made['processor']}, {made['cores']} cores, medians of {record['rounds']} runs that took "
+        f"turns; PyTorch {made['torch']}, {versions(record)}; llmlite at commit {made['commit']}."
     )
 
 
