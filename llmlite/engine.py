@@ -148,7 +148,7 @@ class TrainingLoss(nn.Module):
 
 
 def _run_block(block: nn.Module, x: Tensor) -> Tensor:
-    return block(x, None, False, None)[0]
+    return block(x)[0]
 
 
 def _mean_loss(model: GPT, x: Tensor, targets: Tensor) -> Tensor:

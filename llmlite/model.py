@@ -1,8 +1,7 @@
-"""The GPT: a pre-norm decoder with tied embeddings (§III.D), in one file.
+"""The GPT: a pre-norm decoder with tied embeddings (§III.D).
 
-Knows nothing about text or training; ids go in, logits come out, and on request the loss, the
-attention weights and a key/value cache. The shapes are GPT-2's (Radford et al., 2019), so that
-`transformers`' GPT2LMHeadModel gives the same logits from the same weights.
+Knows nothing about text or training. The shapes are GPT-2's (Radford et al., 2019), so that
+transformers' GPT2LMHeadModel gives the same logits from the same weights.
 """
 
 import math
@@ -29,6 +28,7 @@ class Output(NamedTuple):
 @torch.library.custom_op("llmlite::kept", mutates_args=())
 def _kept(x: Tensor, p: float) -> Tensor:
     """Which elements of x dropout keeps: bool, in x's shape."""
+    # 16 bits an element, drawn 64 at a time: in a quarter of the time of PyTorch's own dropout.
     quarters = math.ceil(x.numel() / 4)
     chance = torch.empty(quarters, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     return chance[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
@@ -40,13 +40,10 @@ def _(x: Tensor, p: float) -> Tensor:
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """x with a share p of its elements, by chance, 0, and the others larger by 1 / (1 - p).
-
-    On a CPU the share is p to 16 bits, drawn 64 bits at a time: a quarter of the time of PyTorch's
-    own. And the compiler sees one call, where random numbers in its loops would cost the most.
-    """
+    """x with a share p of its elements, by chance, 0, and the others larger by 1 / (1 - p)."""
     if not (training and p) or x.device.type != "cpu":
         return F.dropout(x, p, training)
+    # One call for the compiler, whose loops would draw their own random numbers, at great cost.
     return x * _kept(x.detach(), p) * (1 / (1 - round(p * 2**16) / 2**16))
 
 
@@ -62,18 +59,17 @@ class KVCache:
 
     Each layer has (batch, n_head, slots, head size) of both; `length` slots are filled, at most
     `capacity`. A pass calls `extend` once and then `append` in each layer.
-
-    Attention reads all slots and masks the empty ones, since memory is read two to three times as
-    fast without gaps; so there are only a few more slots than tokens, and then they are copied.
     """
 
-    SLOTS = 32  # added at a time
+    # Added at a time. Attention reads all slots and masks the empty ones, since memory is read two
+    # to three times as fast without gaps; few are empty, for a copy of all of them now and then.
+    SLOTS = 32
 
     def __init__(self, model: "GPT", batch: int, capacity: int):
         config, weight = model.config, model.token_embedding.weight
         empty = weight.new_zeros(batch, config.n_head, 0, config.n_embd // config.n_head)
         self.keys, self.values = [empty] * config.n_layer, [empty] * config.n_layer
-        self.capacity, self.length, self.start = capacity, 0, 0
+        self.capacity, self.length, self.start = capacity, 0, 0  # start: of the last pass
         self.slots = torch.arange(0, device=weight.device)
 
     def extend(self, new: int) -> int | Tensor:
@@ -106,37 +102,33 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention.
+    """Multi-head self-attention."""
 
-    spelled: in training, two products and a softmax for QUERIES at a time, which see no more keys
-    than they may, instead of PyTorch's one kernel. The engine sets it where it pays.
-    """
-
-    QUERIES = 64
+    QUERIES = 64  # at a time: they leave out the keys that none of them may look at
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        # Attention as two products and a softmax, in training; the engine sets it where it pays.
         self.spelled = False
         self.n_head, self.causal, self.dropout = config.n_head, config.causal, config.dropout
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(
-        self, x: Tensor, head_mask: Tensor | None, want_weights: bool, append: Callable | None
+        self, x: Tensor, head_mask: Tensor | None, return_attention: bool, append: Callable | None
     ):
         batch, time, width = x.shape
         heads = self.qkv(x).view(batch, time, 3, self.n_head, width // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (batch, head, time, head size)
-        mask = None  # (queries, keys), is added to the scores: -inf where a query may not look
+        mask = weights = None  # mask: (queries, keys), added to the scores, -inf hides a key
         if append is not None:
             k, v, mask = append(k, v)
-        elif self.causal and want_weights:
+        elif self.causal and return_attention:
             mask = torch.full((time, time), -math.inf, device=x.device).triu(1)
-        weights = None
-        if want_weights:  # the same sum, spelled out so that its weights can be returned
+        if return_attention:  # the one kernel gives no weights
             y, weights = self._weighted(q, k, v, mask)
         elif self.spelled and self.training:
-            y = self._in_pieces(q, k, v)
+            y = self._spelled_out(q, k, v)
         else:
             causal = self.causal and append is None
             p = self.dropout if self.training else 0.0
@@ -147,20 +139,19 @@ class Attention(nn.Module):
         return dropout(self.proj(y), self.dropout, self.training), weights
 
     def _weighted(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None):
-        """(mean of v, its weights); mask is added to the scores."""
+        """(mean of v, its weights, (batch, head, queries, keys))"""
         scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))
         weights = (scores if mask is None else scores + mask).float().softmax(-1)
         return dropout(weights, self.dropout, self.training).to(v.dtype) @ v, weights
 
-    def _in_pieces(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _spelled_out(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not self.causal:
             return self._weighted(q, k, v, None)[0]
         means = []
         for start in range(0, q.size(2), self.QUERIES):
-            seen = min(start + self.QUERIES, q.size(2))
-            mask = q.new_full((seen - start, seen), -math.inf).triu(start + 1)
-            part = (tensor[:, :, :seen] for tensor in (k, v))
-            means.append(self._weighted(q[:, :, start:seen], *part, mask)[0])
+            end = min(start + self.QUERIES, q.size(2))  # the last of them sees so many keys
+            mask = q.new_full((end - start, end), -math.inf).triu(start + 1)
+            means.append(self._weighted(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask)[0])
         return torch.cat(means, 2)
 
 
@@ -176,10 +167,8 @@ class Block(nn.Module):
         self.up = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.down = nn.Linear(4 * config.n_embd, config.n_embd)
 
-    def forward(
-        self, x: Tensor, head_mask: Tensor | None, want_weights: bool, append: Callable | None
-    ):
-        y, weights = self.attention(self.norm1(x), head_mask, want_weights, append)
+    def forward(self, x: Tensor, head_mask=None, return_attention=False, append=None):
+        y, weights = self.attention(self.norm1(x), head_mask, return_attention, append)
         x = x + y
         y = self.down(gelu(self.up(self.norm2(x))))
         return x + dropout(y, self.dropout, self.training), weights
@@ -228,51 +217,34 @@ class GPT(nn.Module):
             loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         return Output(logits, loss, torch.stack(attention) if return_attention else None)
 
-    def hidden(
-        self,
-        ids: Tensor,
-        head_mask: Tensor | None = None,
-        return_attention: bool = False,
-        cache: KVCache | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """What the logits are made from, (batch, time, n_embd), and the attention of each layer.
-
-        Everything is as in `forward`.
-        """
+    def hidden(self, ids: Tensor, head_mask=None, return_attention=False, cache=None):
+        """(what the logits are made of, (batch, time, n_embd); each layer's attention)."""
         self._check(ids, head_mask, cache)
         x = self.embed(ids, 0 if cache is None else cache.extend(ids.size(1)))
         attention = []
         for layer, block in enumerate(self.blocks):
-            mask = None if head_mask is None else head_mask[layer]
+            heads = None if head_mask is None else head_mask[layer]
             append = None if cache is None else partial(cache.append, layer)
-            x, weights = block(x, mask, return_attention, append)
+            x, weights = block(x, heads, return_attention, append)
             attention.append(weights)
-        if return_attention and cache is not None:
+        if return_attention and cache is not None:  # empty slots have weights, too: 0
             attention = [weights[..., : cache.length] for weights in attention]
         return self.norm(x), attention
 
     def _check(self, ids: Tensor, head_mask: Tensor | None, cache: KVCache | None) -> None:
         length = ids.size(1) + (0 if cache is None else cache.length)
-        if length > self.config.block_size:
-            raise LLMLiteError(
-                f"The sequence has {length} tokens, the model's window {self.config.block_size}: "
-                "keep the last ones or train with a larger block_size."
-            )
-        if head_mask is not None and head_mask.shape != (self.config.n_layer, self.config.n_head):
-            raise LLMLiteError(
-                f"head_mask has the shape {tuple(head_mask.shape)}, the model needs (n_layer, "
-                f"n_head) = ({self.config.n_layer}, {self.config.n_head})."
-            )
-        if cache is not None and length > cache.capacity:
-            raise LLMLiteError(
-                f"The cache has room for {cache.capacity} tokens, the sequence has {length}: make "
-                "the cache's capacity larger."
-            )
-        if cache is not None and not self.config.causal:
-            raise LLMLiteError(
-                "Without the causal mask a new token changes the keys of those before it: run the "
-                "whole sequence without a cache."
-            )
+        window, heads = self.config.block_size, (self.config.n_layer, self.config.n_head)
+        wrong = None
+        if length > window:
+            wrong = f"{length} tokens are more than the model's window of {window}; keep the last."
+        elif head_mask is not None and head_mask.shape != heads:
+            wrong = f"head_mask is {tuple(head_mask.shape)}; make it (n_layer, n_head) = {heads}."
+        elif cache is not None and length > cache.capacity:
+            wrong = f"The cache has room for {cache.capacity} tokens, not {length}; make it larger."
+        elif cache is not None and not self.config.causal:
+            wrong = "Without the causal mask new tokens change older keys; feed the text uncached."
+        if wrong:
+            raise LLMLiteError(wrong)
 
     def embed(self, ids: Tensor, start: int | Tensor = 0) -> Tensor:
         """What the first block gets, (batch, time, n_embd): ids stand at positions from `start`."""
@@ -285,5 +257,4 @@ class GPT(nn.Module):
         return self.token_embedding.weight.device
 
     def n_parameters(self) -> int:
-        """Trainable numbers, the tied embedding once."""
-        return sum(p.numel() for p in self.parameters())
+        return sum(p.numel() for p in self.parameters())  # the tied embedding once

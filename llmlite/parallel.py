@@ -1,7 +1,5 @@
-"""Training one model in several processes (data parallel), as `torchrun` starts them.
-
-Without torchrun there is a world of one, in which every function here does nothing. The processes
-are PyTorch's own (torch.distributed): gloo between CPUs, nccl between GPUs.
+"""Training one model in several processes (data parallel), as `torchrun` starts them: gloo between
+CPUs, nccl between GPUs. Without torchrun there is a world of one.
 """
 
 import os
@@ -15,8 +13,7 @@ import torch.distributed as dist
 
 from llmlite.errors import LLMLiteError
 
-# One process prepares what all need (tokenizer, token ids); the others wait so long at most.
-PATIENCE = timedelta(hours=2)
+PATIENCE = timedelta(hours=2)  # that the others wait for what one prepares (tokenizer, token ids)
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,10 @@ class World:
 
     def from_main(self, value):
         """What the main process has, in all of them."""
+        box = [value]
         if self.size > 1:
-            box = [value]
             dist.broadcast_object_list(box)
-            (value,) = box
-        return value
+        return box[0]
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

@@ -120,11 +120,31 @@ def test_a_head_mask_of_ones_changes_nothing(tiny_model, make_ids):
     )
 
 
-@pytest.mark.parametrize("shape", [(2,), (4, 2), (1, 4), (2, 4, 1)])
-def test_a_head_mask_of_another_shape_is_refused(tiny_model, make_ids, shape, one_sentence):
-    with pytest.raises(LLMLiteError, match="head_mask") as error:
-        tiny_model(make_ids(1, 4), head_mask=torch.ones(shape))
-    assert "(2, 4)" in one_sentence(error)
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("tokens", "options", "words"),
+    [
+        (4, {"head_mask": torch.ones(2)}, ("head_mask", "(2, 4)")),
+        (4, {"head_mask": torch.ones(4, 2)}, ("(4, 2)", "(2, 4)")),
+        (4, {"head_mask": torch.ones(2, 4, 1)}, ("(2, 4, 1)",)),
+        (13, {}, ("13 tokens", "window of 12")),
+        (8, {"cached": 5}, ("13 tokens", "window of 12")),  # the whole window still fits
+        (1, {"cached": 5, "capacity": 5}, ("room for 5 tokens", "6")),
+        (3, {"cached": 0, "causal": False}, ("causal mask",)),
+    ],
+)
+def test_what_a_model_does_not_take_is_said_in_a_sentence(
+    tiny_config, make_model, make_ids, one_sentence, tokens, options, words
+):
+    options = dict(options)
+    model = make_model(replace(tiny_config, causal=options.pop("causal", True)))
+    if (cached := options.pop("cached", None)) is not None:
+        options = {"cache": KVCache(model, 1, capacity=options.pop("capacity", 12))}
+        if cached:
+            model(make_ids(1, cached), **options)
+    with pytest.raises(LLMLiteError) as error:
+        model(make_ids(1, tokens), **options)
+    assert all(word in one_sentence(error) for word in words)
 
 
 @pytest.mark.parametrize("return_attention", [True, False])
@@ -160,35 +180,6 @@ def test_the_hidden_states_are_what_the_logits_are_made_from(tiny_model, make_id
     hidden, _ = tiny_model.hidden(make_ids(2, 5))
     logits = hidden @ tiny_model.token_embedding.weight.T
     torch.testing.assert_close(logits, tiny_model(make_ids(2, 5)).logits, **CLOSE)
-
-
-def test_a_model_without_the_causal_mask_takes_no_cache(
-    tiny_config, make_model, make_ids, one_sentence
-):
-    model = make_model(replace(tiny_config, causal=False))
-    with pytest.raises(LLMLiteError, match="causal mask") as error:
-        model(make_ids(1, 3), cache=KVCache(model, 1, 12))
-    one_sentence(error)
-
-
-@torch.no_grad()
-def test_a_cache_takes_no_more_than_its_capacity(tiny_model, make_ids, one_sentence):
-    cache = KVCache(tiny_model, 1, capacity=5)
-    tiny_model(make_ids(1, 5), cache=cache)
-    with pytest.raises(LLMLiteError, match="room for 5 tokens") as error:
-        tiny_model(make_ids(1, 1), cache=cache)
-    assert "6" in one_sentence(error)
-
-
-@torch.no_grad()
-def test_a_sequence_longer_than_the_window_is_refused(tiny_model, make_ids, one_sentence):
-    cache = KVCache(tiny_model, 1, capacity=12)
-    tiny_model(make_ids(1, 12), cache=cache)  # the whole window fits
-    with pytest.raises(LLMLiteError, match="13 tokens") as error:
-        tiny_model(make_ids(1, 13))
-    assert "12" in one_sentence(error)
-    with pytest.raises(LLMLiteError, match="13 tokens"):
-        tiny_model(make_ids(1, 1), cache=cache)
 
 
 def test_the_loss_is_the_mean_cross_entropy_in_nats(tiny_model, make_ids):
