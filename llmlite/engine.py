@@ -101,11 +101,11 @@ def piece_windows(
     """Windows in a forward pass: of the accumulation's equal shares, the largest whose activations
     take at most `memory` bytes, by an estimate; `batch_size` if none does.
     """
-    of_number = 4 if dtype is None else dtype.itemsize
-    of_token = KEPT * of_number * model.n_layer * model.n_embd + LOGIT_BYTES * model.vocab_size
+    itemsize = 4 if dtype is None else dtype.itemsize
+    token_bytes = KEPT * itemsize * model.n_layer * model.n_embd + LOGIT_BYTES * model.vocab_size
     for merged in range(config.accumulation, 1, -1):
         windows = merged * config.batch_size
-        fits = windows * model.block_size * of_token <= memory
+        fits = windows * model.block_size * token_bytes <= memory
         if fits and config.accumulation % merged == 0:
             return windows
     return config.batch_size
@@ -131,7 +131,7 @@ class TrainingLoss(nn.Module):
     def __init__(self, model: GPT, shape: tuple[int, int] | None):
         super().__init__()
         self.model, self.shape = model, shape
-        # A step of 13.2 ms then takes 5.8, both as a graph. A block serves all layers, so compiling
+        # A step of 13.2 ms then takes 5.9, both as a graph. A block serves all layers, so compiling
         # takes 12 s, and 46 to 48 where loops are compiled whole, side by side (gpu-h100.json).
         if shape:
             self._compiled = [torch.compile(f, dynamic=False) for f in (_run_block, _mean_loss)]
@@ -174,12 +174,13 @@ class Engine:
         shape, room = model.config, SMALL
         if self.cuda:  # a quarter: others may use the device, and a graph keeps memory of its own
             room = torch.cuda.get_device_properties(self.device).total_memory / 4
-        # Merged, 4 × 128 windows of 32 take 3.6 ms a step instead of 6.4 (gpu-h200.json).
         self.batch = config.batch_size * config.accumulation  # windows in a step
+        # Merged, 4 × 128 windows of 32 take 3.6 ms a step instead of 6.4 (gpu-h200.json).
         memory = {None: room, True: math.inf, False: 0}[paths.merge if config.fast else False]
         self.piece = piece_windows(shape, config, dtype, memory)  # windows in a forward pass
 
-        # A CPU's one kernel is made for float32, and knows no dropout.
+        # A CPU's one kernel is made for float32, and knows no dropout: in bf16 transformers takes
+        # 0.32 s a step with it, 0.24 with attention spelled out (train-cpu.json, window 128).
         pays = dtype is not None or shape.dropout > 0
         pays = shape.block_size <= SPELLED_OUT if self.cuda else pays
         self.spelled = config.fast and (pays if paths.spell is None else paths.spell)
@@ -200,7 +201,7 @@ class Engine:
         # Captured once, a graph cannot wait for other processes.
         possible = config.fast and self.cuda and world.size == 1
         self.graphs = possible and paths.graph is not False
-        self.graphing = ""  # what came of it, in words
+        self.graphing = ""  # in words, what came of the capture
         self._steps, self._captured = 0, None  # of whole batches, towards the next capture
 
         rate = config.learning_rate
@@ -248,7 +249,7 @@ class Engine:
         loss = None
         pieces = list(zip(inputs.split(self.piece), targets.split(self.piece), strict=True))
         for number, (x, y) in enumerate(pieces, start=1):
-            # Processes exchange gradients with the last piece alone: read by their wrapper.
+            # DistributedDataParallel reads it: gradients are exchanged with the last piece alone.
             self.loss.require_backward_grad_sync = number == len(pieces)
             weight = len(x) / windows  # the gradient is the batch's, whatever the accumulation
             if not len(x):  # a last batch can have no window for this process, but others wait
@@ -267,7 +268,7 @@ class Engine:
         return loss, norm
 
     def _update_by_graph(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        # One launch for hundreds of kernels: 5.8 ms a step, else 16.3; 13.2 uncompiled, else 15.7
+        # One launch for hundreds of kernels: 5.9 ms a step, else 16.3; 13.2 uncompiled, else 15.7
         # (gpu-h100.json).
         self._steps += 1
         if self._steps <= WARM_UP:  # on the stream of the capture, as PyTorch asks for
@@ -337,11 +338,11 @@ class Engine:
     def memory_advice(self) -> str:
         """What to do where a batch did not fit into the device's memory."""
         return (
-            f"{self.device} ran out of memory with {self.piece} windows in a forward pass; take a "
-            "smaller batch_size with more accumulation, the same step, or --merge False."
+            f"{self.device} ran out of memory with {self.piece} windows in a forward pass; a "
+            "smaller batch_size with more accumulation, not merged (merge=False), is the same step."
         )
 
 
 @functools.cache  # one for all engines, since libraries keep memory for each stream they have seen
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # PyTorch's own for captures is of the first device alone

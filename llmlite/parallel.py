@@ -60,13 +60,12 @@ ALONE = World()
 
 def world() -> World:
     """The world that torchrun started this process in, joined on the first call."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return ALONE
     if not dist.is_initialized():
-        if torch.cuda.is_available():
+        if cuda := torch.cuda.is_available():
             torch.cuda.set_device(local_device())
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     return World(dist.get_rank(), dist.get_world_size())
 
 
@@ -78,19 +77,18 @@ def local_device() -> str:
 
 
 def check_device(device: str) -> None:
-    """LLMLiteError for a name that is not "auto", "cpu" or a CUDA device of this machine."""
+    """LLMLiteError for a name that is not "auto", "cpu" or, with a GPU here, "cuda…"."""
     cuda = device.startswith("cuda") and torch.cuda.is_available()
-    if device not in ("auto", "cpu") and not cuda:
+    if not (cuda or device in ("auto", "cpu")):
         raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")
 
 
 def gpu_bytes(device: str) -> int:
     """Memory of a CUDA device; 0 for a CPU."""
-    if torch.device(device).type != "cuda":
-        return 0
-    return torch.cuda.get_device_properties(device).total_memory
+    on_gpu = torch.device(device).type == "cuda"
+    return torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
 
 
 def cores() -> int:
-    """Of the machine, that this process may use."""
+    """Of the processor, that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
