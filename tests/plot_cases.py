@@ -39,9 +39,10 @@ STATISTICS = pd.DataFrame(
         for head in range(4)
     ]
 )
-SAMPLED = pd.DataFrame(
-    [{"temperature": t, "top_k": k, "d": t / k} for t in (0.5, 1.0) for k in (5, 50)]
-)
+SAMPLED = {
+    f"d: {name}": {"value": low + 0.1, "low": low, "high": low + 0.3, "of": "9 texts"}
+    for name, low in (("top-k 5", 0.2), ("top-k 50", 0.6), ("top-k 50 minus top-k 5", 0.4))
+}
 MAP = np.tril(np.full((4, 4), 0.25))
 
 PER_WORD = "perplexity per word and line end"
@@ -80,7 +81,7 @@ FIGURES = {
     "gradient_norm": (STEPS, 1.0, 5, (1e5, 2e5)),
     "next_tokens": ([" the", " \n"], [0.4, 0.1], "The cat"),
     "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"], 0.15),
-    "sampling_grid": (SAMPLED, {"d": "d"}, 0.5),
+    "sampling_settings": (SAMPLED, {"d": "distinct"}),
     "head_effects": (np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
     "attention_map": (MAP, [" The", " cat", " sat", " \n"], "layer 0, head 0"),
     "attention_grid": (np.broadcast_to(MAP, (2, 3, 4, 4)),),

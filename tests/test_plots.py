@@ -111,10 +111,10 @@ def test_bleu_from_the_threshold_on_has_a_frame():
     assert 0.05 in [line.get_ydata()[0] for line in bar.get_lines()]
 
 
-def test_the_papers_temperature_has_a_frame():
-    ax = plots.sampling_grid(SAMPLED, {"d": "d"}, temperature=1.0).axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.5", "1\n(paper)"]
-    assert ax.patches[0].get_y() == pytest.approx(1 - 0.47)
+def test_a_setting_has_its_value_and_interval_and_differences_are_left_out():
+    (ax,) = plots.sampling_settings(SAMPLED, {"d": "distinct"}).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["top-k 5", "top-k 50"]
+    assert [line.get_xdata()[0] for line in ax.get_lines()] == pytest.approx([0.2, 0.3, 0.6, 0.7])
 
 
 def test_final_perplexities_puts_each_configuration_in_its_panel():

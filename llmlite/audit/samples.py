@@ -84,7 +84,7 @@ def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
     """A row a measure whose name holds `only`, a column a seed's study: value and interval."""
     names = [name for name in seeds[0]["measures"] if only in name]
     columns = {
-        f"seed {i}": [
+        f"seed {i}" if len(seeds) > 1 else "value": [
             "{value:.3f} [{low:.3f}, {high:.3f}]".format(**study["measures"][name])
             for name in names
         ]

@@ -22,7 +22,7 @@ from llmlite.plots.text import (
     article_lengths,
     bleu_heatmap,
     next_tokens,
-    sampling_grid,
+    sampling_settings,
     token_lengths,
     token_strips,
     tokens_per_word,

@@ -5,7 +5,6 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from llmlite.plots.style import (
@@ -154,22 +153,22 @@ def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) ->
 
 
 @figure
-def sampling_grid(table: pd.DataFrame, columns: dict[str, str], temperature: float) -> Figure:
-    """§IV.C. table: temperature, top_k and measures; columns: measure → title. A map a measure;
-    the row of `temperature`, the paper's, has a frame."""
-    fig, axes = subplots(1, len(columns), 2.7, page=True, boxed=True, sharey=True, squeeze=False)
-    for ax, (column, title) in zip(axes[0], columns.items(), strict=True):
-        grid = table.pivot(index="temperature", columns="top_k", values=column)
-        ax.imshow(grid, aspect="auto", origin="lower")
-        middle = (grid.values.min() + grid.values.max()) / 2
-        for (row, column_), value in np.ndenumerate(grid.values):
-            colour = "white" if value < middle else "black"
-            ax.text(column_, row, f"{value:.2f}", ha="center", va="center", color=colour)
-        ax.set_xticks(range(grid.shape[1]), [f"{k:g}" for k in grid.columns])
-        names = [f"{t:g}" + ("\n(paper)" if t == temperature else "") for t in grid.index]
-        ax.set_yticks(range(grid.shape[0]), names)
-        ax.set(xlabel="top-k", title=title)
-        corner = -0.48, grid.index.get_loc(temperature) - 0.47
-        ax.add_patch(plt.Rectangle(corner, grid.shape[1] - 0.04, 0.94, **FRAME))
-    axes[0][0].set_ylabel("temperature")
+def sampling_settings(measures: dict[str, dict], titles: dict[str, str]) -> Figure:
+    """§IV.C. measures: of `audit.text.sampling`; titles: name → title. A panel a name, a row a
+    setting, with its 95% interval."""
+    fig, axes = subplots(1, len(titles), 2.2, page=True, sharey=True, squeeze=False)
+    for ax, (name, title) in zip(axes[0], titles.items(), strict=True):
+        here = {
+            key.removeprefix(f"{name}: "): m
+            for key, m in measures.items()
+            if key.startswith(f"{name}: ")
+        }
+        settings = [setting for setting in here if " minus " not in setting]
+        for row, setting in enumerate(settings):
+            ax.plot([here[setting]["low"], here[setting]["high"]], [row, row], color=COLOURS[0])
+            ax.plot(here[setting]["value"], row, "o", color=COLOURS[0])
+        ax.set_yticks(range(len(settings)), settings)
+        ax.set(xlabel=title)
+        ax.margins(0.12, 0.1)
+    axes[0][0].invert_yaxis()
     return fig
