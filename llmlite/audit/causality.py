@@ -22,12 +22,8 @@ def causal_leak(model, seed: int = 0) -> bool:
 
     model: like GPT, gives `.logits` (batch, time, vocab_size) for ids (batch, time) and has
     `.config.block_size`, `.config.vocab_size` and `.device`. Takes as much work as reading
-    block_size² tokens. In evaluation mode, left as it was.
-
-    Every pass has one shape, and sums in one order, so that in a causal model equal beginnings give
-    equal logits to the last bit, in any precision. Where a device sums in another order, a row
-    without a change, in each pass, shows by how much. Raises LLMLiteError if that is too much to
-    tell, or if logits are not finite.
+    block_size² tokens; in evaluation mode, left as it was. Raises LLMLiteError if the logits are
+    not finite, or move by themselves too much to tell.
     """
     if model.config.block_size == 1 or model.config.vocab_size == 1:
         return False  # no token stands after another, or none can be another
@@ -52,6 +48,9 @@ def _largest_changes(model, seed: int) -> tuple[float, float, float]:
     text = torch.randint(vocab_size, (tokens,), generator=generator)
     # Another token at every position, not just most likely another one.
     other = (text + torch.randint(1, vocab_size, (tokens,), generator=generator)) % vocab_size
+    # Every pass has one shape, and sums in one order, so that in a causal model equal beginnings
+    # give equal logits to the last bit, in any precision. Where a device sums in another order, a
+    # row without a change, in each pass, shows by how much.
     rows = min(tokens - 1, max(1, LOGITS // (tokens * vocab_size)))
     unchanged = _logits(model, text.repeat(rows + 1, 1))
     position = torch.arange(tokens)

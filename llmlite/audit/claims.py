@@ -1,12 +1,12 @@
 """The paper's claims about numbers, text and attention, judged by what the runs' records say.
 
-A claim is a function from the evidence to a row of the scorecard; a verdict follows from an
-interval, by a rule that stands in the function. The claims about the grids are in trends.py.
+A judge takes the evidence and gives what came out here, with its interval, unit and number of runs,
+and a verdict, by a rule that stands in the function. The claims about the grids are in trends.py,
+the words of all of them in scorecard.py.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 
 import numpy as np
 import pandas as pd
@@ -25,19 +25,6 @@ REPRODUCED, NOT, FLAWED, UNCLEAR = VERDICTS = (
 
 
 @dataclass(frozen=True)
-class Row:
-    """A claim's line of the scorecard."""
-
-    number: int
-    claim: str
-    published: str
-    ours: str  # with its interval, unit and number of runs
-    verdict: str  # one of VERDICTS
-    section: str  # of notebook 08, that shows it
-    runs: str  # whose records it is from, as `llmlite audit --only` takes them
-
-
-@dataclass(frozen=True)
 class Evidence:
     """What the claims are judged by, all of it read from records."""
 
@@ -48,19 +35,6 @@ class Evidence:
     revised: pd.DataFrame  # of the grid with warmup + cosine
     longer: pd.DataFrame  # of its deepest configuration, trained for twice as many epochs
     studies: dict[str, list[dict]]  # of text and attention, a seed each
-
-
-def claim(number: int, stated: str, published: str, section: str, runs: str) -> Callable:
-    """Make a Row of a function from Evidence to (ours, verdict); arguments as the Row's fields."""
-
-    def make(judge: Callable[[Evidence], tuple[str, str]]) -> Callable[[Evidence], Row]:
-        @wraps(judge)
-        def row(evidence: Evidence) -> Row:
-            return Row(number, stated, published, *judge(evidence), section, runs)
-
-        return row
-
-    return make
 
 
 def verdict(holds: bool, fails: bool) -> str:
@@ -105,13 +79,6 @@ def headline(e: Evidence) -> str:
     )
 
 
-@claim(
-    3,
-    "Test loss and perplexity of the best configuration",
-    f"{paper.TEST_LOSS:.4f}, {paper.TEST_PERPLEXITY}",
-    "The end of it",
-    "honest no-mask-deep no-mask-batch",
-)
 def claim_3(e: Evidence) -> tuple[str, str]:
     honest, deep = over_seeds(e.tests), e.leak["no-mask-deep"]["measures"]
     flawed, true = deep["test_loss"], deep["true"]["nats"]
@@ -127,13 +94,6 @@ def claim_3(e: Evidence) -> tuple[str, str]:
     return ours, REPRODUCED if inside else FLAWED if close else NOT
 
 
-@claim(
-    14,
-    "Warmup of 8,000 steps to 1e-3, cosine to zero at step 50,000",
-    "Fig. 8",
-    "The schedule",
-    "arithmetic",
-)
 def claim_14(_: Evidence) -> tuple[str, str]:
     error = rate_error(paper.WARMUP_STEPS / paper.TOTAL_STEPS)
     ours = (
@@ -143,13 +103,6 @@ def claim_14(_: Evidence) -> tuple[str, str]:
     return ours, NOT if error > 0.01 else REPRODUCED
 
 
-@claim(
-    15,
-    "Gradient norms large and volatile early, stable later",
-    "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS),
-    "The log's other numbers",
-    "honest scaled-norm",
-)
 def claim_15(e: Evidence) -> tuple[str, str]:
     """Early: the first tenth of the steps; late: the last half."""
     size, spread = [], []
@@ -176,13 +129,6 @@ def _ratio(logarithm: Interval) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-@claim(
-    16,
-    "Over 10 hours a configuration on an A100 at batch 64",
-    "§IV.A",
-    "The schedule",
-    "arithmetic",
-)
 def claim_16(e: Evidence) -> tuple[str, str]:
     device = e.leak["no-mask-deep"]["environment"]["device"]
     tokens = paper.TOTAL_STEPS * 128 * paper.ACCUMULATION * paper.BLOCK_SIZE
@@ -196,13 +142,6 @@ def claim_16(e: Evidence) -> tuple[str, str]:
 # A claim holds if it holds in each of them, fails if it fails in each, and cannot be judged else.
 
 
-@claim(
-    9,
-    "The filtered continuation is coherent",
-    f"“{paper.FILTERED_CONTINUATION}”",
-    "Text",
-    "honest",
-)
 def claim_9(e: Evidence) -> tuple[str, str]:
     """Coherent: nearer to real text than to real text's words shuffled."""
     seeds, name = e.studies["coherence"], "position: filtered"
@@ -213,7 +152,6 @@ def claim_9(e: Evidence) -> tuple[str, str]:
     return ours, _of_all(seeds, name, lambda m: m["low"] > 0.5, lambda m: m["high"] < 0.5)
 
 
-@claim(10, "Most BLEU scores between prompt variants are below 0.05", "§IV.C", "Text", "honest")
 def claim_10(e: Evidence) -> tuple[str, str]:
     """Most: more than half of the scores."""
     seeds, below = e.studies["prompt_sensitivity"], f"share below {paper.BLEU_THRESHOLD}"
@@ -228,13 +166,6 @@ def claim_10(e: Evidence) -> tuple[str, str]:
     return ours, _of_all(seeds, different, lambda m: m["low"] > 0.5, lambda m: m["high"] < 0.5)
 
 
-@claim(
-    11,
-    "Temperature 0.7: more deterministic, shorter; larger top-k: more diverse, less coherent",
-    "§IV.C",
-    "Text",
-    "honest",
-)
 def claim_11(e: Evidence) -> tuple[str, str]:
     """All four parts: each has a measure and the sign that the claim gives it."""
     low, high = f"temperature {paper.LOW_TEMPERATURE}", "temperature 1.0"
@@ -250,13 +181,6 @@ def claim_11(e: Evidence) -> tuple[str, str]:
     return ours, _signs(seeds, signs)
 
 
-@claim(
-    12,
-    "Without heads 1 and 2 the text repeats itself",
-    "“on on Mul on Mul on Mul”",
-    "Text",
-    "honest",
-)
 def claim_12(e: Evidence) -> tuple[str, str]:
     """Heads 1 and 2 in particular: more repetition without them than with all heads."""
     seeds, name = e.studies["ablation"], "repetition: without heads 1 and 2 minus all heads"
@@ -268,13 +192,6 @@ def claim_12(e: Evidence) -> tuple[str, str]:
     return ours, _of_all(seeds, name, lambda m: m["low"] > 0, lambda m: m["high"] <= 0)
 
 
-@claim(
-    13,
-    "Layer 0 looks at the token before; deeper layers more widely, and at “sat”",
-    "Figs. 6, 7",
-    "Attention",
-    "honest",
-)
 def claim_13(e: Evidence) -> tuple[str, str]:
     """Four parts: more weight on the token before and less distance in layer 0 than in the last
     layer; more attention to "sat" in the last one, and there more than to the noun before it."""

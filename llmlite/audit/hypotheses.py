@@ -182,17 +182,17 @@ def measured(records: dict[str, dict]) -> pd.DataFrame:
 def windows_times_loss(records: dict[str, dict]) -> pd.DataFrame:
     """The leading explanation's sharpest prediction: mean loss × window = loss at the last
     position, whatever the window. A row a run."""
-    rows = {}
-    for name, record in records.items():
-        positions = record["measures"]["loss_by_position"]
-        mean, size = float(np.mean(positions)), len(positions)
-        rows[name] = {
-            "window": size,
-            "mean loss": mean,
-            "predicted: last position / window": positions[-1] / size,
-            "loss at the last position": positions[-1],
-            "mean loss × window": mean * size,
+    positions = {name: r["measures"]["loss_by_position"] for name, r in records.items()}
+    rows = {
+        name: {
+            "window": len(losses),
+            "mean loss": float(np.mean(losses)),
+            "predicted: last position / window": losses[-1] / len(losses),
+            "loss at the last position": losses[-1],
+            "mean loss × window": float(np.mean(losses)) * len(losses),
         }
+        for name, losses in positions.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
 
@@ -200,31 +200,26 @@ def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
     """The paper's log beside ours, C3 to C5. plain, scaled: the records of "no-mask" and of
     "scaled-norm"."""
     last, end = plain["epochs"][-1], scaled["epochs"][-1]
-    ratio = last["train_loss"] / last["valid_loss"]
-    before = ratio * plain["identity"]["train"]["accumulation"]
-    published = [
+    after = last["train_loss"] / last["valid_loss"]
+    before = after * plain["identity"]["train"]["accumulation"]
+    divided, undivided = (
         f"{train / valid:.2f}" for train, valid in (paper.ACCUMULATED_LOSSES, paper.PLAIN_LOSSES)
-    ]
-    low, high = paper.SCALED_NORMS
+    )
+    scaled_norms = "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS)
     plain_norms = "{:g} to {:g}".format(*paper.PLAIN_NORMS)
-    warned = {True: "warned", False: "no warning"}
-    overflow, every_batch = scheduler_warns(overflow=True), scheduler_warns(every_batch=True)
+    skipped = f"{scaled['skipped']} of {end['step']}"
+    overflow, every_batch = (
+        "warned" if scheduler_warns(**how) else "no warning"
+        for how in ({"overflow": True}, {"every_batch": True})
+    )
     rows = [
-        ("training over validation loss, logged after the division", published[0], f"{ratio:.2f}"),
-        ("training over validation loss, logged before", published[1], f"{before:.2f}"),
-        (
-            "gradient norm, logged before unscaling (fp16)",
-            f"{low:.1e} to {high:.1e}",
-            f"{end['grad_norm']:.1e}",
-        ),
+        ("training over validation loss, logged after the division", divided, f"{after:.2f}"),
+        ("training over validation loss, logged before", undivided, f"{before:.2f}"),
+        ("gradient norm, logged before unscaling (fp16)", scaled_norms, f"{end['grad_norm']:.1e}"),
         ("gradient norm, logged after", plain_norms, f"{last['grad_norm']:.3f}"),
-        (
-            "optimiser steps skipped for overflow (fp16)",
-            "not stated",
-            f"{scaled['skipped']} of {end['step']}",
-        ),
-        ("scheduler, if the first step is skipped for overflow", "warned", warned[overflow]),
-        ("scheduler, if stepped at every batch", "warned", warned[every_batch]),
+        ("optimiser steps skipped for overflow (fp16)", "not stated", skipped),
+        ("scheduler, if the first step is skipped for overflow", "warned", overflow),
+        ("scheduler, if stepped at every batch", "warned", every_batch),
     ]
     names, theirs, ours = zip(*rows, strict=True)
     return pd.DataFrame({"paper": theirs, "here": ours}, index=names)

@@ -24,13 +24,7 @@ from llmlite.generate import (
     next_token_probabilities,
     remove_repeated_tokens,
 )
-from llmlite.metrics import (
-    bleu_matrix,
-    distinct_n,
-    off_diagonal,
-    repetition_rate,
-    text_statistics,
-)
+from llmlite.metrics import bleu_matrix, distinct_n, off_diagonal, repetition_rate, text_statistics
 from llmlite.model import GPT
 
 SAMPLING = {"temperature": 0.8, "top_k": 50}  # ours, since the paper does not say how it sampled
@@ -265,26 +259,23 @@ def sampling(model: GPT, dataset, size: StudySize, prompt: str = paper.GENERATIO
         paragraph           tokens before its end; all tokens if it does not end
         ended               share of paragraphs that end
 
-    Raises LLMLiteError for fewer samples than two pools, and for a text longer than the window.
+    Raises LLMLiteError for a text longer than the window.
     """
-    tokenizer, samples = dataset.tokenizer, size.samples
+    tokenizer, end = dataset.tokenizer, dataset.tokenizer.eot_id
     start = tokenizer.encode(PARAGRAPH + prompt)
-    if samples < 2 * POOL:
-        raise LLMLiteError(
-            f"Sampling is studied on {2 * POOL} continuations or more, not {samples}; ask for more."
-        )
     if len(start) + size.tokens > model.config.block_size:
         raise LLMLiteError(
             f"The prompt's {len(start)} tokens and {size.tokens} more do not fit into the model's "
             f"window of {model.config.block_size}; ask for fewer."
         )
     reference = Reference.of(dataset.text("train"))
-    ids = torch.tensor([start]).repeat(samples, 1)
+    ids = torch.tensor([start]).repeat(size.samples, 1)
     counts, pooled, rows = {}, {}, []
     for name, options in SETTINGS.items():
         drawn = generate(model, ids, size.tokens, seed=0, **options)
-        new = [_until_end(row, tokenizer.eot_id) for row in drawn[:, len(start) :].tolist()]
-        texts = [tokenizer.decode([i for i in row if i != tokenizer.eot_id]) for row in new]
+        rest = drawn[:, len(start) :].tolist()
+        new = [row[: row.index(end) + 1] if end in row else row for row in rest]
+        texts = [tokenizer.decode([i for i in row if i != end]) for row in new]
         words = [continued_words(prompt, prompt + text) for text in texts]
         entropy = entropies(model, drawn, len(start), [len(row) for row in new], options)
         counts[name] = {"entropy": entropy} | collect(
@@ -297,17 +288,13 @@ def sampling(model: GPT, dataset, size: StudySize, prompt: str = paper.GENERATIO
         rows.append({"setting": name, **options, "texts": texts} | as_lists(counts[name]))
     return {
         "claim": 11,
-        "samples": samples,
+        "samples": size.samples,
         "tokens": size.tokens,
         "prompt": prompt,
         "measures": measure_all(counts, COMPARED, of="continuations")
         | measure_all(pooled, COMPARED, of=f"groups of {POOL} continuations"),
         "rows": rows,
     }
-
-
-def _until_end(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end) + 1] if end in ids else ids
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from llmlite import paper
-from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, claim, verdict
+from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, verdict
 from llmlite.config import AXES
 from llmlite.intervals import Interval, paired
 from llmlite.metrics import perplexity
@@ -134,13 +134,6 @@ def _ends(column: pd.Series) -> tuple:
 # -- claims ---------------------------------------------------------------------------------------
 
 
-@claim(
-    1,
-    "Best configuration: highest rate, deepest, most heads",
-    f"(1e-3, 6, 4, 128): {paper.BEST_PERPLEXITY:.4f}",
-    "Trends",
-    "grid-revised",
-)
 def claim_1(e: Evidence) -> tuple[str, str]:
     table, seeds = ranking(best_losses(e.revised)), e.revised.seed.nunique()
     axes = list(AXES)
@@ -164,13 +157,6 @@ def _nats(row: pd.Series) -> str:
     return f"{Interval(row.behind, row.low, row.high, ''):.3f} nats"
 
 
-@claim(
-    2,
-    "All final validation perplexities in a narrow range",
-    "{:.4f} to {:.4f}".format(*paper.GRID_PERPLEXITY),
-    "Where 1.17 comes from",
-    "grid-revised no-mask",
-)
 def claim_2(e: Evidence) -> tuple[str, str]:
     honest = ranking(best_losses(e.revised)).loss.map(perplexity)
     flawed = [  # without a mask, at the paper's window
@@ -188,13 +174,6 @@ def claim_2(e: Evidence) -> tuple[str, str]:
     return ours, REPRODUCED if inside else FLAWED if close else NOT
 
 
-@claim(
-    4,
-    "Twice the epochs bring only marginal gains",
-    f"test {paper.TEST_LOSS} after 20, validation {np.log(paper.BEST_PERPLEXITY):.4f} after 10",
-    "Trends",
-    "grid-longer grid-revised",
-)
 def claim_4(e: Evidence) -> tuple[str, str]:
     """Marginal: less than 2% of the loss."""
     gain, loss = _longer(e), best_losses(e.longer).mean()
@@ -205,13 +184,6 @@ def claim_4(e: Evidence) -> tuple[str, str]:
 NO_FIRST_GRID = "the first grid has not been run", UNCLEAR
 
 
-@claim(
-    5,
-    "Width matters less than depth and heads",
-    "Fig. 2",
-    "Trends",
-    "grid-first grid-revised",
-)
 def claim_5(e: Evidence) -> tuple[str, str]:
     if e.first.empty:
         return NO_FIRST_GRID
@@ -234,13 +206,6 @@ def _size(interval: Interval) -> tuple[float, float]:
     return (0.0 if interval.low < 0 < interval.high else sizes[0]), sizes[1]
 
 
-@claim(
-    6,
-    "Twice the batch with warmup + cosine: fewer epochs, and lower",
-    "Fig. 3",
-    "Trends",
-    "grid-first grid-revised",
-)
 def claim_6(e: Evidence) -> tuple[str, str]:
     if e.first.empty:
         return NO_FIRST_GRID
@@ -252,20 +217,12 @@ def claim_6(e: Evidence) -> tuple[str, str]:
     return ours, verdict(gain.high < 0 and sooner > 0.5, gain.low > 0)
 
 
-@claim(
-    7,
-    "Half the learning rate ends slightly worse",
-    f"{paper.FINAL_PERPLEXITY[5e-4, 2, 2]} for (5e-4, 2, 2); Fig. 4",
-    "Trends",
-    "grid-revised",
-)
 def claim_7(e: Evidence) -> tuple[str, str]:
     low, high = _ends(e.revised.learning_rate)
     change = effect(best_losses(e.revised), "learning_rate", high, low)
     return f"{change:+.3f} nats ({change.of})", verdict(change.low > 0, change.high < 0)
 
 
-@claim(8, "More heads help only in deeper models", "Fig. 5", "Trends", "grid-revised")
 def claim_8(e: Evidence) -> tuple[str, str]:
     losses, heads = best_losses(e.revised), _ends(e.revised.n_head)
     layers = _ends(e.revised.n_layer)

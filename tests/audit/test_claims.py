@@ -17,7 +17,7 @@ from conftest import REPOSITORY
 from llmlite import paper
 from llmlite.audit import Audit, claims
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, VERDICTS, Evidence
-from llmlite.audit.scorecard import CLAIMS, scorecard, to_frame, to_markdown, to_short_markdown
+from llmlite.audit.scorecard import row, scorecard, to_frame, to_markdown, to_short_markdown
 from llmlite.audit.trends import best_losses, effect, trend_effects
 from llmlite.config import SearchSpace
 from llmlite.experiment import Experiment
@@ -136,7 +136,7 @@ EVIDENCE = Evidence(
 
 def judge(number: int, **changes):
     """The row of a claim by EVIDENCE with these changes."""
-    return CLAIMS[number - 1](replace(EVIDENCE, **changes))
+    return row(number, replace(EVIDENCE, **changes))
 
 
 # -- 1 to 3: the numbers themselves ---------------------------------------------------------------
@@ -532,9 +532,9 @@ def test_sections_are_headings_of_the_notebook(rows):
 
 def test_the_runs_behind_a_claim_are_what_the_command_takes(rows, tmp_path):
     names = Audit(Experiment("quick", "sample", tmp_path, progress=False)).names
-    for row in rows:
-        for prefix in row.runs.split():
-            assert prefix == "arithmetic" or any(name.startswith(prefix) for name in names), row
+    for line in rows:
+        for prefix in line.runs.split():
+            assert prefix == "arithmetic" or any(name.startswith(prefix) for name in names), line
 
 
 def cells(line: str) -> list[str]:

@@ -552,7 +552,7 @@ def test_no_noun_of_the_template_occurs_twice():
 @pytest.mark.parametrize(
     ("study", "size", "changes", "message"),
     [
-        (sampling, StudySize(7, 9, 0), {}, "8 continuations"),
+        (sampling, StudySize(7, 40, 0), {}, "groups of 4 continuations needs at least two"),
         (sampling, StudySize(8, 96, 0), {}, "window of 96"),
         (ablation, StudySize(2, 5, 0), {"n_head": 1}, "heads 1 and 2, .* has 1 a layer"),
         (ablation, StudySize(2, 5, 0), {"n_head": 2}, "heads 1 and 2, .* has 2 a layer"),

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmlite.audit import claims
 from llmlite.audit.claims import NOT, REPRODUCED, UNCLEAR
 from llmlite.audit.heads import by_head
 from llmlite.audit.samples import study_table
+from llmlite.audit.scorecard import row
 
 
 def measure(low: float, high: float) -> dict:
@@ -19,10 +19,10 @@ def seeds(*measures: dict[str, tuple[float, float]]) -> list[dict]:
     return [{"measures": {name: measure(*ends) for name, ends in m.items()}} for m in measures]
 
 
-def judge(claim, found: list[dict]):
-    """The row of one of the claims by these, of whichever study."""
+def judge(claim: int, found: list[dict]):
+    """The row of a claim by these, of whichever study."""
     studies = ("coherence", "prompt_sensitivity", "sampling", "ablation", "attention")
-    return claim(SimpleNamespace(studies=dict.fromkeys(studies, found)))
+    return row(claim, SimpleNamespace(studies=dict.fromkeys(studies, found)))
 
 
 # Where an interval lies: wholly on one side of a threshold, on the other, or on both.
@@ -62,7 +62,7 @@ def test_claim_9_is_nearer_to_real_text_than_to_shuffled_words(places, verdict):
             for place in places
         )
     )
-    assert judge(claims.claim_9, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
+    assert judge(9, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
 
 
 def test_claim_9_shows_each_seed_and_the_firsts_interval():
@@ -70,9 +70,7 @@ def test_claim_9_shows_each_seed_and_the_firsts_interval():
         {"position: filtered": (0.2, 0.4), "position: generated": (0.7, 0.8)},
         {"position: filtered": (0.3, 0.5), "position: generated": (0.6, 0.7)},
     )
-    row = judge(claims.claim_9, found)
-    assert row.number == 9
-    assert row.ours == (
+    assert judge(9, found).ours == (
         "0.30 [0.20, 0.40] / 0.40 on a scale from real words shuffled, 0, to real text, 1 "
         "(unfiltered 0.75 / 0.65)"
     )
@@ -91,7 +89,7 @@ def test_claim_10_is_that_more_than_half_of_the_scores_are_low(places, verdict):
             for place in places
         )
     )
-    assert judge(claims.claim_10, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
+    assert judge(10, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_claim_10_is_that_more_than_half_of_the_scores_are_low(places, verdict):
 )
 def test_claim_10_says_whether_the_wording_is_why(wordings, words):
     found = seeds(*({DIFFERENT: (0.8, 0.9), SAME: (0.6, 0.7), WORDING: w} for w in wordings))
-    assert judge(claims.claim_10, found).ours == (
+    assert judge(10, found).ours == (
         f"0.85 [0.80, 0.90] / 0.85; between samples of one prompt 0.65 / 0.65: {words}"
     )
 
@@ -130,8 +128,8 @@ LAYERS = {f"to sat: layer {n}": UP for n in (0, 9, 10)} | {
     "previous: layer 0 minus layer 9": DOWN,
     "to sat minus to the noun: layer 9": DOWN,
 }
-CASES = [(claims.claim_11, SAMPLING, {}, part) for part in SAMPLING]
-CASES += [(claims.claim_13, ATTENTION, LAYERS, part) for part in ATTENTION]
+CASES = [(11, SAMPLING, {}, part) for part in SAMPLING]
+CASES += [(13, ATTENTION, LAYERS, part) for part in ATTENTION]
 
 
 @pytest.mark.parametrize(("claim", "parts", "more"), [CASES[0][:3], CASES[-1][:3]])
@@ -156,14 +154,14 @@ def test_one_part_that_is_open_or_differs_between_seeds_leaves_it_open(claim, pa
 
 
 def test_claim_11_shows_its_four_parts():
-    assert judge(claims.claim_11, seeds(SAMPLING, SAMPLING)).ours == (
+    assert judge(11, seeds(SAMPLING, SAMPLING)).ours == (
         "0.7 against 1.0, and top-k 1,000 against 10: entropy -0.20 / -0.20, paragraph -0.20 / "
         "-0.20, distinct-2 0.20 / 0.20, attested pairs -0.20 / -0.20"
     )
 
 
 def test_claim_13_compares_layer_0_with_the_deepest():
-    assert judge(claims.claim_13, seeds(ATTENTION | LAYERS)).ours == (
+    assert judge(13, seeds(ATTENTION | LAYERS)).ours == (
         "layer 0 minus layer 10: previous 0.20; distance -0.20; to sat -0.20; to sat minus to the "
         "noun 0.20"
     )
@@ -178,16 +176,16 @@ OTHERS = "repetition: without heads 1 and 2 minus mean of the other pairs"
 @ALL_SEEDS
 def test_claim_12_is_more_repetition_without_the_two_heads(places, verdict):
     found = seeds(*({WITHOUT: around(0)[place], OTHERS: OPEN} for place in places))
-    assert judge(claims.claim_12, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
+    assert judge(12, found).verdict == verdict_of(verdict, REPRODUCED, NOT)
 
 
 def test_claim_12_fails_where_nothing_changes():
-    assert judge(claims.claim_12, seeds({WITHOUT: (0.0, 0.0), OTHERS: OPEN})).verdict == NOT
+    assert judge(12, seeds({WITHOUT: (0.0, 0.0), OTHERS: OPEN})).verdict == NOT
 
 
 def test_claim_12_shows_other_pairs_of_heads():
     found = seeds({WITHOUT: (0.1, 0.3), OTHERS: (0.0, 0.1)}, {WITHOUT: (0.2, 0.4), OTHERS: DOWN})
-    assert judge(claims.claim_12, found).ours == (
+    assert judge(12, found).ours == (
         "repetition 0.20 [0.10, 0.30] / 0.30; against other pairs of heads 0.05 / -0.20"
     )
 
