@@ -9,6 +9,7 @@
 No pickle is ever executed.
 """
 
+import io
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from llmlite import __version__
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
@@ -159,7 +160,7 @@ def save_weights(
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     header = {"format": FORMAT, "config": json.dumps(asdict(config)), **about}
     with replacing(path) as aside:
-        save_file(weights, aside, header)
+        aside.write_bytes(save(weights, header))
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, dict[str, str]]:
@@ -190,9 +191,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
 
 def save_state(state: dict, folder: Path) -> None:
     """Write last.pt; what it was before becomes previous.pt."""
-    last = folder / LAST
+    last, content = folder / LAST, io.BytesIO()
+    torch.save(state, content)  # written by Python, whose error names a full disk
     with replacing(last) as aside:
-        torch.save(state, aside)
+        aside.write_bytes(content.getbuffer())
         if last.exists():
             os.replace(last, folder / PREVIOUS)
 
