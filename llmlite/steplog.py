@@ -136,3 +136,4 @@ class EventFiles:
     def close(self) -> None:
         if self._writer:
             self._writer.close()
+            self._writer = None
