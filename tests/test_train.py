@@ -1,4 +1,5 @@
-import json
+"""The Trainer against a plain loop, and runs that are stopped in every way there is."""
+
 import math
 import os
 import re
@@ -15,11 +16,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
 from llmlite import train
-from llmlite.checkpoint import load_state, read_record, read_steps
-from llmlite.config import ModelConfig, TrainConfig
+from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.data import Dataset
 from llmlite.engine import learning_rate, parameter_groups
 from llmlite.errors import (
     BusyError,
@@ -27,14 +29,15 @@ from llmlite.errors import (
     DataError,
     DiskFullError,
     DivergedError,
-    MissingRunError,
+    LLMLiteError,
     OutOfMemoryError,
 )
-from llmlite.guard import ImplausibleLossWarning, loss_by_position
-from llmlite.metrics import total_loss
+from llmlite.files import hold
+from llmlite.metrics import ImplausibleLossWarning, total_loss
 from llmlite.model import GPT
-from llmlite.train import Trainer, epoch_line
-from llmlite.windows import EpochSampler, TokenWindows
+from llmlite.run import Run, load_state, read_record, read_steps
+from llmlite.train import Compute, Trainer, epoch_line
+from llmlite.windows import EpochSampler, TokenWindows, windows_of
 
 MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 DROPOUT = replace(MODEL, dropout=0.3)
@@ -42,7 +45,8 @@ DROPOUT = replace(MODEL, dropout=0.3)
 THREE_EPOCHS = TrainConfig(
     epochs=3, batch_size=4, learning_rate=1e-2, checkpoint_every=4, patience=0, amp="off"
 )
-KILL_AT = 18
+ABOUT = {"data": "pairs"}
+QUIET = Compute(progress=False)
 
 
 def random_ids(windows=40):
@@ -50,23 +54,42 @@ def random_ids(windows=40):
     generator = torch.Generator().manual_seed(7)
     evens = 2 * torch.randint(0, 25, (windows * 8 + 1,), generator=generator)
     ids = torch.stack([evens, evens + 1], dim=1).flatten()
-    return {"train": ids[: windows * 16 + 1], "valid": ids[200:350]}
+    return {"train": ids[: windows * 16 + 1], "valid": ids[200:350], "test": ids[:50]}
 
 
-def trainer(folder, config=THREE_EPOCHS, model=MODEL, ids=None, **changes):
-    config = replace(config, **changes)
-    return Trainer(model, config, ids or random_ids(), folder, {"data": "pairs"}, progress=False)
+def trainer(
+    folder, config=THREE_EPOCHS, model=MODEL, ids=None, compute=QUIET, about=ABOUT, stride=None,
+    **changes,
+):  # fmt: skip
+    """changes: of the training configuration."""
+    data = DataConfig(vocab_size=model.vocab_size, block_size=model.block_size, stride=stride)
+    dataset = Dataset.of_ids(ids or random_ids(), data, about)
+    return Trainer(Run("pairs", data, model, replace(config, **changes)), dataset, folder, compute)
 
 
-def step_rows(folder):
-    return [json.loads(line) for line in (folder / "steps.jsonl").read_text("utf-8").splitlines()]
+def ragged(folder):
+    """A run of 11 steps an epoch, the last one smaller."""
+    return trainer(folder, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """The ragged run that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    ragged(folder).fit()
+    return folder
+
+
+def column(folder, name):
+    """Of the step log: None where there is no number."""
+    values = read_steps(folder)[name]
+    return values.astype(object).where(values.notna(), None).tolist()
 
 
 def timeless(epochs):
     """The log of the epochs without the columns that depend on the clock."""
-    return [
-        {k: v for k, v in e.items() if k not in ("seconds", "tokens_per_second")} for e in epochs
-    ]
+    clock = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in epoch.items() if k not in clock} for epoch in epochs]
 
 
 def gradient_norm(model):
@@ -79,14 +102,71 @@ def assert_same_tensors(ours, theirs):
         assert torch.equal(ours[name], theirs[name]), name
 
 
+def assert_same_weights(folder, other):
+    ours, theirs = (load_file(path / "best.safetensors") for path in (folder, other))
+    assert_same_tensors(ours, theirs)
+
+
 def assert_same_run(folder, other):
     """Weights bit for bit, the step logs and the epoch logs."""
-    assert_same_tensors(
-        load_file(folder / "best.safetensors"), load_file(other / "best.safetensors")
-    )
+    assert_same_weights(folder, other)
     assert (folder / "steps.jsonl").read_text() == (other / "steps.jsonl").read_text()
     assert timeless(read_record(folder)["epochs"]) == timeless(read_record(other)["epochs"])
     assert read_record(folder)["status"] == "finished"
+
+
+class Interrupt:
+    """Wraps a function so that its n-th call is interrupted, before or after the work."""
+
+    def __init__(self, monkeypatch, owner, name, call, after=False):
+        self.calls, original = 0, getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            self.calls += 1
+            if self.calls == call and not after:
+                raise KeyboardInterrupt
+            result = original(*args, **kwargs)
+            if self.calls == call:
+                raise KeyboardInterrupt
+            return result
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+
+def interrupt(run, step, owner=Trainer, name="_optimiser_step", after=False):
+    """Fit until just before (after: just after) optimiser step `step` (from 1), or such a call."""
+    with pytest.MonkeyPatch.context() as patch:
+        Interrupt(patch, owner, name, step, after)
+        with pytest.raises(KeyboardInterrupt):
+            run.fit()
+
+
+def before_step(monkeypatch, action):
+    """Call action(trainer, inputs) before each optimiser step."""
+    step = Trainer._optimiser_step
+
+    def wrapped(self, *batch):
+        action(self, batch[0])
+        return step(self, *batch)
+
+    monkeypatch.setattr(Trainer, "_optimiser_step", wrapped)
+
+
+def set_scaler(monkeypatch, **settings):
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, **settings))
+
+
+def script_validation(monkeypatch, losses):
+    """Let the validation losses be these; returns the weights that each epoch ended with."""
+    weights, script = [], iter(losses)
+
+    def scripted(model, ids, **_):
+        weights.append({k: v.clone() for k, v in model.state_dict().items()})
+        return next(script) * (len(ids) - 1), len(ids) - 1
+
+    monkeypatch.setattr(train, "total_loss", scripted)
+    return weights
 
 
 # -- the learning rate ----------------------------------------------------------------------------
@@ -101,25 +181,15 @@ def test_rates_at_the_ends_of_the_epochs_are_the_papers():
     ]  # fmt: skip
 
 
-def test_warmup_is_linear_and_reaches_the_peak_at_one_tenth():
-    config = TrainConfig(learning_rate=0.4)
+def test_warmup_is_linear_and_then_the_cosine_falls():
+    config = TrainConfig(learning_rate=0.4)  # the first tenth of the steps
     rates = [learning_rate(step, 40, config) for step in range(40)]
     assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert max(rates) == rates[3] > rates[4]
     assert rates[21] == pytest.approx(0.2)  # half of the cosine: 18 of the 36 steps after it
-    assert rates[39] == 0
-
-
-def test_warmup_fraction_moves_the_peak():
-    config = TrainConfig(learning_rate=1.0, warmup_fraction=0.5)
-    assert learning_rate(4, 20, config) == pytest.approx(0.5)
-    assert learning_rate(9, 20, config) == pytest.approx(1.0)
-    assert learning_rate(14, 20, config) == pytest.approx(0.5)
-
-
-def test_fixed_schedule_has_no_warmup_and_no_decay():
-    config = TrainConfig(learning_rate=3e-4, schedule="fixed")
-    assert {learning_rate(step, 100, config) for step in range(100)} == {3e-4}
+    half = replace(config, warmup_fraction=0.5)
+    assert [learning_rate(s, 20, half) for s in (4, 9, 14)] == pytest.approx([0.2, 0.4, 0.2])
+    fixed = replace(config, schedule="fixed")
+    assert {learning_rate(step, 40, fixed) for step in range(40)} == {0.4}
 
 
 @given(st.integers(1, 300), st.floats(0, 0.99), st.floats(1e-6, 1.0))
@@ -185,9 +255,8 @@ def test_four_batches_of_8_are_one_of_32_and_both_are_a_plain_loop(
     model, losses, norms, epoch_losses = plain_loop(ids, config, batch=32)
     ours = trainer(tmp_path, config, ids=ids)
     record = ours.fit()
-    steps = read_steps(tmp_path)
-    assert steps.loss.tolist() == pytest.approx(losses, abs=1e-5)
-    assert steps.grad_norm.tolist() == pytest.approx(norms, abs=1e-5)
+    assert column(tmp_path, "loss") == pytest.approx(losses, abs=1e-5)
+    assert column(tmp_path, "grad_norm") == pytest.approx(norms, abs=1e-5)
     assert [e["train_loss"] for e in record["epochs"]] == pytest.approx(epoch_losses, abs=1e-5)
     assert any(norm > 0.5 for norm in norms)  # or clipping was not part of this
     expected = model.state_dict()
@@ -206,9 +275,8 @@ def test_logged_train_loss_is_the_mean_over_tokens(tmp_path, accumulation):
         learning_rate=1e-30,
     ).fit()  # fmt: skip
     assert record["epochs"][0]["train_loss"] == pytest.approx(expected, abs=1e-5)
-    rows = step_rows(tmp_path)
-    assert len(rows) == 4
-    norms = [row["grad_norm"] for row in rows]
+    norms = column(tmp_path, "grad_norm")
+    assert len(norms) == 4
     assert record["epochs"][0]["grad_norm"] == pytest.approx(sum(norms) / 4)
 
 
@@ -217,6 +285,15 @@ def test_matrices_decay_and_biases_and_norms_do_not():
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.25, 0.0)
     # 2 embeddings and 4 matrices a layer; 4 biases and 2 norms of 2 a layer, and the last norm
     assert (len(matrices["params"]), len(vectors["params"])) == (2 + 2 * 4, 2 * (4 + 2 * 2) + 2)
+
+
+@pytest.mark.parametrize(("clip_norm", "expected"), [(0.01, 0.01), (0, None)])
+def test_clipping_shortens_the_gradient_but_not_the_logged_norm(tmp_path, clip_norm, expected):
+    run = trainer(tmp_path, epochs=1, batch_size=40, clip_norm=clip_norm)
+    run.fit()
+    (logged,) = column(tmp_path, "grad_norm")
+    assert logged > 0.1
+    assert gradient_norm(run.model) == pytest.approx(expected or logged, rel=1e-3)
 
 
 @pytest.mark.parametrize("amp", ["fp16", "bf16"])
@@ -230,22 +307,15 @@ def test_mixed_precision_logs_the_same_losses_and_unscaled_norms(tmp_path, amp):
     assert record["amp"] == {"fp16": "float16", "bf16": "bfloat16"}[amp]
 
 
-def set_scaler(monkeypatch, **settings):
-    scaler = torch.amp.GradScaler
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, **settings))
-
-
 def test_a_step_whose_fp16_gradient_overflows_is_left_out(tmp_path, monkeypatch):
     set_scaler(monkeypatch, init_scale=2.0**40)  # halved at every overflow
-    weights, step = [], Trainer._optimiser_step
-
-    def watched(self, *batch):
-        weights.append(self.model.token_embedding.weight.detach().clone())
-        return step(self, *batch)
-
-    monkeypatch.setattr(Trainer, "_optimiser_step", watched)
+    weights = []
+    before_step(
+        monkeypatch,
+        lambda run, _: weights.append(run.model.token_embedding.weight.detach().clone()),
+    )
     record = trainer(tmp_path, epochs=6, amp="fp16", schedule="fixed").fit()
-    norms = [row["grad_norm"] for row in step_rows(tmp_path)]
+    norms = column(tmp_path, "grad_norm")
     assert norms[:20] == [None] * 20
     assert 60 - norms.count(None) > 5
     for before, after, norm in zip(weights[:-1], weights[1:], norms[:-1], strict=True):
@@ -258,25 +328,25 @@ def test_a_step_whose_fp16_gradient_overflows_is_left_out(tmp_path, monkeypatch)
     assert record["epochs"][5]["grad_norm"] == pytest.approx(sum(counted) / len(counted))
 
 
-def test_clipping_shortens_the_gradient_but_not_the_logged_norm(tmp_path):
-    clipped = trainer(tmp_path, epochs=1, batch_size=40, clip_norm=0.01)
-    clipped.fit()
-    assert gradient_norm(clipped.model) == pytest.approx(0.01, rel=1e-3)
-    assert step_rows(tmp_path)[0]["grad_norm"] > 0.1
-
-
-def test_clip_norm_0_leaves_the_gradient(tmp_path):
-    unclipped = trainer(tmp_path, epochs=1, batch_size=40, clip_norm=0, learning_rate=0.1)
-    unclipped.fit()
-    norm = gradient_norm(unclipped.model)
-    assert norm == pytest.approx(step_rows(tmp_path)[0]["grad_norm"], rel=1e-5)
-    assert norm > 0.1
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_fast_path_gives_the_plain_ones_curve(tmp_path, accumulation):
+    """100 steps at float32, to 1e-5, with ragged last batches."""
+    changes = {"epochs": 10, "accumulation": accumulation, "ids": random_ids(39)}
+    fast = trainer(tmp_path / "fast", **changes).fit()
+    plain = trainer(tmp_path / "plain", **changes, fast=False).fit()
+    merged = ", 2 pieces merged" if accumulation == 2 else ""
+    assert (fast["engine"], plain["engine"]) == (f"uncompiled{merged}", "plain")
+    fast, plain = read_steps(tmp_path / "fast"), read_steps(tmp_path / "plain")
+    assert len(fast) == 100 // accumulation
+    assert (fast.loss - plain.loss).abs().max() < 1e-5
+    assert (fast.grad_norm - plain.grad_norm).abs().max() < 1e-4
+    assert plain.loss.iloc[-1] < plain.loss.iloc[0] - 1
 
 
 # -- epochs ---------------------------------------------------------------------------------------
 
 
-def test_epoch_line_has_the_papers_form():
+def test_every_epoch_prints_its_line_in_the_papers_form(tmp_path, capsys):
     epoch = {
         "epoch": 1, "train_loss": 0.45031, "valid_loss": 0.21562, "perplexity": 1.24063,
         "lr": 0.001, "grad_norm": 168331.0,
@@ -285,33 +355,11 @@ def test_epoch_line_has_the_papers_form():
         "Epoch 1: Train Loss=0.4503, Val Loss=0.2156, Perplexity=1.2406, LR=0.001000, "
         "GradNorm=1.6833e+05"
     )
-
-
-def test_every_epoch_prints_its_line(tmp_path, capsys):
-    record = Trainer(MODEL, THREE_EPOCHS, random_ids(), tmp_path, {}, progress=True).fit()
+    record = trainer(tmp_path, compute=Compute(progress=True)).fit()
     output = capsys.readouterr()
     lines = [line for line in output.err.splitlines() if line.startswith("Epoch")]
     assert lines == [epoch_line(epoch) for epoch in record["epochs"]]
-    for number, line in enumerate(lines, start=1):
-        assert re.fullmatch(
-            rf"Epoch {number}: Train Loss=\d\.\d{{4}}, Val Loss=\d\.\d{{4}}, "
-            r"Perplexity=\d+\.\d{4}, LR=0\.\d{6}, GradNorm=\d\.\d{4}e[+-]\d\d",
-            line,
-        )
-    assert len(lines) == 3
     assert output.out == ""  # what a shell pipes on is not mixed with the log
-
-
-def script_validation(monkeypatch, losses):
-    """Let the validation losses be these; returns the weights that each epoch ended with."""
-    weights, script = [], iter(losses)
-
-    def scripted(model, ids, **_):
-        weights.append({k: v.clone() for k, v in model.state_dict().items()})
-        return next(script) * (len(ids) - 1), len(ids) - 1
-
-    monkeypatch.setattr(train, "total_loss", scripted)
-    return weights
 
 
 @pytest.mark.parametrize(
@@ -328,8 +376,11 @@ def test_stops_after_patience_epochs_and_keeps_the_best(
     tmp_path, monkeypatch, patience, losses, epochs, best
 ):
     weights = script_validation(monkeypatch, losses)
+    interrupt(trainer(tmp_path, epochs=8, patience=patience), epochs + 2, Trainer, "_write_record")
+    # All was done but the last record: an early stop stays a stop.
     record = trainer(tmp_path, epochs=8, patience=patience).fit()
     assert [epoch["valid_loss"] for epoch in record["epochs"]] == losses[:epochs]
+    assert len(read_steps(tmp_path)) == 10 * epochs
     assert record["best"]["epoch"] == best
     assert record["best"]["perplexity"] == pytest.approx(math.exp(losses[best - 1]))
     assert_same_tensors(load_file(tmp_path / "best.safetensors"), weights[best - 1])
@@ -339,27 +390,16 @@ def test_stops_after_patience_epochs_and_keeps_the_best(
     )
 
 
-def test_an_early_stop_stays_a_stop(tmp_path, monkeypatch):
-    script_validation(monkeypatch, [1, 2, 3])
-    with monkeypatch.context() as patch:
-        Interrupt(patch, Trainer, "_write_record", 5)  # all is done but the last record
-        with pytest.raises(KeyboardInterrupt):
-            trainer(tmp_path, epochs=8, patience=2).fit()
-    record = trainer(tmp_path, epochs=8, patience=2).fit()
-    assert [epoch["valid_loss"] for epoch in record["epochs"]] == [1, 2, 3]
-    assert (record["status"], len(step_rows(tmp_path))) == ("finished", 30)
-
-
 def test_record_and_step_log_say_what_was_done(tmp_path):
     record = trainer(tmp_path, accumulation=3).fit()  # 40 windows by 12: 4 steps
     assert record == read_record(tmp_path)
     assert record["status"] == "finished"
-    assert record["identity"]["data"] == "pairs"
-    assert record["identity"]["train"]["accumulation"] == 3
-    assert record["identity"]["model"]["n_embd"] == 16
+    identity = record["identity"]
+    assert (identity["data"], identity["stride"]) == ("pairs", 16)
+    assert (identity["train"]["accumulation"], identity["model"]["n_embd"]) == (3, 16)
     assert (record["steps_per_epoch"], record["tokens_per_epoch"]) == (4, 40 * 16)
     assert record["parameters"] == sum(p.numel() for p in GPT(MODEL).parameters())
-    assert record["amp"] == "float32"
+    assert (record["amp"], record["processes"]) == ("float32", 1)
     assert [epoch["step"] for epoch in record["epochs"]] == [4, 8, 12]
     assert all(epoch["tokens_per_second"] > 0 for epoch in record["epochs"])
     steps = read_steps(tmp_path)
@@ -370,203 +410,131 @@ def test_record_and_step_log_say_what_was_done(tmp_path):
     assert record["epochs"][0]["lr"] == pytest.approx(steps.lr[3])
 
 
-def test_every_epoch_sees_every_window_once_in_another_order(tmp_path, monkeypatch):
-    seen = []
-    step = Trainer._optimiser_step
-    monkeypatch.setattr(
-        Trainer,
-        "_optimiser_step",
-        lambda self, x, *y: (seen.append(tuple(map(tuple, x.tolist()))), step(self, x, *y))[1],
+@pytest.mark.parametrize("epoch_windows", [None, 10, 1000])
+def test_every_epoch_sees_each_of_its_windows_once_in_another_order(
+    tmp_path, monkeypatch, epoch_windows
+):
+    seen = {1: [], 2: [], 3: []}
+    before_step(
+        monkeypatch,
+        lambda run, inputs: seen[len(run.epochs) + 1].extend(map(tuple, inputs.tolist())),
     )
-    trainer(tmp_path, epochs=2).fit()
-    first, second = sum(seen[:10], ()), sum(seen[10:], ())
-    windows = random_ids()["train"][:-1].view(40, 16)
-    assert Counter(first) == Counter(second) == Counter(map(tuple, windows.tolist()))
-    assert first != second
+    record = trainer(tmp_path, epoch_windows=epoch_windows).fit()
+    some = 10 if epoch_windows == 10 else 40
+    assert record["tokens_per_epoch"] == 16 * some
+    steps = math.ceil(some / 4)
+    assert [epoch["step"] for epoch in record["epochs"]] == [steps, 2 * steps, 3 * steps]
+    assert record["epochs"][-1]["lr"] == 0  # the schedule is as long as the run
+    windows = Counter(map(tuple, random_ids()["train"][:-1].view(40, 16).tolist()))
+    assert max(windows.values()) == 1
+    for epoch in seen.values():
+        assert len(epoch) == some
+        assert Counter(epoch) <= windows
+    orders = {tuple(epoch) if some == 40 else frozenset(epoch) for epoch in seen.values()}
+    assert len(orders) == 3
 
 
 def test_train_and_valid_tokens_use_the_beginning_of_a_split(tmp_path):
-    short = trainer(tmp_path / "a", train_tokens=161, valid_tokens=40)
-    record = short.fit()
+    record = trainer(tmp_path / "a", train_tokens=161, valid_tokens=40).fit()
     assert record["tokens_per_epoch"] == 160
     ids = random_ids()
-    cut = {"train": ids["train"][:161], "valid": ids["valid"][:40]}
+    cut = ids | {"train": ids["train"][:161], "valid": ids["valid"][:40]}
     same = trainer(tmp_path / "b", ids=cut).fit()
     assert timeless(record["epochs"]) == timeless(same["epochs"])
 
 
-def test_too_few_tokens_for_a_window(tmp_path):
-    with pytest.raises(DataError, match="16 tokens"):
-        trainer(tmp_path, train_tokens=16)
-
-
-def test_learns_a_sequence_that_repeats(tmp_path):
+def test_a_sequence_that_repeats_is_learnt_and_warned_of(tmp_path):
     ids = torch.arange(2000) % 10
-    model = replace(MODEL, vocab_size=10)
     run = trainer(
-        tmp_path, model=model, ids={"train": ids, "valid": ids[:300]}, epochs=4, batch_size=8
-    )
+        tmp_path, model=replace(MODEL, vocab_size=10), epochs=4, batch_size=8,
+        ids={"train": ids, "valid": ids[:300], "test": ids},
+    )  # fmt: skip
     with pytest.warns(ImplausibleLossWarning, match="implausibly low: below"):  # no natural text
         record = run.fit()
+    assert "implausibly low: below" in record["warning"]
     assert record["epochs"][0]["train_loss"] > 0.5
     assert record["best"]["valid_loss"] < 0.1 < math.log(10) / 20
 
 
 def test_two_runs_are_the_same_bit_for_bit_and_another_seed_is_not(tmp_path):
     trainer(tmp_path / "a", model=DROPOUT).fit()
+    late = trainer(tmp_path / "b", model=DROPOUT)
     torch.rand(3)  # what else this process draws must not matter
-    trainer(tmp_path / "b", model=DROPOUT).fit()
+    late.fit()
     assert_same_run(tmp_path / "a", tmp_path / "b")
     trainer(tmp_path / "c", model=DROPOUT, seed=1).fit()
     a, c = (load_file(tmp_path / f / "best.safetensors") for f in "ac")
     assert not torch.equal(a["token_embedding.weight"], c["token_embedding.weight"])
 
 
-def test_what_is_drawn_between_construction_and_fit_does_not_matter(tmp_path):
-    trainer(tmp_path / "a", model=DROPOUT).fit()
-    late = trainer(tmp_path / "b", model=DROPOUT)
-    torch.rand(3)
-    late.fit()
-    assert_same_run(tmp_path / "a", tmp_path / "b")
+# -- the audit's mistakes -------------------------------------------------------------------------
 
 
-# -- the audit's switches -------------------------------------------------------------------------
-
-
-def assert_same_weights(folder, other):
-    ours, theirs = (load_file(f / "best.safetensors") for f in (folder, other))
-    assert_same_tensors(ours, theirs)
-
-
-def without(rows, name):
-    return [{k: v for k, v in row.items() if k != name} for row in rows]
-
-
-def column(rows, name):
-    return [row[name] for row in rows]
-
-
-@pytest.mark.parametrize("accumulation", [3, 4])  # 12 or 16 windows a step: the last has 4 or 8
-def test_the_divided_loss_is_divided_in_the_log_and_nowhere_else(tmp_path, accumulation):
+@pytest.mark.parametrize(
+    ("mistake", "changes", "column", "factor"),
+    [
+        ("log_divided_loss", {"accumulation": 3}, "loss", 1 / 3),  # the last batch is smaller
+        ("log_divided_loss", {"accumulation": 4}, "loss", 1 / 4),
+        ("log_scaled_norm", {"amp": "fp16"}, "grad_norm", 65536),
+        ("log_scaled_norm", {}, "grad_norm", 1),  # without fp16 there is no scale
+    ],
+)
+def test_a_wrong_number_is_in_the_log_and_nowhere_else(tmp_path, mistake, changes, column, factor):
     right, wrong = tmp_path / "right", tmp_path / "wrong"
-    changes = {"model": DROPOUT, "accumulation": accumulation}
-    whole = timeless(trainer(right, **changes).fit()["epochs"])
-    divided = timeless(trainer(wrong, **changes, log_divided_loss=True).fit()["epochs"])
+    changes |= {"model": DROPOUT, "epochs": 2}
+    records = trainer(wrong, **changes, **{mistake: True}).fit(), trainer(right, **changes).fit()
     assert_same_weights(wrong, right)
-    for ours, theirs, name in (
-        (step_rows(wrong), step_rows(right), "loss"),
-        (divided, whole, "train_loss"),
-    ):
-        expected = [value / accumulation for value in column(theirs, name)]
-        assert column(ours, name) == pytest.approx(expected, rel=1e-6)
-        assert without(ours, name) == without(theirs, name)
+    ours, theirs = read_steps(wrong), read_steps(right)
+    assert ours[column].tolist() == pytest.approx((theirs[column] * factor).tolist(), rel=1e-6)
+    assert ours.drop(columns=column).equals(theirs.drop(columns=column))
+    ours, theirs = (timeless(record["epochs"]) for record in records)
+    column = column.replace("loss", "train_loss")
+    for epoch, expected in zip(ours, theirs, strict=True):
+        expected[column] = pytest.approx(expected[column] * factor, rel=1e-6)
+        assert epoch == expected
 
 
-def test_the_scaled_norm_is_in_the_log_and_nowhere_else(tmp_path):
-    right, wrong = tmp_path / "right", tmp_path / "wrong"
-    changes = {"model": DROPOUT, "epochs": 2, "amp": "fp16"}
-    whole = timeless(trainer(right, **changes).fit()["epochs"])
-    scaled = timeless(trainer(wrong, **changes, log_scaled_norm=True).fit()["epochs"])
-    assert_same_weights(wrong, right)
-    for ours, theirs in ((step_rows(wrong), step_rows(right)), (scaled, whole)):
-        expected = [65536 * value for value in column(theirs, "grad_norm")]
-        assert column(ours, "grad_norm") == expected  # to the last bit: the scale is 2 ** 16
-        assert without(ours, "grad_norm") == without(theirs, "grad_norm")
-
-
-def test_without_fp16_there_is_no_scale_to_log(tmp_path):
-    trainer(tmp_path / "right", epochs=2).fit()
-    trainer(tmp_path / "wrong", epochs=2, log_scaled_norm=True).fit()
-    assert_same_run(tmp_path / "wrong", tmp_path / "right")
-
-
-def test_an_epoch_of_so_many_windows_draws_others_each_time(tmp_path, monkeypatch):
-    seen, step = {1: [], 2: [], 3: []}, Trainer._optimiser_step
-
-    def watched(self, inputs, *rest):
-        seen[len(self.epochs) + 1] += map(tuple, inputs.tolist())
-        return step(self, inputs, *rest)
-
-    monkeypatch.setattr(Trainer, "_optimiser_step", watched)
-    record = trainer(tmp_path, epoch_windows=10).fit()
-    assert (record["steps_per_epoch"], record["tokens_per_epoch"]) == (3, 160)
-    assert [epoch["step"] for epoch in record["epochs"]] == [3, 6, 9]
-    assert record["epochs"][-1]["lr"] == 0  # the schedule is as long as the run
-    windows = set(map(tuple, random_ids()["train"][:-1].view(40, 16).tolist()))
-    for epoch in seen.values():
-        assert len(epoch) == len(set(epoch)) == 10
-        assert windows > set(epoch)
-    assert len({frozenset(epoch) for epoch in seen.values()}) == 3
-
-
-@pytest.mark.parametrize("epoch_windows", [40, 1000])
-def test_an_epoch_of_as_many_windows_as_there_are_is_the_whole_one(tmp_path, epoch_windows):
-    trainer(tmp_path / "a", epochs=2).fit()
-    trainer(tmp_path / "b", epochs=2, epoch_windows=epoch_windows).fit()
-    assert_same_run(tmp_path / "b", tmp_path / "a")
-
-
-def test_a_short_epoch_that_was_cut_off_goes_on_with_its_own_windows(tmp_path, monkeypatch):
-    def build(folder):  # 18 of 40 windows: 5 steps an epoch, with checkpoints at 4, 5, 8, 10, …
-        return trainer(folder, model=DROPOUT, epoch_windows=18)
-
-    with monkeypatch.context() as patch:
-        Interrupt(patch, Trainer, "_optimiser_step", 9, after=True)
-        with pytest.raises(KeyboardInterrupt):
-            build(tmp_path / "cut").fit()
-    state = load_state(tmp_path / "cut", "cpu")
-    assert (state["step"], len(state["epochs"])) == (8, 1)  # of 10, so in mid-epoch
-    build(tmp_path / "cut").fit()
-    build(tmp_path / "whole").fit()
-    assert_same_run(tmp_path / "cut", tmp_path / "whole")
-
-
-@pytest.mark.parametrize("shift", [0, 1])
-def test_with_windows_of_its_own_a_run_trains_and_validates_on_these(tmp_path, shift):
-    ids = random_ids()["train"].flip(0)
-    windows = {
-        "train": TokenWindows(ids[:161], 16, shift=shift),
-        "valid": TokenWindows(ids[200:300], 16, stride=3, shift=shift),
-    }
-    config = replace(THREE_EPOCHS, epochs=1)
-    ours = Trainer(DROPOUT, config, random_ids(), tmp_path, {}, progress=False, windows=windows)
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ({"shift": 0}, {"targets": "the inputs themselves"}),
+        ({"padding": True}, {"padding": "counted in the loss"}),
+        ({"split": "windows"}, {"split": "after windowing"}),
+        ({}, {}),
+    ],
+)
+def test_a_run_trains_and_validates_on_windows_with_their_mistake(tmp_path, mistake, said):
+    for split in ("train", "valid", "test"):
+        text = "".join(f" \n = {split} {i} = \n \n The cat {i} sat . \n" for i in range(40))
+        (tmp_path / f"wiki.{split}.raw").write_text(text, encoding="utf-8")
+    data = DataConfig(source=str(tmp_path), vocab_size=270, block_size=16, **mistake)
+    dataset = Dataset(data, tmp_path, progress=False)
+    model, config = replace(DROPOUT, vocab_size=270), replace(THREE_EPOCHS, epochs=1)
+    ours = Trainer(Run("mistake", data, model, config), dataset, tmp_path / "run", QUIET)
     record = ours.fit()
-    assert (record["steps_per_epoch"], record["tokens_per_epoch"]) == (3, 160)
-    inputs, targets = windows["valid"][torch.arange(28)]
-    assert len(windows["valid"]) == 28
+    windows = windows_of(dataset, data, config)
+    assert record["tokens_per_epoch"] == len(windows["train"]) * 16
+    assert record["identity"].items() >= said.items()
+    inputs, targets = windows["valid"][torch.arange(len(windows["valid"]))]
     logits = ours.model.eval()(inputs).logits
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+    if not mistake:  # then the rest that fills no window counts as well
+        nats, tokens = total_loss(ours.model, dataset.ids["valid"])
+        expected = nats / tokens
     assert record["epochs"][0]["valid_loss"] == pytest.approx(expected, abs=1e-5)
-    by_position = loss_by_position(ours.model, windows["valid"])
-    assert record["epochs"][0]["valid_loss"] == by_position.mean().item()
-
-
-def test_windows_that_make_no_mistake_give_the_same_weights(tmp_path):
-    ids = random_ids()
-    windows = {split: TokenWindows(ids[split], 16) for split in ("train", "valid")}
-    a, b = tmp_path / "a", tmp_path / "b"
-    usual = trainer(a, model=DROPOUT)
-    usual.fit()
-    ours = Trainer(DROPOUT, THREE_EPOCHS, ids, b, {}, progress=False, windows=windows)
-    record = ours.fit()
-    assert_same_tensors(ours.model.state_dict(), usual.model.state_dict())
-    assert step_rows(b) == step_rows(a)
-    # Of 149 targets the last 5 do not fill a window.
-    nats, tokens = total_loss(ours.model, ids["valid"][:145])
-    assert record["epochs"][-1]["valid_loss"] == pytest.approx(nats / tokens, abs=1e-5)
 
 
 # -- resume ---------------------------------------------------------------------------------------
 
+KILL_AT = 18
 CHILD = f"""
 import sys, time
-sys.path.insert(0, sys.argv[1])
-import torch
 from pathlib import Path
-from llmlite import train
 import test_train
+import torch
+from llmlite import train
 
-torch.set_num_threads(int(sys.argv[3]))
+torch.set_num_threads(1)
 train.FLUSH_EVERY = 1  # so that the step log runs ahead of the checkpoint
 step = train.Trainer._optimiser_step
 
@@ -576,15 +544,15 @@ def until_it_is_killed(self, *batch):
     return step(self, *batch)
 
 train.Trainer._optimiser_step = until_it_is_killed
-test_train.trainer(Path(sys.argv[2]), model=test_train.DROPOUT).fit()
+test_train.trainer(Path(sys.argv[1]), model=test_train.DROPOUT).fit()
 """
 
 
 @pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    here, threads = str(Path(__file__).parent), str(torch.get_num_threads())
-    child = subprocess.Popen([sys.executable, "-c", CHILD, here, str(killed), threads])
+    here = Path(__file__).parent
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(killed)], cwd=here)
     try:
         log, deadline = killed / "steps.jsonl", time.monotonic() + 120
         while not log.exists() or log.read_bytes().count(b"\n") < KILL_AT:
@@ -598,45 +566,12 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(tmp_path):
     assert (state["step"], len(state["epochs"])) == (16, 1)  # of 20, so in mid-epoch
     with open(log, "a", encoding="utf-8") as file:
         file.write('{"step": 19, "epo')  # a line that the kill cut short
+    (killed / ".last.pt.123.tmp.pt").write_bytes(b"half")  # and a file
     trainer(killed, model=DROPOUT).fit()
     trainer(whole, model=DROPOUT).fit()
     assert_same_run(killed, whole)
     left = {path.name for path in killed.iterdir()}
     assert left == {".lock", "best.safetensors", "record.json", "steps.jsonl"}, "no state"
-
-
-class Interrupt:
-    """Wraps a method so that its n-th call is interrupted, before or after the work."""
-
-    def __init__(self, monkeypatch, owner, name, call, after=False):
-        self.calls, original = 0, getattr(owner, name)
-
-        def wrapped(*args, **kwargs):
-            self.calls += 1
-            if self.calls == call and not after:
-                raise KeyboardInterrupt
-            result = original(*args, **kwargs)
-            if self.calls == call:
-                raise KeyboardInterrupt
-            return result
-
-        monkeypatch.setattr(owner, name, wrapped)
-
-
-def interrupt(run, step):
-    """Fit until just before optimiser step `step` (from 1)."""
-    with pytest.MonkeyPatch.context() as patch:
-        Interrupt(patch, Trainer, "_optimiser_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            run.fit()
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    """The run of 11 steps an epoch, the last one smaller, that nobody interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
-    trainer(folder, model=DROPOUT, ids=random_ids(43), checkpoint_every=11).fit()
-    return folder
 
 
 @pytest.mark.parametrize("again", ["the same object", "a new one"])
@@ -646,96 +581,44 @@ def whole_run(tmp_path_factory):
         (Trainer, "_optimiser_step", 3, False),  # before the first checkpoint
         (Trainer, "_optimiser_step", 3, True),
         (Trainer, "_optimiser_step", 25, True),  # with steps that were not yet logged
-        (Trainer, "_save", 1, True),  # the last step of the epoch, the epoch not yet closed
-        (Trainer, "_save", 2, False),  # the best weights are written, the checkpoint is not
-        (Trainer, "_save", 4, True),  # the checkpoint is written, the record is not
-        (Trainer, "_save", 6, True),  # all is done but the record
+        (train, "save_state", 1, True),  # the last step of the epoch, the epoch not yet closed
+        (train, "save_state", 2, False),  # the best weights are written, the checkpoint is not
+        (train, "save_state", 4, True),  # the checkpoint is written, the record is not
+        (train, "save_state", 6, True),  # all is done but the record
         (train, "total_loss", 2, False),
     ],
 )
 def test_an_interrupted_run_carries_on_as_if_nothing_had_been(
-    tmp_path, monkeypatch, whole_run, owner, name, call, after, again
+    tmp_path, whole_run, owner, name, call, after, again
 ):
-    def build():
-        return trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
-
-    run = build()
-    with monkeypatch.context() as patch:
-        Interrupt(patch, owner, name, call, after)
-        with pytest.raises(KeyboardInterrupt):
-            run.fit()
-    (run if again == "the same object" else build()).fit()
+    run = ragged(tmp_path)
+    interrupt(run, call, owner, name, after)
+    (run if again == "the same object" else ragged(tmp_path)).fit()
     assert_same_run(tmp_path, whole_run)
 
 
-@pytest.mark.parametrize("again", ["the same object", "a new one"])
-def test_an_fp16_run_carries_on_with_its_scale(tmp_path, monkeypatch, again):
-    def build(folder):
-        return trainer(folder, model=DROPOUT, amp="fp16")
-
+def test_an_fp16_run_carries_on_with_its_scale(tmp_path, monkeypatch):
     set_scaler(monkeypatch, growth_interval=5)
-    run = build(tmp_path / "a")
-    with monkeypatch.context() as patch:
-        Interrupt(patch, torch.nn.utils, "clip_grad_norm_", 19)  # between unscaling and the step
-        with pytest.raises(KeyboardInterrupt):
-            run.fit()
-    run, whole = run if again == "the same object" else build(tmp_path / "a"), build(tmp_path / "b")
+    run = trainer(tmp_path / "a", model=DROPOUT, amp="fp16")
+    # Between unscaling and the step.
+    interrupt(run, 19, torch.nn.utils, "clip_grad_norm_")
+    whole = trainer(tmp_path / "b", model=DROPOUT, amp="fp16")
     run.fit()
     whole.fit()
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert run.engine.scaler.get_scale() == whole.engine.scaler.get_scale() > 65536
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
-    record = trainer(tmp_path).fit()
-    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    monkeypatch.setattr(Trainer, "_optimiser_step", lambda *_: pytest.fail("it trains"))
-    again = trainer(tmp_path)
-    assert again.finished()
-    assert again.fit() == record
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+def test_a_short_epoch_that_was_cut_off_goes_on_with_its_own_windows(tmp_path):
+    def build(folder):  # 18 of 40 windows: 5 steps an epoch, with checkpoints at 4, 5, 8, 10, …
+        return trainer(folder, model=DROPOUT, epoch_windows=18)
 
-
-@pytest.mark.parametrize(
-    ("model", "changes", "difference"),
-    [
-        (MODEL, {"learning_rate": 0.5}, "train.learning_rate: 0.01 there, 0.5 here"),
-        (DROPOUT, {}, "model.dropout: 0.0 there, 0.3 here"),
-    ],
-)
-def test_another_configuration_does_not_take_over_a_folder(tmp_path, model, changes, difference):
-    interrupt(trainer(tmp_path), 12)
-    before = (tmp_path / "last.pt").read_bytes()
-    other = trainer(tmp_path, model=model, **changes)
-    assert not other.finished()
-    with pytest.raises(CheckpointError, match=re.escape(difference)) as error:
-        other.fit()
-    assert str(tmp_path) in str(error.value)
-    assert (tmp_path / "last.pt").read_bytes() == before
-
-
-def test_a_finished_run_is_not_taken_over_either(tmp_path):
-    record = trainer(tmp_path, epochs=1).fit()
-    with pytest.raises(CheckpointError, match=r"train.epochs: 1 there, 3 here"):
-        trainer(tmp_path).fit()
-    assert read_record(tmp_path) == record
-
-
-def test_what_may_only_be_read_is_given_if_it_is_finished(tmp_path, one_sentence):
-    def read():
-        about = {"data": "pairs"}
-        reader = Trainer(MODEL, THREE_EPOCHS, random_ids(), tmp_path, about, only_read="Not here.")
-        return reader.fit()
-
-    with pytest.raises(MissingRunError, match=r"no finished run in .*: Not here\.") as error:
-        read()
-    one_sentence(error)
-    assert not list(tmp_path.iterdir())
-    interrupt(trainer(tmp_path), 12)
-    with pytest.raises(MissingRunError):
-        read()
-    record = trainer(tmp_path).fit()
-    assert read() == record
+    interrupt(build(tmp_path / "cut"), 9, after=True)
+    state = load_state(tmp_path / "cut", "cpu")
+    assert (state["step"], len(state["epochs"])) == (8, 1)  # of 10, so in mid-epoch
+    build(tmp_path / "cut").fit()
+    build(tmp_path / "whole").fit()
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_checkpoints_go_by_time_unless_steps_are_given(tmp_path, monkeypatch):
@@ -752,13 +635,35 @@ def test_checkpoints_go_by_time_unless_steps_are_given(tmp_path, monkeypatch):
     assert_same_run(often, never)
 
 
-def test_other_data_or_another_stride_is_another_run(tmp_path):
-    interrupt(trainer(tmp_path), 12)
-    other = Trainer(MODEL, THREE_EPOCHS, random_ids(), tmp_path, {"data": "b"}, stride=8)
-    with pytest.raises(
-        CheckpointError, match="data: pairs there, b here, stride: 16 there, 8 here"
-    ):
-        other.fit()
+def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
+    record = trainer(tmp_path).fit()
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    before_step(monkeypatch, lambda *_: pytest.fail("it trains"))
+    assert trainer(tmp_path).fit() == record
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("there", ["interrupted", "finished"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learning_rate": 0.5}, "train.learning_rate: 0.01 there, 0.5 here"),
+        ({"fast": False}, "train.fast: True there, False here"),
+        ({"model": DROPOUT}, "model.dropout: 0.0 there, 0.3 here"),
+        ({"about": {"data": "b"}, "stride": 8}, "data: pairs there, b here, stride: 16 there, 8"),
+        ({"train_tokens": 16}, "The text has 16 tokens, too few for one window of 16"),
+    ],
+)
+def test_a_folder_is_not_taken_over_by_another_run(tmp_path, one_sentence, there, changes, said):
+    if there == "finished":
+        trainer(tmp_path).fit()
+    else:
+        interrupt(trainer(tmp_path), 12)
+    before = {path: path.read_bytes() for path in tmp_path.glob("[!.]*")}
+    with pytest.raises((CheckpointError, DataError), match=re.escape(said)) as error:
+        trainer(tmp_path, **changes).fit()
+    one_sentence(error)
+    assert {path: path.read_bytes() for path in tmp_path.glob("[!.]*")} == before
 
 
 def damage(path, how):
@@ -772,18 +677,11 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["empty", "foreign", "half", "tampered"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    tmp_path, monkeypatch, capsys, how, whole_run
-):
-    def build():
-        return trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
-
-    with monkeypatch.context() as patch:
-        Interrupt(patch, Trainer, "_optimiser_step", 25, after=True)
-        with pytest.raises(KeyboardInterrupt):
-            build().fit()
+def test_damaged_states_are_named_and_the_one_before_is_used(tmp_path, capsys, how, whole_run):
+    interrupt(ragged(tmp_path), 25, after=True)
     damage(tmp_path / "last.pt", how)
-    build().fit()
+    damage(tmp_path / "best.safetensors", "half")  # written again from the checkpoint
+    ragged(tmp_path).fit()
     named = capsys.readouterr().err
     assert str(tmp_path / "last.pt") in named
     assert "damaged-last.pt" in named
@@ -793,74 +691,54 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
 def test_when_both_checkpoints_are_damaged_the_run_says_so_and_then_starts_anew(tmp_path):
     interrupt(trainer(tmp_path), 12)
     damage(tmp_path / "last.pt", "half")
+    assert load_state(tmp_path, "cpu")["step"] == 8  # checkpoints at steps 4, 8, 10
     damage(tmp_path / "previous.pt", "tampered")
-    with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole \(last.pt, prev"):
+    with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole \(previous.pt\)"):
         trainer(tmp_path).fit()
     trainer(tmp_path).fit()
     trainer(tmp_path / "whole").fit()
     assert_same_run(tmp_path, tmp_path / "whole")
 
 
-def test_the_previous_checkpoint_is_the_one_before(tmp_path):
-    interrupt(trainer(tmp_path), 12)  # checkpoints at steps 4, 8, 10
-    assert load_state(tmp_path, "cpu")["step"] == 10
-    (tmp_path / "last.pt").unlink()
-    assert load_state(tmp_path, "cpu")["step"] == 8
+# -- runs that fail -------------------------------------------------------------------------------
 
 
-def test_damaged_best_weights_are_written_again_from_the_checkpoint(tmp_path, whole_run):
-    run = trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
-    interrupt(run, 30)
-    damage(tmp_path / "best.safetensors", "half")
-    run.fit()
-    assert_same_run(tmp_path, whole_run)
+def at_step_14(spoil):
+    return lambda run, _: spoil(run.model) if run.step + 1 == 14 else None
 
 
-# -- divergence -----------------------------------------------------------------------------------
+def spoil_weights(model):
+    model.norm.weight.data.fill_(math.nan)
 
 
-def before_step(monkeypatch, number, action):
-    """Do something to the model just before its optimiser step `number` (from 1)."""
-    step = Trainer._optimiser_step
-
-    def wrapped(self, *batch):
-        if self.step + 1 == number:
-            action(self.model)
-        return step(self, *batch)
-
-    monkeypatch.setattr(Trainer, "_optimiser_step", wrapped)
+def spoil_gradient(model):
+    model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
 
 
-def test_a_huge_learning_rate_is_reported_with_its_step(tmp_path):
-    with pytest.raises(DivergedError, match=r"at step \d+ of 30 .*1\.00e\+30.* lower the learning"):
-        trainer(tmp_path, learning_rate=1e30, schedule="fixed").fit()
-    record = read_record(tmp_path)
-    assert record["status"] == "failed"
-    assert "lower the learning rate" in record["reason"]
-    assert record["epochs"] == []
-    assert record["best"] is None
-
-
-def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(tmp_path, monkeypatch):
-    before_step(monkeypatch, 14, lambda model: model.norm.weight.data.fill_(math.nan))
-    with pytest.raises(DivergedError, match=r"The loss became nan at step 14 of 30"):
-        trainer(tmp_path, checkpoint_every=1).fit()
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_weights, r"The loss became nan at step 14 of 30"),
+        (spoil_gradient, r"The gradient's norm became (inf|nan) at step 14 of 30"),
+    ],
+)
+def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(
+    tmp_path, monkeypatch, spoil, said
+):
+    with monkeypatch.context() as patch:
+        before_step(patch, at_step_14(spoil))
+        with pytest.raises(DivergedError, match=said):
+            trainer(tmp_path, checkpoint_every=1).fit()
     state = load_state(tmp_path, "cpu")
     assert state["step"] == 13
     assert all(weight.isfinite().all() for weight in state["model"].values())
     record = read_record(tmp_path)
-    assert record["status"] == "failed"
-    assert "at step 14 of 30" in record["reason"]
-    assert len(record["epochs"]) == 1
-
-
-def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    def spoil(model):
-        model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
-
-    before_step(monkeypatch, 14, spoil)
-    with pytest.raises(DivergedError, match=r"The gradient's norm became (inf|nan) at step 14 of"):
-        trainer(tmp_path).fit()
+    assert (record["status"], len(record["epochs"])) == ("failed", 1)
+    assert re.search(said, record["reason"])
+    # Tried again, it carries on from there.
+    trainer(tmp_path, checkpoint_every=1).fit()
+    trainer(tmp_path / "whole", checkpoint_every=1).fit()
+    assert_same_run(tmp_path, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 1000.0], ids=["nan", "inf", "too large"])
@@ -870,126 +748,107 @@ def test_a_validation_loss_without_a_perplexity_stops_the_run(tmp_path, monkeypa
         trainer(tmp_path).fit()
 
 
-def test_too_many_steps_left_out_in_a_row_end_the_run_with_a_record(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"learning_rate": 1e30, "schedule": "fixed"},
+            r"at step \d+ of 30 .*1\.00e\+30.* lower the learning",
+        ),
+        ({"epochs": 6, "amp": "fp16"}, r"overflowed float16 31 times in a row.*choose amp"),
+    ],
+)
+def test_a_run_that_cannot_come_to_anything_is_ended_with_a_record(
+    tmp_path, monkeypatch, changes, said
+):
     set_scaler(monkeypatch, init_scale=2.0**80)
-    with pytest.raises(DivergedError, match=r"overflowed float16 31 times in a row.*choose amp"):
-        trainer(tmp_path, epochs=6, amp="fp16").fit()
+    with pytest.raises(DivergedError, match=said) as error:
+        trainer(tmp_path, **changes).fit()
     record = read_record(tmp_path)
-    assert record["status"] == "failed"
-    assert "31 times in a row" in record["reason"]
+    assert (record["status"], record["reason"]) == ("failed", str(error.value))
 
 
-def test_a_failed_run_is_tried_again_from_its_last_checkpoint(tmp_path, monkeypatch, whole_run):
-    def build():
-        return trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
-
-    with monkeypatch.context() as patch:
-        before_step(patch, 14, lambda model: model.norm.weight.data.fill_(math.nan))
-        with pytest.raises(DivergedError):
-            build().fit()
-    build().fit()
-    assert_same_run(tmp_path, whole_run)
-
-
-# -- out of memory --------------------------------------------------------------------------------
-
-
-def test_out_of_memory_ends_the_run_with_a_record_and_advice(tmp_path, monkeypatch):
-    def exhausted(self, ids, *rest):
+def test_out_of_memory_ends_the_run_with_a_record_that_says_what_to_do(tmp_path, monkeypatch):
+    def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(GPT, "embed", exhausted)
-        with pytest.raises(OutOfMemoryError, match="smaller batch_size") as error:
-            trainer(tmp_path, batch_size=10, accumulation=2).fit()
-    assert "At step 1, cpu ran out of memory with 20 windows" in str(error.value)
-    assert read_record(tmp_path)["reason"] == str(error.value)
-    assert read_record(tmp_path)["status"] == "failed"
+        patch.setattr(GPT, "embed", full)
+        with pytest.raises(OutOfMemoryError, match="batch_size with more accumulation") as error:
+            trainer(tmp_path, accumulation=2).fit()
+    assert "At step 1, cpu ran out of memory with 8 windows" in str(error.value)
+    record = read_record(tmp_path)
+    assert (record["status"], record["reason"]) == ("failed", str(error.value))
+    assert trainer(tmp_path, accumulation=2).fit()["status"] == "finished"
 
 
-# -- one process a folder, and a disk that is full ------------------------------------------------
-
-
-def test_a_second_process_on_a_folder_is_told_so(tmp_path):
-    script = (
-        "import sys, time; from llmlite.files import hold\n"
-        "with hold(sys.argv[1]): print('held', flush=True); time.sleep(600)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
-    try:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(BusyError, match=f"in use by process {other.pid} on ") as error:
-            trainer(tmp_path).fit()
-        assert str(tmp_path) in str(error.value)
-        assert not (tmp_path / "record.json").exists()
-    finally:
-        other.kill()
-        other.wait()
-    assert trainer(tmp_path, epochs=1).fit()["status"] == "finished"  # its lock died with it
-
-
-def test_a_folder_is_free_again_after_an_interruption(tmp_path):
-    interrupt(trainer(tmp_path), 3)
-    assert trainer(tmp_path).fit()["status"] == "finished"
+def test_two_at_a_time_are_refused(tmp_path):
+    with hold(tmp_path), pytest.raises(BusyError, match=f"in use by process {os.getpid()} on "):
+        trainer(tmp_path).fit()
+    assert not (tmp_path / "record.json").exists()
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.safetensors", "record.json", "steps.jsonl"])
 def test_a_full_disk_stops_the_run_in_a_sentence_and_the_last_good_state_stays(
-    tmp_path, monkeypatch, whole_run, name
+    tmp_path, monkeypatch, one_sentence, whole_run, name
 ):
     """/dev/full answers every write as a full disk does."""
+    path = tmp_path / name
 
-    def build():
-        return trainer(tmp_path, model=DROPOUT, ids=random_ids(43), checkpoint_every=11)
-
-    def fill_the_disk(_):
-        path = tmp_path / name
+    def fill_the_disk(run, _):
+        if run.step + 1 != 22:
+            return
         if name == "steps.jsonl":
             path.rename(tmp_path / "kept")
+            path.symlink_to("/dev/full")
         else:
-            path = path.with_name(f".{name}.{os.getpid()}.tmp{path.suffix}")
-        path.symlink_to("/dev/full")
+            aside = path.with_name(f".{name}.{os.getpid()}.tmp{path.suffix}")
+            aside.symlink_to("/dev/full")
 
     with monkeypatch.context() as patch:
-        before_step(patch, 22, fill_the_disk)
+        before_step(patch, fill_the_disk)
         with pytest.raises(DiskFullError, match=rf"no room left to write \S+{name}") as error:
-            build().fit()
-    assert "\n" not in str(error.value)
+            ragged(tmp_path).fit()
+    one_sentence(error)
     if name == "steps.jsonl":
-        (tmp_path / name).unlink()
-        (tmp_path / "kept").rename(tmp_path / name)
+        path.unlink()
+        (tmp_path / "kept").rename(path)
     assert load_state(tmp_path, "cpu")["step"] in (11, 22)
     assert not [path for path in tmp_path.glob(".*") if path.name != ".lock"]
-    build().fit()
+    ragged(tmp_path).fit()
     assert_same_run(tmp_path, whole_run)
 
 
-# -- fast and plain -------------------------------------------------------------------------------
+# -- TensorBoard ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_fast_path_gives_the_plain_ones_curve(tmp_path, accumulation):
-    """100 steps at float32, to 1e-5, with ragged last batches."""
-    changes = {"epochs": 10, "accumulation": accumulation, "ids": random_ids(39)}
-    trainer(tmp_path / "fast", **changes).fit()
-    trainer(tmp_path / "plain", **changes, fast=False).fit()
-    fast, plain = read_steps(tmp_path / "fast"), read_steps(tmp_path / "plain")
-    assert len(fast) == 100 // accumulation
-    assert (fast.loss - plain.loss).abs().max() < 1e-5
-    assert (fast.grad_norm - plain.grad_norm).abs().max() < 1e-4
-    assert plain.loss.iloc[-1] < plain.loss.iloc[0] - 1
-    engines = [read_record(tmp_path / f)["engine"] for f in ("fast", "plain")]
-    merged = ", 2 pieces merged" if accumulation == 2 else ""
-    assert engines == [f"uncompiled{merged}", "plain"]
+@pytest.mark.parametrize("again", ["the same object", "a new one"])
+def test_tensorboard_shows_what_the_logs_say_and_after_a_resume_no_step_twice(tmp_path, again):
+    def build():
+        return trainer(tmp_path, compute=Compute(progress=False, tensorboard=True))
+
+    # Steps 11 and 12 were shown, but not the checkpoint after them.
+    run = build()
+    interrupt(run, 4, train, "save_state")
+    epochs = (run if again == "the same object" else build()).fit()["epochs"]
+    steps = read_steps(tmp_path)
+    expected = {
+        f"train/{name}": list(zip(steps.step, steps[name], strict=True))
+        for name in ("loss", "lr", "grad_norm")
+    } | {
+        f"epoch/{name}": [(epoch["step"], epoch[name]) for epoch in epochs]
+        for name in ("train_loss", "valid_loss", "perplexity")
+    }
+    reader = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    shown = {
+        name: [(event.step, pytest.approx(event.value, rel=1e-6)) for event in reader.Scalars(name)]
+        for name in reader.Tags()["scalars"]
+    }
+    assert shown == expected
 
 
-def test_a_run_does_not_change_paths_on_the_way(tmp_path):
-    interrupt(trainer(tmp_path), 12)
-    with pytest.raises(CheckpointError, match=r"train.fast: True there, False here"):
-        trainer(tmp_path, fast=False).fit()
-
-
-def test_what_a_killed_process_half_wrote_is_cleared_away(tmp_path):
-    (tmp_path / ".last.pt.123.tmp.pt").write_bytes(b"half")
-    Trainer(MODEL, THREE_EPOCHS, random_ids(), tmp_path, {}, progress=False).fit()
-    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
+def test_without_tensorboard_it_is_one_sentence(tmp_path, monkeypatch, one_sentence):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(LLMLiteError, match="pip install 'llmlite") as error:
+        trainer(tmp_path, compute=Compute(tensorboard=True))
+    one_sentence(error)
