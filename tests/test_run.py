@@ -1,0 +1,349 @@
+"""A run's folder: weights, states and records, whole and damaged; the table of all runs."""
+
+import io
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from llmlite import run
+from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.errors import BusyError, CheckpointError, LLMLiteError
+from llmlite.files import hold, write_json
+from llmlite.model import GPT
+from llmlite.run import (
+    Run,
+    commit,
+    difference,
+    environment,
+    finished_record,
+    load_model,
+    load_state,
+    read_record,
+    read_steps,
+    runs_table,
+    save_state,
+    save_weights,
+    typed_command,
+)
+
+CONFIG = ModelConfig(vocab_size=40, block_size=8, n_layer=2, n_head=2, n_embd=12, dropout=0.5)
+RUN = Run("a run", DataConfig(vocab_size=40, block_size=8), CONFIG, TrainConfig())
+ABOUT = {"data": "pairs", "tokenizer_fingerprint": "abc"}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return GPT(CONFIG)
+
+
+# -- what a run is --------------------------------------------------------------------------------
+
+
+def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):
+    folder = RUN.folder(tmp_path, ABOUT)
+    assert re.fullmatch(r"lr0.001-2l-2h-12d-[0-9a-f]{8}", folder.name)
+    assert replace(RUN, name="another plan's", keeps=("steps",)).folder(tmp_path, ABOUT) == folder
+    others = [
+        replace(RUN, train=replace(RUN.train, seed=1)).folder(tmp_path, ABOUT),
+        replace(RUN, model=replace(CONFIG, dropout=0.0)).folder(tmp_path, ABOUT),
+        replace(RUN, data=replace(RUN.data, stride=4)).folder(tmp_path, ABOUT),
+        RUN.folder(tmp_path, ABOUT | {"data": "others"}),
+    ]
+    assert len({folder, *others}) == 5
+
+
+def test_what_differs_between_two_runs_is_said_in_words():
+    ours = RUN.identity(ABOUT)
+    theirs = replace(RUN, train=replace(RUN.train, seed=1)).identity({"data": "others"})
+    assert difference(ours, ours) == ""
+    assert difference(ours, json.loads(json.dumps(theirs))) == (
+        "data: others there, pairs here, tokenizer_fingerprint: None there, abc here, "
+        "train.seed: 1 there, 1337 here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("/bin/llmlite", "llmlite train --out 'a folder'"),
+        ("/x/llmlite/cli/__main__.py", "llmlite train --out 'a folder'"),
+        ("/x/ipykernel_launcher.py", None),
+    ],
+)
+def test_the_command_is_what_was_typed(monkeypatch, program, command):
+    monkeypatch.setattr(sys, "argv", [program, "train", "--out", "a folder"])
+    assert typed_command() == command
+
+
+# -- weights and states ---------------------------------------------------------------------------
+
+
+def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path, model):
+    path = tmp_path / "new folder" / "model.safetensors"
+    save_weights(CONFIG, model.state_dict(), path, **ABOUT)
+    loaded, header = load_model(path)
+    ids = torch.randint(0, 40, (3, 8))
+    assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
+    assert loaded.config == CONFIG
+    assert not loaded.training
+    assert header.items() >= ABOUT.items()
+
+
+def header_of(**changes):
+    return {"format": run.FORMAT, "config": json.dumps({**vars(CONFIG), **changes})}
+
+
+FOREIGN, UNFIT = "does not hold an llmlite model", "damaged or not a model"
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (None, FOREIGN),
+        ({"format": "pt"}, FOREIGN),
+        ({"format": "llmlite-gpt-0"}, FOREIGN),
+        ({"format": run.FORMAT}, UNFIT),
+        ({"format": run.FORMAT, "config": "{"}, UNFIT),
+        ({"format": run.FORMAT, "config": "[]"}, UNFIT),
+        (header_of(n_wheels=4), UNFIT),
+        (header_of(n_layer=0), UNFIT),
+        (header_of(n_layer=1), UNFIT),  # fewer than there are weights for
+        (header_of(n_embd=16), UNFIT),
+        (0, UNFIT),  # so many bytes of a whole file
+        (4, UNFIT),
+        (100, UNFIT),
+        (-1, UNFIT),
+        ("a pickle", UNFIT),
+        ("no file", "There is no model at .*; train one first"),
+    ],
+)
+def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, model, header, said):
+    path = tmp_path / "model.safetensors"
+    if header == "a pickle":
+        path.write_bytes(pickle.dumps({"format": run.FORMAT}))
+    elif isinstance(header, int):
+        save_file(model.state_dict(), path, header_of())
+        path.write_bytes(path.read_bytes()[:header])
+    elif header != "no file":
+        save_file(model.state_dict(), path, header)
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_model(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_state_comes_back_and_the_one_before_it_is_kept(tmp_path):
+    assert load_state(tmp_path, "cpu") is None
+    for step in (1, 2, 3):
+        weights = {"w": torch.arange(3.0) * step}
+        save_state({"step": step, "epochs": [{"loss": 1.5}], "model": weights}, tmp_path)
+    state = load_state(tmp_path, "cpu")
+    assert (state["step"], state["epochs"]) == (3, [{"loss": 1.5}])
+    assert torch.equal(state["model"]["w"], torch.tensor([0.0, 3.0, 6.0]))
+    (tmp_path / "last.pt").unlink()
+    assert load_state(tmp_path, "cpu")["step"] == 2
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_damaged_or_malicious_state_is_named_set_aside_and_never_executed(tmp_path, capsys):
+    path, trace, written = tmp_path / "last.pt", tmp_path / "was executed", io.BytesIO()
+    save_state({"model": torch.arange(1000)}, tmp_path)
+    whole = path.read_bytes()
+    torch.save({"step": Malicious(trace)}, written)
+    parts = [whole[:kept] for kept in (0, 10, 60, 300, -1)]
+    flipped = whole[:1500] + bytes([whole[1500] ^ 1]) + whole[1501:]  # one bit of a number
+    for content in (*parts, flipped, written.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="start the run from its beginning") as error:
+            load_state(tmp_path, "cpu")
+        assert str(tmp_path) in str(error.value)
+        assert f"{path} is damaged or no checkpoint" in capsys.readouterr().err
+        assert (tmp_path / "damaged-last.pt").read_bytes() == content
+        assert load_state(tmp_path, "cpu") is None
+    assert not trace.exists()
+    written.seek(0)
+    torch.load(written, weights_only=False)  # it does do harm where it is let
+    assert trace.exists()
+
+
+def test_a_device_without_room_is_no_damage(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    save_state({"step": 1}, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            load_state(tmp_path, "cpu")
+    assert load_state(tmp_path, "cpu")["step"] == 1
+
+
+# -- records --------------------------------------------------------------------------------------
+
+
+def test_a_record_is_read_where_there_is_one(tmp_path):
+    assert read_record(tmp_path / "nowhere") is None
+    identity = RUN.identity(ABOUT)
+    record = {"status": "running", "name": "Ångström", "identity": identity}
+    write_json(tmp_path / "record.json", record)
+    assert read_record(tmp_path) == record
+    assert finished_record(tmp_path) is None
+    record["status"] = "finished"
+    write_json(tmp_path / "record.json", record)
+    assert finished_record(tmp_path, identity) == finished_record(tmp_path) == record
+    assert finished_record(tmp_path, RUN.identity({"data": "others"})) is None
+
+
+@pytest.mark.parametrize("content", [b"", b'{"status": "fini', b"\xff\xfe"])
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "record.json"))):
+        read_record(tmp_path)
+
+
+def test_the_step_log_reads_a_step_without_a_norm(tmp_path):
+    (tmp_path / "steps.jsonl").write_text(
+        '{"step": 1, "epoch": 1, "lr": 0.1, "loss": 2.5, "grad_norm": null}\n'
+        '{"step": 2, "epoch": 1, "lr": 0.2, "loss": 2.25, "grad_norm": 0.5}\n'
+    )
+    steps = read_steps(tmp_path)
+    assert steps.step.tolist() == [1, 2]
+    assert steps.loss.tolist() == [2.5, 2.25]
+    assert steps.grad_norm.isna().tolist() == [True, False]
+
+
+# -- where a number is from -----------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def forget_the_commit(monkeypatch):
+    monkeypatch.delenv("LLMLITE_COMMIT", raising=False)
+    yield
+    commit.cache_clear()
+
+
+def now():
+    """What a process that starts now would say."""
+    commit.cache_clear()
+    return commit()
+
+
+def test_environment_has_what_a_number_depends_on(monkeypatch):
+    found = environment("cpu")
+    assert found.keys() == {"llmlite", "python", "torch", "numpy", "device", "commit"}
+    assert found["torch"] == torch.__version__
+    assert re.fullmatch(rf"CPU \(.+, {torch.get_num_threads()} threads?\)", found["device"])
+    for end, mark in (("", ""), ("-dirty", "+")):
+        monkeypatch.setenv("LLMLITE_COMMIT", "0123456789abcdef" + end)
+        assert now() == "0123456789" + mark
+
+
+def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
+
+    package = tmp_path / "llmlite"
+    package.mkdir()
+    (package / "run.py").write_text("one")
+    monkeypatch.setattr(run, "__file__", str(package / "run.py"))
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "First")
+    head = git("rev-parse", "HEAD").stdout[:10]
+    (tmp_path / "README.md").write_text("changes no number")
+    assert now() == head
+    (package / "run.py").write_text("two")
+    assert commit() == head, "a process keeps the code that it started with"
+    assert now() == head + "+"
+    # Installed in somebody else's repository, or without git.
+    installed = tmp_path / "venv" / "llmlite" / "run.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(run, "__file__", str(installed))
+    assert now() == "unknown"
+    monkeypatch.setenv("PATH", "")
+    assert now() == "unknown"
+
+
+# -- what there is --------------------------------------------------------------------------------
+
+
+def test_a_row_a_run_the_last_written_first(tmp_path):
+    command = "llmlite train --profile quick --out '/a folder'"
+    runs = {
+        "runs/finished": ("finished", 3, command),
+        "elsewhere/failed": ("failed", 2, None),
+        "runs/interrupted": ("running", 0, command),
+        "runs/held": ("running", 1, command),
+    }
+    for age, (name, (status, done, typed)) in enumerate(runs.items()):
+        epochs = [{"perplexity": 90.0 - number} for number in range(done)]
+        record = {
+            "status": status,
+            "command": typed,
+            "identity": {"train": {"epochs": 3}},
+            "epochs": epochs,
+            "best": epochs[-1] if epochs else None,
+        }
+        path = tmp_path / name / "record.json"
+        write_json(path, record)
+        os.utime(path, (1000 - age,) * 2)
+    write_json(tmp_path / "pretrained" / "record.json", {"name": "a model that ships"})
+    with hold(tmp_path / "runs/held"):
+        table = runs_table(tmp_path)
+    assert table.run.tolist() == list(runs)
+    assert table.state.tolist() == ["finished", "failed", "interrupted", "running"]
+    assert table.epochs.tolist() == ["3 of 3", "2 of 3", "0 of 3", "1 of 3"]
+    assert table.perplexity.fillna(0).tolist() == [88, 89, 0, 90]
+    assert table.command.tolist() == [command, "", command, command]
+
+
+def test_where_there_are_no_runs_it_says_so(tmp_path, one_sentence):
+    with pytest.raises(LLMLiteError, match="There are no runs below") as error:
+        runs_table(tmp_path)
+    one_sentence(error)
+
+
+TRAIN = """
+import sys
+from test_train import trainer
+trainer(sys.argv[1], epochs=100_000).fit()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_running_until_its_process_is_killed(tmp_path):
+    folder = tmp_path / "a"
+    here = Path(__file__).parent
+    process = subprocess.Popen([sys.executable, "-c", TRAIN, str(folder)], cwd=here)
+    try:
+        give_up = time.monotonic() + 60
+        while not (folder / "record.json").exists() and time.monotonic() < give_up:
+            time.sleep(0.05)
+        assert runs_table(tmp_path).state.tolist() == ["running"]
+        with pytest.raises(BusyError, match=f"in use by process {process.pid} on "), hold(folder):
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert runs_table(tmp_path).state.tolist() == ["interrupted"]
