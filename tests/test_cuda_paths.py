@@ -278,15 +278,12 @@ def test_merged_pieces_have_the_same_gradient():
 def test_the_grids_of_the_full_profile_need_few_compilations():
     profile = PROFILES["full"]
     kinds = set()
-    for space, train in (
-        (profile.first_grid, profile.first_search),
-        (profile.revised_grid, profile.revised_search),
-    ):
-        for point in space.points():
+    for grid in (profile.first, profile.revised):
+        for point in grid.space.points():
             changes = {k: v for k, v in point.items() if k != "learning_rate"}
             model = replace(profile.model, **changes)
             for room in (0, 20e9):
-                piece = piece_windows(model, train, torch.bfloat16, room)
+                piece = piece_windows(model, grid.train, torch.bfloat16, room)
                 kinds.add((model.n_embd, model.n_head, piece, model.block_size))
     assert len(kinds) <= 20 < engine.SHAPES
 

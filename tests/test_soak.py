@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmlite.checkpoint import read_record
+from llmlite.run import read_record
 
 WORKER = Path(__file__).resolve().parent / "soak_worker.py"
 TIMES = ["seconds", "tokens_per_second"]  # what depends on the clock

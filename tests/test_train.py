@@ -54,7 +54,7 @@ def random_ids(windows=40):
     generator = torch.Generator().manual_seed(7)
     evens = 2 * torch.randint(0, 25, (windows * 8 + 1,), generator=generator)
     ids = torch.stack([evens, evens + 1], dim=1).flatten()
-    return {"train": ids[: windows * 16 + 1], "valid": ids[200:350], "test": ids[:50]}
+    return {"train": ids[: windows * 16 + 1], "valid": ids[200:350], "test": ids[:150]}
 
 
 def trainer(
