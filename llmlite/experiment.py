@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from llmlite.audit.plan import AUDITS
 from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, TrainConfig, with_data
-from llmlite.data import Dataset, mistakes, resolve_source
+from llmlite.data import Dataset, resolve_source
 from llmlite.engine import FastPaths
 from llmlite.errors import LLMLiteError
 from llmlite.files import replacing, write_json
@@ -71,6 +71,8 @@ class Experiment(Workspace):
             profile = get_profile(profile, gpu_bytes(device))
         if data:
             changes["data.source"] = str(data)
+        if changes.keys() & {"train.learning_rate", *(f"model.{axis}" for axis in AXES[1:])}:
+            changes["searched"] = False  # what is to be retrained is given
         self.profile, self.changes = changed(profile, changes), changes
         out = Path(out) if out else project_root() / "runs" / self.profile.name
         compute = Compute(device, progress and world().main, tensorboard, paths)
@@ -108,11 +110,6 @@ class Experiment(Workspace):
         """§IV.A: the runs of the "first" grid (fixed rate) or the "revised" one."""
         if name not in GRIDS:
             raise LLMLiteError(f"There is no grid '{name}'; choose {' or '.join(GRIDS)}.")
-        if made := mistakes(self.data):
-            raise LLMLiteError(
-                f"A grid is searched without mistakes, and this data has some ({', '.join(made)}); "
-                "leave them out, or see llmlite.audit."
-            )
         chosen = getattr(self.profile, name)
         return grid(chosen.space, self.run(f"search-{name}", chosen.train))
 
@@ -129,41 +126,38 @@ class Experiment(Workspace):
         """The values of AXES with the lowest validation perplexity in the revised grid, by its
         runs' records; None while some of it is left to train."""
         runs = self.grid("revised")
-        records = [read_record(self.folder(run)) for run in runs]
-        if not all(record and record["status"] in ("finished", "failed") for record in records):
+        records = [read_record(self.folder(run)) or {"status": "missing"} for run in runs]
+        if not {record["status"] for record in records} <= {"finished", "failed"}:
             return None
-        finished = [
+        reached = [
             (record["best"]["perplexity"], number)
             for number, record in enumerate(records)
             if record["status"] == "finished"
         ]
-        return point(runs[min(finished)[1]]) if finished else None
+        return point(runs[min(reached)[1]]) if reached else None
 
     @property
     def best_configuration(self) -> dict:
         """`searched_best`, searched for if need be."""
-        if best := self.searched_best():
-            return best
-        row = best_row(self.search("revised"))
-        return {axis: row[axis].item() for axis in AXES}
+        if not self.searched_best():
+            best_row(self.search("revised"))  # says why, where none is finished
+        return self.searched_best()
 
     # -- the trained model (notebook 03) ------------------------------------------------------
 
     @property
     def known_configuration(self) -> bool:
         """Is it known what to retrain, without a search?"""
-        given = sum(name in self.changes for name in _AXIS_SETTINGS)
-        return not self.profile.searched or given == len(AXES) or bool(self.searched_best())
+        return not self.profile.searched or self.searched_best() is not None
 
     @cached_property
     def configuration(self) -> dict:
-        """The values of AXES to retrain: the profile's, or the search's best but for what was
-        given."""
-        own = point(self.run("", self.profile.train))
-        if not self.profile.searched:
-            return own
-        given = {axis: own[axis] for axis, name in _AXIS_SETTINGS.items() if name in self.changes}
-        return given if len(given) == len(AXES) else self.best_configuration | given
+        """The values of AXES to retrain: the profile's, or the search's best."""
+        return (
+            self.best_configuration
+            if self.profile.searched
+            else point(self.run("retrain", self.profile.train))
+        )
 
     def retraining(self, seed: int | None = None) -> Run:
         """§III.F: one configuration from scratch for longer."""
@@ -204,17 +198,12 @@ class Experiment(Workspace):
             if (folder / WEIGHTS).exists() or ((folder / RECORD).exists() and not self.only_read):
                 return self
         pretrained = load_pretrained(self.device)
-        config = pretrained.model.config
-        changes = {"data.vocab_size": config.vocab_size, "data.block_size": config.block_size}
-        ready = Experiment(
-            replace(self.profile, searched=False),
-            out=self.out,
-            device=self.device,
-            progress=self.progress,
-            **changes,
-            **{"data.stride": None},
-        )
-        ready.pretrained, ready.dataset.tokenizer = pretrained, pretrained.tokenizer
+        shape, tokenizer = pretrained.model.config, pretrained.tokenizer
+        windows = {"vocab_size": shape.vocab_size, "block_size": shape.block_size, "stride": None}
+        profile = replace(self.profile, data=replace(self.data, **windows))
+        ready = Experiment(profile, None, self.out, self.device, self.progress)
+        ready.pretrained = pretrained
+        ready._datasets[ready.data] = self.dataset.like(tokenizer, **windows)
         if self.progress:
             print(f"No model is trained here yet; this is {pretrained}.")
         return ready
@@ -262,33 +251,20 @@ class Experiment(Workspace):
             return study(self.model, self.dataset)
         return self.kept(self.retraining(), name, study)
 
-    def save_figure(
-        self, figure: Figure, name: str, caption: str, source: str | None = None
-    ) -> Figure:
-        """Write `figures/NAME.png` and `NAME.svg`, and keep its caption for the gallery. Returns
-        the figure.
-
-        The caption ends with where its numbers are from: `source`, or this experiment.
-        """
+    def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
+        """Write `figures/NAME.png` and `NAME.svg`, and keep the caption, with where its numbers are
+        from, for the gallery. Returns the figure."""
         folder = self.out / "figures"
         for suffix in (".png", ".svg"):
             with replacing(folder / f"{name}{suffix}") as aside:
                 save(figure, aside)
-        source = source or (
-            f"Profile {self.profile.name}, {self.dataset.name}, {self.made_on()}"
-            + (f"; {self.pretrained}." if self.pretrained else ".")
-        )
+        caption += f" Profile {self.profile.name}, {self.dataset.name}, {self.made_on()}"
+        caption += f"; {self.pretrained}." if self.pretrained else "."
         captions = folder / "captions.json"
         with FileLock(self.out / ".captions.lock"):  # other notebooks have figures, too
             known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
-            write_json(captions, dict(sorted((known | {name: f"{caption} {source}"}).items())))
+            write_json(captions, dict(sorted((known | {name: caption}).items())))
         return figure
-
-
-# Where a profile has what the grids search for.
-_AXIS_SETTINGS = {"learning_rate": "train.learning_rate"} | {
-    axis: f"model.{axis}" for axis in AXES[1:]
-}
 
 
 def _test_score(model: GPT, dataset: Dataset) -> dict:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -73,6 +73,7 @@ class _Runner:
         self.experiment, self.only, self.processes = experiment, only, processes
         self.archive, self._packed = archive, time.monotonic()
         self.given: set[str] = set()  # names of runs; one that failed would fail again
+        self.busy: dict[Future, Run] = {}
         logs = experiment.out / "plan"
         logs.mkdir(parents=True, exist_ok=True)
         self._begin = (experiment, logs, max(1, cores() // processes))
@@ -88,19 +89,20 @@ class _Runner:
                 try:
                     return self._hand_out(pool, deadline, bar, began)
                 except BrokenProcessPool:
-                    tqdm.write("A worker was killed; the others' runs carry on.", sys.stderr)
+                    self.given -= {run.name for run in self.busy.values()}
+                    tqdm.write("A worker was killed; its run and the others carry on.", sys.stderr)
                 finally:
                     pool.shutdown(wait=False, cancel_futures=True)
                     _end(active_children())
 
     def _hand_out(self, pool: ProcessPoolExecutor, deadline: float, bar, began: float) -> None:
-        busy: dict[Future, Run] = {}
+        self.busy = busy = {}
         while time.monotonic() < deadline:
             # A grid that is searched adds its best to the plan.
             plan = chosen(whole_plan(self.experiment), self.only)
             bar.total = len(plan)
             for run in plan:
-                if len(busy) < self.processes and self._is_open(run, busy.values()):
+                if len(busy) < self.processes and self._is_open(run):
                     self.given.add(run.name)
                     busy[pool.submit(_make, run)] = run
             bar.n = sum(self.experiment.is_done(run) for run in plan)
@@ -117,12 +119,12 @@ class _Runner:
                 pack(self.experiment, plan, self.archive)
                 self._packed = time.monotonic()
 
-    def _is_open(self, run: Run, busy: Iterable[Run]) -> bool:
+    def _is_open(self, run: Run) -> bool:
         """Two of the plan may be one training, of which different things are measured."""
         if run.name in self.given or self.experiment.is_done(run):
             return False
         folder = self.experiment.folder(run)
-        return all(folder != self.experiment.folder(other) for other in busy)
+        return all(folder != self.experiment.folder(other) for other in self.busy.values())
 
     def _line(self, run: Run, seconds: float) -> str:
         record = read_record(self.experiment.folder(run))
