@@ -2,15 +2,15 @@
 
 import codecs
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from llmlite.decode import Decoder
 from llmlite.errors import LLMLiteError
-from llmlite.model import GPT
+from llmlite.model import GPT, KVCache
 from llmlite.progress import tqdm
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
@@ -18,11 +18,10 @@ MOST_TOKENS = 1_000_000  # more at once are a slip, and might not fit in memory
 
 
 class Step(NamedTuple):
-    """A token of a stream, and how surprising it was in nats, −log(probability)."""
+    """A token of a stream, and how surprising it was to the model: −log(softmax of the logits)."""
 
     token: int
-    nats: float  # under the model's own distribution: the softmax of the logits
-    drawn_nats: float  # under the one that it was drawn from, after temperature, top-k and top-p
+    nats: float
 
 
 class Piece(NamedTuple):
@@ -55,98 +54,80 @@ def generate(
 
     temperature: 0 takes the likeliest token. top_k: keep the k likeliest. top_p: keep the fewest
     tokens that hold this much probability (Holtzman et al., 2020). The last block_size tokens are
-    the context. fast: by a Decoder, with a key/value cache; False computes every step from scratch.
+    the context. fast: with a key/value cache; False computes every step from scratch.
     """
-    check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    text = _room(model, ids, max_new_tokens)
-    steps = _steps(model, text, ids.size(1), temperature, top_k, top_p, seed, head_mask, fast)
-    bar = tqdm(steps, "Generate", max_new_tokens, unit="token", disable=not progress)
-    for _ in bar:  # each writes a token into the text
-        pass
+    sampling = temperature, top_k, top_p, seed, head_mask, fast
+    text, steps = _begin(model, ids, max_new_tokens, *sampling)
+    for _ in tqdm(steps, "Generate", max_new_tokens, unit="token", disable=not progress):
+        pass  # each writes a token into the text
     return text
 
 
-def stream(
-    model: GPT,
-    ids: Tensor,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-    head_mask: Tensor | None = None,
-) -> Iterator[Step]:
+def stream(model: GPT, ids: Tensor, max_new_tokens: int, **sampling) -> Iterator[Step]:
     """The new tokens of `generate` for one text, `ids` (1, time), each as soon as it is sampled.
 
-    The same arguments give the same tokens. Raises LLMLiteError at once, not at the first token.
+    sampling: as in `generate`; the same gives the same tokens. Raises LLMLiteError at once, not at
+    the first token.
     """
-    check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
     if len(ids) > 1:
         raise LLMLiteError(f"A stream is of one text, not of {len(ids)}; use `generate` for more.")
-    text = _room(model, ids, max_new_tokens)
-    return _stream(model, text, ids.size(1), temperature, top_k, top_p, seed, head_mask)
+    return _stream(*_begin(model, ids, max_new_tokens, **sampling))
 
 
 @torch.inference_mode()
-def _stream(model, text: Tensor, prompt: int, *sampling) -> Iterator[Step]:
-    for end, logits, probabilities in _steps(model, text, prompt, *sampling, fast=True):
+def _stream(text: Tensor, steps: Iterator) -> Iterator[Step]:
+    for end, logits in steps:
         token = int(text[0, end])
-        nats = -logits[0].log_softmax(-1)[token].item()
-        # At temperature 0 nothing is drawn: the likeliest token is certain.
-        drawn = 0.0 if probabilities is None else -probabilities[0, token].log().item()
-        yield Step(token, nats, drawn)
+        yield Step(token, -logits[0].log_softmax(-1)[token].item())
 
 
-def _room(model: GPT, ids: Tensor, max_new_tokens: int) -> Tensor:
-    """(batch, time + new) on the model's device; it begins with `ids`."""
+def _begin(
+    model, ids, new, temperature=1.0, top_k=None, top_p=None, seed=None, head_mask=None, fast=True
+) -> tuple[Tensor, Iterator[tuple[int, Tensor]]]:
+    """A text (batch, time + new) that begins with `ids`, and the steps that fill it up.
+
+    A step samples a token of each row, and yields its position and the logits that it was sampled
+    from, (batch, vocab_size), which the next step may overwrite.
+    """
+    check_sampling(new, temperature, top_k, top_p, seed)
     if ids.numel() == 0:
         raise LLMLiteError("Cannot generate: the prompt is empty.")
-    length = ids.size(1) + max_new_tokens
-    text = torch.empty(len(ids), length, dtype=ids.dtype, device=model.device)
-    text[:, : ids.size(1)] = ids
-    return text
-
-
-def _steps(
-    model, text, prompt, temperature, top_k, top_p, seed, head_mask, fast
-) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """Fill `text` (batch, time) from position `prompt` on, a token of each row at a step.
-
-    Yields its position, the logits (batch, vocab_size), and the probabilities that were drawn from,
-    None at temperature 0; both may be overwritten by the next step.
-    """
+    (batch, prompt), device = ids.shape, model.device
+    text = torch.empty(batch, prompt + new, dtype=ids.dtype, device=device)
+    text[:, :prompt] = ids
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     model.eval()
-    batch, length = text.shape
-    generator = None
-    if seed is not None:
-        generator = torch.Generator(device=model.device).manual_seed(seed)
-    decoder = Decoder(model, batch, length, head_mask) if fast else None
-    for end in range(prompt, length):
-        if fast:
-            logits = decoder(text[:, :end])
-        else:
-            window = text[:, max(0, end - model.config.block_size) : end]
-            logits = model(window, head_mask=head_mask).logits[:, -1]
-        logits, probabilities = logits.float(), None
-        if temperature == 0:
-            text[:, end] = _likeliest(logits)
-        else:
-            probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-            text[:, end] = _drawn(probabilities, generator)
-        yield end, logits, probabilities
+    decoder = Decoder(model, batch, prompt + new, head_mask) if fast else None
+
+    def steps():
+        for end in range(prompt, prompt + new):
+            if fast:
+                logits = decoder(text[:, :end])
+            else:
+                window = text[:, max(0, end - model.config.block_size) : end]
+                logits = model(window, head_mask=head_mask).logits[:, -1]
+            logits = logits.float()
+            if temperature == 0:
+                text[:, end] = _largest(logits)
+            else:
+                probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+                text[:, end] = _drawn(probabilities, generator)
+            yield end, logits
+
+    return text, steps()
 
 
 def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     """A token of each row: what torch.multinomial draws, without its checks, for which it waits
     for the GPU at each token."""
     waiting = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / waiting).argmax(-1)  # the first of exponential clocks at these rates
+    return _largest(probabilities / waiting)  # the first of exponential clocks at these rates
 
 
-def _likeliest(logits: Tensor) -> Tensor:
-    if logits.device.type == "cpu":
-        return torch.from_numpy(logits.numpy().argmax(-1))  # several times as fast as PyTorch's
-    return logits.argmax(-1)
+def _largest(rows: Tensor) -> Tensor:
+    if rows.device.type == "cpu":
+        return torch.from_numpy(rows.numpy().argmax(-1))  # several times as fast as PyTorch's
+    return rows.argmax(-1)
 
 
 def next_token_probabilities(
@@ -173,17 +154,11 @@ def prompt_ids(tokenizer, prompt: str) -> Tensor:
 
 
 def complete(
-    model: GPT,
-    tokenizer,
-    prompt: str,
-    max_new_tokens: int = 60,
-    n: int = 1,
-    **sampling,
+    model: GPT, tokenizer, prompt: str, max_new_tokens: int = 60, n: int = 1, **sampling
 ) -> list[str]:
     """`n` continuations of `prompt` as text, without the prompt, each ending before <|endoftext|>.
 
-    The prompt is set as the start of a paragraph, as the corpus writes it. `sampling` is as in
-    `generate`.
+    The prompt is set as the start of a paragraph. `sampling` is as in `generate`.
     """
     if n < 1:
         raise LLMLiteError(f"Cannot generate {n} continuations; ask for 1 or more.")
@@ -220,31 +195,108 @@ def remove_repeated_tokens(text: str) -> str:
 
 
 def check_sampling(
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
+    new: int, temperature: float, top_k: int | None, top_p: float | None, seed: int | None
 ) -> None:
     """LLMLiteError that names the first of these that nothing can be sampled with."""
-    for wrong, what in (
-        (
-            not 0 <= max_new_tokens <= MOST_TOKENS,
-            f"max_new_tokens is {max_new_tokens}; it must be 0 to {MOST_TOKENS:,}",
-        ),
-        (
-            temperature != 0 and not 0.01 <= temperature < math.inf,
-            f"temperature is {temperature}; it must be 0 or at least 0.01",
-        ),
-        (top_k is not None and top_k < 1, f"top_k is {top_k}; it must be 1 or more"),
-        (
-            top_p is not None and not 0 < top_p <= 1,
-            f"top_p is {top_p}; it must be above 0 and at most 1",
-        ),
-        (
-            seed is not None and not -(2**63) <= seed < 2**64,
-            f"seed is {seed}; it must fit into 64 bits",
-        ),
-    ):
-        if wrong:
-            raise LLMLiteError(f"Cannot generate: {what}.")
+    wrong = None
+    if not 0 <= new <= MOST_TOKENS:
+        wrong = f"max_new_tokens is {new}; it must be 0 to {MOST_TOKENS:,}"
+    elif temperature != 0 and not 0.01 <= temperature < math.inf:
+        wrong = f"temperature is {temperature}; it must be 0 or at least 0.01"
+    elif top_k is not None and top_k < 1:
+        wrong = f"top_k is {top_k}; it must be 1 or more"
+    elif top_p is not None and not 0 < top_p <= 1:
+        wrong = f"top_p is {top_p}; it must be above 0 and at most 1"
+    elif seed is not None and not -(2**63) <= seed < 2**64:
+        wrong = f"seed is {seed}; it must fit into 64 bits"
+    if wrong:
+        raise LLMLiteError(f"Cannot generate: {wrong}.")
+
+
+# -- the key/value cache at work ------------------------------------------------------------------
+
+
+class Decoder:
+    """decoder(text) → logits of the token that follows; `text` grows from call to call.
+
+    text: (batch, time), of which the last block_size tokens are the context; capacity: the longest.
+    The logits, (batch, vocab_size), may be overwritten by the next call.
+    """
+
+    def __init__(self, model: GPT, batch: int, capacity: int, head_mask: Tensor | None = None):
+        self.model, self.head_mask = model, head_mask
+        on_cuda, capacity = model.device.type == "cuda", min(capacity, model.config.block_size)
+        self.cache = (GraphCache if on_cuda else KVCache)(model, batch, capacity)
+        self.graph = GraphStep() if on_cuda else None
+
+    @torch.inference_mode()
+    def __call__(self, text: Tensor) -> Tensor:
+        # Learned positions are absolute, so a window that moves is computed anew, and so is all of
+        # a model without the causal mask, whose keys change with each new token.
+        size, causal = self.model.config.block_size, self.model.config.causal
+        if text.size(1) > size or not causal:
+            return self.feed(text[:, -size:], None)
+        new = text[:, self.cache.length :]
+        if self.graph and new.size(1) == 1:
+            return self.graph(self.feed, new, self.cache)
+        return self.feed(new, self.cache)
+
+    def feed(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+        x, _ = self.model.hidden(ids, self.head_mask, cache=cache)
+        return F.linear(x[:, -1], self.model.token_embedding.weight)  # of one position, not of all
+
+
+class GraphCache(KVCache):
+    """A cache in which, from its second token on, no shape and no address changes: a recorded step
+    can be replayed, since where it writes and how far it looks is `next`, on the device."""
+
+    def __init__(self, model: GPT, batch: int, capacity: int):
+        super().__init__(model, batch, capacity)
+        self.next = torch.zeros(1, dtype=torch.int64, device=model.device)
+        self._grow(capacity)
+
+    def extend(self, new: int) -> int | Tensor:
+        if new > 1:  # the prompt
+            return super().extend(new)
+        self.length += 1
+        self.mask = self.mask_from(self.next)
+        return self.next
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if k.size(2) > 1:
+            return super().append(layer, k, v)
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(2, self.next, k)
+        values.index_copy_(2, self.next, v)
+        return keys, values, self.mask
+
+
+class GraphStep:
+    """step(feed, ids, cache): feed(ids, cache) for one token a text, ids (batch, 1), in one launch
+    instead of a hundred, of a CUDA graph that the first call records."""
+
+    # It does not keep `feed`: a cycle would hold the cache's memory until Python looks for cycles.
+    graph = None
+
+    def __call__(self, feed: Callable, ids: Tensor, cache: GraphCache) -> Tensor:
+        cache.next.fill_(cache.length)
+        if self.graph is None:
+            self.ids = ids.clone()
+            with torch.cuda.device(ids.device):  # streams and graphs are of the current device
+                self._record(feed, cache)
+        self.ids.copy_(ids)
+        self.graph.replay()
+        cache.length += 1
+        return self.logits
+
+    def _record(self, feed: Callable, cache: GraphCache) -> None:
+        length, stream = cache.length, torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries set themselves up at a first run
+            feed(self.ids, cache)
+        torch.cuda.current_stream().wait_stream(stream)
+        cache.length = length
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = feed(self.ids, cache)
+        cache.length = length

@@ -108,7 +108,7 @@ def kill_a_worker(folder, timeout=60):
     raise TimeoutError("No worker was in mid-trial.")
 
 
-@pytest.mark.filterwarnings("ignore::llmlite.guard.ImplausibleLossWarning")  # ids that repeat
+@pytest.mark.filterwarnings("ignore::llmlite.metrics.ImplausibleLossWarning")  # ids that repeat
 def test_a_killed_worker_is_replaced_and_the_table_is_that_of_the_local_search(tmp_path, two_cpus):
     with ThreadPoolExecutor() as threads:
         killed = threads.submit(kill_a_worker, tmp_path / "cluster")

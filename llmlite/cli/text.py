@@ -30,9 +30,13 @@ class Sampling:
     works: ClassVar = True
     PARTS: ClassVar = TRAINED
 
-    @property
-    def how(self) -> dict:
-        return {name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    def sampling(self) -> dict:
+        """What `stream` takes; LLMLiteError before a model is loaded, which may take long."""
+        from llmlite.generate import check_sampling
+
+        sampling = {n: getattr(self, n) for n in ("temperature", "top_k", "top_p", "seed")}
+        check_sampling(self.tokens, **sampling)
+        return sampling
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,21 @@ class Generate(Sampling):
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
 
     def run(self, work: Work) -> None:
-        from llmlite.cli.chat import print_pieces
+        from llmlite.cli.chat import print_text
         from llmlite.generate import complete, pieces, prompt_ids, stream
         from llmlite.paper import GENERATION_PROMPT
 
         if self.probabilities and self.n != 1:
             raise LLMLiteError("--probabilities shows those of one text; leave out -n.")
-        source = model_of(work, self.model)
-        model, tokenizer = source.model, source.tokenizer
+        how, source = self.sampling(), model_of(work, self.model)
+        model, tokenizer, tokens = source.model, source.tokenizer, self.tokens
         prompt = GENERATION_PROMPT if self.prompt is None else self.prompt
-        if self.n != 1:
-            more = {"progress": True, **self.how}
-            for text in complete(model, tokenizer, prompt, self.tokens, self.n, **more):
-                print(f"\n{prompt}{text}")
+        if self.n == 1:
+            steps = stream(model, prompt_ids(tokenizer, prompt), tokens, **how)
+            print_text(f"\n{prompt}", pieces(tokenizer, steps), self.probabilities)
             return
-        steps = stream(model, prompt_ids(tokenizer, prompt), self.tokens, **self.how)
-        print_pieces(f"\n{prompt}", pieces(tokenizer, steps), self.probabilities)
+        for text in complete(model, tokenizer, prompt, tokens, self.n, progress=True, **how):
+            print(f"\n{prompt}{text}")
 
 
 @dataclass(frozen=True)
@@ -69,5 +72,6 @@ class Chat(Sampling):
     def run(self, work: Work) -> None:
         from llmlite.cli.chat import chat
 
-        source = model_of(work, self.model, announce=False)
-        chat(source.model, source.tokenizer, str(source), self)
+        how, source = self.sampling(), model_of(work, self.model, announce=False)
+        model, name = source.model, str(source)
+        chat(model, source.tokenizer, name, self.tokens, probabilities=self.probabilities, **how)

@@ -1,0 +1,91 @@
+"""Text in a terminal as it is sampled, for one prompt or a loop of them.
+
+What the model writes goes to stdout, and all that is said about it to stderr.
+"""
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterable
+
+from llmlite.errors import LLMLiteError
+from llmlite.generate import Piece, pieces, prompt_ids, stream
+from llmlite.model import GPT
+
+# A terminal obeys these characters, so there they are replaced by their pictures.
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
+PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def print_text(beginning: str, continuation: Iterable[Piece], probabilities: bool = False) -> None:
+    """Both as one text, as it comes, and a line end even if the continuation is interrupted.
+
+    probabilities: what the model gave each token is set behind it, as in ` the(0.34)`, the product
+    where several tokens spell one character; then comes the mean surprise of all tokens.
+    """
+    steps = []
+    try:
+        _write(beginning)
+        for piece in continuation:
+            if probabilities and piece.steps:
+                body = piece.text.rstrip("\n")  # a probability stands on the line of its token
+                _write(f"{body}({piece.probability:.2g}){piece.text[len(body) :]}")
+            else:
+                _write(piece.text)
+            steps += piece.steps
+    finally:
+        _write("\n")
+        if probabilities and steps:
+            mean = sum(step.nats for step in steps) / len(steps)
+            _say(
+                f"Mean surprise of {len(steps)} tokens: {mean:.2f} nats per token, perplexity "
+                f"{math.exp(mean):.1f}."
+            )
+
+
+def chat(
+    model: GPT, tokenizer, name: str, tokens: int, seed: int, probabilities: bool, **sampling
+) -> None:
+    """Continue each line that is typed, or piped in, until the input ends (at a prompt, by Ctrl-D).
+
+    name: of the model, for the first line. seed: of the first text; each later one takes the next,
+    so that they differ and all come again. sampling: temperature, top_k and top_p, as in `stream`.
+    Ctrl-C ends a text at a prompt, and everything in a pipe.
+    """
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    if interactive:
+        with contextlib.suppress(ImportError):  # not on Windows
+            import readline  # noqa: F401  gives input() its history and editing
+    _say(f"The model continues what you begin; it is no assistant and answers nothing ({name}).")
+    if interactive:
+        _say("Ctrl-C stops a continuation, Ctrl-D ends.")
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+            if line:
+                ids = prompt_ids(tokenizer, line)
+                steps = stream(model, ids, tokens, seed=seed, **sampling)
+                seed = (seed + 1) % 2**64
+                print_text(line, pieces(tokenizer, steps), probabilities)
+        except EOFError:
+            if interactive:
+                _say("")
+            return
+        except LLMLiteError as error:
+            _say(str(error))
+        except UnicodeDecodeError:
+            _say("The input is not UTF-8; what came with it is left out.")
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            _say("")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text.translate(PICTURES) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
