@@ -1,8 +1,8 @@
-"""How far a number would move if chance fell otherwise: 95% intervals.
+"""How far a number would move if chance fell otherwise: 95% intervals. Knows nothing about models.
 
 Of a score, over the articles of the text that it was measured on (bootstrap, Efron and Tibshirani,
 1993); of a result, over the seeds that a run was repeated with (Student's t). The two answer
-different questions: another text, or another training run. Knows nothing about models.
+different questions: another text, or another training run.
 """
 
 import math
@@ -17,8 +17,7 @@ from scipy.special import stdtrit
 from llmlite.errors import LLMLiteError
 from llmlite.metrics import Score, perplexity
 
-COVERAGE = 0.95
-TAILS = np.array([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])  # as quantiles
+TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # as quantiles
 
 # Each is a rising function of nats per unit: (the unit, the function).
 STATISTICS: dict[str, tuple[str, Callable[[float], float]]] = {
@@ -39,40 +38,29 @@ class Interval:
     high: float
     of: str  # what varied, e.g. "60 articles" or "3 seeds"
 
-    def __format__(self, spec: str) -> str:
+    def __format__(self, spec: str = "") -> str:
         """Such as "48.96 [47.1, 50.9]"; `spec` is that of a float, by default four digits."""
         value, low, high = (format(x, spec or ".4g") for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]" if math.isfinite(self.low) else f"{value} [no interval]"
 
-    def __str__(self) -> str:
-        return format(self)
+    __str__ = __format__
 
 
 def over_articles(
     scores: Sequence[Score], statistic: str, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """A statistic of all `scores` together, over articles drawn again with replacement.
+    """A statistic of all `scores`, one an article, together: a ratio of sums, as for a whole split.
 
-    scores: one an article. statistic: a key of STATISTICS; a ratio of sums, as for a whole split.
-    The interval lies between percentiles of the resamples. Raises LLMLiteError for fewer than two
-    scores or an unknown statistic.
+    statistic: a key of STATISTICS. The interval is over articles drawn again with replacement.
     """
-    if statistic not in STATISTICS:
-        raise LLMLiteError(
-            f"There is no statistic '{statistic}' of a score; choose one of "
-            f"{', '.join(STATISTICS)}."
-        )
     unit, function = STATISTICS[statistic]
-    table = _finite([(score.nats, getattr(score, unit)) for score in scores], "articles")
+    table = [(score.nats, getattr(score, unit)) for score in scores]
     loss = bootstrap_sums(table, lambda sums: sums[:, 0] / sums[:, 1], resamples, seed, "articles")
     return Interval(function(loss.value), function(loss.low), function(loss.high), loss.of)
 
 
 def over_seeds(values: ArrayLike) -> Interval:
-    """The mean of one number a seed, (seeds,), and Student's t interval of it.
-
-    Raises LLMLiteError for fewer than two.
-    """
+    """The mean of one number a seed, (seeds,), at least two, and Student's t interval of it."""
     return _student(_finite(values, "seeds"), "seeds")
 
 
@@ -80,33 +68,16 @@ def paired(a: ArrayLike, b: ArrayLike) -> Interval:
     """The mean of a - b, both (pairs,), and Student's t interval of it.
 
     A pair shares what else varies, such as a seed. One pair says nothing of how far it would move:
-    its interval is all numbers. Raises LLMLiteError for none.
+    its interval is all numbers.
     """
     a, b = _finite(a, "pairs", least=1), _finite(b, "pairs", least=1)
     if a.shape != b.shape:
         raise LLMLiteError(
             f"{len(a)} values cannot be paired with {len(b)}; give as many of both, in one order."
         )
+    if len(a) == 1:
+        return Interval(float(a[0] - b[0]), -math.inf, math.inf, "1 pair")
     return _student(a - b, "pairs")
-
-
-def bootstrap(
-    samples: ArrayLike,
-    statistic: Callable[[np.ndarray], float] = np.mean,
-    resamples: int = 10_000,
-    seed: int = 0,
-    of: str = "samples",
-) -> Interval:
-    """statistic(samples), and its percentiles over samples drawn again with replacement.
-
-    samples: (samples,) or (samples, …); the first axis is drawn. `of` says what they are, in the
-    plural. Raises LLMLiteError for fewer than two.
-    """
-    samples = _finite(samples, of)
-    n, generator = len(samples), np.random.default_rng(seed)
-    again = [statistic(samples[generator.integers(n, size=n)]) for _ in range(resamples)]
-    low, high = np.quantile(again, TAILS)
-    return Interval(float(statistic(samples)), float(low), float(high), f"{n} {of}")
 
 
 def bootstrap_sums(
@@ -116,17 +87,17 @@ def bootstrap_sums(
     seed: int = 0,
     of: str = "samples",
 ) -> Interval:
-    """As `bootstrap`, a hundred times as fast, for what depends on the sum of the samples alone.
+    """What depends on the sum of `samples` alone, and its percentiles over samples drawn again: as
+    scipy.stats.bootstrap has it, a hundred times as fast.
 
-    samples: (samples, …). statistic: takes sums, (resamples, …), and gives (resamples,).
+    samples: (samples, …), at least two. statistic: takes sums, (resamples, …), and gives
+    (resamples,). `of`: what the samples are, in the plural.
     """
     samples = _finite(samples, of)
-    n = len(samples)
-    sums = _drawn(n, resamples, seed) @ samples.reshape(n, -1)
-    sums = sums.reshape(resamples, *samples.shape[1:])
+    sums = np.tensordot(_drawn(len(samples), resamples, seed), samples, 1)
     low, high = np.quantile(statistic(sums), TAILS)
     (value,) = statistic(samples.sum(axis=0, keepdims=True))
-    return Interval(float(value), float(low), float(high), f"{n} {of}")
+    return Interval(float(value), float(low), float(high), f"{len(samples)} {of}")
 
 
 @lru_cache(maxsize=8)  # the same few for dozens of measures; longer to draw than to use
@@ -137,20 +108,17 @@ def _drawn(n: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def _student(values: np.ndarray, of: str) -> Interval:
-    n, mean = len(values), values.mean()
-    if n == 1:
-        return Interval(float(mean), -math.inf, math.inf, f"1 {of.removesuffix('s')}")
+    # As scipy.stats.ttest_1samp, which takes long to import and warns of values that are all alike.
+    mean, n = values.mean(), len(values)
     half = stdtrit(n - 1, TAILS[1]) * values.std(ddof=1) / math.sqrt(n)
     return Interval(float(mean), float(mean - half), float(mean + half), f"{n} {of}")
 
 
 def _finite(values: ArrayLike, of: str, least: int = 2) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
-    if len(array) < least:
-        raise LLMLiteError(f"An interval over {of} needs at least two; there is {len(array)}.")
-    if not np.isfinite(array).all():
+    if len(array) < least or not np.isfinite(array).all():
         raise LLMLiteError(
-            f"An interval over {of} needs finite numbers; some of these {len(array)} are infinite "
-            "or NaN, so look for what diverged and leave it out."
+            f"An interval over {of} needs at least two finite numbers and no others; of these "
+            f"{len(array)}, {np.isfinite(array).sum()} are finite: leave out what diverged."
         )
     return array

@@ -13,9 +13,8 @@ from scipy.stats import entropy
 from torch.nn import functional as F
 
 from llmlite import metrics
-from llmlite.checkpoint import read_record
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.data import Counts, encode_split, load_corpus
+from llmlite.data import Counts, Dataset, encode_split, load_corpus
 from llmlite.errors import LLMLiteError
 from llmlite.audit.causality import causal_leak
 from llmlite.metrics import (
@@ -42,7 +41,8 @@ from llmlite.metrics import (
     windows_over,
 )
 from llmlite.tokenizer import BPETokenizer
-from llmlite.train import Trainer
+from llmlite.run import Run, read_record
+from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 
 
@@ -539,8 +539,10 @@ def train(tmp_path_factory):
     folder = tmp_path_factory.mktemp("copies")
 
     def train(causal, name=None):
-        model, run = replace(MASKED, causal=causal), folder / (name or str(causal))
-        trainer = Trainer(model, EIGHT_EPOCHS, ids, run, {}, progress=False)
+        data = DataConfig(vocab_size=13, block_size=16)
+        run = Run("copy", data, replace(MASKED, causal=causal), EIGHT_EPOCHS)
+        where = folder / (name or str(causal))
+        trainer = Trainer(run, Dataset.of_ids(ids, data), where, Compute(progress=False))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             record = trainer.fit()

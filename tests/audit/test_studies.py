@@ -131,7 +131,7 @@ def test_a_share_of_nothing_is_refused(one_sentence):
 
 def test_a_measure_is_the_bootstraps_interval():
     counts = np.array([[1, 2], [3, 6], [0, 2], [5, 5]])
-    expected = bootstrap(counts, lambda rows: share(rows.sum(axis=0)), 4_000, of="texts")
+    expected = bootstrap_sums(counts, share, 4_000, seed=1, of="texts")
     found = measure(counts, "texts")
     assert found["of"] == expected.of == "4 texts"
     assert found["value"] == expected.value
