@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 from benchmarks.tables import benchmark
+from llmlite.budget import announce, estimate, measured, size, step_seconds
 
 from llmlite import budget
 from llmlite.audit import Audit
-from llmlite.budget import announce, estimate, measured, size, step_seconds
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import parameters, step_operations
 from llmlite.experiment import Experiment

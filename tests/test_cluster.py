@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
-from llmlite import cluster
 from llmlite.checkpoint import read_record
 from llmlite.cluster import RayOptions, run_all
+from llmlite.search import Trial, hyperparameter_search, read_results
+
+from llmlite import cluster
 from llmlite.config import ModelConfig, SearchSpace, TrainConfig
 from llmlite.errors import CheckpointError, LLMLiteError
-from llmlite.search import Trial, hyperparameter_search, read_results
 
 GRID = SearchSpace(learning_rate=(0.02, 0.0001), n_layer=(1,), n_head=(1, 2), n_embd=(8,))
 CONFIG = TrainConfig(epochs=4, batch_size=8, amp="off", patience=0, checkpoint_every=110)

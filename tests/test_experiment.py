@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from llmlite.checkpoint import commit, read_record
+from llmlite.search import AXES
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from llmlite import experiment as module
-from llmlite.checkpoint import commit, read_record
 from llmlite.cli import build_parser
 from llmlite.cli.options import experiment_of
 from llmlite.config import SearchSpace, TrainConfig
@@ -24,7 +25,6 @@ from llmlite.metrics import evaluate, total_loss
 from llmlite.parallel import local_device
 from llmlite.pretrained import load_pretrained
 from llmlite.profiles import PROFILES
-from llmlite.search import AXES
 from llmlite.train import Trainer
 
 TRAIN = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-2, amp="off")

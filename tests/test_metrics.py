@@ -13,10 +13,10 @@ from scipy.stats import entropy
 from torch.nn import functional as F
 
 from llmlite import metrics
+from llmlite.audit.causality import causal_leak
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Counts, Dataset, encode_split, load_corpus
 from llmlite.errors import LLMLiteError
-from llmlite.audit.causality import causal_leak
 from llmlite.metrics import (
     ImplausibleLossWarning,
     Score,
@@ -40,8 +40,8 @@ from llmlite.metrics import (
     windows_at_once,
     windows_over,
 )
-from llmlite.tokenizer import BPETokenizer
 from llmlite.run import Run, read_record
+from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import RECORDS, record
-
 from llmlite.checkpoint import commit
+
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.train import Trainer
 
