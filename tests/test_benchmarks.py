@@ -196,7 +196,8 @@ def test_the_sweeps_benchmark_times_a_search_from_a_cold_start(tmp_path):
     for split in ("train", "valid", "test"):
         text = "".join(f" \n = {split} {i} = \n \n Cat {i} sat on a mat . \n" for i in range(90))
         (tmp_path / f"wiki.{split}.raw").write_text(text, encoding="utf-8")
-    options = ["--profile", "quick", "--grids", "first", "--vocab-size", 280, "--block-size", 16]
+    options = ["--profile", "quick", "--grids", "first", "--data.vocab-size", 280]
+    options += ["--data.block-size", 16]
     out = run_script(
         "bench_sweep.py", *options, "--out", tmp_path / "records", LLMLITE_DATA=str(tmp_path)
     )

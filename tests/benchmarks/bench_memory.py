@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import RECORDS, record
-from llmlite.checkpoint import commit
+from common import RECORDS, record, trainer_of_ids
 
 from llmlite.config import ModelConfig, TrainConfig
+from llmlite.run import commit
 from llmlite.train import Trainer
 
 WIKITEXT_2 = 2_500_000  # tokens, with a vocabulary of 10,000
@@ -99,24 +99,15 @@ class Enough(Exception):  # noqa: N818
     """The steps that were asked for are done."""
 
 
-class Sampler:
-    """Watches a run: what the process holds each time the trainer reports its steps."""
+class Sampler(Trainer):
+    """Notes what the process holds each time that it reports its steps."""
 
-    def __init__(self, steps: int):
-        self.steps, self.samples = steps, []
-
-    def on_steps(self, rows: list[dict]) -> None:
-        step = rows[-1]["step"]
-        trained = step * TRAIN.batch_size * MODEL.block_size
+    def _flush(self) -> None:
+        super()._flush()
+        trained = self.step * TRAIN.batch_size * MODEL.block_size
         self.samples.append({"trained": trained, **resident()})
-        if step >= self.steps:
+        if self.step >= self.enough:
             raise Enough
-
-    def on_epoch(self, epoch: dict) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def measure(how: str, path: Path, steps: int) -> dict:
@@ -132,16 +123,13 @@ def measure(how: str, path: Path, steps: int) -> dict:
 
 
 def train(ids, valid: torch.Tensor, steps: int) -> list[dict]:
-    sampler = Sampler(steps)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            MODEL, TRAIN, {"train": ids, "valid": valid}, folder, {}, progress=False,
-            watchers=[sampler],
-        )  # fmt: skip
+        trainer = trainer_of_ids(MODEL, TRAIN, {"train": ids, "valid": valid}, folder, Sampler)
+        trainer.samples, trainer.enough = [], steps
         try:
             trainer.fit()
         except Enough:
-            return sampler.samples
+            return trainer.samples
     raise SystemExit(f"{len(ids):,} tokens are an epoch of fewer than {steps} steps.")
 
 

@@ -13,14 +13,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 from common import arguments, record
 
-from llmlite.checkpoint import read_record
+from llmlite.config import AXES
 from llmlite.data import DATA_VARIABLE
 from llmlite.experiment import GRIDS
+from llmlite.parallel import gpu_bytes
 from llmlite.profiles import get_profile
-from llmlite.search import AXES, read_results
+from llmlite.run import read_record
 
 GOALS = {"revised": 300.0, "first": 900.0}  # seconds, of the profile `full` on one H100
 COLUMNS = (*AXES, "status", "reason", "perplexity", "epochs", "steps", "tokens_per_second")
@@ -34,7 +36,7 @@ def main() -> None:
         "--grids", nargs="+", choices=GRIDS, default=list(GOALS), help="(default: both)"
     )
     options, others = parser.parse_known_args()
-    profile = get_profile(options.profile, device == "cuda").name
+    profile = get_profile(options.profile, gpu_bytes(device)).name
     data = os.environ.get(DATA_VARIABLE) or "sample"
     sweeps = {
         grid: [sweep(grid, profile, data, device, others) for _ in range(options.rounds)]
@@ -63,9 +65,9 @@ def sweep(grid: str, profile: str, data: str, device: str, others: list[str]) ->
         total = time.perf_counter() - start
         if done.returncode:
             raise SystemExit("The search failed; its error is above.")
-        folder = out / "search" / grid
-        table = read_results(folder)
-        corpus = read_record(folder / table.run.iloc[0])["identity"]["data"]
+        table = pd.read_csv(out / f"search-{grid}.csv")
+        run, *_ = (out / "runs").iterdir()
+        corpus = read_record(run)["identity"]["data"]
     rows = table.reindex(columns=[*COLUMNS, "seconds"]).to_dict("records")
     rows = [{k: v for k, v in row.items() if v == v} for row in rows]  # a failed one has gaps
     training = float(table.seconds.sum())

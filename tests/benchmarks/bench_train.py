@@ -20,14 +20,13 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from common import alternate, arguments, record, table
+from common import alternate, arguments, record, table, trainer_of_ids
 from floors import floor, peak
 from train_worker import CONTESTANTS, Case
 
 from llmlite import engine
-from llmlite.checkpoint import read_steps
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.train import Trainer
+from llmlite.run import read_steps
 
 OURS, *PEERS, PROCESSES = CONTESTANTS
 PEERS = [name for name in PEERS if "llmlite" not in name]
@@ -169,9 +168,8 @@ def equality(device: str, tiny: bool) -> dict:
     with mock.patch.dict(engine.WORTH_COMPILING, compiling):
         for fast in (True, False):
             with tempfile.TemporaryDirectory() as folder:
-                fitted = Trainer(
-                    shape, replace(config, fast=fast), ids, folder, {}, device, progress=False
-                ).fit()
+                one = replace(config, fast=fast)
+                fitted = trainer_of_ids(shape, one, ids, folder, device=device).fit()
                 losses.append(torch.tensor(read_steps(folder)["loss"].tolist()))
                 how.append(fitted["engine"])
     difference = (losses[0] - losses[1]).abs().max().item()

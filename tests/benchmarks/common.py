@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llmlite.checkpoint import commit, environment
+from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.data import Dataset
 from llmlite.files import write_json
+from llmlite.run import Run, commit, environment
+from llmlite.train import Compute, Trainer
 
 RECORDS = Path(__file__).parent / "records"  # committed; notebooks and README read them
 
@@ -66,6 +69,21 @@ def processor() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
+
+
+def trainer_of_ids(
+    model: ModelConfig,
+    config: TrainConfig,
+    ids: dict,
+    folder: str | Path,
+    kind: type[Trainer] = Trainer,
+    **compute,
+) -> Trainer:
+    """ids: "train" and "valid". compute: where and how, see Compute."""
+    data = DataConfig(vocab_size=model.vocab_size, block_size=model.block_size)
+    dataset = Dataset.of_ids({**ids, "test": ids["valid"]}, data)
+    run = Run("benchmark", data, model, config)
+    return kind(run, dataset, folder, Compute(progress=False, **compute))
 
 
 def arguments(description: str, rounds: int) -> argparse.ArgumentParser:

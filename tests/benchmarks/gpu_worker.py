@@ -23,19 +23,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from common import trainer_of_ids
 from floors import floor, measured_peak, peak
 from generate_worker import OURS, THEIRS, moved_model
 from generate_worker import contestant as generator
 
 from llmlite import engine as engines
-from llmlite.checkpoint import environment, load_state, save_state
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import Engine, FastPaths, learning_rate
 from llmlite.generate import generate
 from llmlite.metrics import total_loss
 from llmlite.model import GPT
 from llmlite.parallel import ALONE
-from llmlite.train import Trainer
+from llmlite.run import environment, load_state, save_state
 
 RATE, DECAY, CLIP = 1e-3, 0.1, 1.0
 SETTLED = engines.WARM_UP + 3  # steps after which a graph has been captured and replayed
@@ -371,8 +371,8 @@ class Checks:
             config = TrainConfig(epochs=3, batch_size=16, learning_rate=rate, amp=amp)
             with tempfile.TemporaryDirectory() as folder:
                 split = {"train": ids.flatten(), "valid": ids[:32].flatten()}
-                options = {"progress": False, "paths": self.graph}
-                run = Trainer(shape, config, split, folder, {}, self.device, **options).fit()
+                options = {"device": self.device, "paths": self.graph}
+                run = trainer_of_ids(shape, config, split, folder, **options).fit()
             found[amp] = {"losses": [e["valid_loss"] for e in run["epochs"]], "how": run["engine"]}
         away = [abs(row["losses"][-1] - math.log(DRAWN)) for row in found.values()]
         graphed = all("CUDA graph" in row["how"] for row in found.values()) or not self.cuda

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from common import trainer_of_ids
 from plain_gpt import PlainGPT
 from torch.nn import functional as F
 
@@ -125,20 +126,18 @@ def train_ours(case: Case, laps: Laps, fast: bool) -> None:
     ids = case.ids()
     ids = {"train": ids, "valid": ids[: case.model.block_size + 1]}
 
-    class EveryLap:
-        def on_steps(self, rows):
+    class EveryLap(Trainer):  # in every process: the others must not run ahead
+        def _flush(self):
+            super()._flush()
             self.used = laps.used()
 
-        def on_epoch(self, epoch):
-            laps.done(epoch["seconds"], self.used)
+        def _end_epoch(self):
+            super()._end_epoch()
+            laps.done(self.epochs[-1]["seconds"], self.used)
             laps.go()
 
-        def close(self):
-            pass
-
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(case.model, config, ids, folder, {}, case.device, progress=False)
-        trainer.watchers = [EveryLap()]  # in every process: the others must not run ahead
+        trainer = trainer_of_ids(case.model, config, ids, folder, EveryLap, device=case.device)
         laps.go()
         trainer.fit()
 
