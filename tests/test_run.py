@@ -30,7 +30,6 @@ from llmlite.run import (
     load_model,
     load_state,
     read_record,
-    read_steps,
     runs_table,
     save_state,
     save_weights,
@@ -219,17 +218,6 @@ def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "record.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / "record.json"))):
         read_record(tmp_path)
-
-
-def test_the_step_log_reads_a_step_without_a_norm(tmp_path):
-    (tmp_path / "steps.jsonl").write_text(
-        '{"step": 1, "epoch": 1, "lr": 0.1, "loss": 2.5, "grad_norm": null}\n'
-        '{"step": 2, "epoch": 1, "lr": 0.2, "loss": 2.25, "grad_norm": 0.5}\n'
-    )
-    steps = read_steps(tmp_path)
-    assert steps.step.tolist() == [1, 2]
-    assert steps.loss.tolist() == [2.5, 2.25]
-    assert steps.grad_norm.isna().tolist() == [True, False]
 
 
 # -- where a number is from -----------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from llmlite import train
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Dataset
-from llmlite.engine import learning_rate, parameter_groups
+from llmlite.engine import learning_rate
 from llmlite.errors import (
     BusyError,
     CheckpointError,
@@ -278,13 +278,6 @@ def test_logged_train_loss_is_the_mean_over_tokens(tmp_path, accumulation):
     norms = column(tmp_path, "grad_norm")
     assert len(norms) == 4
     assert record["epochs"][0]["grad_norm"] == pytest.approx(sum(norms) / 4)
-
-
-def test_matrices_decay_and_biases_and_norms_do_not():
-    matrices, vectors = parameter_groups(GPT(MODEL), 0.25)
-    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.25, 0.0)
-    # 2 embeddings and 4 matrices a layer; 4 biases and 2 norms of 2 a layer, and the last norm
-    assert (len(matrices["params"]), len(vectors["params"])) == (2 + 2 * 4, 2 * (4 + 2 * 2) + 2)
 
 
 @pytest.mark.parametrize(("clip_norm", "expected"), [(0.01, 0.01), (0, None)])
