@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_plan import some_articles, whole  # noqa: F401, fixtures
 
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import DATA_VARIABLE, KNOWN_SHA256, Corpus, load_corpus
