@@ -192,10 +192,11 @@ class Dataset:
         configs = self.config, other.config
         text, same_text = ((c.source, c.name, c.stream, c.split == "paper") for c in configs)
         learnt, same_learnt = ((c.vocab_size, c.tokenizer_bytes) for c in configs)
-        same = ["_source"] if text == same_text else []
-        if same and learnt == same_learnt and tokenizer is None:
-            same += ["tokenizer", "_encoded", "ids", "_about"]
-        vars(other).update({name: made for name, made in vars(self).items() if name in same})
+        if text == same_text:
+            other._source = self._source  # read once for both
+            if learnt == same_learnt and tokenizer is None:
+                same = ("tokenizer", "_encoded", "ids", "_about")
+                vars(other).update({name: made for name, made in vars(self).items() if name in same})
         if tokenizer:
             other.tokenizer = tokenizer
         return other

@@ -6,16 +6,25 @@ tyro makes the options from dataclasses: names, defaults and, from the comments,
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import reduce
-from itertools import pairwise
+from io import StringIO
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from llmlite.errors import LLMLiteError
 from llmlite.profiles import Profile, get_profile, own_profile
 
+# Of a profile's own fields; those of its parts have comments in config.py.
+HELP = {
+    "searched": "retrain the best of the revised grid in place of the shape and rate above",
+    "seeds": "of the retraining; the first one's model is studied",
+    "ablation_tokens": "of the validation split, behind each head's effect on the loss",
+}
 PARTS = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs_gpu"))
 
 
@@ -64,9 +73,12 @@ def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work
     """The command and what it works on, from the words after its name."""
     profile = _start(arguments)
     parts = getattr(command, "PARTS", ())
-    settings = make_dataclass(
-        "Settings", [(f.name, f.type) for f in fields(Profile) if f.name in parts], frozen=True
-    )
+    options = [
+        (f.name, Annotated[f.type, tyro.conf.arg(help=HELP.get(f.name))])
+        for f in fields(Profile)
+        if f.name in parts
+    ]
+    settings = make_dataclass("Settings", options, frozen=True)
     defaults = settings(**{part: getattr(profile, part) for part in parts})
     shown = [("command", command, "")] + [("settings", settings, "")] * bool(parts)
     shown[1:1] = [("work", Work, "")] if command.works else []
@@ -74,14 +86,21 @@ def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work
         "Options", [(n, Annotated[kind, tyro.conf.arg(name=prefix)]) for n, kind, prefix in shown]
     )
     default = {"command": command(), "work": Work(), "settings": defaults}
-    parsed = tyro.cli(
-        whole,
-        args=list(arguments),
-        default=whole(**{n: default[n] for n, *_ in shown}),
-        prog=f"llmlite {name}",
-        description=command.__doc__,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            parsed = tyro.cli(
+                whole,
+                args=list(arguments),
+                default=whole(**{n: default[n] for n, *_ in shown}),
+                prog=f"llmlite {name}",
+                description=command.__doc__,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise LLMLiteError(_sentence(said.getvalue(), name)) from None
     work = getattr(parsed, "work", Work())
     changes = {
         path: reduce(getattr, path.split("."), parsed.settings)
@@ -91,6 +110,13 @@ def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work
     return parsed.command, Work(
         work.profile, work.data, work.text, work.out, work.device, profile, changes
     )
+
+
+def _sentence(box: str, name: str) -> str:
+    """What tyro has put into a box: its beginning, up to the line below it."""
+    lines = (line.strip("│ ") for line in box.splitlines()[1:])
+    what = " ".join(takewhile(lambda line: not line.startswith("─"), lines)).rstrip(".")
+    return f"{what}; `llmlite {name} --help` tells what there is."
 
 
 def _path(word: str) -> str:
