@@ -196,7 +196,9 @@ class Dataset:
             other._source = self._source  # read once for both
             if learnt == same_learnt and tokenizer is None:
                 same = ("tokenizer", "_encoded", "ids", "_about")
-                vars(other).update({name: made for name, made in vars(self).items() if name in same})
+                vars(other).update(
+                    {name: made for name, made in vars(self).items() if name in same}
+                )
         if tokenizer:
             other.tokenizer = tokenizer
         return other

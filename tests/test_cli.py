@@ -1,80 +1,39 @@
 """The command line: help that teaches, results on stdout, errors in one sentence, exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+from tiny_plan import write_corpus
 
-from llmlite.audit import Audit
-from llmlite.cli import main
-from llmlite.cluster import RayOptions
+from llmlite.cli import COMMANDS, main
+from llmlite.cli.options import parse
+from llmlite.data import SPLITS, sample_folder
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
-from llmlite.profiles import PROFILES
+from llmlite.plan.cluster import RayOptions
+from llmlite.profiles import PROFILES, own_profile
+from llmlite.run import read_record, typed_command
 
-COMMANDS = (
-    "prepare",
-    "search",
-    "train",
-    "evaluate",
-    "generate",
-    "chat",
-    "audit",
-    "run",
-    "reproduce",
-)
-OTHERS = ("export", "import", "render", "runs")
+TINY = [
+    *("--data.vocab-size", "280", "--data.block-size", "16", "--model.n-layer", "1"),
+    *("--model.n-head", "2", "--model.n-embd", "16", "--train.learning-rate", "0.002"),
+    *("--train.epochs", "1", "--train.batch-size", "64", "--train.seed", "5", "--device", "cpu"),
+]
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A corpus of three small articles a split, in WikiText's format."""
-    for split in ("train", "valid", "test"):
-        articles = "".join(
-            f" \n = {split} {i} = \n \n The cat number {i} sat on the mat in the {split} text . \n"
-            for i in range(40)
-        )
-        (tmp_path / f"wiki.{split}.raw").write_text(articles, encoding="utf-8")
-    return tmp_path
+def shared(tmp_path):
+    """Where to work, and on what text."""
+    corpus = write_corpus(tmp_path / "text")
+    return ["--profile", "quick", "--data", corpus, "--out", tmp_path / "out"]
 
 
 def run(capsys, *arguments):
     code = main([str(argument) for argument in arguments])
     return code, *capsys.readouterr()
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_defaults_and_units(capsys, command):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0
-    assert "default" in text
-    assert "--profile" in text
-    if command not in ("reproduce",):
-        assert "tokens" in text
-
-
-def test_the_top_level_help_lists_every_command(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    text = capsys.readouterr().out
-    assert all(command in text for command in (*COMMANDS, *OTHERS))
-
-
-def test_every_command_tells_what_it_takes(capsys):
-    for command in OTHERS:
-        with pytest.raises(SystemExit) as stop:
-            main([command, "--help"])
-        assert stop.value.code == 0
-        assert "DIR" in capsys.readouterr().out
-
-
-def test_a_ready_made_model_needs_a_device_that_is_there(capsys):
-    code, _, err = run(capsys, "generate", "The cat", "--device", "tpu")
-    assert code == 2
-    assert "no device 'tpu'" in sentence(err)
 
 
 def sentence(err):
@@ -86,145 +45,119 @@ def sentence(err):
     return lines[0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--data", "no/such/folder"], "no folder"),
-        (["--profile", "huge"], "quick, small, full"),
-        (["--device", "tpu"], "device"),
-        (["--vocab-size", "100"], "257"),
-        (["--block-size", "0"], "block_size"),
-        (["--stride", "999"], "stride"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_code_2(capsys, folder, tmp_path, arguments, words):
-    defaults = ["--profile", "quick", "--out", tmp_path / "out", "--data", folder]
-    code, _, err = run(capsys, "prepare", *defaults, *arguments)
+# -- help -----------------------------------------------------------------------------------------
+
+HELP = {
+    "prepare": "--data.block-size INT tokens in a window (default: 64)",
+    "search": "--grid {first,revised} first: fixed rate; revised: warmup + cosine (default: revised)",
+    "train": "--train.learning-rate FLOAT the peak (default: 0.004)",
+    "evaluate": "by lm-evaluation-harness's rule, with 95% intervals over the articles",
+    "run": "runs whose names begin so, such as retrain or no-mask; all if not given (default: )",
+    "runs": "--out PATH the folder to look in (default: runs)",
+    "generate": "--top-k {None}|INT keep the K likeliest (default: 50)",
+    "chat": "--seed INT the same seed gives the same text (default: 0)",
+    "export": "that of an earlier export, which is replaced (default: None)",
+    "import": "has config.json, model.safetensors and tokenizer.json (default: None)",
+    "reproduce": "where the notebooks lie; the clone's if not given (default: None)",
+    "render": "numbers of the notebooks to draw, such as 01 04; all if not given (default: )",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_commands_help_has_defaults_and_the_comments_of_fields(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert not stop.value.code
+    text = re.sub(r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out)
+    assert COMMANDS[command].__doc__ in text
+    assert HELP[command] in text
+    assert ("--profile STR auto, quick, small or full" in text) is COMMANDS[command].works
+    bare = re.findall(r"--[\w.-]+ (?:[A-Z]+ )?\(default", text)
+    assert [option for option in bare if "." not in option] == [], "said nothing about"
+
+
+def test_the_top_level_help_lists_every_command(capsys):
+    for words, code in ((["--help"], 0), ([], 0), (["fly"], 2)):
+        assert main(words) == code
+        text = "".join(capsys.readouterr())
+        assert all(f"  {name} " in text for name in COMMANDS)
+    assert "there is no command 'fly'" in text
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+def test_dotted_options_reach_the_run(shared):
+    words = ["--model.dropout=0.25", "--train.epochs", "4", "--revised.space.n-head", "1", "2"]
+    words += ["--data.stride", "8", "--train.no-fast", "--searched"]
+    _, work = parse("train", COMMANDS["train"], [*map(str, shared), *words])
+    assert work.changes == {
+        "model.dropout": 0.25,
+        "train.epochs": 4,
+        "revised.space.n_head": (1, 2),
+        "data.stride": 8,
+        "train.fast": False,
+        "searched": True,
+    }
+    experiment = work.experiment()
+    assert experiment.profile.model.dropout == 0.25
+    assert (experiment.profile.train.epochs, experiment.profile.train.fast) == (4, False)
+    assert experiment.data.stride == 8
+    assert experiment.data.block_size == PROFILES["quick"].data.block_size
+    assert len(experiment.grid("revised")) == 2 * 2 * 2
+    assert experiment.profile.searched
+
+
+REFUSED = [
+    (["prepare", "--data", "no/such/folder"], "no/such/folder"),
+    (["prepare", "--profile", "huge"], "quick, small, full"),
+    (["prepare", "--profile"], "--profile"),
+    (["prepare", "--device", "tpu"], "no device 'tpu'"),
+    (["prepare", "--data.vocab-size", "100"], "257"),
+    (["prepare", "--data.block-size", "0"], "block_size"),
+    (["prepare", "--data.block-size", "many"], "--data.block-size"),
+    (["prepare", "--data.stride", "999"], "stride"),
+    (["prepare", "--text", "no/such/file"], "no/such/file"),
+    (["train", "--model.n-head", "3"], "multiple of n_head"),
+    (["train", "--model.width", "3"], "--model.width"),
+    (["train", "--epochs", "3"], "--epochs"),
+    (["search", "--grid", "third"], "third"),
+    (["search", "--gpus-per-run", "1"], "--ray ADDRESS"),
+    (["search", "--ray", "local", "--gpus-per-run", "3"], "3.0 GPUs"),
+    (["run", "--only", "no-such-run"], "Nothing in the plan begins with no-such-run"),
+    (["generate", "The cat", "--device", "tpu"], "no device 'tpu'"),
+    (["runs", "--out", "nowhere"], "no runs below nowhere"),
+    (["export"], "--to"),
+    (["import"], "--to"),
+    (["render"], "archive"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    capsys, shared, tmp_path, monkeypatch, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    command, *rest = arguments
+    if command in ("prepare", "train", "search", "run"):  # what is given last counts
+        rest = [*(s for s in shared if "--text" not in rest or s not in shared[:4]), *rest]
+    code, _, err = run(capsys, command, *rest)
     assert code == 2
     assert words in sentence(err)
+    assert not list((tmp_path / "out").glob("runs/*")), "nothing is trained"
 
 
-def test_a_folder_with_a_file_missing_is_named(capsys, folder, tmp_path):
-    (folder / "wiki.valid.raw").unlink()
-    code, _, err = run(capsys, "prepare", "--data", folder, "--out", tmp_path / "out")
+def test_a_folder_with_a_file_missing_or_no_folder_is_named(capsys, shared, tmp_path):
+    (tmp_path / "text" / "wiki.valid.raw").unlink()
+    code, _, err = run(capsys, "prepare", *shared)
     assert code == 2
     assert "wiki.valid.raw" in sentence(err)
-
-
-def test_a_corpus_too_small_for_the_vocabulary_says_what_it_allows(capsys, folder, tmp_path):
-    code, _, err = run(
-        capsys, "prepare", "--profile", "quick", "--data", folder, "--out", tmp_path / "out"
-    )
+    write_corpus(tmp_path / "text")
+    (tmp_path / "out").write_text("not a folder")
+    code, _, err = run(capsys, "prepare", *shared, "--data.vocab-size", "270")
     assert code == 2
-    assert "smaller vocab_size" in sentence(err)
-    assert not list((tmp_path / "out").glob("*")), "nothing half-written stays behind"
-
-
-def test_reproduce_without_notebooks_says_so(capsys, tmp_path):
-    code, _, err = run(capsys, "reproduce", "--notebooks", tmp_path, "--profile", "quick")
-    assert code == 2
-    assert "no notebooks" in sentence(err)
-
-
-def test_a_path_that_cannot_be_written_is_one_sentence(capsys, folder, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    out = tmp_path / "file" / "out"
-    arguments = ["--data", folder, "--out", out, "--profile", "quick", "--vocab-size", "270"]
-    code, _, err = run(capsys, "prepare", *arguments)
-    assert code == 2
-    assert "file" in sentence(err)
-
-
-def test_an_unknown_command_exits_with_2():
-    with pytest.raises(SystemExit) as stop:
-        main(["fly"])
-    assert stop.value.code == 2
-
-
-def test_the_whole_way_on_ones_own_text(capsys, folder, tmp_path):
-    out = tmp_path / "out"
-    shared = ["--profile", "quick", "--data", folder, "--out", out, "--device", "cpu"]
-    shared += ["--vocab-size", "280", "--block-size", "16"]
-
-    code, text, _ = run(capsys, "prepare", *shared)
-    assert code == 0
-    assert "own text" in text
-    assert "train" in text
-
-    code, text, _ = run(capsys, "evaluate", *shared)  # searches and trains on the spot
-    assert code == 0
-    assert "Test Perplexity" in text
-    assert list(out.glob("runs/*/test_score.json"))
-
-    arguments = ["generate", "The cat", "--tokens", "5", "--seed", "3", *shared]
-    first, second = run(capsys, *arguments), run(capsys, *arguments)
-    assert first[0] == 0
-    assert "The cat" in first[1]
-    assert first[1] == second[1], "a seed fixes the text"
-
-    code, _, err = run(capsys, "generate", "  ", *shared)
-    assert code == 2
-    assert "empty" in sentence(err)
-    code, _, err = run(capsys, "generate", "The cat", "-n", "0", *shared)
-    assert code == 2
-    assert "1 or more" in sentence(err)
-    code, _, err = run(capsys, "generate", "The cat", "--temperature", "-1", *shared)
-    assert code == 2
-    assert "temperature" in sentence(err)
-
-
-def test_a_configuration_given_in_full_is_trained_without_a_search(capsys, folder, tmp_path):
-    out = tmp_path / "out"
-    shared = ["--profile", "quick", "--data", folder, "--out", out, "--vocab-size", "280"]
-    shared += ["--block-size", "16", "--learning-rate", "0.002", "--n-layer", "1", "--n-head", "2"]
-    shared += ["--n-embd", "16", "--epochs", "1", "--batch-size", "4", "--random-seed", "5"]
-    code, text, _ = run(capsys, "train", *shared)
-    assert code == 0
-    assert "perplexity" in text
-    assert not (out / "search").exists()
-    (record,) = out.glob("runs/*/record.json")
-    identity = json.loads(record.read_text())["identity"]
-    assert identity["model"]["n_layer"] == 1
-    assert identity["train"]["seed"] == 5
-    assert identity["train"]["learning_rate"] == 0.002
-    code, _, err = run(capsys, "train", *shared, "--n-head", "3")
-    assert code == 2
-    assert "multiple of n_head" in sentence(err)
-
-
-def test_the_audit_names_its_runs_and_makes_none(capsys, folder, tmp_path):
-    out = tmp_path / "out"
-    shared = ["--profile", "quick", "--data", folder, "--out", out]
-    code, text, _ = run(capsys, "audit", "--list", *shared)
-    assert code == 0
-    header, *names = text.splitlines()
-    assert header.startswith("profile quick")
-    audit = PROFILES["quick"].audit
-    assert names[:2] == ["no-mask", "mask"]
-    assert len(set(names)) == len(names)
-    assert set(names) >= {
-        *("no-mask-deep", "no-mask-batch", "unshifted", "padding", "split-after-windowing"),
-        *("scaled-norm", *(f"no-mask-window-{size}" for size in audit.other_windows)),
-        *(f"no-mask-seed-{seed}" for seed in audit.seeds[1:]),
-        *(f"honest-seed-{seed}" for seed in audit.seeds),
-        *(f"grid-{g}-seed-{s}" for g in ("first", "revised", "longer") for s in audit.seeds),
-    }
-    assert not (out / "runs").exists()
-    code, _, err = run(capsys, "audit", "--only", "no-such-run", *shared)
-    assert code == 2
-    assert "No run of the audit starts with no-such-run" in sentence(err)
-    assert not (out / "runs").exists()
-
-
-@pytest.mark.parametrize(("words", "only"), [([], None), (["--only", "a", "b"], ["a", "b"])])
-def test_the_audit_makes_what_was_asked_for(capsys, folder, tmp_path, monkeypatch, words, only):
-    asked = []
-    monkeypatch.setattr(Audit, "make", lambda self, only: asked.append(only))
-    out = tmp_path / "out"
-    shared = ["--profile", "quick", "--data", folder, "--out", out]
-    code, text, _ = run(capsys, "audit", *shared, *words)
-    assert (code, asked) == (0, [only])
-    assert str(out / "audit") in text
+    assert str(tmp_path / "out") in sentence(err)
 
 
 @pytest.mark.parametrize(
@@ -238,40 +171,117 @@ def test_the_audit_makes_what_was_asked_for(capsys, folder, tmp_path, monkeypatc
         ),
     ],
 )
-def test_a_search_goes_to_the_cluster_that_was_named(
-    capsys, folder, tmp_path, monkeypatch, words, options
-):
+def test_a_search_goes_to_the_cluster_that_was_named(capsys, shared, monkeypatch, words, options):
     def search(self, grid, ray):
         assert (grid, ray) == ("first", options)
-        if ray is not None:
-            assert ray.arguments()[: len(words)] == words
         raise LLMLiteError("Got there.")
 
     monkeypatch.setattr(Experiment, "search", search)
-    shared = ["--grid", "first", "--profile", "quick", "--data", folder, "--out", tmp_path / "out"]
-    code, _, err = run(capsys, "search", *shared, *words)
+    code, _, err = run(capsys, "search", "--grid", "first", *shared, *words)
     assert (code, sentence(err)) == (2, "llmlite: Got there.")
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "typed"),
     [
-        (["--gpus-per-run", "1"], "--ray ADDRESS"),
-        (["--ray", "local", "--gpus-per-run", "3"], "gpus_per_run is 3.0; allowed: 0 to 1"),
+        (["/bin/llmlite", "train", "--data", "my text"], "llmlite train --data 'my text'"),
+        (["/src/llmlite/cli/__main__.py", "search"], "llmlite search"),
+        (["/bin/ipykernel_launcher.py", "-f", "x.json"], None),
+        (["-c"], None),
     ],
 )
-def test_shares_of_a_cluster_that_make_no_sense_are_refused(capsys, words, message):
-    code, _, err = run(capsys, "search", *words)
-    assert code == 2
-    assert message in sentence(err)
+def test_a_record_has_what_was_typed_in_a_shell(monkeypatch, argv, typed):
+    monkeypatch.setattr(sys, "argv", argv)
+    assert typed_command() == typed
 
 
 def test_the_installed_command_runs():
-    run = subprocess.run(
-        [sys.executable, "-m", "llmlite.cli", "prepare", "--data", "nowhere"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 2
-    assert run.stderr.count("\n") == 1
+    command = [sys.executable, "-m", "llmlite.cli", "prepare", "--data", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+# -- the way from text to a model -----------------------------------------------------------------
+
+
+def test_what_is_given_in_full_is_trained_without_a_search(capsys, shared, tmp_path):
+    out = tmp_path / "out"
+    code, text, _ = run(capsys, "train", *shared, *TINY, "--searched")
+    assert code == 0
+    assert "perplexity" in text
+    (folder,) = (out / "runs").iterdir()
+    assert str(folder) in text
+    identity = read_record(folder)["identity"]
+    assert identity["model"].items() >= {"n_layer": 1, "n_embd": 16, "block_size": 16}.items()
+    assert identity["train"].items() >= {"seed": 5, "learning_rate": 0.002}.items()
+    code, text, _ = run(capsys, "runs", "--out", out)
+    assert code == 0
+    assert "finished" in text
+    assert folder.name in text
+
+
+def test_a_search_and_what_follows_from_it(capsys, shared, tmp_path):
+    narrow = ["--revised.space.n-layer", "1", "--revised.space.learning-rate", "0.01", "0.002"]
+    narrow += ["--revised.space.n-embd", "16", "--revised.space.n-head", "2"]
+    narrow += ["--revised.train.epochs", "1", *TINY[:4]]
+    code, text, _ = run(capsys, "prepare", *shared, *TINY[:4])
+    assert code == 0
+    assert "own text" in text
+    code, text, _ = run(capsys, "search", *shared, *narrow)
+    assert code == 0
+    assert "Best: learning_rate" in text
+    best = json.loads(re.search(r"learning_rate ([\d.]+)", text)[1])
+    code, text, _ = run(capsys, "evaluate", *shared, *narrow, "--searched", "--train.epochs", "1")
+    assert code == 0
+    assert "Test Perplexity" in text
+    (scored,) = (tmp_path / "out").glob("runs/*/test_score.json")
+    assert read_record(scored.parent)["identity"]["train"]["learning_rate"] == best
+
+
+def test_the_plan_is_named_and_estimated_and_nothing_is_made(capsys, shared, tmp_path):
+    shared += ["--data.vocab-size", "280"]
+    code, text, _ = run(capsys, "run", "--list", "--only", "no-mask", "unshifted", *shared)
+    assert code == 0
+    header, *lines = text.splitlines()
+    assert header.startswith("profile quick")
+    assert lines[0].split()[:2] == ["open", "no-mask-deep"]
+    names = ["no-mask-deep", "no-mask", "no-mask-batch", "no-mask-window-8", "no-mask-window-12"]
+    names += ["unshifted", "no-mask-seed-2", "no-mask-seed-3"]
+    assert [line.split()[1] for line in lines] == names
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.fixture
+def tale(tmp_path):
+    """22 kB of prose in one file."""
+    text = (sample_folder() / "wiki.train.raw").read_text("utf-8")[:22_000]
+    path = tmp_path / "a tale.txt"
+    path.write_text(text.replace("\n \n", "\n\n"), encoding="utf-8")
+    return path
+
+
+def test_own_text_is_trained_on_with_sizes_that_fit_it(capsys, tale, tmp_path):
+    own = own_profile(tale.stat().st_size)
+    _, work = parse("train", COMMANDS["train"], ["--text", str(tale), "--device", "cpu"])
+    assert (work.settings, work.changes) == (own, {})
+    shared = ["--text", tale, "--out", tmp_path / "out", *TINY]
+    code, text, _ = run(capsys, "train", *shared)
+    assert code == 0
+    assert "own text" in text.splitlines()[0]
+    assert "profile own" in text.splitlines()[0]
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    identity = read_record(folder)["identity"]
+    assert "a tale" in identity["data"]
+    assert identity["model"]["dropout"] == own.model.dropout, "the rest is as the size has it"
+    code, text, _ = run(capsys, "evaluate", *shared)
+    assert code == 0
+    assert "Bits per byte" in text
+    assert list((tmp_path / "out" / "runs").iterdir()) == [folder]
+    assert set(SPLITS) == {p.stem for p in (tmp_path / "out").glob("tokens-*/*.bin")}
+
+
+def test_own_text_is_not_what_the_notebooks_are_about(capsys, tale):
+    code, _, err = run(capsys, "reproduce", "--text", tale)
+    assert code == 2
+    assert "WikiText-2" in sentence(err)

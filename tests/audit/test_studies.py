@@ -39,6 +39,7 @@ from llmlite.data import first_sentences, sample_folder
 from llmlite.errors import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
 from llmlite.interpret import attention_maps, query_statistics
+from llmlite.intervals import bootstrap_sums
 from llmlite.model import GPT
 from llmlite.tokenizer import BPETokenizer
 
