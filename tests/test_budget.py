@@ -97,6 +97,7 @@ def test_profile_small_is_a_night_of_two_cores(wikitext, tmp_path, monkeypatch):
     assert table["M validated"].sum() < 0.11 * table["M tokens"].sum()
 
 
+@pytest.mark.slow
 def test_profile_full_fits_into_slices_of_nine_minutes(wikitext, tmp_path):
     """By the steps that `make gpu` has measured on an H200."""
     speed = benchmark("gpu-h200")["speed"]

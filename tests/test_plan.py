@@ -24,6 +24,7 @@ from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack
 from llmlite.plan.choice import choose_data
 from llmlite.plan.runner import RESERVE, work
 from llmlite.plan.whole import chosen, whole_plan
+from llmlite.profiles import changed
 from llmlite.run import RECORD, STEPS, WEIGHTS, read_record
 
 SEARCHED = replace(PROFILE, searched=True)  # what is retrained is the best of the revised grid
@@ -136,10 +137,8 @@ def test_what_is_to_be_retrained_is_searched_for_first(some_articles, tmp_path):
 
 def test_a_run_that_fails_is_named_and_the_others_are_made(some_articles, tmp_path):
     huge = {"train.learning_rate": 1e30, "revised.space.learning_rate": (1e30, 1e-3)}
-    experiment = open_plan(some_articles, tmp_path, replace(PROFILE, seeds=SEEDS[:1]))
-    experiment = type(experiment)(
-        experiment.profile, some_articles, tmp_path, "cpu", progress=False, **huge
-    )
+    profile = changed(PROFILE, huge | {"seeds": SEEDS[:1]})
+    experiment = open_plan(some_articles, tmp_path, profile)
     left = work(experiment, only=["retrain", "search-revised"])
     assert names(left) == ["retrain-seed-1337", "search-revised-lr1e+30-1l-2h-8d"]
     assert {read_record(experiment.folder(run))["status"] for run in left} == {"failed"}
@@ -150,12 +149,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(some_articles, tmp_pa
 
 
 def test_when_the_time_is_over_the_rest_is_named(some_articles, tmp_path):
-    experiment, archive, began = (
-        open_plan(some_articles, tmp_path),
-        tmp_path / "a",
-        time.monotonic(),
-    )
-    experiment.dataset.ids, experiment.folder(whole_plan(experiment)[-1])  # which takes its time
+    experiment, archive = open_plan(some_articles, tmp_path), tmp_path / "a"
+    assert not experiment.is_done(whole_plan(experiment)[-1]), "the text is encoded by now"
     began = time.monotonic()
     left = work(experiment, minutes=(RESERVE + 1) / 60, archive=archive)
     assert time.monotonic() - began < RESERVE

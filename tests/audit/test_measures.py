@@ -1,0 +1,130 @@
+"""What is measured of a model: by plain loops, by hand, and by the package's own evaluation."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_plan import PROFILE, open_plan
+
+from llmlite.audit import measures
+from llmlite.config import ModelConfig
+from llmlite.errors import LLMLiteError
+from llmlite.metrics import Score, evaluate
+from llmlite.profiles import changed
+
+SMALL = ModelConfig(vocab_size=61, block_size=6, n_layer=1, n_head=2, n_embd=16)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("limit", "scored"), [(7, 7), (1_000, 44)])
+@torch.inference_mode()
+def test_the_last_position_is_what_a_plain_loop_finds(make_model, make_ids, causal, limit, scored):
+    model, ids = make_model(replace(SMALL, causal=causal)), make_ids(50)
+    starts = sorted({int(i * 43 / (limit - 1)) for i in range(limit)})
+    assert len(starts) == scored
+    losses = []
+    for start in starts:
+        logits = model(ids[None, start : start + 6]).logits[0, -1].double()
+        losses.append((logits.logsumexp(0) - logits[ids[start + 6]]).item())
+    found = measures.last_position(model, ids, limit)
+    assert found["windows"] == scored
+    assert found["nats"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert found["error"] == pytest.approx(np.std(losses, ddof=1) / scored**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@torch.inference_mode()
+def test_the_greedy_text_is_the_likeliest_token_of_the_window_again_and_again(
+    whole, make_model, causal
+):
+    tokenizer = whole.experiment.tokenizer
+    model = make_model(replace(SMALL, vocab_size=300, block_size=16, causal=causal))
+    prompt = tokenizer.encode(" \n The cat sat on")
+    ids = list(prompt)
+    for _ in range(24):
+        ids.append(model(torch.tensor([ids[-16:]])).logits[0, -1].argmax().item())
+    new = ids[len(prompt) :]
+    assert tokenizer.eot_id not in new
+    found = measures.greedy(model, tokenizer)
+    assert found["text"] == "The cat sat on" + tokenizer.decode(new)
+    again = tokenizer.encode(tokenizer.decode(new))
+    repeated = [token in again[max(0, i - 8) : i] for i, token in enumerate(again)]
+    assert found["repetition"] == pytest.approx(np.mean(repeated))
+
+
+@torch.inference_mode()
+def test_the_first_layers_weights_equal_a_plain_loop(whole, make_model):
+    dataset = whole.experiment.dataset
+    model = make_model(replace(SMALL, vocab_size=300, block_size=8, n_layer=2, causal=False))
+    found = measures.first_layer(model, dataset, 5)
+    sums, positions = {"self": 0.0, "previous": 0.0, "next": 0.0}, 0
+    for sentence in dataset.sentences(5):
+        ids = torch.tensor(dataset.tokenizer.encode(sentence)[:8])
+        weights = model(ids[None], return_attention=True).attention[0][0]  # (head, query, key)
+        for i in range(len(ids)):
+            for name, j in (("self", i), ("previous", i - 1), ("next", i + 1)):
+                if 0 <= j < len(ids):
+                    sums[name] = sums[name] + weights[:, i, j].double()
+        positions += len(ids)
+    for name, total in sums.items():
+        assert found[name] == pytest.approx((total / positions).tolist(), rel=1e-5)
+    ids = dataset.tokenizer.encode(measures.SENTENCE)[:8]
+    assert found["tokens"] == [dataset.tokenizer.decode([i]) for i in ids]
+    weights = model(torch.tensor([ids]), return_attention=True).attention[0][0]
+    np.testing.assert_allclose(found["map"], weights, atol=6e-5)
+
+
+def test_scores_are_of_the_whole_test_split_by_each_rule(whole):
+    experiment, (run, *_) = whole.experiment, whole.honest_runs.values()
+    scores, dataset = whole.measured("scores")[0], experiment.dataset
+    assert list(scores) == ["side by side", "sliding by half a window", "lm-evaluation-harness"]
+    model = experiment.model_of(run)
+    for rule, stride in (("side by side", None), ("sliding by half a window", 32)):
+        expected = evaluate(model, dataset.ids["test"], dataset.counts("test"), stride=stride)
+        for unit in measures.UNITS:
+            found = getattr(measures.together(scores[rule]), unit)
+            assert found == pytest.approx(getattr(expected, unit))
+        assert {article["context"] for article in scores[rule]} == {expected.context}
+
+
+def test_a_text_that_is_read_as_a_stream_has_no_articles_to_score(
+    some_articles, tmp_path, make_model, one_sentence
+):
+    dataset = open_plan(some_articles, tmp_path, changed(PROFILE, {"data.stream": True})).dataset
+    with pytest.raises(LLMLiteError, match="read as a stream") as error:
+        measures.comparable(make_model(SMALL), dataset)
+    one_sentence(error)
+
+
+# -- intervals ------------------------------------------------------------------------------------
+
+
+def score(nats: float, tokens: int, words: int, n_bytes: int) -> dict:
+    return asdict(Score(nats, tokens, words, n_bytes, "a window"))
+
+
+SEEDS = [
+    {"one rule": [score(10, 5, 2, 20), score(20, 5, 3, 30)]},
+    {"one rule": [score(10, 5, 2, 20), score(30, 5, 3, 30)]},
+]
+
+
+def test_a_value_is_of_all_articles_together():
+    both = measures.together(SEEDS[0]["one rule"])
+    assert both.loss == pytest.approx(30 / 10)
+    assert both.word_perplexity == pytest.approx(np.exp(30 / 5))
+    assert both.bits_per_byte == pytest.approx(30 / 50 / np.log(2))
+
+
+def test_the_table_of_scores_has_both_kinds_of_interval():
+    interval = measures.over(SEEDS, "one rule", "loss")
+    assert interval.value == pytest.approx(3.5)  # of 3 and 4
+    assert interval.high - 3.5 == pytest.approx(12.7062 * 0.5, rel=1e-5)  # t of one degree
+    table = measures.score_table(SEEDS)
+    assert table.index.tolist() == [("one rule", "articles"), ("one rule", "seeds")]
+    assert table.columns.tolist() == [*measures.UNITS, "context"]
+    assert table.loc[("one rule", "articles"), "loss"] == "3 [2, 4]"
+    assert table.loc[("one rule", "seeds"), "loss"] == "3.5 [-2.853, 9.853]"
+    assert set(table.context) == {"a window"}
+    assert measures.score_table(SEEDS[:1]).index.tolist() == [("one rule", "articles")]
