@@ -49,7 +49,7 @@ def sentence(err):
 
 HELP = {
     "prepare": "--data.block-size INT tokens in a window (default: 64)",
-    "search": "--grid {first,revised} first: fixed rate; revised: warmup + cosine (default: revised)",
+    "search": "--grid {first,revised} first: fixed rate; revised: warmup + cosine (default:",
     "train": "--train.learning-rate FLOAT the peak (default: 0.004)",
     "evaluate": "by lm-evaluation-harness's rule, with 95% intervals over the articles",
     "run": "runs whose names begin so, such as retrain or no-mask; all if not given (default: )",
