@@ -15,8 +15,9 @@ import pytest
 from conftest import REPOSITORY
 
 from llmlite import paper
-from llmlite.audit import Audit, claims
+from llmlite.audit import claims
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, VERDICTS, Evidence
+from llmlite.audit.runs import Audit
 from llmlite.audit.scorecard import row, scorecard, to_frame, to_markdown, to_short_markdown
 from llmlite.audit.trends import best_losses, effect, trend_effects
 from llmlite.config import SearchSpace
@@ -531,7 +532,8 @@ def test_sections_are_headings_of_the_notebook(rows):
 
 
 def test_the_runs_behind_a_claim_are_what_the_command_takes(rows, tmp_path):
-    names = Audit(Experiment("quick", "sample", tmp_path, progress=False)).names
+    audit = Audit(Experiment("quick", "sample", tmp_path, progress=False))
+    names = [*audit.leak_runs, *audit.honest_runs, *audit.grid_runs]
     for line in rows:
         for prefix in line.runs.split():
             assert prefix == "arithmetic" or any(name.startswith(prefix) for name in names), line

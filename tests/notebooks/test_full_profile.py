@@ -19,18 +19,17 @@ pytestmark = pytest.mark.slow
 SITE = """
 from dataclasses import replace
 from llmlite.config import DataSpace, SearchSpace, TrainConfig
-from llmlite.profiles import PROFILES
+from llmlite.profiles import PROFILES, Grid
 
 short = TrainConfig(epochs=1, batch_size=4, amp="off", train_tokens=8_000, valid_tokens=3_000)
+grid = Grid(SearchSpace((4e-3,), (2,), (4,), (32,)), short)
 PROFILES["full"] = replace(
     PROFILES["quick"],
     name="full",
     data_space=DataSpace((600, 900), (16, 32), (2,), 4_000, replace(short, patience=0)),
-    first_grid=SearchSpace((4e-3,), (2,), (4,), (32,)),
-    revised_grid=SearchSpace((4e-3,), (2,), (4,), (32,)),
-    first_search=short,
-    revised_search=short,
-    retrain=short,
+    first=grid,
+    revised=grid,
+    train=short,
     seeds=(1337, 1, 2),
 )
 """

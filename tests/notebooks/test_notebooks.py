@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmlite.plan import LARGEST
+from llmlite.plan.archive import LARGEST
 from llmlite.pretrained import load_pretrained
 from llmlite.reproduce import find_notebooks, run_notebooks
 
