@@ -37,8 +37,11 @@ pytestmark = pytest.mark.skipif(not FILES, reason="this is no git repository: no
 
 
 def prose(path: Path) -> str:
-    """A Markdown file, or the Markdown cells of a notebook."""
+    """A Markdown file, or the Markdown cells of a notebook. Of what changed, what changed last: a
+    release speaks of its own options."""
     text = path.read_text("utf-8")
+    if path.name == "CHANGELOG.md":
+        text = text.split("\n## [0")[0]
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")

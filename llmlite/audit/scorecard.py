@@ -60,7 +60,7 @@ CLAIMS = {
     16: ("Over 10 hours a configuration on an A100 at batch 64", "§IV.A"),
 }
 # Who judges it, the section of notebook 08 that shows it, and the runs that it is judged by, as
-# `llmlite audit --only` takes them.
+# `llmlite run --only` takes them.
 JUDGES = {
     1: (trends.claim_1, "Trends", "grid-revised"),
     2: (trends.claim_2, "Where 1.17 comes from", "grid-revised no-mask"),
@@ -94,7 +94,7 @@ class Row:
     ours: str  # with its interval, unit and number of runs
     verdict: str  # one of VERDICTS
     section: str  # of notebook 08, that shows it
-    runs: str  # whose records it is from, as `llmlite audit --only` takes them
+    runs: str  # whose records it is from, as `llmlite run --only` takes them
 
 
 def evidence(audit: Audit) -> Evidence:
