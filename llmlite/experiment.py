@@ -119,7 +119,11 @@ class Experiment(Workspace):
         runs, chosen = self.grid(name), getattr(self.profile, name)
         if ray:
             base = self.run(f"search-{name}", chosen.train)
-            hyperparameter_search(chosen.space, base, self.dataset, self.runs, self.compute, ray)
+            table = hyperparameter_search(
+                chosen.space, base, self.dataset, self.runs, self.compute, ray
+            )
+            (self.runs / "results.csv").replace(self.out / f"search-{name}.csv")
+            return table  # what failed there is not tried again here
         return self.search_runs(f"search-{name}", runs)
 
     def searched_best(self) -> dict | None:
