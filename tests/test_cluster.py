@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -76,11 +75,6 @@ def test_without_ray_one_sentence_says_how_to_install_it(tmp_path, monkeypatch, 
     with pytest.raises(LLMLiteError, match=r"pip install llmlite\[ray\]") as error:
         search_in(tmp_path, ray=RayOptions("local"))
     one_sentence(error)
-
-
-def test_ray_is_imported_only_when_asked_for():
-    code = "import sys, llmlite.plan.cluster; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -172,7 +166,7 @@ def test_a_run_whose_workers_are_lost_again_and_again_is_said(two_cpus, monkeypa
 
 
 def test_a_mistake_in_the_program_is_not_hidden_as_a_failure(two_cpus):
-    with pytest.raises(TypeError, match="unsupported operand"):
+    with pytest.raises(TypeError, match="can only concatenate"):
         list(on_ray(lambda item: item + 1, ["a bug"], two_cpus))
 
 

@@ -1,6 +1,6 @@
 """Configurations refuse what cannot work, and profiles are the paper's where they say so."""
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 
 import pytest
 
@@ -66,11 +66,6 @@ def test_the_limits_themselves_are_allowed():
     DataConfig(split="windows", shift=0)
     TrainConfig(epoch_windows=1, train_tokens=2, valid_tokens=2, warmup_fraction=0.0, clip_norm=0.0)
     ModelConfig(dropout=0.0, n_head=128)
-
-
-def test_a_configuration_cannot_be_changed():
-    with pytest.raises(FrozenInstanceError):
-        ModelConfig().n_layer = 3
 
 
 def test_a_change_reaches_the_part_that_its_path_names():

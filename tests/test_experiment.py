@@ -1,6 +1,7 @@
 """A profile in a folder: each stage is made when it is asked for, once, and found again."""
 
 import json
+import pickle
 import re
 from dataclasses import asdict, replace
 from threading import Thread
@@ -21,6 +22,7 @@ from llmlite.experiment import Experiment
 from llmlite.files import write_json
 from llmlite.metrics import total_loss
 from llmlite.parallel import local_device
+from llmlite.plan.cluster import RayOptions
 from llmlite.pretrained import load_pretrained
 from llmlite.profiles import PROFILES, Grid
 from llmlite.run import RECORD, WEIGHTS, commit, read_record
@@ -118,29 +120,7 @@ def test_another_text_is_never_answered_from_the_old_files(start, tmp_path, work
     assert changed == ["search-revised.csv"]
 
 
-@pytest.mark.parametrize(
-    "change", [{"data.vocab_size": 280}, {"data.block_size": 8}, {"data.stride": 4}]
-)
-def test_another_setting_is_another_run(start, work, change):
-    first, second = start(**GIVEN), start(**GIVEN, **change)
-    first.retrain()
-    work["steps"] = 0
-    second.retrain()
-    assert work["steps"] > 0
-    assert retrained(second) != retrained(first)
-
-
 # -- what is trained ------------------------------------------------------------------------------
-
-
-def test_each_grid_has_its_own_table_and_training(start):
-    experiment = start()
-    assert experiment.search("first").n_embd.tolist() == [8, 16]
-    assert experiment.search("revised").learning_rate.tolist() == [1e-2, 1e-4]
-    written = [pd.read_csv(experiment.out / f"search-{grid}.csv") for grid in ("first", "revised")]
-    assert [len(table) for table in written] == [2, 2]
-    first = read_record(experiment.folder(experiment.grid("first")[0]))
-    assert first["identity"]["train"]["schedule"] == "fixed"
 
 
 def test_the_best_configuration_of_the_revised_grid_is_trained(start):
@@ -181,6 +161,24 @@ def test_nothing_is_searched_for_where_the_configuration_is_known(start, work):
     assert known.configuration == {"learning_rate": 0.003, **shape}
     assert not start(**given).known_configuration
     assert work["steps"] == 0
+
+
+def test_a_search_on_a_cluster_is_not_repeated_here(start, monkeypatch):
+    trained, train = [], Trainer._train
+
+    def on_ray(function, items, options):
+        function = pickle.loads(pickle.dumps(function))  # as for another machine
+        yield from ((number, function(item)) for number, item in enumerate(items))
+
+    monkeypatch.setattr("llmlite.plan.search.on_ray", on_ray)
+    monkeypatch.setattr(Trainer, "_train", lambda self: trained.append(1) or train(self))
+    experiment = start(**{"revised.space.learning_rate": (1e30, 1e-2)})
+    table = experiment.search("revised", RayOptions("local"))
+    assert table.status.tolist() == ["failed", "finished"]
+    assert len(trained) == 2, "what failed there is not tried again on this machine"
+    assert len(pd.read_csv(experiment.out / "search-revised.csv")) == 2
+    assert set(experiment.runs.iterdir()) == set(map(experiment.folder, experiment.grid("revised")))
+    assert experiment.searched_best()["learning_rate"] == 1e-2
 
 
 def test_a_run_that_two_want_is_one(start):

@@ -5,13 +5,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from tiny_plan import PROFILE, open_plan
 
 from llmlite.audit import measures
 from llmlite.config import ModelConfig
-from llmlite.errors import LLMLiteError
 from llmlite.metrics import Score, evaluate
-from llmlite.profiles import changed
 
 SMALL = ModelConfig(vocab_size=61, block_size=6, n_layer=1, n_head=2, n_embd=16)
 
@@ -86,15 +83,6 @@ def test_scores_are_of_the_whole_test_split_by_each_rule(whole):
             found = getattr(measures.together(scores[rule]), unit)
             assert found == pytest.approx(getattr(expected, unit))
         assert {article["context"] for article in scores[rule]} == {expected.context}
-
-
-def test_a_text_that_is_read_as_a_stream_has_no_articles_to_score(
-    some_articles, tmp_path, make_model, one_sentence
-):
-    dataset = open_plan(some_articles, tmp_path, changed(PROFILE, {"data.stream": True})).dataset
-    with pytest.raises(LLMLiteError, match="read as a stream") as error:
-        measures.comparable(make_model(SMALL), dataset)
-    one_sentence(error)
 
 
 # -- intervals ------------------------------------------------------------------------------------
