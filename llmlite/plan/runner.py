@@ -72,7 +72,8 @@ class _Runner:
     def __init__(self, experiment: Experiment, only, processes: int, archive: Path | None):
         self.experiment, self.only, self.processes = experiment, only, processes
         self.archive, self._packed = archive, time.monotonic()
-        self.given: set[str] = set()  # names of runs; one that failed would fail again
+        self.given: set[str] = set()  # names of runs
+        self.failed: set[Path] = set()  # folders: what failed once would fail again
         self.busy: dict[Future, Run] = {}
         logs = experiment.out / "plan"
         logs.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,9 @@ class _Runner:
             done, _ = wait(busy, timeout=patience, return_when=FIRST_COMPLETED)
             for future in done:
                 run = busy.pop(future)
-                if future.result():
+                if not future.result():
+                    self.failed.add(self.experiment.folder(run))
+                else:
                     tqdm.write(self._line(run, time.monotonic() - began), sys.stderr)
             if self.archive and time.monotonic() - self._packed > PACK_EVERY:
                 pack(self.experiment, plan, self.archive)
@@ -123,8 +126,8 @@ class _Runner:
         """Two of the plan may be one training, of which different things are measured."""
         if run.name in self.given or self.experiment.is_done(run):
             return False
-        folder = self.experiment.folder(run)
-        return all(folder != self.experiment.folder(other) for other in self.busy.values())
+        busy = {self.experiment.folder(other) for other in self.busy.values()}
+        return self.experiment.folder(run) not in busy | self.failed
 
     def _line(self, run: Run, seconds: float) -> str:
         record = read_record(self.experiment.folder(run))
