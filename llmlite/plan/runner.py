@@ -93,8 +93,10 @@ class _Runner:
                     self.given -= {run.name for run in self.busy.values()}
                     tqdm.write("A worker was killed; its run and the others carry on.", sys.stderr)
                 finally:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    _end(active_children())
+                    # What is broken off carries on from its last checkpoint, as after any kill.
+                    for worker in active_children() if self.busy else ():
+                        worker.terminate()
+                    pool.shutdown(cancel_futures=True)
 
     def _hand_out(self, pool: ProcessPoolExecutor, deadline: float, bar, began: float) -> None:
         self.busy = busy = {}
@@ -138,14 +140,6 @@ class _Runner:
             f"{last['epoch']}, {last['step']:,} steps in {record['seconds']:.1f} s, "
             f"{last['tokens_per_second']:,.0f} tokens/s, {record['engine']}"
         )
-
-
-def _end(workers: list) -> None:
-    """A run that is broken off carries on from its last checkpoint, as after any kill."""
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join()
 
 
 # -- in a worker ----------------------------------------------------------------------------------
