@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 
+from llmlite.data import Dataset
 from llmlite.errors import LLMLiteError
 from llmlite.metrics import Score
 from llmlite.progress import tqdm
@@ -90,7 +91,7 @@ def published(corpus: str) -> list[Baseline]:
     return [replace(baseline, exact=False, remark=other) for baseline in PUBLISHED]
 
 
-def measured(dataset, progress: bool = False) -> list[Baseline]:
+def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
     """Chance and counting, learned from the training split and measured on the test split.
 
     Over the dataset's tokens: a uniform distribution, unigrams, and Kneser-Ney 5-grams; and 5-grams

@@ -13,6 +13,7 @@ import torch
 from llmlite import paper
 from llmlite.audit.samples import Counts, StudySize, as_lists, collect, difference, measure_all
 from llmlite.audit.text import SAMPLING
+from llmlite.data import Dataset
 from llmlite.errors import LLMLiteError
 from llmlite.generate import complete
 from llmlite.interpret import (
@@ -30,7 +31,7 @@ from llmlite.model import GPT
 ALL_HEADS, OTHER_PAIRS = "all heads", "mean of the other pairs"
 
 
-def ablation(model: GPT, dataset, size: StudySize) -> dict:
+def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """Repetition in continuations of the paper's prompt without two heads in every layer.
 
     Each two heads in turn, so that the paper's can be told from any two, and all heads as the
@@ -100,7 +101,7 @@ THINGS = (
 )
 
 
-def attention(model: GPT, dataset, size: StudySize) -> dict:
+def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """How far each layer and head looks back, and how much each layer looks at the verb "sat".
 
     Over sentences of the test split, and all of their tokens but the first: the weight on the token

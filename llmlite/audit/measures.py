@@ -1,5 +1,5 @@
 """What is measured of a trained model of the audit: what hypotheses predict, and scores that can be
-compared. Each function gives what JSON can hold; a dataset is a `data.Dataset`."""
+compared. Each function gives what JSON can hold."""
 
 from dataclasses import asdict
 
@@ -10,6 +10,7 @@ import torch
 from llmlite import paper
 from llmlite.audit.causality import causal_leak
 from llmlite.audit.harness import harness_scores, pages
+from llmlite.data import Dataset
 from llmlite.generate import complete
 from llmlite.interpret import attention_maps
 from llmlite.intervals import Interval, over_articles, over_seeds
@@ -33,7 +34,7 @@ UNITS = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
 
 
 def predicted(
-    model: GPT, dataset, windows: dict[str, TokenWindows], limit: int, sentences: int
+    model: GPT, dataset: Dataset, windows: dict[str, TokenWindows], limit: int, sentences: int
 ) -> dict:
     """What the hypotheses predict differently (see hypotheses.py). windows: as the run has cut
     them; limit: windows behind the true loss; sentences: of the test split, behind attention."""
@@ -80,7 +81,7 @@ def greedy(model: GPT, tokenizer) -> dict:
     return {"text": prompt + continuation, "repetition": repetition_rate(tokens)}
 
 
-def first_layer(model: GPT, dataset, sentences: int) -> dict:
+def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
     """Layer 0 on one sentence, (head, query, key), and over sentences of the test split the mean
     weight of each head on the token itself, the one before it and the one after it."""
 
@@ -108,7 +109,7 @@ def first_layer(model: GPT, dataset, sentences: int) -> dict:
 # -- scores that can be compared ------------------------------------------------------------------
 
 
-def comparable(model: GPT, dataset, progress: bool = False) -> dict[str, list[dict]]:
+def comparable(model: GPT, dataset: Dataset, progress: bool = False) -> dict[str, list[dict]]:
     """How a model predicts the test split, by three rules: rule → a Score an article.
 
     Side by side, sliding by half a window, and as lm-evaluation-harness's task wikitext does it.

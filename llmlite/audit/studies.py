@@ -5,8 +5,10 @@ from collections.abc import Callable
 from llmlite.audit.heads import ablation, attention
 from llmlite.audit.samples import StudySize
 from llmlite.audit.text import coherence, prompt_sensitivity, sampling
+from llmlite.data import Dataset
+from llmlite.model import GPT
 
-STUDIES: dict[str, Callable[..., dict]] = {  # of a GPT, a Dataset and a StudySize
+STUDIES: dict[str, Callable[[GPT, Dataset, StudySize], dict]] = {
     "coherence": coherence,
     "prompt_sensitivity": prompt_sensitivity,
     "sampling": sampling,

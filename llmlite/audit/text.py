@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llmlite import paper
 from llmlite.audit.samples import StudySize, as_lists, collect, measure, measure_all, share
+from llmlite.data import Dataset
 from llmlite.errors import LLMLiteError
 from llmlite.generate import (
     PARAGRAPH,
@@ -66,7 +67,7 @@ CONTRASTS = (
 )
 
 
-def coherence(model: GPT, dataset, size: StudySize) -> dict:
+def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """How like real text the paper's filtered continuation is: in `measures`, over six kinds,
 
         generated   continuations of the paper's prompt, from its last word on
@@ -182,7 +183,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def prompt_sensitivity(
-    model: GPT, dataset, size: StudySize, prompts: Sequence[str] = PROMPTS
+    model: GPT, dataset: Dataset, size: StudySize, prompts: Sequence[str] = PROMPTS
 ) -> dict:
     """BLEU between continuations of different `prompts`, and of the same prompt as the control: a
     low BLEU can be put down to the wording only as far as it is lower than the latter.
@@ -245,7 +246,9 @@ COMPARED = (
 POOL = 4  # continuations whose word pairs are counted together
 
 
-def sampling(model: GPT, dataset, size: StudySize, prompt: str = paper.GENERATION_PROMPT) -> dict:
+def sampling(
+    model: GPT, dataset: Dataset, size: StudySize, prompt: str = paper.GENERATION_PROMPT
+) -> dict:
     """What temperature and top-k do to continuations of `prompt`, by SETTINGS and COMPARED.
 
     All settings draw with the same random numbers, so sample i is compared with sample i. A top-k
