@@ -115,7 +115,7 @@ def test_a_run_without_a_partner_is_left_out(losses):
 
 
 def test_without_pairs_there_is_no_effect(losses, one_sentence):
-    with pytest.raises(LLMLiteError, match="pairs needs at least two; there is 0") as error:
+    with pytest.raises(LLMLiteError, match="pairs needs at least two finite numbers") as error:
         effect(losses, "n_head", 2, 8)
     one_sentence(error)
 
