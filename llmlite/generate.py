@@ -156,10 +156,8 @@ def prompt_ids(tokenizer, prompt: str) -> Tensor:
 def complete(
     model: GPT, tokenizer, prompt: str, max_new_tokens: int = 60, n: int = 1, **sampling
 ) -> list[str]:
-    """`n` continuations of `prompt` as text, without the prompt, each ending before <|endoftext|>.
-
-    The prompt is set as the start of a paragraph. `sampling` is as in `generate`.
-    """
+    """`n` continuations of `prompt` as the start of a paragraph: text without it, up to
+    <|endoftext|>. sampling: as in `generate`."""
     if n < 1:
         raise LLMLiteError(f"Cannot generate {n} continuations; ask for 1 or more.")
     start = prompt_ids(tokenizer, prompt)
@@ -219,8 +217,8 @@ def check_sampling(
 class Decoder:
     """decoder(text) → logits of the token that follows; `text` grows from call to call.
 
-    text: (batch, time), of which the last block_size tokens are the context; capacity: the longest.
-    The logits, (batch, vocab_size), may be overwritten by the next call.
+    text: (batch, time up to `capacity`), of which the last block_size tokens are the context. The
+    logits, (batch, vocab_size), may be overwritten by the next call.
     """
 
     def __init__(self, model: GPT, batch: int, capacity: int, head_mask: Tensor | None = None):
@@ -275,9 +273,9 @@ class GraphStep:
     """step(feed, ids, cache): feed(ids, cache) for one token a text, ids (batch, 1), in one launch
     instead of a hundred, of a CUDA graph that the first call records."""
 
-    # It does not keep `feed`: a cycle would hold the cache's memory until Python looks for cycles.
     graph = None
 
+    # `feed` is not kept: a cycle would hold the cache's memory until Python looks for cycles.
     def __call__(self, feed: Callable, ids: Tensor, cache: GraphCache) -> Tensor:
         cache.next.fill_(cache.length)
         if self.graph is None:

@@ -138,10 +138,8 @@ def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
     weight = model.token_embedding.weight
     rows = max(1, (CACHED_LOGITS if weight.device.type == "cpu" else LOGITS) // len(weight))
     parts = zip(hidden.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
-    losses = [
-        F.cross_entropy(F.linear(x, weight).float(), y, ignore_index=UNSCORED, reduction="none")
-        for x, y in parts
-    ]
+    how = {"ignore_index": UNSCORED, "reduction": "none"}
+    losses = [F.cross_entropy(F.linear(x, weight).float(), y, **how) for x, y in parts]
     return torch.cat(losses).view(targets.shape)
 
 
@@ -180,8 +178,8 @@ def total_loss(
 ) -> tuple[float, int]:
     """(nats, tokens): the model's loss summed over ids[1:], every token scored exactly once.
 
-    batch_size: windows at a time, by default as many as suit the device. progress: what a progress
-    bar is called. stride: as in `token_losses`.
+    batch_size: windows at a time (None: to suit the device). progress: what a bar is called.
+    stride: as in `token_losses`.
     """
     at_once = batch_size or windows_at_once(model.device, model.config.block_size)
     batches = windows_over(len(ids) - 1, model.config.block_size, stride, at_once)
@@ -234,9 +232,9 @@ def evaluate(
     model, ids: Ids, counts: Counts, progress: str | None = None, stride: int | None = None
 ) -> Score:
     """The Score of `model` on a split: its ids, and the counts of the text that they spell."""
-    nats, tokens = total_loss(model, ids, progress=progress, stride=stride)
+    sums = total_loss(model, ids, progress=progress, stride=stride)
     context = context_in_words(model.config, stride)
-    return Score(nats, tokens, counts.words_and_line_ends, counts.bytes, context)
+    return Score(*sums, counts.words_and_line_ends, counts.bytes, context)
 
 
 def article_scores(
@@ -245,7 +243,7 @@ def article_scores(
     """A Score for each article of a split; together they are that of the split.
 
     losses: of ids[1:]. ids: with <|endoftext|> before each article; the one after it counts as its
-    last token. Raises LLMLiteError if these do not belong together.
+    last token. LLMLiteError if these do not belong together.
     """
     starts = np.flatnonzero(np.asarray(ids) == eot_id)
     if len(starts) != len(articles) or len(losses) != len(ids) - 1 or starts[:1].tolist() != [0]:
@@ -264,25 +262,23 @@ def article_scores(
 
 # -- a loss that is too good to be true -----------------------------------------------------------
 
-# A model that sees its targets copies them, all but the last one of a window, which nothing shows.
-# There it hardly beats guessing by frequency, so over a window of T tokens its mean loss tends to
-# the unigram entropy / T. An honest model of natural text stays at half of that entropy or more.
-
 
 class ImplausibleLossWarning(UserWarning):
     """A loss that no language model has on natural text: something shows it the answers."""
 
 
 def unigram_entropy(ids: Ids) -> float:
-    """Nats per token of guessing by frequency, from the first million of ids (tokens,)."""
+    """Nats per token of guessing by frequency, from the first million of ids."""
     counts = torch.bincount(to_tensor(ids[:SOME])).double()
     return torch.special.entr(counts / counts.sum()).sum().item()
 
 
 def leak_floor(ids: Ids, block_size: int) -> float:
     """The validation loss below which a leak is likelier than learning, in nats per token."""
-    # Twice the unigram entropy / block_size, what a leaking model has before it has quite learnt to
-    # copy; but never over a third of the entropy, which windows below 6 tokens would come to.
+    # A model that sees its targets copies them, all but the last one of a window, which nothing
+    # shows. There it hardly beats guessing by frequency, so its mean loss tends to the unigram
+    # entropy / block_size; it has twice that before it has quite learnt to copy. An honest model
+    # of natural text stays above half of the entropy: a third at most, for windows below 6 tokens.
     return min(2 / block_size, 1 / 3) * unigram_entropy(ids)
 
 
