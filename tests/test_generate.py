@@ -3,15 +3,19 @@
 import math
 import weakref
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from llmlite.errors import LLMLiteError
 from llmlite.generate import (
     PARAGRAPH,
     Decoder,
     GraphCache,
+    GraphStep,
     Step,
     _drawn,
     complete,
@@ -300,25 +304,40 @@ def test_a_text_may_grow_by_several_tokens_at_once(tiny_model, make_ids, device)
         torch.testing.assert_close(decoder(ids[:, :end]), expected, **CLOSE)
 
 
-def test_a_cache_for_graphs_gives_what_the_plain_one_gives(tiny_model, make_ids):
-    """Its arithmetic needs no GPU; only recording does."""
-    ids, plain, graph = make_ids(3, 10), KVCache(tiny_model, 3, 12), GraphCache(tiny_model, 3, 12)
-    layer = torch.rand(3, 4, 1, 4), torch.rand(3, 4, 1, 4)
-    with torch.no_grad():
-        for start, end in ((0, 4), *((i, i + 1) for i in range(4, 10))):
-            graph.next.fill_(start)
-            expected = tiny_model(ids[:, start:end], cache=plain).logits
-            logits = tiny_model(ids[:, start:end], cache=graph).logits
-            torch.testing.assert_close(logits, expected, **CLOSE)
-    graph.next.fill_(graph.length)
-    graph.extend(1)
-    keys, values, mask = graph.append(1, *layer)  # of a recorded step, nothing may change
-    assert (keys.data_ptr(), values.data_ptr()) == (
-        graph.keys[1].data_ptr(),
-        graph.values[1].data_ptr(),
-    )
-    assert keys.shape == values.shape == (3, 4, 12, 4)
-    assert mask.tolist() == [[0.0] * 11 + [-math.inf]]
+class Recorder(TorchDispatchMode):
+    """Stands for a CUDA graph and its capture: a replay runs the same operations again, on the same
+    memory, so what Python would have to do anew at each step is missing in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        for func, args, kwargs, result in self.calls:
+            new = func(*args, **kwargs)
+            for old, value in zip(tree_leaves(result), tree_leaves(new), strict=True):
+                old.copy_(value)  # a view of an argument is written onto itself
+
+
+@pytest.mark.parametrize("prompt", [3, 11])  # the window is 12: eight replays, and one
+def test_a_recorded_step_gives_the_logits_of_all_later_ones(
+    tiny_model, make_ids, monkeypatch, prompt
+):
+    for name in ("device", "stream", "Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorder)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
+    ids, decoder = make_ids(3, 14), Decoder(tiny_model, 3, capacity=14)
+    decoder.cache, decoder.graph = GraphCache(tiny_model, 3, 12), GraphStep()
+    for end in range(prompt, 15):
+        expected = from_scratch(tiny_model, ids[:, :end])
+        torch.testing.assert_close(decoder(ids[:, :end]), expected, **CLOSE)
+    assert len(decoder.graph.graph.calls) > 50
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
