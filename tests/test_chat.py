@@ -4,11 +4,11 @@ import io
 import math
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -42,14 +42,7 @@ def test_each_line_is_continued_as_complete_does_with_the_next_seed(talk):
     (second,) = complete(*talk.parts, "The mat", 12, seed=6, **SAMPLING)
     assert out == f"The cat{first}\nThe mat{second}\n"
     assert "no assistant and answers nothing (a tiny model)" in err
-
-
-def test_input_that_is_not_utf8_is_one_sentence(talk):
-    out, err = talk(b"The \xff cat\n")
-    assert (out, err.splitlines()[1]) == (
-        "",
-        "The input is not UTF-8; what came with it is left out.",
-    )
+    assert talk(b"The \xff cat\n").err.endswith(" is not UTF-8; what came with it is left out.\n")
 
 
 def test_in_a_pipe_an_interrupt_ends_all(talk, monkeypatch):
@@ -87,10 +80,8 @@ def test_ctrl_c_and_ctrl_d_at_a_real_terminal():
 
     def wait_for(words: bytes) -> bytes:
         nonlocal seen
-        deadline = time.monotonic() + 120
         while words not in seen:
-            ready, _, _ = select.select([terminal], [], [], max(0, deadline - time.monotonic()))
-            assert ready, seen
+            assert select.select([terminal], [], [], 120)[0], seen
             seen += os.read(terminal, 4096)
         before, seen = seen.split(words, 1)
         return before
@@ -125,10 +116,11 @@ def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(capsys
 
 
 def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(monkeypatch, capsys):
-    for terminal, expected in ((True, "␛[2J␍\t\n\ufffd␡a\n"), (False, "\x1b[2J\r\t\n\x9b\x7fa\n")):
-        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
-        chat.print_text("\x1b[2J\r\t\n", [piece("\x9b\x7fa", 0.5)])
-        assert capsys.readouterr().out == expected
+    given = "\x1b[2J\r\t\n", [piece("\x9b\x7fa", 0.5)]
+    chat.print_text(*given)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    chat.print_text(*given)
+    assert capsys.readouterr().out == "\x1b[2J\r\t\n\x9b\x7fa\n␛[2J␍\t\n\ufffd␡a\n"
 
 
 def test_generate_and_chat_take_the_same_options(capsys, monkeypatch):
@@ -141,22 +133,17 @@ def test_generate_and_chat_take_the_same_options(capsys, monkeypatch):
     assert capsys.readouterr().out == "\n" + out
     assert main(["generate", "The cat", *options, "-n", "2"]) == 0
     assert capsys.readouterr().out.count("\nThe cat") == 2
-    for wrong, sentence in (
-        (["chat", "--temperature", "-1"], "temperature is -1.0"),
-        (["generate", "-n", "2", "--probabilities"], "leave out -n"),
-    ):
-        assert main(wrong) == 2
-        assert sentence in capsys.readouterr().err
-
-
-HEAVY = ("pandas", "datasets", "matplotlib", "scipy", "nltk", "transformers", "torch._dynamo")
+    assert main(["chat", "--temperature", "-1"]) == 2
+    assert main(["generate", "-n", "2", "--probabilities"]) == 2
+    assert re.search("temperature is -1.0.*\n.*leave out -n", capsys.readouterr().err)
 
 
 def test_a_text_does_not_wait_for_libraries_that_it_does_not_need():
     """In place of a time, which would depend on the machine: what has been imported by the end."""
+    heavy = "pandas", "datasets", "matplotlib", "scipy", "nltk", "transformers", "torch._dynamo"
     code = (
         "import sys; from llmlite.cli import main; main(['generate', 'The cat', '--tokens', '2']); "
-        f"print([name for name in {HEAVY} if name in sys.modules])"
+        f"print([name for name in {heavy} if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.startswith("\nThe cat"), run.stderr
