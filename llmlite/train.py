@@ -140,7 +140,7 @@ class Trainer:
                 self._write_record("failed", str(error))
                 raise
             except torch.OutOfMemoryError:
-                pass  # and let go of what the failed step holds, before trying smaller ones
+                pass  # and let go of what the failed step holds
             finally:
                 if self.events:
                     self.events.close()
@@ -245,9 +245,9 @@ class Trainer:
 
     def _validate(self) -> float:
         """Nats per token over the validation split; each process scores its part of the windows."""
-        if mistakes(
-            self.run.data
-        ):  # a mistake is in the validation, too: the mean over its windows
+        # The mean over whole windows, with their mistakes: without a mask the last token alone is
+        # not seen, and would weigh more in a shorter window.
+        if mistakes(self.run.data) or not self.run.model.causal:
             return loss_by_position(self.model, self.valid_windows).mean().item()
         # The rest that fills no window counts as well.
         ids, size = self.valid_windows.ids, self.run.model.block_size
