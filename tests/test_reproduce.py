@@ -12,7 +12,7 @@ from notebooks.tiny import PARAMETERS, make_notebook
 
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
-from llmlite.plan import unpack
+from llmlite.plan.archive import unpack
 from llmlite.pretrained import FILES, load_pretrained
 from llmlite.reproduce import (
     captions_in,
@@ -197,7 +197,7 @@ def test_the_report_names_notebooks_and_figures(tmp_path):
 
 # -- into the clone -------------------------------------------------------------------------------
 
-CUT = {"vocab_size": 270, "block_size": 16}
+CUT = {"data.vocab_size": 270, "data.block_size": 16}
 README = "before\n<!-- results -->\nold results\n<!-- end of results -->\nafter\n"
 
 
@@ -297,7 +297,7 @@ def test_records_are_published_without_paths_of_ours_and_begin_another_run(
     (experiment.out / "figures" / "01_x.svg").write_text("<svg/>")
     publish(experiment, root)
     files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    run = f"figures/records/runs/{experiment.run_folder.name}"
+    run = f"figures/records/runs/{experiment.folder(experiment.retraining()).name}"
     assert {"figures/01_x.svg", f"{run}/steps.jsonl", f"{run}/test_score.json"} <= files.keys()
     assert {f"llmlite/pretrained/{name}" for name in FILES} <= files.keys()
     records = [name for name in files if name.endswith((".json", ".md", ".csv"))]
