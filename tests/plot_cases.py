@@ -77,7 +77,7 @@ FIGURES = {
     "learning_curves": ({"a": EPOCHS, "b": EPOCHS}, "title", PAPER),
     "final_perplexities": (TABLE, "n_layer", "n_head", "learning_rate", "title"),
     "learning_rate_schedule": (STEPS, STEPS),
-    "losses": (EPOCHS, 2),
+    "losses": (EPOCHS, 2, PAPER),
     "gradient_norm": (STEPS, 1.0, 5, (1e5, 2e5)),
     "next_tokens": ([" the", " \n"], [0.4, 0.1], "The cat"),
     "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"], 0.15),

@@ -13,6 +13,7 @@ from plot_cases import (
     HEADS,
     INTERVALS,
     MAP,
+    PAPER,
     SAMPLED,
     STEPS,
     TABLE,
@@ -92,7 +93,7 @@ def test_the_papers_schedule_is_drawn_over_the_width_of_ours():
 
 
 def test_losses_draws_both_losses_and_the_perplexity():
-    left, right = plots.losses(EPOCHS, 2).axes
+    left, right = plots.losses(EPOCHS, 2, PAPER).axes
     assert drawn(left) == [
         EPOCHS[["epoch", "train_loss"]].values.tolist(),
         EPOCHS[["epoch", "valid_loss"]].values.tolist(),

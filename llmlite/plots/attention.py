@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from llmlite.plots.style import COLOURS, MARKERS, SMALL, figure, subplots
+from llmlite.plots import style
 
 ATTENTION_SCALE = PowerNorm(0.5, vmin=0, vmax=1)  # square root: small weights stay visible
 STATISTICS = {
@@ -17,46 +18,48 @@ STATISTICS = {
 }
 
 
-@figure
+@style.figure
 def head_effects(effects: np.ndarray, baseline: float) -> Figure:
     """§IV.D. effects: change of the loss without each head, (n_layer, n_head), nats per token."""
     layers, heads = effects.shape
-    fig, ax = subplots(height=1.4 + 0.32 * layers, page=heads > 4, boxed=True)
+    fig, ax = style.subplots(height=1.4 + 0.32 * layers, page=heads > 4, boxed=True)
     limit = np.abs(effects).max() or 1.0
     image = ax.imshow(effects, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    for (layer, head), value in np.ndenumerate(effects):
-        colour = "white" if abs(value) > 0.6 * limit else "black"
-        ax.text(head, layer, f"{value:+.3f}", ha="center", va="center", color=colour)
+    style.write_values(ax, effects, "{:+.3f}", white=np.abs(effects) > 0.6 * limit)
     ax.set(xticks=range(heads), yticks=range(layers), xlabel="head", ylabel="layer")
     ax.set_title(f"Change of the loss ({baseline:.3f})\nwithout a head")
     fig.colorbar(image, label="nats per token")
     return fig
 
 
-def _labels(tokens: Sequence[str]) -> list[str]:
-    return [token.replace("\n", "↵") for token in tokens]
+def _draw_map(ax: Axes, weights, tokens: Sequence[str], left=True, lowest=True, **looks):
+    """One head's map; which of its axes are named, left and below."""
+    labels = [token.replace("\n", "↵") for token in tokens]
+    looks = {"family": "monospace", **looks}
+    ax.set_xticks(range(len(tokens)), labels if lowest else [], rotation=90, **looks)
+    ax.set_yticks(range(len(tokens)), labels if left else [], **looks)
+    ax.set(xlabel="looked at (key)" * lowest, ylabel="looking (query)" * left)
+    return ax.imshow(weights, norm=ATTENTION_SCALE)
 
 
-@figure
+@style.figure
 def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Figure:
     """Figs. 6 and 7. weights: (query, key) of one head, rows sum to 1."""
     many = len(tokens) > 18
-    fig, ax = subplots(height=6.6 if many else 4.4, page=many, boxed=True)
-    image = ax.imshow(weights, norm=ATTENTION_SCALE)
-    ax.set_xticks(range(len(tokens)), _labels(tokens), rotation=90, family="monospace")
-    ax.set_yticks(range(len(tokens)), _labels(tokens), family="monospace")
-    ax.set(xlabel="looked at (key)", ylabel="looking (query)", title=title)
+    fig, ax = style.subplots(height=6.6 if many else 4.4, page=many, boxed=True)
+    image = _draw_map(ax, weights, tokens)
+    ax.set_title(title)
     fig.colorbar(image, label="attention weight", shrink=0.8)
     return fig
 
 
-@figure
+@style.figure
 def attention_grid(maps: np.ndarray) -> Figure:
     """Every head's map on one text: maps (n_layer, n_head, query, key), a row a layer."""
     layers, heads = maps.shape[:2]
     page = heads > 4
     side = (6.0 if page else 3.7) / heads
-    fig, axes = subplots(layers, heads, 0.4 + side * layers, page, boxed=True, squeeze=False)
+    fig, axes = style.subplots(layers, heads, 0.4 + side * layers, page, boxed=True, squeeze=False)
     for (layer, head), ax in np.ndenumerate(axes):
         image = ax.imshow(maps[layer, head], norm=ATTENTION_SCALE)
         ax.set(xticks=[], yticks=[])
@@ -68,34 +71,27 @@ def attention_grid(maps: np.ndarray) -> Figure:
     return fig
 
 
-@figure
+@style.figure
 def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
     """One head of layer 0 each. maps: title → (query, key), rows sum to 1; of one sentence."""
     columns = min(3, len(maps))
     rows = -(-len(maps) // columns)
-    fig, axes = subplots(rows, columns, 0.6 + 2.45 * rows, page=True, boxed=True, squeeze=False)
+    height = 0.6 + 2.45 * rows
+    fig, axes = style.subplots(rows, columns, height, page=True, boxed=True, squeeze=False)
     for unused in axes.flat[len(maps) :]:
         unused.axis("off")
-    text = {"family": "monospace", "fontsize": SMALL}
     for place, (title, weights) in enumerate(maps.items()):
-        ax = axes.flat[place]
-        image = ax.imshow(weights, norm=ATTENTION_SCALE)
         left, lowest = place % columns == 0, place + columns >= len(maps)
-        ax.set_xticks(range(len(tokens)), _labels(tokens) if lowest else [], rotation=90, **text)
-        ax.set_yticks(range(len(tokens)), _labels(tokens) if left else [], **text)
-        ax.set_title(title)
-        if lowest:
-            ax.set_xlabel("looked at (key)")
-        if left:
-            ax.set_ylabel("looking (query)")
+        image = _draw_map(axes.flat[place], weights, tokens, left, lowest, fontsize=style.SMALL)
+        axes.flat[place].set_title(title)
     fig.colorbar(image, ax=axes, label="attention weight", shrink=0.7)
     return fig
 
 
-@figure
+@style.figure
 def attention_by_layer(statistics: pd.DataFrame) -> Figure:
     """statistics: what `interpret.attention_statistics` gives; a dot a head, a line the mean."""
-    fig, axes = subplots(1, len(STATISTICS), 2.8, page=True)
+    fig, axes = style.subplots(1, len(STATISTICS), 2.8, page=True)
     for ax, (column, label) in zip(axes, STATISTICS.items(), strict=True):
         for head, part in statistics.groupby("head"):
             ax.scatter(part.layer, part[column], s=22, label=f"head {head}", **_looks(head))
@@ -110,11 +106,11 @@ def attention_by_layer(statistics: pd.DataFrame) -> Figure:
     return fig
 
 
-@figure
+@style.figure
 def head_intervals(table: pd.DataFrame) -> Figure:
     """Figs. 6 and 7 in numbers. table: a row a (layer, head); of "previous" and "distance" the
     columns value, low and high."""
-    fig, axes = subplots(1, 2, 2.9, page=True)
+    fig, axes = style.subplots(1, 2, 2.9, page=True)
     for ax, statistic in zip(axes, ("previous", "distance"), strict=True):
         for (layer, head), row in table[statistic].iterrows():
             place, looks = layer + 0.13 * (head - 1.5), _looks(head)
@@ -127,14 +123,15 @@ def head_intervals(table: pd.DataFrame) -> Figure:
 
 
 def _looks(head: int) -> dict:
-    return {"marker": MARKERS[head % len(MARKERS)], "color": COLOURS[head % len(COLOURS)]}
+    looks = style.series(head)
+    return {"marker": looks["marker"], "color": looks["color"]}
 
 
 def _name_heads(fig: Figure, axes: Sequence) -> None:
     for ax in axes:
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("layer")
         ax.set_ylim(bottom=0)
-        ax.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes[0].get_legend_handles_labels()
     ncols = min(6, len(labels))
     fig.legend(handles, labels, loc="outside lower center", ncols=ncols, columnspacing=1.2)

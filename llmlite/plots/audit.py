@@ -9,116 +9,106 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from llmlite.intervals import Interval
-from llmlite.plots.style import (
-    COLOURS,
-    MARKERS,
-    SMALL,
-    figure,
-    ink,
-    log_ticks,
-    note,
-    subplots,
-    tint,
-)
+from llmlite.plots import style
 
-UNCLEAR = "#999999"
-FACT_MARKS = {"fits": ("✓", COLOURS[2]), "does not": ("✗", COLOURS[4]), "–": ("–", UNCLEAR)}
+FACT_MARKS = {"fits": ("✓", style.GREEN), "does not": ("✗", style.RED), "–": ("–", style.UNCLEAR)}
 PER_WORD = "perplexity per word and line end"
 
 
-@figure
+@style.figure
 def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Figure:
     """Loss at each position of the window, log scale. curves: label → (block_size,), nats per
     token; published: the paper's mean."""
-    fig, ax = subplots(height=3.4)
+    fig, ax = style.subplots(height=3.4)
     for i, (label, losses) in enumerate(curves.items()):
         places = np.arange(1, len(losses) + 1)
         mean = float(np.mean(losses))
-        ax.plot(places, losses, marker=MARKERS[i], markersize=4, color=COLOURS[i])
-        ax.axhline(mean, color=COLOURS[i], linestyle="--", linewidth=1)
+        ax.plot(places, losses, marker=style.MARKERS[i], markersize=4, color=style.COLOURS[i])
+        ax.axhline(mean, color=style.COLOURS[i], linestyle="--", linewidth=1)
         text = f"{label}: mean {mean:.3f}, perplexity {np.exp(mean):.4g}"
         middle = len(losses) / 2, max(losses[:-1])  # the last one may tower over all others
-        note(ax, text, middle, up=8, ha="center", color=ink(COLOURS[i]))
+        style.note(ax, text, middle, up=8, ha="center", color=style.ink(style.COLOURS[i]))
     ax.axhline(published, color="black", linestyle=":")
-    note(ax, f"the paper's mean, {published:.4g}", (1, published), up=-4, va="top")
+    style.note(ax, f"the paper's mean, {published:.4g}", (1, published), up=-4, va="top")
     ax.set(yscale="log", xlabel="position in the window", ylabel="loss, nats per token (log scale)")
     ax.margins(y=0.12)
-    log_ticks(ax.yaxis)
+    style.log_ticks(ax.yaxis)
     ax.set_title("Without a mask, only the last answer is not in sight")
     return fig
 
 
-@figure
+@style.figure
 def positions_by_run(curves: dict[str, Sequence[float]], published: float) -> Figure:
     """Loss over the position in the window, a panel a run, log scale. curves: as in
     `loss_by_position`; windows may differ in length; published: the paper's mean."""
-    fig, axes = subplots(1, len(curves), 2.5, page=True, sharey=True, squeeze=False)
-    for ax, (title, losses) in zip(axes[0], curves.items(), strict=True):
-        ax.plot(np.arange(1, len(losses) + 1), losses, color=COLOURS[0])
-        ax.axhline(float(np.mean(losses)), color=COLOURS[4], linestyle="--", linewidth=1)
+    fig, (axes,) = style.subplots(1, len(curves), 2.5, page=True, sharey=True, squeeze=False)
+    for ax, (title, losses) in zip(axes, curves.items(), strict=True):
+        ax.plot(np.arange(1, len(losses) + 1), losses, color=style.BLUE)
+        ax.axhline(float(np.mean(losses)), color=style.RED, linestyle="--", linewidth=1)
         ax.axhline(published, color="black", linestyle=":")
         ax.set_title(f"{fill(title, 16)}\nmean {np.mean(losses):.3g}")
         ax.set(yscale="log", xlabel="position")
-    first = axes[0][0]
-    log_ticks(first.yaxis)
-    first.set_ylabel("loss, nats per token")
-    note(first, f"the paper's\nmean, {published:.3g}", (1, published), up=-3, va="top")
+    style.log_ticks(axes[0].yaxis)
+    axes[0].set_ylabel("loss, nats per token")
+    style.note(axes[0], f"the paper's\nmean, {published:.3g}", (1, published), up=-3, va="top")
     return fig
 
 
-@figure
-def published_curves(panels: dict[str, tuple[dict[int, float], Sequence[float]]]) -> Figure:
-    """Validation loss over the epochs. panels: title → (the paper's, epoch → loss where legible;
+@style.figure
+def published_curves(curves: dict[str, tuple[dict[int, float], Sequence[float]]]) -> Figure:
+    """Validation loss over the epochs. curves: title → (the paper's, epoch → loss where legible;
     ours, an epoch each)."""
-    fig, axes = subplots(1, len(panels), page=len(panels) > 1, sharey=True, squeeze=False)
-    for ax, (title, (paper, ours)) in zip(axes[0], panels.items(), strict=True):
+    fig, (axes,) = style.subplots(1, len(curves), page=len(curves) > 1, sharey=True, squeeze=False)
+    for ax, (title, (paper, ours)) in zip(axes, curves.items(), strict=True):
         ax.plot(paper.keys(), paper.values(), "o", color="black", markersize=7, label="the paper")
-        ax.plot(range(1, len(ours) + 1), ours, "-s", color=COLOURS[4], label="here, without a mask")
+        epochs = range(1, len(ours) + 1)
+        ax.plot(epochs, ours, "-s", color=style.RED, label="here, without a mask")
         ax.set(xlabel="epoch", title=title)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0][0].set_ylabel("validation loss, nats per token")
-    axes[0][0].legend()
+    axes[0].set_ylabel("validation loss, nats per token")
+    axes[0].legend()
     return fig
 
 
-@figure
+@style.figure
 def window_sizes(table: pd.DataFrame, published: float) -> Figure:
     """Mean loss of runs without a mask over their windows. table: columns window, "mean loss" and
     "predicted: last position / window"; published: the paper's loss."""
-    fig, ax = subplots()
+    fig, ax = style.subplots()
     table = table.sort_values("window")
     predicted = "predicted: last position / window"
-    ax.plot(table.window, table["mean loss"], "s", color=COLOURS[4], markersize=8, label="measured")
+    ax.plot(table.window, table["mean loss"], "s", color=style.RED, markersize=8, label="measured")
     ax.plot(table.window, table[predicted], "x--", color="black", label=predicted)
     for window, loss in zip(table.window, table["mean loss"], strict=True):
-        note(ax, f"{loss:.3f}", (window, loss), right=8, up=6)
+        style.note(ax, f"{loss:.3f}", (window, loss), right=8, up=6)
     ax.set(xscale="log", yscale="log", xlabel="tokens in the window", ylabel="mean loss, nats")
     ax.set_xticks(table.window, [f"{size:g}" for size in table.window])
     ax.set_xticks([], minor=True)
     ax.margins(0.15, 0.25)
-    log_ticks(ax.yaxis)
+    style.log_ticks(ax.yaxis)
     ax.axhline(published, color="black", linestyle=":")
-    note(ax, f"the paper: {published:.4g}", (table.window.min(), published), up=-4, va="top")
+    style.note(ax, f"the paper: {published:.4g}", (min(table.window), published), up=-4, va="top")
     fig.legend(loc="outside lower center", ncols=2)
     ax.set_title("Without a mask, the window sets the loss")
     return fig
 
 
-@figure
+@style.figure
 def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure:
     """Which explanation fits which published fact: two tables of words, hypotheses × facts."""
     rows, columns = verdicts.shape
-    fig, ax = subplots(height=0.37 * rows + 0.8, page=True, boxed=True)
+    fig, ax = style.subplots(height=0.37 * rows + 0.8, page=True, boxed=True)
+    small = {"fontsize": style.SMALL}
     for (row, column), verdict in np.ndenumerate(verdicts.to_numpy()):
         mark, colour = FACT_MARKS[verdict]
-        box = plt.Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, color=tint(colour), lw=0)
+        box = plt.Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, color=style.tint(colour), lw=0)
         ax.add_patch(box)
         value = values.iat[row, column]
-        text = value or mark if colour == UNCLEAR else f"{mark} {value}"
-        place = {"ha": "center", "va": "center", "fontsize": SMALL}
-        ax.text(column, row, fill(text, 11, break_long_words=False), **place)
-    ax.set_xticks(range(columns), [fill(fact, 12) for fact in verdicts.columns], fontsize=SMALL)
-    ax.set_yticks(range(rows), [fill(name, 22) for name in verdicts.index], fontsize=SMALL)
+        text = value or mark if colour == style.UNCLEAR else f"{mark} {value}"
+        text = fill(text, 11, break_long_words=False)
+        ax.text(column, row, text, ha="center", va="center", **small)
+    ax.set_xticks(range(columns), [fill(fact, 12) for fact in verdicts.columns], **small)
+    ax.set_yticks(range(rows), [fill(name, 22) for name in verdicts.index], **small)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
@@ -126,7 +116,7 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure
     return fig
 
 
-@figure
+@style.figure
 def yardsticks(
     table: pd.DataFrame,
     ours: str,
@@ -140,33 +130,33 @@ def yardsticks(
     and what it is, drawn as a line."""
     own = pd.DataFrame({"model": [ours], PER_WORD: [value], "exact": [True]})
     table = pd.concat([own, table]).sort_values(PER_WORD, ascending=False, ignore_index=True)
-    fig, ax = subplots(height=0.33 * len(table) + 1, page=True)
+    fig, ax = style.subplots(height=0.33 * len(table) + 1, page=True)
     for place, row in table.iterrows():
-        text, marker, colour = f"{row[PER_WORD]:,.1f}", "o" if row.exact else "D", COLOURS[0]
+        text, marker, colour = f"{row[PER_WORD]:,.1f}", "o" if row.exact else "D", style.BLUE
         if row.model == ours:
-            text, marker, colour = f"{text} [{low:,.0f}, {high:,.0f}]", "s", COLOURS[4]
+            text, marker, colour = f"{text} [{low:,.0f}, {high:,.0f}]", "s", style.RED
         ax.plot(row[PER_WORD], place, marker, color=colour, mfc=colour if row.exact else "none")
-        note(ax, text, (row[PER_WORD], place), right=8, va="center", color=ink(colour))
+        style.note(ax, text, (row[PER_WORD], place), right=8, va="center", color=style.ink(colour))
     ax.set_yticks(range(len(table)), [fill(name, 42) for name in table.model])
     ax.set(xscale="log", xlabel="test perplexity per word and line end (log scale)")
     ax.margins(x=0.17)
     name, where = published
     ax.axvline(where, color="black", linestyle=":")
     ax.set_xlim(left=where / 1.5)
-    note(ax, f"{name}: {where:g}", (where, 0), right=4)
-    log_ticks(ax.xaxis)
+    style.note(ax, f"{name}: {where:g}", (where, 0), right=4)
+    style.log_ticks(ax.xaxis)
     ax.set_title("filled: the same split, unit and text; open: not quite")
     return fig
 
 
-@figure
+@style.figure
 def effects(intervals: dict[str, Interval], unit: str) -> Figure:
     """Effects with their 95% intervals; filled where an interval leaves out 0."""
-    fig, ax = subplots(height=0.33 * len(intervals) + 0.8, page=True)
+    fig, ax = style.subplots(height=0.33 * len(intervals) + 0.8, page=True)
     for place, interval in enumerate(reversed(intervals.values())):
         value, low, high = interval.value, interval.low, interval.high
         clear = low > 0 or high < 0
-        colour = COLOURS[0] if clear else UNCLEAR
+        colour = style.BLUE if clear else style.UNCLEAR
         if np.isfinite(high - low):  # a single pair has none
             ax.plot([low, high], [place, place], color=colour, linewidth=2)
         ax.plot(value, place, "o", color=colour, mfc=colour if clear else "white")

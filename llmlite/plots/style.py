@@ -26,7 +26,8 @@ PAGE_TEXT, SMALL = 8.5, 7.5  # points, in a figure of the page's width
 MAP_STYLE = {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
 
 COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
-GREY = "#666666"
+BLUE, GREEN, RED = COLOURS[0], COLOURS[2], COLOURS[4]
+GREY, UNCLEAR = "#666666", "#999999"
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)))
 
@@ -86,6 +87,14 @@ def tint(colour) -> np.ndarray:
 def note(ax: Axes, text: str, point: tuple[float, float], right=0.0, up=0.0, **looks) -> None:
     """Words that stand `right` and `up` points from a point of the data."""
     ax.annotate(text, point, (right, up), textcoords="offset points", **looks)
+
+
+def write_values(ax: Axes, matrix: np.ndarray, form: str, white: np.ndarray) -> None:
+    """The numbers in the cells of an image, but for NaN; in white letters where `white` says so."""
+    for place, value in np.ndenumerate(matrix):
+        if np.isfinite(value):
+            colour = "white" if white[place] else "black"
+            ax.text(*place[::-1], form.format(value), ha="center", va="center", color=colour)
 
 
 def published_values(ax: Axes, low: float, high: float) -> None:

@@ -8,36 +8,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from llmlite.plots.style import (
-    COLOURS,
-    DASHES,
-    GREY,
-    PAGE,
-    figure,
-    log_ticks,
-    series,
-    subplots,
-    tint,
-)
+from llmlite.plots import style
 
-FRAME = {"fill": False, "edgecolor": COLOURS[4], "linewidth": 2}
+FRAME = {"fill": False, "edgecolor": style.RED, "linewidth": 2}
 MONO = 0.602  # a character's width over its size, in DejaVu Sans Mono
 
 
-@figure
+@style.figure
 def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
     """words: the number of words of each article, by split."""
-    fig, ax = subplots()
+    fig, ax = style.subplots()
     largest = max(max(values) for values in words.values())
     bins = np.geomspace(max(1, min(min(v) for v in words.values())), largest + 1, 16)
     for i, (split, values) in enumerate(words.items()):
         weights = np.full(len(values), 100 / len(values))
-        looks = {"linewidth": 1.8, "linestyle": DASHES[i % len(DASHES)]}
+        looks = {"linewidth": 1.8, "linestyle": style.DASHES[i % len(style.DASHES)]}
         label = f"{split}: {len(values)} articles"
         ax.hist(values, bins, weights=weights, histtype="step", label=label, **looks)
     ax.set(xlabel="words in an article (log scale)", ylabel="articles of the split, %")
     ax.set_xscale("log")
-    log_ticks(ax.xaxis)
+    style.log_ticks(ax.xaxis)
     ax.margins(y=0.35)  # room for the legend
     ax.set_ylim(bottom=0)
     ax.set_title("Every split holds whole articles of similar length")
@@ -45,10 +35,10 @@ def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
     return fig
 
 
-@figure
+@style.figure
 def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]) -> Figure:
     """Counts by length in bytes, from 0: of the vocabulary, and of the tokens of a text."""
-    fig, ax = subplots()
+    fig, ax = style.subplots()
     counts = {"in the vocabulary": in_vocabulary, "in the training text": in_text}
     for offset, (label, values) in zip((-0.2, 0.2), counts.items(), strict=True):
         share = 100 * np.asarray(values) / np.sum(values)
@@ -61,7 +51,7 @@ def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]) -> Figur
     return fig
 
 
-@figure
+@style.figure
 def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 92) -> Figure:
     """Texts cut into tokens, each on a colour of its own: label → the bytes of the tokens.
 
@@ -80,7 +70,7 @@ def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 
             x += len(piece)
     margin = 1 + max(len(label) for label in strips)
     longest = max(x + len(piece) for x, _, piece in cells)
-    size = min(9.0, PAGE * 72 / MONO / (margin + longest))  # points
+    size = min(9.0, style.PAGE * 72 / MONO / (margin + longest))  # points
     width, height = (margin + longest) * MONO * size / 72, 0.27 * (y + 1)
     fig = plt.figure(figsize=(width, height + 0.35), layout="none")
     ax = fig.add_axes((0, 0, 1, height / (height + 0.35)))
@@ -91,23 +81,23 @@ def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 
     words = {"size": size, "family": "monospace", "parse_math": False}
     for i, (x, y, piece) in enumerate(cells):
         box = plt.Rectangle((x + 0.06, y + 0.1), len(piece) - 0.12, 0.8)
-        box.set(facecolor=tint(COLOURS[i % 5]), linewidth=0)
+        box.set(facecolor=style.tint(style.COLOURS[i % 5]), linewidth=0)
         ax.add_patch(box)
         ax.text(x + len(piece) / 2, y + 0.5, piece, ha="center", va="center", **words)
     fig.suptitle(title, y=1, va="top", fontsize=size)
     return fig
 
 
-@figure
+@style.figure
 def tokens_per_word(
     curves: dict[str, pd.Series], chosen: int, reference: float, name: str
 ) -> Figure:
     """curves: split → tokens per word by vocabulary size; `reference`, called `name`, is a line."""
-    fig, ax = subplots(height=3.8)
+    fig, ax = style.subplots(height=3.8)
     for i, (label, values) in enumerate(curves.items()):
-        ax.plot(values.index, values, label=label, **series(i))
+        ax.plot(values.index, values, label=label, **style.series(i))
     ax.axhline(reference, color="black", linestyle=":", label=fill(name, 26))
-    ax.axvline(chosen, color=GREY, linestyle="--", label=f"used here: {chosen:,} tokens")
+    ax.axvline(chosen, color=style.GREY, linestyle="--", label=f"used here: {chosen:,} tokens")
     sizes = sorted({size for values in curves.values() for size in values.index})
     ax.set_xscale("log")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right")
@@ -118,10 +108,10 @@ def tokens_per_word(
     return fig
 
 
-@figure
+@style.figure
 def next_tokens(tokens: Sequence[str], probabilities: Sequence[float], prompt: str) -> Figure:
     """The likeliest next tokens after a prompt, most probable first."""
-    fig, ax = subplots(height=0.21 * len(tokens) + 0.9)
+    fig, ax = style.subplots(height=0.21 * len(tokens) + 0.9)
     ax.barh(range(len(tokens)), probabilities)
     ax.set_yticks(range(len(tokens)), [repr(token) for token in tokens], family="monospace")
     ax.invert_yaxis()
@@ -130,46 +120,41 @@ def next_tokens(tokens: Sequence[str], probabilities: Sequence[float], prompt: s
     return fig
 
 
-@figure
+@style.figure
 def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) -> Figure:
     """§IV.C. Pairwise BLEU between the continuations of prompt variants, (n, n); the diagonal,
     where a text meets itself, is left blank. Values from `threshold` on have a frame."""
     shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
-    fig, ax = subplots(height=1.2 + 0.42 * len(labels), page=True, boxed=True)
+    fig, ax = style.subplots(height=1.2 + 0.42 * len(labels), page=True, boxed=True)
     image = ax.imshow(shown, vmin=0, aspect="auto")
-    limit = np.nanmax(shown)
-    for (row, column), value in np.ndenumerate(shown):
-        if np.isfinite(value):
-            colour = "white" if value < 0.6 * limit else "black"
-            ax.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour)
-            if value >= threshold:
-                ax.add_patch(plt.Rectangle((column - 0.46, row - 0.45), 0.92, 0.9, **FRAME))
+    style.write_values(ax, shown, "{:.3f}", white=shown < 0.6 * np.nanmax(shown))
+    for row, column in np.argwhere(shown >= threshold):
+        ax.add_patch(plt.Rectangle((column - 0.46, row - 0.45), 0.92, 0.9, **FRAME))
     ax.set_xticks(range(len(labels)), [f"{i + 1}" for i in range(len(labels))])
     ax.set_yticks(range(len(labels)), [f"{i + 1}  {label}" for i, label in enumerate(labels)])
     ax.set(xlabel="prompt, as hypothesis", ylabel="prompt, as reference")
     ax.set_title(f"Pairwise BLEU of the continuations; framed: {threshold:g} or more")
     bar = fig.colorbar(image, label="BLEU, 0 to 1")
-    bar.ax.axhline(threshold, color=COLOURS[4], linewidth=2)
+    bar.ax.axhline(threshold, color=style.RED, linewidth=2)
     return fig
 
 
-@figure
+@style.figure
 def sampling_settings(measures: dict[str, dict], titles: dict[str, str]) -> Figure:
     """§IV.C. measures: of `audit.text.sampling`; titles: name → title. A panel a name, a row a
     setting, with its 95% interval."""
-    fig, axes = subplots(1, len(titles), 2.2, page=True, sharey=True, squeeze=False)
-    for ax, (name, title) in zip(axes[0], titles.items(), strict=True):
-        here = {
-            key.removeprefix(f"{name}: "): m
-            for key, m in measures.items()
-            if key.startswith(f"{name}: ")
+    fig, (axes,) = style.subplots(1, len(titles), 2.2, page=True, sharey=True, squeeze=False)
+    for ax, (name, title) in zip(axes, titles.items(), strict=True):
+        settings = {
+            key.removeprefix(f"{name}: "): measure
+            for key, measure in measures.items()
+            if key.startswith(f"{name}: ") and " minus " not in key
         }
-        settings = [setting for setting in here if " minus " not in setting]
-        for row, setting in enumerate(settings):
-            ax.plot([here[setting]["low"], here[setting]["high"]], [row, row], color=COLOURS[0])
-            ax.plot(here[setting]["value"], row, "o", color=COLOURS[0])
+        for row, measure in enumerate(settings.values()):
+            ax.plot([measure["low"], measure["high"]], [row, row], color=style.BLUE)
+            ax.plot(measure["value"], row, "o", color=style.BLUE)
         ax.set_yticks(range(len(settings)), settings)
         ax.set(xlabel=title)
         ax.margins(0.12, 0.1)
-    axes[0][0].invert_yaxis()
+    axes[0].invert_yaxis()
     return fig
