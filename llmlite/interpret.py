@@ -1,6 +1,7 @@
 """What the attention heads do: ablation (§IV.D) and attention maps (§IV.E), with numbers."""
 
 from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 import torch
@@ -18,15 +19,13 @@ def mask_heads(
 ) -> Tensor:
     """A head mask (n_layer, n_head): 1, and 0 for `heads` in `layers` (None: in every layer)."""
     mask = torch.ones(config.n_layer, config.n_head)
-    layers = list(range(config.n_layer) if layers is None else layers)
-    for head in heads:
-        for layer in layers:
-            if not (0 <= head < config.n_head and 0 <= layer < config.n_layer):
-                raise LLMLiteError(
-                    f"There is no head {head} in layer {layer}: the model has {config.n_layer} "
-                    f"layers of {config.n_head} heads, counted from 0."
-                )
-            mask[layer, head] = 0.0
+    for head, layer in product(heads, range(config.n_layer) if layers is None else layers):
+        if not (0 <= head < config.n_head and 0 <= layer < config.n_layer):
+            raise LLMLiteError(
+                f"There is no head {head} in layer {layer}: the model has {config.n_layer} layers "
+                f"of {config.n_head} heads, counted from 0."
+            )
+        mask[layer, head] = 0.0
     return mask
 
 
@@ -39,7 +38,7 @@ def ablation_effects(model: GPT, ids: Tensor, progress: bool = False) -> tuple[f
     config, device = model.config, model.device
     baseline = _mean_loss(model, ids, None)
     effects = np.zeros((config.n_layer, config.n_head))
-    heads = [(layer, head) for layer in range(config.n_layer) for head in range(config.n_head)]
+    heads = list(np.ndindex(effects.shape))
     for layer, head in tqdm(heads, desc="Ablate", unit="head", disable=not progress):
         mask = mask_heads(config, [head], [layer]).to(device)
         effects[layer, head] = _mean_loss(model, ids, mask) - baseline
@@ -70,11 +69,8 @@ STATISTICS = ("distance", "entropy", "previous", "uniform_distance")
 
 
 def query_statistics(maps: Tensor) -> Tensor:
-    """STATISTICS of every token of one text but the first, which can only look at itself.
-
-    maps: (layer, head, query, key) → (statistic, layer, head, query - 1), in the order of
-    STATISTICS.
-    """
+    """STATISTICS of every token of one text but the first, which can only look at itself:
+    maps (layer, head, query, key) → (statistic, layer, head, query - 1)."""
     query = torch.arange(maps.size(-1))
     back = (query.unsqueeze(1) - query).clamp(min=0).float()  # (query, key)
     statistics = [
