@@ -5,7 +5,6 @@ have made is data, never code: of it only JSON and safetensors are read.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,17 +13,17 @@ from llmlite.config import ModelConfig
 from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.files import write_json
 from llmlite.model import GPT
-from llmlite.pretrained import MODEL, RECORD, TOKENIZER, Pretrained, load_pretrained
-from llmlite.run import environment, save_weights
+from llmlite.pretrained import MODEL, TOKENIZER, Pretrained, load_pretrained
+from llmlite.run import RECORD, environment, save_weights
 from llmlite.tokenizer import END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
 from llmlite.tokenizer.export import imported
 
-# Our modules and configuration in GPT2LMHeadModel's words.
-BLOCK = {"norm1": "ln_1", "norm2": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_proj"}
-BLOCK |= {"attention.qkv": "attn.c_attn", "attention.proj": "attn.c_proj"}
-OUTSIDE = {"token_embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}
-SHAPE = {"block_size": "n_positions", "vocab_size": "vocab_size"}
-SHAPE |= {name: name for name in ("n_layer", "n_head", "n_embd")}
+# Our names in GPT2LMHeadModel's words: of modules, and in its configuration.
+MODULES = {"token_embedding": "wte", "position_embedding": "wpe", "blocks": "h", "norm": "ln_f"}
+MODULES |= {"norm1": "ln_1", "norm2": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_proj"}
+MODULES |= {"attention": "attn", "qkv": "c_attn", "proj": "c_proj"}
+SHAPE = {name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
+SHAPE |= {"block_size": "n_positions"}
 DROPOUTS = "resid_pdrop", "embd_pdrop", "attn_pdrop"
 
 _README = """\
@@ -59,7 +58,6 @@ def to_gpt2(model: GPT, **options):
 def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, description: str) -> None:
     """Write a folder for transformers' Auto classes; `description`: where the model is from."""
     check_target(to)
-    _check_vocabulary(model, tokenizer, "The model")
     gpt2 = to_gpt2(model)
     gpt2.generation_config.pad_token_id = tokenizer.eot_id  # else each generation warns
     theirs = imported("transformers").PreTrainedTokenizerFast(
@@ -85,17 +83,15 @@ def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
     check_target(to)
     try:
         model, tokenizer = _model_in(folder), _tokenizer_in(folder / "tokenizer.json")
-    except LLMLiteError:
-        raise
+        if (size := model.config.vocab_size) != tokenizer.vocab_size:
+            raise ValueError(f"its vocabulary is {size}, its tokenizer's {tokenizer.vocab_size}")
     except Exception as error:  # of whatever kind the libraries raise
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(f"{folder} cannot be imported: {reason}.") from None
-    _check_vocabulary(model, tokenizer, f"The model in {folder}")
     about = {"imported_from": str(folder), "tokenizer_fingerprint": tokenizer.fingerprint}
     save_weights(model.config, model.state_dict(), to / MODEL, **about)
     tokenizer.save(to / TOKENIZER)
-    made = {"identity": {"model": asdict(model.config)}, "parameters": model.n_parameters()}
-    write_json(to / RECORD, about | made | {"imported_in": environment("cpu")})
+    write_json(to / RECORD, about | {"imported_in": environment("cpu")})
     return load_pretrained(folder=to)
 
 
@@ -136,7 +132,7 @@ def _tokenizer_in(path: Path) -> BPETokenizer:
     text = f" It's  e\u0301 ﬁ 日本\n\n12{END_OF_TEXT}".join([*ids, ""])
     same = expected.get_vocab() == theirs.get_vocab()
     if not same or expected.encode(text).ids != theirs.encode(text).ids:
-        raise CheckpointError(f"{path} would have other ids with llmlite's tokenizer.")
+        raise ValueError("llmlite's tokenizer would give other ids; its tokenizer.json is unusual")
     return ours
 
 
@@ -147,17 +143,8 @@ def check_target(folder: str | Path) -> None:
         raise LLMLiteError(f"{folder} holds files; name a new or empty folder.")
 
 
-def _check_vocabulary(model: GPT, tokenizer: BPETokenizer, who: str) -> None:
-    sizes = f"{model.config.vocab_size}, its tokenizer one of {tokenizer.vocab_size}"
-    if model.config.vocab_size != tokenizer.vocab_size:
-        raise CheckpointError(f"{who} has a vocabulary of {sizes}; use two that belong together.")
-
-
 def _their_name(name: str) -> str:
-    *module, kind = name.split(".")
-    if module[0] == "blocks":
-        return f"transformer.h.{module[1]}.{BLOCK['.'.join(module[2:])]}.{kind}"
-    return f"transformer.{OUTSIDE[module[0]]}.{kind}"
+    return ".".join(["transformer", *(MODULES.get(part, part) for part in name.split("."))])
 
 
 def _turned(name: str, weight: torch.Tensor) -> torch.Tensor:

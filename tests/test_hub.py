@@ -176,7 +176,7 @@ def as_pickle(path: Path) -> None:
             lambda folder: (
                 BPETokenizer.train(PROSE, 299).to_tokenizers().save(str(folder / "tokenizer.json"))
             ),
-            "300, its tokenizer one of 299",
+            "its vocabulary is 300, its tokenizer's 299",
         ),
     ],
 )
