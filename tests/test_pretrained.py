@@ -13,7 +13,6 @@ from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.metrics import Score, evaluate
 from llmlite.pretrained import (
     CARD,
-    FILES,
     FOLDER,
     MODEL,
     RECORD,
@@ -59,7 +58,7 @@ def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in FILES:
+    for name in (MODEL, TOKENIZER, RECORD, CARD):
         shutil.copyfile(FOLDER / name, tmp_path / name)
     return tmp_path
 

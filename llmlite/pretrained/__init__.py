@@ -7,7 +7,6 @@ This folder holds
     README.md          the model card: card.md, filled in from the record
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,13 +15,11 @@ import torch
 from llmlite.errors import CheckpointError
 from llmlite.files import write_json
 from llmlite.model import GPT
-from llmlite.run import environment, load_model, save_weights
+from llmlite.run import RECORD, environment, load_model, read_record, save_weights
 from llmlite.tokenizer import BPETokenizer
 
 FOLDER = Path(__file__).parent
-MODEL, TOKENIZER, RECORD, CARD = "model.safetensors", "tokenizer.json", "record.json", "README.md"
-FILES = (MODEL, TOKENIZER, RECORD, CARD)
-TAKEN_OVER = ("identity", "amp", "parameters", "best", "epochs", "environment")  # from the run's
+MODEL, TOKENIZER, CARD = "model.safetensors", "tokenizer.json", "README.md"
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,9 @@ class Pretrained:
         if "imported_from" in made:  # by hub.py, which knows no more
             return f"the model imported from {made['imported_from']}"
         name = "that comes with llmlite" if self.folder == FOLDER else f"in {self.folder}"
-        return (
-            f"the model {name}: profile {made['profile']}, {made['data']}, "
-            f"{made['environment']['device']}, commit {made['environment']['commit']}"
-        )
+        device, commit = (made["environment"][key] for key in ("device", "commit"))
+        made_of = f"profile {made['profile']}, {made['data']}"
+        return f"the model {name}: {made_of}, {device}, commit {commit}"
 
 
 def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -> Pretrained:
@@ -62,47 +58,43 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
             f"{folder / MODEL} was trained with another tokenizer than the {TOKENIZER} beside it; "
             "restore both from one release."
         )
-    try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from None
+    record = read_record(folder)
+    if record is None:
+        raise CheckpointError(f"{folder / RECORD} is missing; restore it from the same release.")
     return Pretrained(model, tokenizer, record, folder)
 
 
-def ship(experiment, folder: Path = FOLDER) -> Pretrained:
+def ship(experiment, folder: Path = FOLDER) -> None:
     """Write the trained model of an Experiment into `folder`, weights rounded to half precision.
 
     The scores in its record are those of the rounded weights on the whole test split.
     """
     from llmlite.metrics import evaluate  # here, so that loading the model is quick
 
-    run, dataset = experiment.retrain(), experiment.dataset
-    half = {name: weight.half() for name, weight in experiment.model.state_dict().items()}
+    run, dataset, model = experiment.retrain(), experiment.dataset, experiment.model
+    half = {name: weight.half() for name, weight in model.state_dict().items()}
     about = {name: str(value) for name, value in dataset.about.items()}
-    save_weights(experiment.model.config, half, folder / MODEL, **about)
+    save_weights(model.config, half, folder / MODEL, **about)
     experiment.tokenizer.save(folder / TOKENIZER)
     rounded, _ = load_model(folder / MODEL, experiment.device)
-    name = "Score what ships" if experiment.progress else None
-    score = evaluate(rounded, dataset.ids["test"], dataset.counts("test"), progress=name)
+    taken_over = ("identity", "amp", "parameters", "best", "epochs", "environment")
     record = {
         "profile": experiment.profile.name,
         **about,
         "data_config": {k: v for k, v in asdict(experiment.data).items() if k != "source"},
-        **{key: run[key] for key in TAKEN_OVER},
-        "scores": asdict(score),
+        **{key: run[key] for key in taken_over},
+        "scores": asdict(evaluate(rounded, dataset.ids["test"], dataset.counts("test"))),
         "scored_in": environment(experiment.device),
     }
     write_json(folder / RECORD, record)
     (folder / CARD).write_text(model_card(record), encoding="utf-8")
-    return load_pretrained(experiment.device, folder)
 
 
 def model_card(record: dict) -> str:
     """README.md of a shipped model, from its record."""
     from llmlite.metrics import Score
 
-    name = "card.md" if record["data"].startswith("wikitext") else "card-own-text.md"
     values = record | {key: record["identity"][key] for key in ("model", "train")}
     score, millions = Score(**record["scores"]), record["parameters"] / 1e6
-    template = (FOLDER / name).read_text("utf-8")
+    template = (FOLDER / "card.md").read_text("utf-8")
     return template.format(**values, score=score, last=record["epochs"][-1], millions=millions)
