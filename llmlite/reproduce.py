@@ -14,11 +14,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from llmlite import paper
 from llmlite.audit.scorecard import RECORDS, SCORECARD, SHORT
-from llmlite.config import fingerprint
 from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import SEEDS, Experiment
@@ -81,27 +81,13 @@ def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
 
 
 def run_notebooks(
-    notebooks: list[Path],
-    out: Path,
-    profile: str,
-    data: str | None = None,
-    device: str = "auto",
-    carry_on: bool = False,
+    notebooks: list[Path], out: Path, profile: str, data: str | None = None, device: str = "auto"
 ) -> list[Path]:
     """Execute `notebooks` into `out/notebooks`; returns the executed ones.
 
-    In order, but for those that only look at what 03 has trained, which run two at a time.
-    carry_on: keep what is executed, where notebook, package and parameters are the same. One that
+    In order, but for those that only look at what 03 has trained, which run two at a time. One that
     fails stops the run with one sentence, which names its executed copy and its log.
     """
-    try:
-        import papermill
-    except ImportError:
-        raise LLMLiteError(
-            "Running notebooks needs papermill and jupyter; install them with "
-            "pip install 'llmlite[notebooks]'."
-        ) from None
-
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     parameters = {"profile": profile, "out": str(out), "device": device}
     if data in ("sample", "hub", "auto"):
@@ -111,79 +97,69 @@ def run_notebooks(
         parameters["data"] = "auto"
     os.environ[HEADLESS_VARIABLE] = "1"
 
-    jobs, before = [], _package_fingerprint()
-    for notebook in notebooks:
-        # What a notebook shows depends on what those before it have left.
-        before = fingerprint(before, notebook.read_text("utf-8"), parameters, data)
-        jobs.append((notebook, out / "notebooks" / notebook.name, before))
     trained = any(notebook.name.startswith("03") for notebook in notebooks)
-    looking = [job for job in jobs if trained and job[0].name.startswith(LOOKING)]
-    with tqdm(total=len(jobs), desc="Notebooks", unit="notebook", position=0) as bar:
-        run = partial(_run, papermill, parameters, carry_on, bar)
-        for job in jobs:
-            if job not in looking:
-                run(*job)
-            elif job is looking[0]:
-                _side_by_side(run, looking)
-    return [target for _, target, _ in jobs]
+    with tqdm(total=len(notebooks), desc="Notebooks", unit="notebook", position=0) as bar:
+        run = partial(_run, out / "notebooks", parameters, bar)
+        for looking, group in groupby(notebooks, lambda notebook: notebook.name[:2] in LOOKING):
+            if looking and trained:
+                _side_by_side(run, list(group))
+            else:
+                for notebook in group:
+                    run(notebook)
+    return [out / "notebooks" / notebook.name for notebook in notebooks]
 
 
-def _run(papermill, parameters: dict, carry_on: bool, bar, notebook, target, before) -> None:
-    """Execute a notebook into `target`; `before`: all that its result depends on."""
-    log, stamp = target.with_suffix(".log"), target.with_suffix(".done")
+def _run(folder: Path, parameters: dict, bar, notebook: Path) -> None:
+    """Execute a notebook into `folder`."""
+    try:
+        import papermill
+    except ImportError:
+        message = "Running notebooks needs more packages: pip install 'llmlite[notebooks]'."
+        raise LLMLiteError(message) from None
     bar.set_description(notebook.stem)
-    if not (carry_on and stamp.exists() and stamp.read_text("utf-8") == before):
-        stamp.unlink(missing_ok=True)
-        with open(log, "w", encoding="utf-8") as file:
-            try:
-                papermill.execute_notebook(
-                    str(notebook),
-                    str(target),
-                    parameters=parameters,
-                    kernel_name="python3",
-                    progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
-                    stderr_file=_LastLine(file, bar),
-                    extra_arguments=["--IPKernelApp.log_level=ERROR"],
-                )
-            except papermill.PapermillExecutionError as error:
-                raise LLMLiteError(
-                    f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
-                    f"{_plain(error.evalue)}; see {target} and {log}."
-                ) from None
-        clean(target)
-        stamp.write_text(before, "utf-8")
+    target, log = folder / notebook.name, folder / f"{notebook.stem}.log"
+    with open(log, "w", encoding="utf-8") as file:
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                str(target),
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
+                stderr_file=_LastLine(file, bar),
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )
+        except papermill.PapermillExecutionError as error:
+            raise LLMLiteError(
+                f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
+                f"{_plain(error.evalue)}; see {target} and {log}."
+            ) from None
+    clean(target)
     bar.update()
 
 
-def _side_by_side(run: Callable, jobs: list[tuple]) -> None:
+def _side_by_side(run: Callable[[Path], None], notebooks: list[Path]) -> None:
     """Run notebooks that do not need each other, LANES at a time, each on its share of the cores;
     one that fails, or Ctrl-C, ends the others."""
     import psutil
 
-    lanes = min(LANES, cores(), len(jobs)) or 1
-    others, given = psutil.Process().children(), os.environ.get(THREADS)
-    os.environ[THREADS] = given or str(cores() // lanes)  # kernels that spin wait for each other
+    lanes = min(LANES, cores(), len(notebooks))
+    others, unset = set(psutil.Process().children()), THREADS not in os.environ
+    os.environ.setdefault(THREADS, str(cores() // lanes))  # kernels that spin wait for each other
     pool = ThreadPoolExecutor(lanes)
-    futures = [pool.submit(run, *job) for job in jobs]
+    futures = [pool.submit(run, notebook) for notebook in notebooks]
     try:
         for future in as_completed(futures):
             future.result()
-    except BaseException:
+    finally:
         pool.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in futures):  # a kernel may just be beginning
-            for kernel in set(psutil.Process().children()) - set(others):
+            for kernel in set(psutil.Process().children()) - others:
                 with suppress(psutil.NoSuchProcess):
                     kernel.kill()
             time.sleep(0.1)
-        raise
-    finally:
-        os.environ.pop(THREADS) if given is None else os.environ.update({THREADS: given})
-
-
-def _package_fingerprint() -> str:
-    """Of the package's source, whether committed or not."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    return fingerprint(*(path.read_text("utf-8") for path in sources))
+        if unset:
+            del os.environ[THREADS]
 
 
 class _LastLine:
@@ -248,7 +224,8 @@ def publish(experiment: Experiment, root: Path) -> None:
     if any(out.glob("runs/*/test_score.json")):
         table = results(experiment)
         shutil.copyfile(out / SEEDS, records / SEEDS)
-        ship(experiment, root / "llmlite" / "pretrained")
+        if experiment.dataset.name.startswith("wikitext"):  # as the model's card says
+            ship(experiment, root / "llmlite" / "pretrained")
         if (scorecard := out / "figures" / SHORT).exists():
             readme = root / "README.md"
             block = f"{scorecard.read_text('utf-8')}\n\n{table}"

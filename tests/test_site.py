@@ -14,6 +14,7 @@ from conftest import REPOSITORY
 
 from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
+from llmlite.reproduce import captions_in
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
 SCRIPT = REPOSITORY / "figures/site/build.py"
@@ -83,9 +84,9 @@ def test_pages_are_built_as_a_reader_needs_them(soups):
         assert all(table.find_parent(class_="scroll") for table in soup("table")), page
 
 
-def test_the_front_page_shows_figures_and_findings(script, soups):
+def test_the_front_page_shows_figures_and_findings(soups):
     front = soups["index.html"]
-    captions = script.captions((REPOSITORY / "figures/README.md").read_text("utf-8"))
+    captions = captions_in((REPOSITORY / "figures/README.md").read_text("utf-8"))
     shown = {f.img["src"]: words(f.figcaption.text) for f in front.select(".gallery figure")}
     assert shown == {f"figures/{name}.png": words(text) for name, text in captions.items()}
     assert len(shown) == len(list((REPOSITORY / "figures").glob("*.png")))

@@ -21,13 +21,13 @@ from nbconvert.filters import markdown2html
 
 from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
+from llmlite.reproduce import END, START, captions_in
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 README, SCORECARD, GALLERY = "README.md", "figures/scorecard.md", "figures/README.md"
 CARD = "llmlite/pretrained/README.md"
 HERO = "08_loss_by_position"  # the figure on top of the front page
-PARTS = "scorecard|results"  # of the README's generated parts, those that the front page repeats
 FOLDED = 12  # lines of code from which on a cell is folded away: prose and results come first
 LONG = 48  # characters from which on a table's cell may not be squeezed into a narrow column
 NUMBER = re.compile(r"[-+−–]?[\d.,]+([eE][-+]?\d+)?%?( ?\[.*\])?|–|NaN|nan")
@@ -73,7 +73,7 @@ class Site:
         self.pages = {README: "index.html", GALLERY: "index.html#figures"}
         self.pages |= {SCORECARD: "scorecard.html", CARD: "model.html"}
         self.pages |= {f"notebooks/{path.name}": f"{path.stem}.html" for path in self.notebooks}
-        self.captions = captions(read(GALLERY))
+        self.captions = captions_in(read(GALLERY))
         self.verdicts = Counter(re.findall(r"\| \*\*(.+?)\*\* \|", read(SCORECARD)))
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -98,6 +98,7 @@ class Site:
             self.write("article", before=around[i], after=around[i + 2], **chapter)
         readme = read(README)
         title, introduction = opening(readme)
+        heading, found = findings(readme)
         self.write(
             "index",
             "index.html",
@@ -105,7 +106,8 @@ class Site:
             introduction=self.html(introduction, README),
             hero=HERO,
             verdicts=self.verdicts,
-            parts=[(heading, self.html(text, README)) for heading, text in parts(readme)],
+            heading=heading,
+            findings=self.html(found, README),
             chapters=chapters,
             captions=self.captions,
         )
@@ -190,21 +192,10 @@ def opening(text: str) -> tuple[str, str]:
     return title.removeprefix("# "), f"{first} …" if first[-1].isalnum() else first
 
 
-def captions(gallery: str) -> dict[str, str]:
-    """The caption of every figure, in order."""
-    return dict(re.findall(r"^## (\S+)\n\n(.*?)\n\n!\[", gallery, re.MULTILINE | re.DOTALL))
-
-
-def parts(readme: str) -> list[tuple[str, str]]:
-    """(heading above it, Markdown) of each of the README's PARTS."""
-    marked = rf"<!-- ({PARTS}) -->\n(.*?)\n<!-- end of \1 -->"
-    found = [
-        (re.findall(r"^## (.+)$", readme[: part.start()], re.MULTILINE)[-1], part[2])
-        for part in re.finditer(marked, readme, re.DOTALL)
-    ]
-    if not found:
-        raise SystemExit(f"README.md has none of the parts {PARTS}; name those that it has here.")
-    return found
+def findings(readme: str) -> tuple[str, str]:
+    """(heading above it, Markdown) of the block that `llmlite reproduce --publish` writes."""
+    before, _, rest = readme.partition(START)
+    return re.findall(r"^## (.+)$", before, re.MULTILINE)[-1], rest.partition(END)[0]
 
 
 def describe_pictures(notebook: nbformat.NotebookNode, captions: dict[str, str]) -> None:

@@ -20,7 +20,6 @@ class Reproduce:
     only: tuple[str, ...] = ()  # numbers of the notebooks to run, such as 01 04; all if not given
     # afterwards copy executed notebooks, figures, results and the model over the clone's own
     publish: bool = False
-    carry_on: bool = False  # leave out notebooks that the same call has executed already
 
     def run(self, work: Work) -> None:
         from llmlite.experiment import Experiment, project_root
@@ -35,7 +34,7 @@ class Reproduce:
         out = work.out or Path("runs") / profile
         notebooks = find_notebooks(self.notebooks or root / "notebooks", self.only)
         print(f"Profile {profile}: {len(notebooks)} notebooks into {out}")
-        executed = run_notebooks(notebooks, out, profile, work.data, work.device, self.carry_on)
+        executed = run_notebooks(notebooks, out, profile, work.data, work.device)
         print(report(executed, out))
         if self.publish:
             publish(Experiment(profile, work.data, out, work.device), root)
@@ -63,7 +62,7 @@ class Render:
         profile = unpack(self.archive, out)["profile"]
         device = "cpu" if work.device == "auto" else work.device  # drawing needs no GPU
         notebooks = find_notebooks(root / "notebooks", self.only)
-        executed = run_notebooks(notebooks, out, profile, work.data, device, carry_on=True)
+        executed = run_notebooks(notebooks, out, profile, work.data, device)
         print(report(executed, out))
         publish(Experiment(profile, work.data, out, device), root)
         print(f"Rendered into {root / 'notebooks'}, {root / 'figures'} and {root / 'README.md'}")
