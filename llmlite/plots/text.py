@@ -25,8 +25,8 @@ def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
         looks = {"linewidth": 1.8, "linestyle": style.DASHES[i % len(style.DASHES)]}
         label = f"{split}: {len(values)} articles"
         ax.hist(values, bins, weights=weights, histtype="step", label=label, **looks)
-    ax.set(xlabel="words in an article (log scale)", ylabel="articles of the split, %")
-    ax.set_xscale("log")
+    ax.set(xscale="log", xlabel="words in an article (log scale)")
+    ax.set_ylabel("articles of the split, %")
     style.log_ticks(ax.xaxis)
     ax.margins(y=0.35)  # room for the legend
     ax.set_ylim(bottom=0)
@@ -99,10 +99,9 @@ def tokens_per_word(
     ax.axhline(reference, color="black", linestyle=":", label=fill(name, 26))
     ax.axvline(chosen, color=style.GREY, linestyle="--", label=f"used here: {chosen:,} tokens")
     sizes = sorted({size for values in curves.values() for size in values.index})
-    ax.set_xscale("log")
+    ax.set(xscale="log", xlabel="vocabulary, tokens (log scale)", ylabel="tokens per word")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right")
     ax.set_xticks([], minor=True)
-    ax.set(xlabel="vocabulary, tokens (log scale)", ylabel="tokens per word")
     ax.set_title("Each doubling of the vocabulary saves less")
     fig.legend(loc="outside lower center", ncols=2)
     return fig
