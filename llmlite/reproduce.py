@@ -9,12 +9,6 @@ import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
-from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 from llmlite import paper
@@ -23,16 +17,12 @@ from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import SEEDS, Experiment
 from llmlite.intervals import over_seeds
-from llmlite.parallel import cores
 from llmlite.plan.archive import stage
 from llmlite.plan.search import best_row
 from llmlite.plan.whole import whole_plan
 from llmlite.pretrained import ship
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
 
-LOOKING = ("04", "05", "06", "07")  # notebooks that train nothing, once 03 has
-LANES = 2  # of these at a time: most of their time is one core's
-THREADS = "OMP_NUM_THREADS"
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
 START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md
 
@@ -83,12 +73,17 @@ def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
 def run_notebooks(
     notebooks: list[Path], out: Path, profile: str, data: str | None = None, device: str = "auto"
 ) -> list[Path]:
-    """Execute `notebooks` into `out/notebooks`; returns the executed ones.
+    """Execute `notebooks` into `out/notebooks`, in order; returns the executed ones.
 
-    In order, but for those that only look at what 03 has trained, which run two at a time. One that
-    fails stops the run with one sentence, which names its executed copy and its log.
+    One that fails stops the run with one sentence, which names its executed copy and its log.
     """
-    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    try:
+        import papermill
+    except ImportError:
+        message = "Running notebooks needs more packages: pip install 'llmlite[notebooks]'."
+        raise LLMLiteError(message) from None
+    folder = out / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
     parameters = {"profile": profile, "out": str(out), "device": device}
     if data in ("sample", "hub", "auto"):
         parameters["data"] = data
@@ -97,69 +92,29 @@ def run_notebooks(
         parameters["data"] = "auto"
     os.environ[HEADLESS_VARIABLE] = "1"
 
-    trained = any(notebook.name.startswith("03") for notebook in notebooks)
     with tqdm(total=len(notebooks), desc="Notebooks", unit="notebook", position=0) as bar:
-        run = partial(_run, out / "notebooks", parameters, bar)
-        for looking, group in groupby(notebooks, lambda notebook: notebook.name[:2] in LOOKING):
-            if looking and trained:
-                _side_by_side(run, list(group))
-            else:
-                for notebook in group:
-                    run(notebook)
-    return [out / "notebooks" / notebook.name for notebook in notebooks]
-
-
-def _run(folder: Path, parameters: dict, bar, notebook: Path) -> None:
-    """Execute a notebook into `folder`."""
-    try:
-        import papermill
-    except ImportError:
-        message = "Running notebooks needs more packages: pip install 'llmlite[notebooks]'."
-        raise LLMLiteError(message) from None
-    bar.set_description(notebook.stem)
-    target, log = folder / notebook.name, folder / f"{notebook.stem}.log"
-    with open(log, "w", encoding="utf-8") as file:
-        try:
-            papermill.execute_notebook(
-                str(notebook),
-                str(target),
-                parameters=parameters,
-                kernel_name="python3",
-                progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
-                stderr_file=_LastLine(file, bar),
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
-            )
-        except papermill.PapermillExecutionError as error:
-            raise LLMLiteError(
-                f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
-                f"{_plain(error.evalue)}; see {target} and {log}."
-            ) from None
-    clean(target)
-    bar.update()
-
-
-def _side_by_side(run: Callable[[Path], None], notebooks: list[Path]) -> None:
-    """Run notebooks that do not need each other, LANES at a time, each on its share of the cores;
-    one that fails, or Ctrl-C, ends the others."""
-    import psutil
-
-    lanes = min(LANES, cores(), len(notebooks))
-    others, unset = set(psutil.Process().children()), THREADS not in os.environ
-    os.environ.setdefault(THREADS, str(cores() // lanes))  # kernels that spin wait for each other
-    pool = ThreadPoolExecutor(lanes)
-    futures = [pool.submit(run, notebook) for notebook in notebooks]
-    try:
-        for future in as_completed(futures):
-            future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        while not all(future.done() for future in futures):  # a kernel may just be beginning
-            for kernel in set(psutil.Process().children()) - others:
-                with suppress(psutil.NoSuchProcess):
-                    kernel.kill()
-            time.sleep(0.1)
-        if unset:
-            del os.environ[THREADS]
+        for notebook in notebooks:
+            bar.set_description(notebook.stem)
+            target, log = folder / notebook.name, folder / f"{notebook.stem}.log"
+            with open(log, "w", encoding="utf-8") as file:
+                try:
+                    papermill.execute_notebook(
+                        str(notebook),
+                        str(target),
+                        parameters=parameters,
+                        kernel_name="python3",
+                        progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
+                        stderr_file=_LastLine(file, bar),
+                        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                    )
+                except papermill.PapermillExecutionError as error:
+                    raise LLMLiteError(
+                        f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
+                        f"{_plain(error.evalue)}; see {target} and {log}."
+                    ) from None
+            clean(target)
+            bar.update()
+    return [folder / notebook.name for notebook in notebooks]
 
 
 class _LastLine:

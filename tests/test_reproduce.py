@@ -1,12 +1,10 @@
 """Running notebooks headlessly, and showing what they made, on tiny ones."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
 from notebooks.tiny import PARAMETERS, make_notebook
 
@@ -95,54 +93,6 @@ def test_clean_takes_out_stderr_and_timings_and_keeps_results(tmp_path):
     assert [o.text for o in cleaned.cells[1].outputs] == ["result"]
     assert "papermill" not in cleaned.metadata
     assert "papermill" not in cleaned.cells[1].metadata
-
-
-WAIT = """
-import time
-from pathlib import Path
-def wait_for(name):
-    while not (Path(out) / name).exists():
-        time.sleep(0.05)
-"""
-
-
-def test_notebooks_that_only_look_run_side_by_side_on_their_share_of_the_cores(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("llmlite.reproduce.cores", lambda: 6)
-    tell = "(Path(out) / '{}').write_text(__import__('os').environ.get('OMP_NUM_THREADS', 'all'))"
-    make_notebook(tmp_path / "03_a.ipynb", PARAMETERS, WAIT + tell.format("first"))
-    for mine, other in ("bc", "cb"):  # neither ends before the other has begun
-        code = WAIT + tell.format(mine) + f"\nwait_for('first')\nwait_for('{other}')"
-        make_notebook(tmp_path / f"0{4 + (mine == 'c')}_{mine}.ipynb", PARAMETERS, code)
-    out = tmp_path / "out"
-    last = WAIT + "assert (Path(out) / 'b').exists() and (Path(out) / 'c').exists()\n"
-    make_notebook(tmp_path / "08_d.ipynb", PARAMETERS, last + tell.format("d"))
-    executed = run_notebooks(find_notebooks(tmp_path), out, "quick")
-    names = ["03_a.ipynb", "04_b.ipynb", "05_c.ipynb", "08_d.ipynb"]
-    assert [path.name for path in executed] == names
-    threads = [(out / name).read_text() for name in ("first", "b", "c", "d")]
-    assert threads == ["all", "3", "3", "all"], "what trains has all cores"
-    assert "OMP_NUM_THREADS" not in os.environ
-
-
-def test_one_that_fails_ends_the_one_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
-    monkeypatch.setattr("llmlite.reproduce.cores", lambda: 2)
-    make_notebook(tmp_path / "03_a.ipynb", PARAMETERS, "1")
-    begin = WAIT + "(Path(out) / 'begun').touch()\ntime.sleep(3600)"
-    make_notebook(tmp_path / "04_a.ipynb", PARAMETERS, begin)
-    fail = WAIT + "wait_for('begun')\nraise ValueError('no such thing')"
-    make_notebook(tmp_path / "05_b.ipynb", PARAMETERS, fail)
-    make_notebook(tmp_path / "06_c.ipynb", PARAMETERS, "(Path(out) / 'late').touch()")
-    before = psutil.Process().children()
-    with pytest.raises(LLMLiteError, match=r"05_b\.ipynb stopped in cell .*no such thing"):
-        run_notebooks(find_notebooks(tmp_path), tmp_path / "out", "quick")
-    alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    assert set(alive) <= set(before)
-    assert not (tmp_path / "out" / "late").exists()
 
 
 def test_the_report_names_notebooks_and_figures(tmp_path):
