@@ -37,7 +37,7 @@ class Export:
     works: ClassVar = True
     PARTS: ClassVar = TRAINED
 
-    to: Path | None = None  # a new or empty folder, or that of an earlier export, which is replaced
+    to: Path | None = None  # a new or empty folder
     model: Path | None = None  # the model in this folder, which `llmlite import` has left
 
     def run(self, work: Work) -> None:
@@ -59,7 +59,7 @@ class Import:
 
     # has config.json, model.safetensors and tokenizer.json
     folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DIR")] = None
-    to: Path | None = None  # a new or empty folder, or that of an earlier import, which is replaced
+    to: Path | None = None  # a new or empty folder
 
     def run(self, work: Work) -> None:
         from llmlite.hub import import_folder
