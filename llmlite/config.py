@@ -1,8 +1,6 @@
 """Every choice that a run makes, as frozen dataclasses; profiles.py puts them together.
 
-Knows nothing about files, models or devices. A default lives here and nowhere else; notebooks and
-the command line read it. The paper's two grids are the constants PAPER_FIRST_GRID and
-PAPER_REVISED_GRID (§IV.A).
+A default lives here and nowhere else; a field's comment is the command line's help.
 """
 
 import hashlib
@@ -16,6 +14,12 @@ from llmlite.errors import LLMLiteError
 def _require(condition: bool, what: str, allowed: str) -> None:
     if not condition:
         raise LLMLiteError(f"Configuration: {what}; allowed: {allowed}.")
+
+
+def _at_least(least: int, config, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= least, f"{name} is {value}", f"{least} or more")
 
 
 @dataclass(frozen=True)
@@ -36,31 +40,20 @@ class DataConfig:
     shift: int = 1  # tokens from an input to its target; 0: the target is the input itself
 
     def __post_init__(self):
-        _require(
-            self.split in ("official", "paper", "windows"),
-            f"split is '{self.split}'",
-            "official, paper; windows in the audit",
-        )
+        split, allowed = f"split is '{self.split}'", "official, paper; windows in the audit"
+        _require(self.split in ("official", "paper", "windows"), split, allowed)
         _require(self.shift in (0, 1), f"shift is {self.shift}", "1; 0 in the audit")
         _require(
-            self.shift == 1 or not self.stream,
-            f"shift is {self.shift} with stream",
-            "1 with stream",
+            not (self.padding and self.split == "windows"),
+            f"padding is on, and {split}",
+            "split official or paper",
         )
         _require(
-            not (self.padding and (self.split == "windows" or self.stream)),
-            "padding is on, with windows that are not lines of a split's text",
-            "padding with split official or paper, without stream",
+            not self.stream or (self.split == "official" and self.shift == 1 and not self.padding),
+            "stream is on, with what needs the whole text",
+            "split official, shift 1 and no padding with stream",
         )
-        _require(
-            not self.stream or self.split == "official",
-            f"split is '{self.split}', which needs the whole text, but it is read as a stream",
-            "official with stream",
-        )
-        _require(
-            self.tokenizer_bytes >= 1, f"tokenizer_bytes is {self.tokenizer_bytes}", "1 or more"
-        )
-        _require(self.block_size >= 1, f"block_size is {self.block_size}", "1 or more")
+        _at_least(1, self, "tokenizer_bytes", "block_size")
         _require(
             self.stride is None or 1 <= self.stride <= self.block_size,
             f"stride is {self.stride}",
@@ -72,17 +65,16 @@ class DataConfig:
 class ModelConfig:
     """The shape of the decoder (§III.D)."""
 
-    vocab_size: int = 10_000
-    block_size: int = 256
-    n_layer: int = 6
-    n_head: int = 4
-    n_embd: int = 128
-    dropout: float = 0.1
+    vocab_size: int = 10_000  # tokens that it knows
+    block_size: int = 256  # tokens that it sees at once
+    n_layer: int = 6  # blocks
+    n_head: int = 4  # attention heads in a block
+    n_embd: int = 128  # numbers in a token's vector
+    dropout: float = 0.1  # share of activations set to 0 in training
     causal: bool = True  # False lets every position see its own target: a mistake, for notebook 08
 
     def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "1 or more")
+        _at_least(1, self, "vocab_size", "block_size", "n_layer", "n_head", "n_embd")
         _require(
             self.n_embd % self.n_head == 0,
             f"n_embd {self.n_embd} cannot be shared among n_head {self.n_head}",
@@ -93,16 +85,16 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run (§III.E). An epoch is one pass over the windows."""
+    """One training run (§III.E)."""
 
-    epochs: int = 10
+    epochs: int = 10  # passes over the windows
     batch_size: int = 128  # windows in one forward pass
     accumulation: int = 1  # forward passes in one optimiser step
     learning_rate: float = 1e-3  # the peak
     schedule: str = "cosine"  # "cosine": linear warmup, then half a cosine to 0 | "fixed"
     warmup_fraction: float = 0.1  # of all optimiser steps; the paper's log fits one tenth
     weight_decay: float = 0.1  # on matrices only
-    beta2: float = 0.95
+    beta2: float = 0.95  # AdamW's, of the squared gradient's average
     clip_norm: float = 1.0  # largest norm of the unscaled gradient; 0 turns clipping off
     amp: str = "auto"  # "auto" | "fp16" (with gradient scaling) | "bf16" | "off"
     epoch_windows: int | None = None  # windows in an epoch, drawn anew for each; None: all
@@ -110,37 +102,27 @@ class TrainConfig:
     # Optimiser steps between checkpoints, an epoch's end always being one; None: by time (train.py)
     checkpoint_every: int | None = None
     train_tokens: int | None = None  # use only the first so many tokens of a split; None: all
-    valid_tokens: int | None = None
-    seed: int = 1337
+    valid_tokens: int | None = None  # the same for validation
+    seed: int = 1337  # of weights, order of windows and dropout
     fast: bool = True  # False: the plain computation that every fast path is compared with
     # Mistakes that notebook 08 makes on purpose:
     log_divided_loss: bool = False  # the training loss after its division by the accumulation
     log_scaled_norm: bool = False  # the norm of fp16's gradient before the scale is taken out
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "accumulation"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "1 or more")
-        for name in ("patience", "clip_norm", "weight_decay"):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}", "0 or more")
+        _at_least(1, self, "epochs", "batch_size", "accumulation")
+        _at_least(0, self, "patience", "clip_norm", "weight_decay")
         limits = {"train_tokens": 2, "valid_tokens": 2, "epoch_windows": 1, "checkpoint_every": 1}
         for name, least in limits.items():
-            value = getattr(self, name)
-            allowed = f"{least} or more, or None"
-            _require(value is None or value >= least, f"{name} is {value}", allowed)
+            if getattr(self, name) is not None:
+                _at_least(least, self, name)
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}", "above 0")
-        _require(
-            self.schedule in ("cosine", "fixed"), f"schedule is '{self.schedule}'", "cosine, fixed"
-        )
-        _require(
-            0 <= self.warmup_fraction < 1,
-            f"warmup_fraction is {self.warmup_fraction}",
-            "0 or more and below 1",
-        )
-        _require(
-            self.amp in ("auto", "fp16", "bf16", "off"),
-            f"amp is '{self.amp}'",
-            "auto, fp16, bf16, off",
-        )
+        warmup = self.warmup_fraction
+        _require(0 <= warmup < 1, f"warmup_fraction is {warmup}", "0 or more and below 1")
+        choices = {"schedule": ("cosine", "fixed"), "amp": ("auto", "fp16", "bf16", "off")}
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            _require(value in allowed, f"{name} is '{value}'", ", ".join(allowed))
 
 
 @dataclass(frozen=True)
@@ -160,7 +142,7 @@ class SearchSpace:
         return len(list(self.points()))
 
     def points(self):
-        """Yield each configuration as a dict, in the paper's order: the last key varies fastest."""
+        """Each configuration as a dict, in the paper's order: the last key varies fastest."""
         axes = asdict(self)
         for values in itertools.product(*axes.values()):
             yield dict(zip(axes, values, strict=True))
@@ -181,10 +163,6 @@ class DataSpace:
     tokens: int  # that each candidate is trained on, about
     train: TrainConfig  # how; its batch is for the longest windows, shorter ones get as many tokens
 
-    @property
-    def longest(self) -> int:
-        return max(self.block_size)
-
     def points(self):
         """Yield each candidate as changes to a DataConfig."""
         for vocabulary, block, overlap in itertools.product(
@@ -194,8 +172,8 @@ class DataSpace:
 
 
 AXES = ("learning_rate", "n_layer", "n_head", "n_embd")  # of a SearchSpace
-PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # 36 configurations, batch 64, fixed rate
-PAPER_REVISED_GRID = SearchSpace()  # 12 configurations, batch 128, warmup + cosine
+PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # §IV.A: 36, batch 64, fixed rate
+PAPER_REVISED_GRID = SearchSpace()  # 12, batch 128, warmup + cosine
 
 
 def fingerprint(*parts) -> str:

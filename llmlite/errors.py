@@ -1,8 +1,6 @@
-"""The errors that a person is meant to read: one sentence with what, where and what to do."""
-
-
 class LLMLiteError(Exception):
-    """Bad input or an impossible request. The command line prints it and exits with code 2."""
+    """Bad input or an impossible request, in one sentence for a person: what, where and what to do.
+    The command line prints it and exits with code 2."""
 
 
 class DataError(LLMLiteError):

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from llmlite.audit.plan import AUDITS
 from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, TrainConfig, with_data
-from llmlite.data import Dataset, resolve_source
+from llmlite.data import Dataset
 from llmlite.engine import FastPaths
 from llmlite.errors import LLMLiteError
 from llmlite.files import replacing, write_json
@@ -32,6 +32,7 @@ from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
 from llmlite.profiles import Profile, changed, get_profile
 from llmlite.run import RECORD, WEIGHTS, Run, commit, device_name, environment, read_record
+from llmlite.sources import resolve_source
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Compute
 

@@ -18,10 +18,7 @@ PATIENCE = 1.0  # seconds; whoever only looks whether a folder is held has it fo
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to; it takes the place of `path` if the block ends without an error.
-
-    The content is on the disk before the name changes, so a power cut leaves the old file or the
-    new one. Raises DiskFullError where there is no room for both.
-    """
+    Raises DiskFullError where there is no room for both."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     with room_for(path):
@@ -29,7 +26,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         try:
             yield aside
             with open(aside, "rb") as written:
-                os.fsync(written.fileno())
+                os.fsync(written.fileno())  # a power cut leaves the old file or the new one
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
@@ -37,7 +34,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def room_for(path: str | Path) -> Iterator[None]:
-    """Say in a sentence that the disk is full, if that is why `path` cannot be written."""
+    """Raise DiskFullError, a sentence, if that is why `path` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -51,10 +48,7 @@ def room_for(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def hold(folder: str | Path) -> Iterator[None]:
-    """Work in `folder` alone: BusyError if another process, or this one, does so already.
-
-    The system lets go of the lock when the process ends, however it ends.
-    """
+    """Work in `folder` alone, at most until the process ends: BusyError if anybody does already."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / ".owner"

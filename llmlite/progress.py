@@ -1,16 +1,11 @@
-"""The progress bar: widgets in a notebook that somebody watches, text everywhere else.
-
-A notebook that runs headlessly has nobody to draw widgets for, but its text bars reach the terminal
-that started it (see reproduce.py).
-"""
+"""The progress bar: widgets in a notebook that somebody watches, text everywhere else."""
 
 import os
 
+# Set for notebooks that run without anybody (reproduce.py): their text bars reach the terminal.
 HEADLESS_VARIABLE = "LLMLITE_HEADLESS"
 
 if os.environ.get(HEADLESS_VARIABLE):
-    from tqdm import tqdm
+    from tqdm import tqdm as tqdm
 else:
-    from tqdm.auto import tqdm
-
-__all__ = ["HEADLESS_VARIABLE", "tqdm"]
+    from tqdm.auto import tqdm as tqdm

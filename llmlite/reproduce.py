@@ -13,7 +13,6 @@ from pathlib import Path
 
 from llmlite import paper
 from llmlite.audit.scorecard import RECORDS, SCORECARD, SHORT
-from llmlite.data import DATA_VARIABLE
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import SEEDS, Experiment
 from llmlite.intervals import over_seeds
@@ -22,6 +21,7 @@ from llmlite.plan.search import best_row
 from llmlite.plan.whole import whole_plan
 from llmlite.pretrained import ship
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
+from llmlite.sources import DATA_VARIABLE
 
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
 START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md

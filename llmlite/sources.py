@@ -1,14 +1,15 @@
-"""Where text comes from: the Hub, a folder of WikiText's files, the bundled sample, or any text.
-
-All become a Source, whose splits can be read over and over. Knows nothing about tokens.
+"""Where text comes from (§III.A): the Hub, a folder of WikiText's files, the bundled sample, or any
+text. All become a Source. Knows nothing about tokens.
 """
 
+import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cached_property, partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from llmlite.config import DataConfig, fingerprint
@@ -31,40 +32,57 @@ KNOWN_SHA256 = {
 
 LEAST_BYTES = 20_000  # of one's own text: a tenth, a thousand tokens or so, has to judge a model
 REACH = 0.025  # of the text: how far a cut moves for a better place, so that no split gets lost
-# Where a text may be cut, the best first: at blank lines, lines, sentences, words.
-PLACES = (r"\n(?:[^\S\n]*\n)+", r"\n", r"[.!?]\s+|[。！？]", r"\s+")
+PLACES = (r"\n(?:[^\S\n]*\n)+", r"\n", r"\s+")  # the ends of paragraphs, of lines, of words
+
+# A top-level heading between two blank lines. Without that context, lines in the middle of an
+# article match as well: 629 instead of 600 in the training split.
+_ARTICLE_START = re.compile(r"(?:(?<=\n)|\A) \n = (?!= ).+ = \n(?= \n)")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Text of three splits, which need not be in memory."""
+    """Text of three splits, read anew each time; in memory once `splits` is asked for."""
 
-    strings: Callable[[str], Iterator[str]]  # split → its text, in parts
+    strings: Callable[[str], Iterable[str]]  # split → its text, in parts
     key: str  # stands for the text as long as it is not read
     name: Callable[[dict[str, str]], str]  # the SHA-256 of each split → what to call the text
 
+    @classmethod
+    def of(cls, name: str, splits: dict[str, str]) -> "Source":
+        key = fingerprint("".join(splits.values()))
+        return cls(lambda split: [splits[split]], key, lambda sha256: name)
 
-def open_source(
-    config: DataConfig, hub_repository: str = HUB_REPOSITORY, without: Path | None = None
-) -> Source:
-    """The text that `config` names. Raises DataError, one sentence each.
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        return {split: "".join(self.strings(split)) for split in SPLITS}
 
-    hub_repository: may be a local folder laid out like the repository on the Hub. without: a folder
-    whose files are no text of one's own, because it holds what is made of it.
-    """
-    source = resolve_source(config.source)
-    if source == "hub":
-        return _hub(hub_repository, config.name, config.stream)
-    if source == "sample":
-        return _wikitext(sample_folder(), "bundled sample")
-    path = Path(source).expanduser()
-    if not path.exists():
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        return {s: hashlib.sha256(text.encode()).hexdigest() for s, text in self.splits.items()}
+
+
+def open_source(config: DataConfig, without: Path) -> Source:
+    """The text that `config` names, split as it says; files in the folder `without` are no text,
+    but what is made of it. Raises DataError."""
+    place = resolve_source(config.source)
+    path = Path(place).expanduser()
+    if place == "hub":
+        source = _hub(config.name, config.stream)
+    elif place == "sample":
+        source = _wikitext(sample_folder(), "bundled sample")
+    elif not path.exists():
         raise DataError(
             f"There is no file or folder {path}; name a text, or a folder of texts or of "
             "wiki.train/valid/test files."
         )
-    is_wikitext = any(file.is_file() for file in _wikitext_files(path).values())
-    return _wikitext(path) if is_wikitext else _own_text(path, without)
+    elif any(file.is_file() for file in _wikitext_files(path).values()):
+        source = _wikitext(path)
+    else:
+        source = _own_text(path, without)
+    if config.split == "paper":
+        name = f"{source.name(source.sha256)}, split 80/10/10"
+        return Source.of(name, paper_split("".join(source.splits.values())))
+    return source
 
 
 def resolve_source(source: str) -> str:
@@ -79,32 +97,66 @@ def sample_folder() -> Path:
     return clone if clone.is_dir() else package / "sample"
 
 
-def _hub(repository: str, name: str, stream: bool) -> Source:
+# -- articles -------------------------------------------------------------------------------------
+
+
+def split_articles(text: str) -> list[str]:
+    """Cut `text` before each top-level heading; the pieces joined together are `text` again."""
+    cuts = {0, len(text), *(heading.start() for heading in _ARTICLE_START.finditer(text))}
+    return [text[start:end] for start, end in pairwise(sorted(cuts))]
+
+
+def paper_split(text: str) -> dict[str, str]:
+    """§III.A: 80/10/10 of the text in its order, each cut moved to the nearest article boundary."""
+    articles = split_articles(text)
+    if len(articles) < 3:
+        raise DataError(
+            f"The corpus has {len(articles)} article(s), so it cannot be split 80/10/10 between "
+            "articles; use split='official' or add headings of the form ' = Title = '."
+        )
+    ends = list(accumulate(map(len, articles)))
+    first = _nearest(0.8 * len(text), ends[:-2])  # no split is left without an article
+    second = _nearest(0.9 * len(text), [end for end in ends[:-1] if end > first])
+    return _splits(text, first, second)
+
+
+def _nearest(target: float, ends: list[int]) -> int:
+    return min(ends, key=lambda end: abs(end - target))
+
+
+def _splits(text: str, first: int, second: int) -> dict[str, str]:
+    return {"train": text[:first], "valid": text[first:second], "test": text[second:]}
+
+
+# -- the Hub --------------------------------------------------------------------------------------
+
+
+def _hub(name: str, stream: bool) -> Source:
     """stream: read anew over the network in each pass, without a copy on disk."""
     import datasets  # takes seconds, and only the Hub needs it
 
-    with hub_errors(repository, name):
-        builder = datasets.load_dataset_builder(repository, name)
+    with _hub_errors(name):
+        builder = datasets.load_dataset_builder(HUB_REPOSITORY, name)
         if not stream:
             builder.download_and_prepare()
 
     def strings(split: str) -> Iterator[str]:
         read = builder.as_streaming_dataset if stream else builder.as_dataset
-        with hub_errors(repository, name):
+        with _hub_errors(name):
             for batch in read(HUB_SPLIT[split]).iter(batch_size=1000):
                 yield from (row or BLANK_LINE for row in batch["text"])
 
-    return Source(strings, fingerprint(repository, name, builder.hash), lambda _: name)
+    return Source(strings, fingerprint(HUB_REPOSITORY, name, builder.hash), lambda sha256: name)
 
 
 @contextmanager
-def hub_errors(repository: str, name: str) -> Iterator[None]:
+def _hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # no network, or no such configuration
         reason = " ".join(str(error).split())
         raise DataError(
-            f"Configuration {name} of {repository} cannot be read from the Hub "
+            f"Configuration {name} of {HUB_REPOSITORY} cannot be read from the Hub "
             f"({type(error).__name__}: {reason}); point ${DATA_VARIABLE} or --data at a folder of "
             "wiki.train/valid/test files, or use the bundled sample with --data sample."
         ) from None
@@ -126,60 +178,49 @@ def _wikitext(folder: Path, name: str | None = None) -> Source:
             f"The folder {folder} lacks {', '.join(missing)}; it must hold "
             "wiki.train, wiki.valid and wiki.test, all ending in .raw or all in .tokens."
         )
-
-    def verify(sha256: dict[str, str]) -> str:
-        verified = verified_name(folder, {files[s].name: sha256[s] for s in SPLITS})
-        return name or verified
-
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files.values()]
     key = fingerprint(str(folder.resolve()), stats)
-    return Source(lambda split: _lines(files[split]), key, verify)
+    return Source(lambda split: _lines(files[split]), key, partial(_verified_name, files, name))
 
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a file of UTF-8, their ends as they are."""
-    done = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path} is not UTF-8: byte {done + error.start} (line {number}) is "
-                    f"0x{line[error.start]:02x}; convert the file to UTF-8."
-                ) from None
-            done += len(line)
+    with open(path, encoding="utf-8", newline="\n") as file:
+        try:
+            yield from file
+        except UnicodeDecodeError as error:
+            wrong = error.object[error.start]
+            raise DataError(
+                f"{path} is not UTF-8: it has a byte 0x{wrong:02x}; convert the file to UTF-8."
+            ) from None
 
 
-def verified_name(folder: Path, digest: dict[str, str]) -> str:
-    """What to call the text of a folder, whose files (name → SHA-256) are checked first.
-
-    They are compared with a SHA256SUMS beside them and with WikiText-2's own checksums. Some files
-    of the corpus beside others that differ from it mean a damaged copy; if all differ, it is
-    somebody's own text under the same names.
-    """
+def _verified_name(files: dict[str, Path], name: str | None, sha256: dict[str, str]) -> str:
+    """What to call the text. Raises DataError where a file is not what a SHA256SUMS beside it says,
+    or WikiText-2's own checksums: if they fit some of the files only, the others are damaged."""
+    folder = files["train"].parent
     sums, expected = folder / "SHA256SUMS", {}
     if sums.is_file():
         found = re.findall(r"^([0-9a-f]{64}) [ *](.+)$", sums.read_text("latin-1"), re.MULTILINE)
-        expected = {name: sha for sha, name in found}
-    genuine = [name for name, sha in digest.items() if sha == KNOWN_SHA256.get(name)]
+        expected = {file: sha for sha, file in found}
+    genuine = any(sha256[split] == KNOWN_SHA256.get(file.name) for split, file in files.items())
     if genuine:
         expected |= KNOWN_SHA256
-    for name, sha in digest.items():
-        if name in expected and sha != expected[name]:
+        name = "wikitext-2-raw-v1" if files["test"].suffix == ".raw" else "wikitext-2-v1"
+    for split, file in files.items():
+        found = sha256[split]
+        if found != expected.get(file.name, found):
             raise DataError(
-                f"{folder / name} is damaged or was changed: its SHA-256 is {sha[:12]}…, expected "
-                f"{expected[name][:12]}…; fetch the file again."
+                f"{file} is damaged or was changed: its SHA-256 is {found[:12]}…, expected "
+                f"{expected[file.name][:12]}…; fetch the file again."
             )
-    if not genuine:
-        return f"own text in {folder.resolve().name}"
-    return "wikitext-2-raw-v1" if genuine[0].endswith(".raw") else "wikitext-2-v1"
+    return name or f"own text in {folder.resolve().name}"
 
 
 # -- any other text -------------------------------------------------------------------------------
 
 
-def _own_text(path: Path, without: Path | None) -> Source:
+def _own_text(path: Path, without: Path) -> Source:
     """A file, or all text files below a folder in the order of their paths, a blank line between
     two; cut 80/10/10 in that order, so that the end of the book judges, and not sentences from the
     midst of what was learned."""
@@ -191,29 +232,25 @@ def _own_text(path: Path, without: Path | None) -> Source:
             if file == path:
                 raise
             left_out.append(str(file.relative_to(path)))
-    text = "\n".join(filter(None, documents))
-    if (n_bytes := len(text.encode())) < LEAST_BYTES:
-        unread = f", and {len(left_out)} file(s) that are not UTF-8 text" if left_out else ""
-        raise DataError(
-            f"{path} holds {n_bytes:,} bytes of text{unread}; at least {LEAST_BYTES:,} (about "
-            "3,500 words) are needed to train a model and to judge it: add more text, or name a "
-            "folder with several files."
-        )
     if left_out:
         print(f"Left out of {path}, for it is not UTF-8 text: {', '.join(left_out)}")
-    ends = list(accumulate(len(document) + 1 for document in documents if document))
-    first, second = _cut(text, 0.8, ends), _cut(text, 0.9, ends)
-    splits = {"train": text[:first], "valid": text[first:second], "test": text[second:]}
+    text = "\n".join(filter(None, documents))
+    if (n_bytes := len(text.encode())) < LEAST_BYTES:
+        raise DataError(
+            f"{path} holds {n_bytes:,} bytes of text; at least {LEAST_BYTES:,} (about 3,500 words) "
+            "are needed to train a model and to judge it: add more text, or name a folder with "
+            "several files."
+        )
     name = "own text " + (path.resolve().name if path.is_dir() else path.stem)
-    return Source(lambda split: iter([splits[split]]), fingerprint(text), lambda _: name)
+    return Source.of(name, _splits(text, _cut(text, 0.8), _cut(text, 0.9)))
 
 
-def _files_below(folder: Path, without: Path | None) -> list[Path]:
+def _files_below(folder: Path, without: Path) -> list[Path]:
     """But for hidden ones, and those in hidden folders and in `without`."""
     found = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        made_here = without is not None and path.resolve().is_relative_to(without.resolve())
+        made_here = path.resolve().is_relative_to(without.resolve())
         if path.is_file() and not hidden and not made_here:
             found.append(path)
     return found
@@ -228,11 +265,11 @@ def _document(path: Path) -> str:
     return text and text + "\n"
 
 
-def _cut(text: str, share: float, file_ends: list[int]) -> int:
-    """Where to cut: nearest to `share` of the text among the best places within REACH."""
+def _cut(text: str, share: float) -> int:
+    """Where to cut: nearest to `share` of the text among the best PLACES within REACH."""
     target, reach = round(share * len(text)), int(REACH * len(text))
-    low, high = target - reach, target + reach
-    candidates = [[end for end in file_ends if low <= end <= high]]
-    candidates += [[m.end() for m in re.compile(p).finditer(text, low, high)] for p in PLACES]
-    best = next(filter(None, candidates), [target])  # text without white space: anywhere
-    return min(best, key=lambda end: abs(end - target))
+    for place in PLACES:
+        found = re.compile(place).finditer(text, target - reach, target + reach)
+        if ends := [match.end() for match in found]:
+            return _nearest(target, ends)
+    return target  # text without white space: anywhere

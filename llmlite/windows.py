@@ -1,10 +1,10 @@
-"""From a stream of token ids to batches of windows (§III.C).
+"""From token ids to batches of windows (§III.C).
 
-The ids may lie on a device, or in a file that is larger than memory. The mistakes in windows that
-the audit makes on purpose (notebook 08) are here and nowhere else: the fields `padding`, `shift`
-and `split="windows"` of DataConfig, whose defaults are the correct way.
+The mistakes in windows that the audit makes on purpose (notebook 08) are here and nowhere else: the
+fields `padding`, `shift` and `split="windows"` of DataConfig, whose defaults are the correct way.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch.utils import data as torch_data
 
 from llmlite.config import DataConfig, TrainConfig
-from llmlite.data import SPLITS, Dataset, text_to_rows
+from llmlite.data import SPLITS, Dataset
 from llmlite.errors import DataError
 from llmlite.parallel import ALONE, World
 
@@ -31,13 +31,10 @@ class TokenWindows(torch_data.Dataset):
 
     Window i starts at i × stride, or at only[i] × stride where `only` names some of them; its
     targets are `shift` tokens further on. `windows[i]` or `windows[[i, j, …]]` gives (inputs,
-    targets) of shape (…, block_size), int64, a whole batch in one indexing operation. The end of
-    the stream that does not fill a window is left out. A DataLoader wants collate_fn=tuple, since
-    its batches come assembled.
+    targets) of shape (…, block_size), int64. A rest that does not fill a window is left out.
 
-    `ids` is a tensor, on whose device the batches are, or a NumPy array, which may be mapped from a
-    file larger than memory: then a batch reads the pages that its windows lie in
-    and no others, and is a tensor on the CPU.
+    ids: a tensor, on whose device the batches are, or a NumPy array, possibly mapped from a file
+    larger than memory, of which a batch reads the pages that it needs; then it is on the CPU.
     """
 
     def __init__(
@@ -64,7 +61,6 @@ class TokenWindows(torch_data.Dataset):
 
     @property
     def device(self) -> torch.device:
-        """Where the batches are."""
         return self._offsets.device
 
     def __getitem__(self, index) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,16 +74,15 @@ class TokenWindows(torch_data.Dataset):
         targets = window[..., self.shift : self.shift + self.block_size]
         return window[..., : self.block_size], targets
 
-    __getitems__ = __getitem__  # what DataLoader asks for a batch
+    __getitems__ = __getitem__  # what DataLoader asks for a batch; it wants collate_fn=tuple
 
 
 class EpochSampler(torch_data.Sampler):
     """Batches of indices, each (windows,) int64, over all windows, in an order drawn from (seed,
-    epoch) alone (§III.C), so that it can be taken up again; the order takes 8 bytes a window.
+    epoch) alone (§III.C), so that it can be taken up again.
 
-    `batches` has whole batches. Iterating gives this process's part of each: all processes draw
-    the same order, and may map the same file. `start`: windows that an interrupted epoch has seen
-    already. `limit`: windows in the epoch, the first of its order. The last batch may be smaller.
+    `batches` has whole batches, the last may be smaller; iterating gives this process's part of
+    each. start: windows that an interrupted epoch has seen already. limit: windows in the epoch.
     """
 
     def __init__(
@@ -113,16 +108,10 @@ class EpochSampler(torch_data.Sampler):
 
 
 def windows_of(
-    dataset: Dataset,
-    data: DataConfig,
-    train: TrainConfig,
-    device: str | torch.device = "cpu",
+    dataset: Dataset, data: DataConfig, train: TrainConfig, device: str | torch.device = "cpu"
 ) -> dict[str, TokenWindows]:
-    """The windows of each split as `data` has them cut, mistakes included.
-
-    Training and validation use no more tokens than `train` says. Those of validation stand side by
-    side, whatever the stride of the training's, but where they are shuffled.
-    """
+    """The windows of each split as `data` has them cut, mistakes included; only those of training
+    overlap. Training and validation use no more tokens than `train` says."""
     limits = {"train": train.train_tokens, "valid": train.valid_tokens}
     size = data.block_size
     if data.split == "windows":
@@ -142,12 +131,15 @@ def windows_of(
     return windows
 
 
-def padded_lines(text: str, tokenizer, block_size: int) -> torch.Tensor:
-    """Each line of `text` that is not blank as block_size + 1 ids, one after the other.
+def lines_of(text: str) -> list[str]:
+    """The lines that are not blank, with their ends."""
+    return [line for line in re.findall(r"[^\n]+\n?", text) if line.strip()]
 
-    A longer line is cut off, a shorter one filled up with the end-of-text token.
-    """
-    lines = [row for row in text_to_rows(text) if row.strip()]
+
+def padded_lines(text: str, tokenizer, block_size: int) -> torch.Tensor:
+    """Each of `lines_of` as block_size + 1 ids, one after the other: a longer line is cut off, a
+    shorter one filled up with the end-of-text token."""
+    lines = lines_of(text)
     rows = np.full((len(lines), block_size + 1), tokenizer.eot_id, dtype=np.int64)
     for row, line in zip(rows, tokenizer.encode_batch_to_arrays(lines), strict=True):
         line = line[: len(row)]

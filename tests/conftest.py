@@ -14,8 +14,9 @@ import torch
 from tiny_plan import some_articles, whole  # noqa: F401, fixtures
 
 from llmlite.config import DataConfig, ModelConfig
-from llmlite.data import DATA_VARIABLE, KNOWN_SHA256, Corpus, load_corpus
+from llmlite.data import Dataset
 from llmlite.model import GPT
+from llmlite.sources import DATA_VARIABLE, KNOWN_SHA256
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -158,6 +159,7 @@ def wikitext() -> Path:
 
 
 @pytest.fixture(scope="session")
-def wikitext_corpus(wikitext) -> Corpus:
+def wikitext_corpus(wikitext, tmp_path_factory) -> Dataset:
     """Real WikiText-2 with its official splits."""
-    return load_corpus(DataConfig(source=str(wikitext)))
+    folder = tmp_path_factory.mktemp("wikitext")
+    return Dataset(DataConfig(source=str(wikitext)), folder, progress=False)

@@ -26,8 +26,8 @@ def start(tmp_path, monkeypatch):
 
 
 def test_the_candidates_are_all_combinations_of_one_text(start, monkeypatch):
-    read, load = [], data.load_corpus
-    monkeypatch.setattr(data, "load_corpus", lambda *a, **k: read.append(1) or load(*a, **k))
+    read, load = [], data.open_source
+    monkeypatch.setattr(data, "open_source", lambda *a, **k: read.append(1) or load(*a, **k))
     experiment = start()
     runs = candidates(experiment)
     cut = [(run.data.vocab_size, run.data.block_size, run.data.stride) for run in runs]

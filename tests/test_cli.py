@@ -10,12 +10,13 @@ from tiny_plan import write_corpus
 
 from llmlite.cli import COMMANDS, main
 from llmlite.cli.options import parse
-from llmlite.data import SPLITS, sample_folder
+from llmlite.data import SPLITS
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.plan.cluster import RayOptions
 from llmlite.profiles import PROFILES, own_profile
 from llmlite.run import read_record, typed_command
+from llmlite.sources import sample_folder
 
 TINY = [
     *("--data.vocab-size", "280", "--data.block-size", "16", "--model.n-layer", "1"),

@@ -4,12 +4,11 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.data import encode_split, load_corpus
+from llmlite.data import Dataset
 from llmlite.engine import Engine, learning_rate
 from llmlite.experiment import Experiment
 from llmlite.metrics import evaluate
@@ -25,20 +24,20 @@ GOLDENS = json.loads(Path(__file__).with_name("goldens.json").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
-def sample():
-    return load_corpus(DataConfig(source="sample"))
+def sample(tmp_path_factory):
+    return Dataset(DataConfig(source="sample"), tmp_path_factory.mktemp("sample"), progress=False)
 
 
 def test_the_tokenizer_of_the_sample(sample):
-    tokenizer = BPETokenizer.train(sample.splits["train"], 2048)
+    tokenizer = BPETokenizer.train(sample.text("train"), 2048)
     assert tokenizer.fingerprint == GOLDENS["tokenizer"]
 
 
 def test_the_shipped_models_score(sample):
     shipped, golden = load_pretrained(), GOLDENS["shipped"]
     assert shipped.tokenizer.fingerprint == golden["tokenizer"]
-    ids = torch.from_numpy(encode_split(sample, "test", shipped.tokenizer).astype(np.int64))
-    score = evaluate(shipped.model, ids, sample.counts("test"))
+    dataset = sample.like(shipped.tokenizer)
+    score = evaluate(shipped.model, dataset.ids["test"], dataset.counts("test"))
     assert score.tokens == golden["tokens"]
     assert score.nats == pytest.approx(golden["nats"], rel=1e-5)
 

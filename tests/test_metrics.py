@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from llmlite import metrics
 from llmlite.audit.causality import causal_leak
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.data import Counts, Dataset, encode_split, load_corpus
+from llmlite.data import Counts, Dataset
 from llmlite.errors import LLMLiteError
 from llmlite.metrics import (
     ImplausibleLossWarning,
@@ -71,7 +71,7 @@ def test_words_are_whitespace_words_and_line_ends(text, words):
 
 
 def test_wikitexts_test_split_has_the_words_that_the_literature_divides_by(wikitext_corpus):
-    assert wikitext_corpus.counts("test").words_and_line_ends == 245_569
+    assert Counts.of(wikitext_corpus.text("test"), articles=60).words_and_line_ends == 245_569
 
 
 # -- loss of a model ------------------------------------------------------------------------------
@@ -342,13 +342,13 @@ def test_articles_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("stride", [None, 16])
-def test_the_articles_of_the_sample_add_up_to_its_score(make_model, stride):
-    corpus = load_corpus(DataConfig(source="sample"))
-    tokenizer = BPETokenizer.train(corpus.splits["test"], 300)
+def test_the_articles_of_the_sample_add_up_to_its_score(make_model, stride, tmp_path):
+    dataset = Dataset(DataConfig(source="sample"), tmp_path, progress=False)
+    tokenizer = BPETokenizer.train(dataset.text("test"), 300)
+    dataset = dataset.like(tokenizer)
     model = make_model(ModelConfig(300, block_size=32, n_layer=1, n_head=1, n_embd=8))
-    ids = encode_split(corpus, "test", tokenizer)
-    whole = evaluate(model, ids, corpus.counts("test"), stride=stride)
-    texts = [article.text for article in corpus.articles("test")]
+    ids, texts = dataset.ids["test"], dataset.articles("test")
+    whole = evaluate(model, ids, dataset.counts("test"), stride=stride)
     losses = token_losses(model, ids, stride)
     scores = article_scores(losses, ids, texts, tokenizer.eot_id, whole.context)
     assert len(scores) == 48

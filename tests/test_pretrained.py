@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from llmlite.data import encode_split
 from llmlite.errors import CheckpointError, LLMLiteError
 from llmlite.metrics import Score, evaluate
 from llmlite.pretrained import (
@@ -47,8 +46,8 @@ def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
     pretrained = load_pretrained()
     record = pretrained.record
     assert record["data_fingerprint"] == wikitext_corpus.fingerprint
-    ids = torch.tensor(encode_split(wikitext_corpus, "test", pretrained.tokenizer).astype(int))
-    score = evaluate(pretrained.model, ids, wikitext_corpus.counts("test"))
+    dataset = wikitext_corpus.like(pretrained.tokenizer)
+    score = evaluate(pretrained.model, dataset.ids["test"], dataset.counts("test"))
     kept = Score(**record["scores"])
     assert (score.tokens, score.words, score.bytes) == (kept.tokens, kept.words, kept.bytes)
     assert score.loss == pytest.approx(kept.loss, rel=1e-4)

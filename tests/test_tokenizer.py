@@ -116,10 +116,10 @@ def test_merges_equal_those_of_hf_tokenizers(text, vocab_size):
 
 
 def test_merges_on_real_text_equal_those_of_hf_tokenizers(wikitext_corpus):
-    text = wikitext_corpus.splits["valid"]
+    text = wikitext_corpus.text("valid")
     ours, theirs = BPETokenizer.train(text, 4096), train_hf(text, 4096)
     assert ours.merges == merges_of_hf(theirs)
-    sample = wikitext_corpus.splits["test"][:200_000]
+    sample = wikitext_corpus.text("test")[:200_000]
     assert ours.encode(sample) == theirs.encode(sample).ids
 
 
@@ -291,7 +291,7 @@ def count_different(tokenizer: BPETokenizer, texts: list[str]) -> int:
 
 @pytest.fixture(scope="module")
 def trained_on_wikitext(wikitext_corpus) -> BPETokenizer:
-    return BPETokenizer.train(wikitext_corpus.splits["valid"], 4096)
+    return BPETokenizer.train(wikitext_corpus.text("valid"), 4096)
 
 
 def test_random_texts_have_the_same_ids_in_a_larger_vocabulary(trained_on_wikitext):
@@ -438,7 +438,7 @@ def write(path, **changes) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: None, "There is no tokenizer"),
+        (lambda path: None, "cannot be read as a tokenizer: .* No such file"),
         (lambda path: path.mkdir(), "cannot be read"),
         (lambda path: path.write_bytes(b""), "cannot be read"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read"),

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from llmlite.config import DataConfig, TrainConfig
-from llmlite.data import SPLITS, Corpus, Dataset
+from llmlite.data import SPLITS, Dataset
 from llmlite.errors import DataError
 from llmlite.parallel import World
+from llmlite.sources import Source
 from llmlite.tokenizer import BPETokenizer
 from llmlite.windows import EpochSampler, TokenWindows, padded_lines, windows_of
 
@@ -194,7 +195,7 @@ def cut(tokenizer):
 
     def cut(data, ids=IDS, **limits):
         dataset = Dataset.of_ids(ids, data)
-        dataset._source, dataset.tokenizer = Corpus("tiny", texts), tokenizer
+        dataset._source, dataset.tokenizer = Source.of("tiny", texts), tokenizer
         return windows_of(dataset, data, TrainConfig(**limits))
 
     return cut

@@ -11,10 +11,10 @@ import pytest
 from llmlite.audit import plan
 from llmlite.audit.runs import Audit
 from llmlite.config import DataConfig, DataSpace, ModelConfig, SearchSpace, TrainConfig
-from llmlite.data import sample_folder, split_articles
 from llmlite.experiment import Experiment
 from llmlite.plan.runner import work
 from llmlite.profiles import PROFILES, Grid
+from llmlite.sources import sample_folder, split_articles
 
 SEEDS = (1337, 1)
 TRAIN = TrainConfig(epochs=1, batch_size=4, amp="off", train_tokens=3_000, valid_tokens=1_000)

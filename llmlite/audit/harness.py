@@ -91,7 +91,7 @@ def harness_scores(
         f"1 to {size} tokens of its own page (windows side by side; "
         "lm-evaluation-harness, task wikitext)"
     )
-    parts = tokenizer.encode_batch_to_arrays([detokenize(page) for page in articles], progress)
+    parts = tokenizer.encode_batch_to_arrays([detokenize(page) for page in articles])
     for part, page in zip(tqdm(parts, "Harness", disable=not progress), articles, strict=True):
         ids = np.array([tokenizer.eot_id, *part], np.int64)
         # stride = size: what slides by a whole window stands side by side, but for the last one

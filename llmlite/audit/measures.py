@@ -115,7 +115,7 @@ def comparable(model: GPT, dataset: Dataset, progress: bool = False) -> dict[str
     Side by side, sliding by half a window, and as lm-evaluation-harness's task wikitext does it.
     """
     tokenizer, ids, half = dataset.tokenizer, dataset.ids["test"], model.config.block_size // 2
-    articles = [article.text for article in dataset.articles("test")]
+    articles = dataset.articles("test")
     rules = {}
     for name, stride in (("side by side", None), ("sliding by half a window", half)):
         losses = token_losses(model, ids, stride, progress=f"Test, {name}" if progress else None)

@@ -14,13 +14,14 @@ from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import AUDITS, HEADS, AuditConfig, leak_runs
 from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, SearchSpace, with_data
-from llmlite.data import SPLITS, Dataset, resolve_source, text_to_rows
+from llmlite.data import SPLITS, Dataset
 from llmlite.errors import MissingRunError
 from llmlite.experiment import Experiment
 from llmlite.model import GPT
 from llmlite.plan.search import grid
 from llmlite.run import Run, read_record
-from llmlite.windows import windows_of
+from llmlite.sources import resolve_source
+from llmlite.windows import lines_of, windows_of
 
 LONGER = "longer"  # the deepest configuration of the revised grid, for twice as many epochs
 
@@ -146,8 +147,7 @@ class Audit:
             dataset = self.experiment.dataset.like(vocab_size=vocab_size)
             words = sum(dataset.counts(split).words_and_line_ends for split in SPLITS)
             tokens = sum(len(ids) for ids in dataset.ids.values())
-            texts = map(dataset.text, SPLITS)
-            lines = sum(bool(row.strip()) for text in texts for row in text_to_rows(text))
+            lines = sum(len(lines_of(dataset.text(split))) for split in SPLITS)
             rows[vocab_size] = {
                 "tokens per word": tokens / words,
                 **steps_by_layout(tokens / words, lines / words),

@@ -42,7 +42,7 @@ def _as_long(space: DataSpace, block_size: int, epoch_tokens: float):
     return replace(
         space.train,
         epochs=max(1, round(space.tokens / epoch_tokens)),
-        batch_size=max(1, space.train.batch_size * space.longest // block_size),
+        batch_size=max(1, space.train.batch_size * max(space.block_size) // block_size),
     )
 
 

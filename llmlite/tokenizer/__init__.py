@@ -1,11 +1,8 @@
 """Byte-level byte-pair encoding from scratch (§III.B).
 
-Knows nothing about corpora, splits or models: text goes in, integers come out. With bytes as the
-base alphabet no text is out of vocabulary.
-
 Training starts from single bytes and joins the most frequent pair of neighbouring tokens again and
 again; each join is a *merge* and adds one token. Words, as cut by GPT-2's split pattern, bound the
-merges. Encoding cuts a text into words and applies the merges to each, the earliest learnt first.
+merges. Encoding applies them to each word, the earliest learnt first.
 
     words    text → words, as one array; which are equal, and how often they occur
     learn    counted words → merges
@@ -14,8 +11,8 @@ merges. Encoding cuts a text into words and applies the merges to each, the earl
     export   … as an object of HF tokenizers or tiktoken
 """
 
-from llmlite.tokenizer.bpe import END_OF_TEXT, BPETokenizer
+from llmlite.tokenizer.bpe import BPETokenizer
 from llmlite.tokenizer.learn import BYTE_ORDER
-from llmlite.tokenizer.words import GPT2_SPLIT_PATTERN
+from llmlite.tokenizer.words import END_OF_TEXT, GPT2_SPLIT_PATTERN
 
 __all__ = ["BYTE_ORDER", "END_OF_TEXT", "GPT2_SPLIT_PATTERN", "BPETokenizer"]

@@ -1,12 +1,8 @@
-"""The tokenizer that a user calls: train, encode, decode, save, load, and pass on (§III.B).
-
-A short text is encoded as a textbook does it, word by word. A long one goes the same way as arrays:
-all its words at once, each distinct word once, with the same ids.
-"""
+"""The tokenizer that a user calls: train, encode, decode, save, load, and pass on (§III.B)."""
 
 import codecs
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -20,8 +16,8 @@ from llmlite.tokenizer.export import as_tiktoken, as_tokenizers
 from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
 from llmlite.tokenizer.merge import NOT_IDS, Decoder, Merger, merge_word
 from llmlite.tokenizer.words import (
+    END_OF_TEXT,
     GPT2_SPLIT_PATTERN,
-    PADDING,
     Splitter,
     Words,
     as_bytes,
@@ -31,7 +27,6 @@ from llmlite.tokenizer.words import (
     tally,
 )
 
-END_OF_TEXT = "<|endoftext|>"
 FORMAT = "llmlite-bpe-1"
 SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
 CACHE = 1 << 16  # words whose ids are kept from one short text to the next
@@ -41,8 +36,8 @@ CHUNK = 1 << 15  # tokens that are decoded at once: their arrays stay in the pro
 class BPETokenizer:
     """A vocabulary: 256 bytes, then one token a merge, then the special token <|endoftext|>.
 
-    Encoding and decoding are pure functions of `merges`, the ordered list of pairs of ids, and of
-    `pattern`, which must match every character for a text to survive unchanged.
+    merges: pairs of ids, in their order. pattern: a regular expression of words, which must match
+    every character for a text to survive unchanged.
     """
 
     def __init__(self, merges: list[Pair], pattern: str = GPT2_SPLIT_PATTERN):
@@ -90,13 +85,10 @@ class BPETokenizer:
         min_frequency: int = 1,
         progress: bool = False,
     ) -> "BPETokenizer":
-        """Learn `vocab_size - 257` merges from `text`.
+        """Learn `vocab_size - 257` merges from a text, or from texts that need not fit into memory.
 
-        `text` is a string or an iterable of texts, which need not fit into memory together. The
-        most frequent pair is merged first; among equals the one with the smaller ids, so the result
-        depends on the text alone. With a `min_frequency` above 1 the vocabulary may end smaller:
-        pairs that occur less often are not merged. Raises TokenizerError if the text is empty, too
-        small or not Unicode.
+        With a `min_frequency` above 1 the vocabulary may end smaller: pairs that occur less often
+        are not merged. Raises TokenizerError if the text is empty, too small or not Unicode.
         """
         n_merges = vocab_size - 257
         if n_merges < 0:
@@ -104,9 +96,8 @@ class BPETokenizer:
                 f"A vocabulary of {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need 257."
             )
         splitter = Splitter(pattern)
-        texts = [text] if isinstance(text, str) else text
-        with _bar("Count words", progress) as bar:
-            words, counts = tally(words for words, _, _ in _words(splitter, texts, bar.update))
+        pieces = batches([text] if isinstance(text, str) else text, splitter.is_gpt2)
+        words, counts = tally(splitter.cut(batch)[0] for batch, _ in pieces)
         if not len(words):
             raise TokenizerError("There is no text to train on; check where it is from.")
         with tqdm(total=n_merges, desc="Merges", unit="merge", disable=not progress) as bar:
@@ -137,26 +128,27 @@ class BPETokenizer:
             ids += found
         return ids
 
-    def encode_to_array(self, text: str, progress: bool = False) -> np.ndarray:
-        """`encode` as an array (tokens,) of the smallest unsigned type that holds every id."""
-        return self._encode([text], progress)[0]
+    def encode_to_array(self, text: str) -> np.ndarray:
+        """`encode` as an array (tokens,) of `dtype`."""
+        return self._encode([text])[0]
 
-    def encode_batch_to_arrays(self, texts: Iterable[str], progress=False) -> list[np.ndarray]:
-        """`encode_to_array` for each text, together in one go."""
-        ids, ends = self._encode(texts, progress)
+    def encode_batch_to_arrays(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """`encode_to_array` for each text, together."""
+        ids, ends = self._encode(texts)
         return np.split(ids, ends[:-1]) if len(ends) else []
 
-    def _encode(self, texts: Iterable[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all `texts`, and where those of each text end."""
+    def _encode(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all `texts`, and where those of each text end: as word by word, but each
+        distinct word once, and all of them together as arrays."""
         # The distinct words of each batch, and which of them each word of the batch is …
         parts, numbers, words_in, text_of = [], [], [], []
-        with _bar("Encode", progress) as bar:
-            for words, n_words, owners in _words(self._splitter, texts, bar.update):
-                words, number = distinct(words)
-                parts.append(Words.join([words]))  # a small buffer of its own
-                numbers.append(number)
-                words_in.append(n_words)
-                text_of += owners
+        for pieces, owners in batches(texts, self._splitter.is_gpt2):
+            words, n_words = self._splitter.cut(pieces)
+            words, number = distinct(words)
+            parts.append(Words.join([words]))  # a small buffer of its own
+            numbers.append(number)
+            words_in.append(n_words)
+            text_of += owners
         # … are merged together, once each …
         offsets = np.cumsum([0] + [len(part) for part in parts])
         words = Words.join(parts)
@@ -188,24 +180,17 @@ class BPETokenizer:
     # -- decoding -----------------------------------------------------------------------------
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of any ids; bytes that are not UTF-8 become replacement characters (U+FFFD).
-
-        `ids` is a list, an array, a tensor or any iterable of integers. Raises TokenizerError for
-        one that is not in the vocabulary.
-        """
+        """The text of any ids, as a list, an array, a tensor or any iterable of integers; bytes
+        that are not UTF-8 become U+FFFD. Raises TokenizerError for an id not in the vocabulary."""
         if hasattr(ids, "__array__"):
             ids = np.asarray(ids)
         elif isinstance(ids, Iterable) and not isinstance(ids, list):
             ids = list(ids)
         if not isinstance(ids, list) and getattr(ids, "ndim", 0) == 0:  # a single number
             raise TokenizerError(NOT_IDS)
-        utf8 = codecs.getincrementaldecoder("utf-8")(
-            errors="replace"
-        )  # a chunk may cut a character
-        parts = [
-            utf8.decode(self._decoder(ids[start : start + CHUNK]))
-            for start in range(0, len(ids), CHUNK)
-        ]
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # a chunk may cut a character
+        chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+        parts = [utf8.decode(self._decoder(chunk)) for chunk in chunks]
         return "".join([*parts, utf8.decode(b"", final=True)])
 
     @cached_property
@@ -215,7 +200,6 @@ class BPETokenizer:
     # -- files and other libraries ------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the vocabulary as JSON, aside first and then renamed."""
         content = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -229,12 +213,10 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "BPETokenizer":
-        """Read what `save` wrote; TokenizerError names a missing, foreign or damaged file."""
+        """Read what `save` wrote. Raises TokenizerError."""
         path = Path(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise TokenizerError(f"There is no tokenizer at {path}; make one first.") from None
         except (OSError, ValueError) as error:
             raise TokenizerError(f"{path} cannot be read as a tokenizer: {error}.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -249,23 +231,8 @@ class BPETokenizer:
 
     def to_tokenizers(self):
         """As a `tokenizers.Tokenizer`, whose `save` writes a tokenizer.json for transformers."""
-        return as_tokenizers(self.merges, self.pattern, END_OF_TEXT)
+        return as_tokenizers(self)
 
     def to_tiktoken(self):
         """The same tokenizer as a `tiktoken.Encoding`."""
-        name = f"llmlite-{self.fingerprint}"
-        return as_tiktoken(name, self.token_bytes, self.pattern, END_OF_TEXT)
-
-
-def _bar(what: str, progress: bool) -> tqdm:
-    return tqdm(desc=what, unit="B", unit_scale=True, disable=not progress)
-
-
-def _words(
-    splitter: Splitter, texts: Iterable[str], advance: Callable[[int], None]
-) -> Iterator[tuple[Words, np.ndarray, list[int]]]:
-    """The words of each batch of pieces of `texts`, how many each piece has, and its text."""
-    for pieces, owners in batches(texts, splitter.is_gpt2):
-        words, n_words = splitter.cut(pieces)
-        yield words, n_words, owners
-        advance(len(words.data) - PADDING)
+        return as_tiktoken(self)

@@ -1,11 +1,8 @@
-"""Our tokenizer as an object of HF `tokenizers` or of `tiktoken`, with the same ids.
-
-Both libraries are optional; each is imported where it is asked for.
-"""
+"""A BPETokenizer as an object of HF `tokenizers` or of `tiktoken`, with the same ids."""
 
 from llmlite.errors import TokenizerError
-from llmlite.tokenizer.learn import BYTE_ORDER, Pair
-from llmlite.tokenizer.words import GPT2_SPLIT_PATTERN
+from llmlite.tokenizer.learn import BYTE_ORDER
+from llmlite.tokenizer.words import END_OF_TEXT, GPT2_SPLIT_PATTERN
 
 # How GPT-2's files write bytes: those that print as themselves, the others from U+0100 on.
 _N_PRINTABLE = 188
@@ -21,40 +18,39 @@ def imported(name: str):
         raise TokenizerError(f"This needs {name}: pip install {name}.") from None
 
 
-def as_tokenizers(merges: list[Pair], pattern: str, special: str):
-    """A `tokenizers.Tokenizer`; TokenizerError if the merges make `special` out of plain text."""
+def as_tokenizers(ours):
+    """A `tokenizers.Tokenizer`; TokenizerError if merges make <|endoftext|> out of plain text."""
     hf = imported("tokenizers")
     tokens = list(BYTE_CHARACTERS)
-    for left, right in merges:
+    for left, right in ours.merges:
         tokens.append(tokens[left] + tokens[right])
-    if special in tokens:
+    if END_OF_TEXT in tokens:
         raise TokenizerError(
-            f"The merges make {special} out of ordinary text, so HF tokenizers cannot tell it from "
-            "the special token; use a split pattern that cuts it, as GPT-2's does."
+            f"The merges make {END_OF_TEXT} out of ordinary text, so HF tokenizers cannot tell it "
+            "from the special token; use a split pattern that cuts it, as GPT-2's does."
         )
     model = hf.models.BPE(
-        vocab={token: i for i, token in enumerate([*tokens, special])},
-        merges=[(tokens[left], tokens[right]) for left, right in merges],
+        vocab={token: i for i, token in enumerate([*tokens, END_OF_TEXT])},
+        merges=[(tokens[left], tokens[right]) for left, right in ours.merges],
     )
-    tokenizer = hf.Tokenizer(model)
-    is_gpt2 = pattern == GPT2_SPLIT_PATTERN
+    theirs = hf.Tokenizer(model)
+    is_gpt2 = ours.pattern == GPT2_SPLIT_PATTERN
     byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=is_gpt2)
     if not is_gpt2:
-        split = hf.pre_tokenizers.Split(hf.Regex(pattern), "isolated")
+        split = hf.pre_tokenizers.Split(hf.Regex(ours.pattern), "isolated")
         byte_level = hf.pre_tokenizers.Sequence([split, byte_level])
-    tokenizer.pre_tokenizer = byte_level
-    tokenizer.decoder = hf.decoders.ByteLevel()
-    tokenizer.add_special_tokens([special])
-    return tokenizer
+    theirs.pre_tokenizer = byte_level
+    theirs.decoder = hf.decoders.ByteLevel()
+    theirs.add_special_tokens([END_OF_TEXT])
+    return theirs
 
 
-def as_tiktoken(name: str, token_bytes: list[bytes], pattern: str, special: str):
-    """A `tiktoken.Encoding`; the last of `token_bytes` is the special token."""
-    *ordinary, _ = token_bytes
+def as_tiktoken(ours):
+    """A `tiktoken.Encoding`."""
     return imported("tiktoken").Encoding(
-        name,
-        pat_str=pattern,
-        mergeable_ranks={token: i for i, token in enumerate(ordinary)},
-        special_tokens={special: len(ordinary)},
-        explicit_n_vocab=len(token_bytes),
+        f"llmlite-{ours.fingerprint}",
+        pat_str=ours.pattern,
+        mergeable_ranks={token: i for i, token in enumerate(ours.token_bytes[:-1])},
+        special_tokens={END_OF_TEXT: ours.eot_id},
+        explicit_n_vocab=ours.vocab_size,
     )

@@ -1,7 +1,6 @@
 """Learn the merges of byte-pair encoding from counted words, many in one step.
 
-Knows nothing about text: words are bytes with counts, tokens are numbers. Tokens 0 to 255 are the
-bytes in BYTE_ORDER, and merge r makes token 256 + r.
+Tokens 0 to 255 are the bytes in BYTE_ORDER, and merge r makes token 256 + r.
 """
 
 from collections.abc import Callable
@@ -31,15 +30,13 @@ def learn_merges(
     """The `n_merges` merges of `words` that occur `counts` times, in order (Sennrich et al., 2016).
 
     The most frequent pair of neighbours is merged first; among equals the one with the smaller left
-    id, then the smaller right id. Ends early when no pair occurs `min_count` times. `advance` is
-    called with the number of merges made since the last call.
+    id, then the smaller right id. Ends early when no pair occurs `min_count` times.
 
-    Several merges are made in one step. Take the pairs from the top of the order for as long as
-    none ends with a token that another begins with. Such pairs never overlap in the text, so
-    merging one leaves the counts of the others as they are. Each pair that merging creates, say
-    (x, ab) from x a b, stands where (x, a) stood, occurs no more often, and has a larger id; and
-    (x, a) overlaps with (a, b), so it came later in the order than the pairs that were taken. So no
-    new pair would have come before any of them: one by one, the same merges would have been made.
+    Several merges are made in one step: pairs from the top of the order for as long as none ends
+    with a token that another begins with. They never overlap in the text, so merging one leaves the
+    counts of the others as they are. A new pair, say (x, ab) from x a b, stands where (x, a) stood,
+    occurs no more often and has a larger id; and (x, a), which overlaps with (a, b), came later in
+    the order than the pairs taken. So one by one, the same merges would have been made.
     """
     pairs = _Pairs(words, counts)
     heap = pairs.entries(0)
@@ -77,10 +74,9 @@ def learn_merges(
 class _Pairs:
     """Every pair of neighbouring tokens in a list of words: how often it occurs, and where.
 
-    Tokens stand at the positions of their first bytes, linked to both neighbours. A pair is
-    numbered when it first occurs. All its places come into being in that one step, with the younger
-    of its tokens, and are only lost afterwards; so they are one slice of the array `places`, where
-    those that still hold the pair are told by `pair_at`.
+    Tokens stand at the positions of their first bytes, linked to both neighbours. All places of a
+    pair come into being in one step, with the younger of its tokens, and are only lost afterwards:
+    they are one slice of `places`, and `pair_at` tells which of them still hold it.
     """
 
     def __init__(self, words: Words, counts: np.ndarray):

@@ -1,7 +1,7 @@
 """Bytes to token ids, by the merges of byte-pair encoding, and token ids back to bytes.
 
-Knows nothing about text. What Python is slow at is the step, so with many words each step is a
-NumPy call that makes one merge in thousands of them; a single word is merged as in a textbook.
+A single word is merged as in a textbook; of many words, each step is a NumPy call that makes one
+merge in thousands of them.
 """
 
 import struct
@@ -23,10 +23,7 @@ WIDTH = 16  # bytes that are decoded at once: nearly every token is shorter
 
 
 def merge_word(ids: list[int], rank: dict[Pair, int]) -> list[int]:
-    """Apply the merges to one word: always the earliest learnt first, and the leftmost of those.
-
-    The textbook's way, with a heap in place of a search: O(n log n) for a word of n bytes.
-    """
+    """Apply the merges to one word: always the earliest learnt first, and the leftmost of those."""
     ids = list(ids)
     after = [*range(1, len(ids)), None]
     before = [None, *range(len(ids) - 1)]
@@ -52,10 +49,7 @@ class Merger:
 
     def __init__(self, merges: list[Pair]):
         if len(merges) > MOST_TOKENS - 256:
-            raise TokenizerError(
-                f"{len(merges):,} merges are too many: a vocabulary has at most {MOST_TOKENS:,} "
-                "tokens."
-            )
+            raise TokenizerError(f"{len(merges):,} merges are too many (at most 2²⁰ tokens).")
         self.rank = {pair: rank for rank, pair in enumerate(merges)}
         pairs = np.array(merges, np.int64).reshape(-1, 2)
         bytes_only = np.flatnonzero((pairs < 256).all(axis=1))
@@ -132,9 +126,8 @@ class Merger:
         """All ids of `words`, sorted by length and their bytes ids already, and how many each has.
 
         A word is a column of a grid, and each step makes one merge in every word that has one left.
-        Rank and row of a merge are one number, rank × height + row, so that the least of a column
-        is the merge that is due, and says where. Tokens know their neighbours' rows. A place is
-        row × n + column: the grids are flat, because that is the fastest way to pick from them.
+        The least rank × height + row of a column is the merge that is due, and says where. Tokens
+        know their neighbours' rows. The grids are flat: a place is row × n + column.
         """
         n, height = len(words), np.int32(words.lengths[-1])
         lengths = words.lengths.astype(np.int32)
@@ -200,8 +193,8 @@ class Decoder:
         starts = ends - lengths
         out = np.empty(int(ends[-1]) + WIDTH, np.uint8)
         block_at = _blocks(out)
-        # Of each token a block is written, in order: what a shorter one writes too much, the tokens
-        # after it overwrite. Then follow the other blocks of the longer ones, which are rare.
+        # A block of each token, in order: what a shorter one writes too much, the next overwrites.
+        # Then the other blocks of the longer ones, which are rare.
         block_at[starts] = self._first_block.take(ids)
         longer, written = np.flatnonzero(lengths > WIDTH), WIDTH
         while len(longer):

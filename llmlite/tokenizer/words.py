@@ -1,8 +1,7 @@
 """Text cut into words, and many words as one array: which are equal, and how often each occurs.
 
-Knows nothing about tokens. A Python object for each of two million words is what costs the time in
-a tokenizer written in Python, so a word is a slice of one buffer, words are cut by comparing arrays
-of characters, and two words are equal if the 64-bit numbers that their bytes make are.
+A Python object for each of two million words would cost the time, so a word is a slice of one
+buffer, and words are cut and compared as arrays.
 """
 
 import re
@@ -16,6 +15,7 @@ import regex
 
 from llmlite.errors import TokenizerError
 
+END_OF_TEXT = "<|endoftext|>"
 # GPT-2's (Radford et al., 2019): contractions, letters, numbers, other signs (each with the space
 # before it), then white space, of which the last goes with what follows.
 GPT2_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -77,7 +77,7 @@ def _ranges() -> list[tuple[int, int, int]]:
 
 @cache
 def _kind_of_code() -> np.ndarray:
-    """The kind of every code point and of END_CODE, uint8 (0x110001,)."""
+    """Of every code point and of END_CODE, uint8 (0x110001,)."""
     kinds = np.full(END_CODE + 1, OTHER, np.uint8)
     for first, last, kind in _ranges():
         kinds[first : last + 1] = kind
@@ -102,7 +102,7 @@ def gpt2_pattern() -> re.Pattern:
 
 
 class Splitter:
-    """Cuts text into words by a pattern: fast for GPT-2's, by the `regex` module for any other."""
+    """Cuts text into words by a pattern: fast for GPT-2's, by `regex` for any other."""
 
     def __init__(self, pattern: str):
         self.is_gpt2 = pattern == GPT2_SPLIT_PATTERN
@@ -115,7 +115,7 @@ class Splitter:
         """The words of `text`, one by one."""
         if self.is_gpt2:
             return self._pattern.findall(text)
-        # Whatever groups a pattern has, and even if it can match nothing.
+        # Other patterns may have groups, and may match nothing.
         return [match[0] for match in self._pattern.finditer(text) if match[0]]
 
     def cut(self, texts: list[str]) -> tuple[Words, np.ndarray]:
@@ -129,10 +129,7 @@ class Splitter:
 
 
 def cut(texts: list[str]) -> tuple[Words, np.ndarray]:
-    """The words of all `texts` by GPT2_SPLIT_PATTERN, and how many each text has.
-
-    Equal to `gpt2_pattern().findall` on each text. Raises TokenizerError for a lone surrogate.
-    """
+    """The words of all `texts`, as `gpt2_pattern().findall` gives them, and how many each has."""
     mark = END_CODE.to_bytes(4, "little")
     code = mark + b"".join(as_bytes(text, "utf-32-le") + mark for text in texts)
     code = np.frombuffer(code, "<u4")
@@ -150,9 +147,8 @@ def cut(texts: list[str]) -> tuple[Words, np.ndarray]:
     _keep_contractions(code, kind, begins)
     begins[marks] = True
 
-    width = (
-        (code > 0x7F).view(np.uint8) + (code > 0x7FF) + (code > 0xFFFF) + np.uint8(1)
-    )  # in UTF-8
+    # Bytes in UTF-8:
+    width = (code > 0x7F).view(np.uint8) + (code > 0x7FF) + (code > 0xFFFF) + np.uint8(1)
     width[marks] = 0
     offset = np.cumsum(width, dtype=np.int64)
     at = np.flatnonzero(begins)
@@ -192,9 +188,8 @@ def as_bytes(text: str, encoding: str = "utf-8") -> bytes:
 
 # -- long texts in pieces -------------------------------------------------------------------------
 
-# GPT-2's pattern joins a blank or a line end to what stands before it only if that is white space
-# too. So between something else and a blank, a text can be cut and keeps its words. With another
-# pattern nothing is known of such places, and no text is cut.
+# Where a text can be cut and keeps its words: GPT-2's pattern joins a blank or a line end to what
+# stands before it only if that is white space too. Of another pattern nothing is known.
 _SAFE = re.compile(r"\S(?=[ \n])")
 
 
@@ -250,8 +245,7 @@ def _find_equal(words: Words, members: np.ndarray, width: int, stands_for: np.nd
     """Let one of all equal words among `members`, of at most `width` bytes, stand for the others.
 
     A hash table without probing: all words write their number into their slot, and one of them
-    stays. Words that equal it, byte for byte, are settled; the others, whom only the slot united,
-    try again with another hash. So equality never rests on a hash, and nothing is sorted.
+    stays. Words that equal it, byte for byte, are settled; the others try again with another hash.
     """
     starts, lengths = words.starts.take(members), words.lengths.take(members)
     bytes_at = np.ndarray((len(words.data) - 7,), "<u8", words.data, strides=(1,))
@@ -280,10 +274,7 @@ def _find_equal(words: Words, members: np.ndarray, width: int, stands_for: np.nd
 
 
 def tally(parts: Iterable[Words]) -> tuple[Words, np.ndarray]:
-    """The distinct words of all parts, and how often each occurs: int64 (words,).
-
-    Holds one part at a time beside the distinct words seen so far.
-    """
+    """The distinct words of all parts, and how often each occurs: int64 (words,)."""
     known, counts = Words.join([]), np.zeros(0, np.int64)
     for part in parts:
         new, number = distinct(part)

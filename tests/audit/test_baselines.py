@@ -26,8 +26,9 @@ from llmlite.audit.baselines import (
     word_ids,
 )
 from llmlite.config import DataConfig
-from llmlite.data import Corpus, Counts, encode_split, load_corpus
+from llmlite.data import Counts, encode_parts
 from llmlite.errors import LLMLiteError
+from llmlite.sources import open_source
 from llmlite.tokenizer import BPETokenizer
 
 
@@ -173,8 +174,8 @@ def test_a_plain_implementation_agrees(drawn):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 def test_a_plain_implementation_agrees_on_estimated_discounts(order):
-    corpus = load_corpus(DataConfig(source="sample"))
-    ids, other = corpus.splits["train"].encode()[:8000], corpus.splits["test"].encode()[2000:2030]
+    sample = open_source(DataConfig(source="sample"), without=None)
+    ids, other = sample.splits["train"].encode()[:8000], sample.splits["test"].encode()[2000:2030]
     ids, other = list(ids), list(other)
     model, plain = fitted(ids, 256, order), plain_model(ids, 256, order)
     assert set(model.fallbacks) <= {1}, "the text must have counts to estimate from"
@@ -202,9 +203,9 @@ def test_nltk_agrees_where_it_means_the_same(order, monkeypatch):
 
 
 def test_longer_contexts_predict_the_sample_better():
-    corpus = load_corpus(DataConfig(source="sample"))
+    sample = open_source(DataConfig(source="sample"), without=None)
     train, test = (
-        np.frombuffer(corpus.splits[split].encode()[:200_000], np.uint8)
+        np.frombuffer(sample.splits[split].encode()[:200_000], np.uint8)
         for split in ("train", "test")
     )
     loss = [-fitted(train, 256, order).log_probabilities(test).mean() for order in (1, 2, 5)]
@@ -233,13 +234,16 @@ class Bytes:
     tokenizer = BYTES
 
     def __init__(self, train: str, test: str):
-        self.corpus = Corpus("two lines", {"train": train, "valid": " the mat\n", "test": test})
-        self.name, self.counts = self.corpus.name, self.corpus.counts
-        arrays = {split: encode_split(self.corpus, split, BYTES) for split in self.corpus.splits}
-        self.ids = {split: torch.from_numpy(a.astype(np.int64)) for split, a in arrays.items()}
+        texts = {"train": train, "valid": " the mat\n", "test": test}
+        self.name, self.text = "two lines", texts.get
+        parts = {split: list(encode_parts([text], BYTES)) for split, text in texts.items()}
+        self.ids = {
+            split: torch.from_numpy(np.concatenate([ids for *_, ids in part]).astype(np.int64))
+            for split, part in parts.items()
+        }
 
-    def text(self, split: str) -> str:
-        return self.corpus.splits[split]
+    def counts(self, split: str) -> Counts:
+        return Counts.of(self.text(split), articles=1)
 
 
 RAW, CLOSED = TRAIN.replace("<unk>", "dog"), TRAIN  # without <unk>, and with it
@@ -268,10 +272,10 @@ def test_words_are_counted_as_the_score_counts_them(text):
 
 
 def test_the_vocabulary_of_wikitext_is_that_of_the_literature(wikitext_corpus):
-    splits = wikitext_corpus.splits
-    train, ids, size = word_ids(splits["train"], splits["test"])
+    text, test = wikitext_corpus.text("train"), wikitext_corpus.text("test")
+    train, ids, size = word_ids(text, test)
     assert (len(train), len(ids), size) == (2_088_628, 245_569, 33_278)
-    assert set(splits["test"].split()) <= set(splits["train"].split())  # no word becomes <unk>
+    assert set(test.split()) <= set(text.split())  # no word becomes <unk>
 
 
 # -- measured -------------------------------------------------------------------------------------

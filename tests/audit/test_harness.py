@@ -8,20 +8,20 @@ from lm_eval.tasks.wikitext import preprocess_wikitext
 
 from llmlite.audit.harness import count_words, detokenize, harness_scores, pages
 from llmlite.config import DataConfig, ModelConfig
-from llmlite.data import Corpus, load_corpus
+from llmlite.data import SPLITS, Dataset
 from llmlite.errors import LLMLiteError
 from llmlite.metrics import Score, windows_over
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 
 
 @pytest.fixture(scope="module")
-def sample() -> Corpus:
-    return load_corpus(DataConfig(source="sample"))
+def sample() -> Dataset:
+    return Dataset(DataConfig(source="sample"), ".")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(sample) -> BPETokenizer:
-    return BPETokenizer.train(sample.splits["valid"], 300)
+    return BPETokenizer.train(sample.text("valid"), 300)
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_text_is_detokenised_as_the_harness_does_it(page):
 
 def test_every_article_of_the_sample_is_detokenised_as_the_harness_does_it(sample):
     changed = 0
-    for split in sample.splits:
-        for page in [*pages(sample.splits[split]), *(a.text for a in sample.articles(split))]:
+    for split in SPLITS:
+        for page in [*pages(sample.text(split)), *sample.articles(split)]:
             assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page})
             changed += detokenize(page) != page
     assert changed == 2 * 468
@@ -103,13 +103,13 @@ def test_pages_worked_out_by_hand():
 
 
 def test_the_pages_of_the_sample_are_its_articles(sample):
-    texts = [article.text for article in sample.articles("test")]
-    assert [page.strip() for page in pages(sample.splits["test"])] == [t.strip() for t in texts]
+    articles = [article.strip() for article in sample.articles("test")]
+    assert [page.strip() for page in pages(sample.text("test"))] == articles
 
 
 def test_wikitexts_test_split_has_the_harnesss_62_pages(wikitext_corpus):
-    assert len(pages(wikitext_corpus.splits["test"])) == 62
-    assert len(pages(wikitext_corpus.splits["valid"])) == 60
+    assert len(pages(wikitext_corpus.text("test"))) == 62
+    assert len(pages(wikitext_corpus.text("valid"))) == 60
 
 
 # -- windows --------------------------------------------------------------------------------------

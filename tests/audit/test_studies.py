@@ -35,12 +35,13 @@ from llmlite.audit.text import (
     sampling,
 )
 from llmlite.config import ModelConfig
-from llmlite.data import first_sentences, sample_folder
+from llmlite.data import first_sentences
 from llmlite.errors import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
 from llmlite.interpret import attention_maps, query_statistics
 from llmlite.intervals import bootstrap_sums
 from llmlite.model import GPT
+from llmlite.sources import sample_folder
 from llmlite.tokenizer import BPETokenizer
 
 PROMPT = paper.GENERATION_PROMPT

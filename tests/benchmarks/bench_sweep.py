@@ -18,11 +18,11 @@ import torch
 from common import arguments, record
 
 from llmlite.config import AXES
-from llmlite.data import DATA_VARIABLE
 from llmlite.experiment import GRIDS
 from llmlite.parallel import gpu_bytes
 from llmlite.profiles import get_profile
 from llmlite.run import read_record
+from llmlite.sources import DATA_VARIABLE
 
 GOALS = {"revised": 300.0, "first": 900.0}  # seconds, of the profile `full` on one H100
 COLUMNS = (*AXES, "status", "reason", "perplexity", "epochs", "steps", "tokens_per_second")

@@ -21,9 +21,10 @@ from texts import random_texts
 from tokenizer_worker import CONTESTANTS, by_line
 
 from llmlite.config import DataConfig
-from llmlite.data import DATA_VARIABLE, load_corpus
+from llmlite.data import SPLITS, Dataset
 from llmlite.errors import TokenizerError
 from llmlite.progress import tqdm
+from llmlite.sources import DATA_VARIABLE
 from llmlite.tokenizer import BPETokenizer
 
 OURS, THREADED, SINGLE, TIKTOKEN_THREADED, TIKTOKEN = CONTESTANTS
@@ -67,13 +68,13 @@ def main() -> None:
         "--strings", type=int, default=100_000, help="random strings to compare (default: 100000)"
     )
     options = parser.parse_args()
-    corpus = load_corpus(DataConfig(source=os.environ.get(DATA_VARIABLE) or "sample"))
-    text = corpus.splits["train"]
+    corpus = Dataset(DataConfig(source=os.environ.get(DATA_VARIABLE) or "sample"), ".")
+    text = corpus.text("train")
     sizes, ours = reachable(text, options.vocab_size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours.save(folder / "tokenizer.json")
-        texts = {"train": text, "test": corpus.splits["test"], "no word twice": unrepeated(2**21)}
+        texts = {"train": text, "test": corpus.text("test"), "no word twice": unrepeated(2**21)}
         for split, content in texts.items():
             (folder / f"{split}.txt").write_text(content, encoding="utf-8", newline="")
         workers = {name: Worker(name, folder) for name in CONTESTANTS}
@@ -186,7 +187,7 @@ def ratios(results: dict) -> dict[str, dict[str, float]]:
 def exactness(ours: BPETokenizer, corpus, n_strings: int) -> dict[str, dict[str, int]]:
     """Texts whose ids differ from those of HF tokenizers or tiktoken: there must be none."""
     hf, tik = ours.to_tokenizers(), ours.to_tiktoken()
-    cases = {split: [article.text for article in corpus.articles(split)] for split in corpus.splits}
+    cases = {split: corpus.articles(split) for split in SPLITS}
     for split in ("valid", "test"):
         raw = (
             Path(os.environ.get(DATA_VARIABLE, "")).parent / "wikitext-2-raw" / f"wiki.{split}.raw"
