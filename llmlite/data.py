@@ -70,11 +70,8 @@ def first_sentences(text: str, limit: int) -> list[str]:
 
 
 class Dataset:
-    """Text of three splits, the tokenizer learnt from its training part, and token ids.
-
-    Each is made when it is first asked for; tokenizer and ids are kept in `folder` under
-    fingerprints of what they are made from: those of another text are never read.
-    """
+    """Text of three splits, the tokenizer learnt from its training part, and token ids, made when
+    first asked for. `folder` keeps the latter two under fingerprints of what they are made from."""
 
     def __init__(self, config: DataConfig, folder: str | Path, progress: bool = True):
         self.config, self.folder, self.progress = config, Path(folder), progress
@@ -237,8 +234,8 @@ def head(strings: Iterable[str], n_bytes: int) -> str:
 
 
 def passages(strings: Iterable[str], can_cut: bool = True) -> Iterator[list[tuple[bool, str]]]:
-    """(begins an article, text), a list a BATCH: the articles of `split_articles`, one after the
-    other. can_cut: a long one comes in parts, cut where GPT-2's pattern cuts."""
+    """(begins an article, text), a list a BATCH: the articles of `split_articles`. can_cut: a long
+    one comes in parts, cut where GPT-2's pattern cuts."""
 
     def articles(text: str) -> list[tuple[bool, str]]:
         return [(begins or i > 0, article) for i, article in enumerate(split_articles(text))]
@@ -255,8 +252,8 @@ def passages(strings: Iterable[str], can_cut: bool = True) -> Iterator[list[tupl
 
 
 def encode_parts(strings: Iterable[str], tokenizer) -> Iterator[tuple[bool, str, np.ndarray]]:
-    """(begins an article, text, ids) of each of `passages`; <|endoftext|> stands before each
-    article, so that the first token has context. ids: (tokens,), of the tokenizer's dtype."""
+    """(begins an article, text, ids) of each of `passages`. <|endoftext|> stands before each
+    article, so that its first token has context."""
     start = np.array([tokenizer.eot_id], tokenizer.dtype)
     for parts in passages(strings, can_cut=tokenizer.pattern == GPT2_SPLIT_PATTERN):
         encoded = tokenizer.encode_batch_to_arrays([text for _, text in parts])

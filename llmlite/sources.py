@@ -1,6 +1,4 @@
-"""Where text comes from (§III.A): the Hub, a folder of WikiText's files, the bundled sample, or any
-text. All become a Source. Knows nothing about tokens.
-"""
+"""Where text comes from (§III.A): the Hub, WikiText's files, the bundled sample, or any text."""
 
 import hashlib
 import os
@@ -9,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from glob import glob
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -86,12 +85,12 @@ def open_source(config: DataConfig, without: Path) -> Source:
 
 
 def resolve_source(source: str) -> str:
-    """What "auto" means here: the folder that $LLMLITE_DATA names, else the Hub."""
+    """In the place of "auto" the folder that $LLMLITE_DATA names, else the Hub."""
     return (os.environ.get(DATA_VARIABLE) or "hub") if source == "auto" else source
 
 
 def sample_folder() -> Path:
-    """The bundled sample: `data/sample` of a clone, or the copy that an installation carries."""
+    """`data/sample` of a clone, or the copy that an installation carries."""
     package = Path(__file__).resolve().parent
     clone = package.parent / "data" / "sample"
     return clone if clone.is_dir() else package / "sample"
@@ -101,7 +100,7 @@ def sample_folder() -> Path:
 
 
 def split_articles(text: str) -> list[str]:
-    """Cut `text` before each top-level heading; the pieces joined together are `text` again."""
+    """`text` cut before each top-level heading."""
     cuts = {0, len(text), *(heading.start() for heading in _ARTICLE_START.finditer(text))}
     return [text[start:end] for start, end in pairwise(sorted(cuts))]
 
@@ -222,8 +221,7 @@ def _verified_name(files: dict[str, Path], name: str | None, sha256: dict[str, s
 
 def _own_text(path: Path, without: Path) -> Source:
     """A file, or all text files below a folder in the order of their paths, a blank line between
-    two; cut 80/10/10 in that order, so that the end of the book judges, and not sentences from the
-    midst of what was learned."""
+    two; cut 80/10/10 in that order: the end of the book judges, not sentences from its midst."""
     documents, left_out = [], []
     for file in _files_below(path, without) if path.is_dir() else [path]:
         try:
@@ -246,14 +244,10 @@ def _own_text(path: Path, without: Path) -> Source:
 
 
 def _files_below(folder: Path, without: Path) -> list[Path]:
-    """But for hidden ones, and those in hidden folders and in `without`."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        made_here = path.resolve().is_relative_to(without.resolve())
-        if path.is_file() and not hidden and not made_here:
-            found.append(path)
-    return found
+    """But for hidden ones, and those in hidden folders (as `glob` has it) and in `without`."""
+    paths = sorted(folder / name for name in glob("**", root_dir=folder, recursive=True))
+    made = without.resolve()
+    return [p for p in paths if p.is_file() and not p.resolve().is_relative_to(made)]
 
 
 def _document(path: Path) -> str:

@@ -50,8 +50,8 @@ class TokenWindows(torch_data.Dataset):
                 f"The text has {len(ids)} tokens, too few for one window of {block_size} and its "
                 "targets; use more text or a smaller block_size."
             )
-        self.ids, self.stride, self.shift, self.only = ids, stride or block_size, shift, only
-        self.block_size = block_size
+        self.ids, self.block_size, self.stride = ids, block_size, stride or block_size
+        self.shift, self.only = shift, only
         device = "cpu" if isinstance(ids, np.ndarray) else ids.device
         self._offsets = torch.arange(block_size + 1, device=device)
         self._length = (len(ids) - block_size - 1) // self.stride + 1 if only is None else len(only)
@@ -150,9 +150,8 @@ def padded_lines(text: str, tokenizer, block_size: int) -> torch.Tensor:
 def _split_after_windowing(
     ids: torch.Tensor, data: DataConfig, valid_tokens: int
 ) -> dict[str, TokenWindows]:
-    """All windows of the text, shuffled, then 80/10/10: most of each other split's tokens, and of
-    their contexts, are in training windows as well. Of those two as many windows are kept as stand
-    side by side in so many tokens: at a stride of 1 they would be longer than the training."""
+    """All windows of the text, shuffled, then 80/10/10: most tokens of the other splits are in
+    training windows as well."""
     whole = TokenWindows(ids, data.block_size, data.stride)
     generator = torch.Generator().manual_seed(SHUFFLE_SEED)
     order = torch.randperm(len(whole), generator=generator).to(ids.device)
@@ -161,6 +160,7 @@ def _split_after_windowing(
             f"{len(order)} windows cannot be split 80/10/10; use more text or a smaller block_size."
         )
     train, *others = order.tensor_split((len(order) * 8 // 10, len(order) * 9 // 10))
+    # Of those as many as stand side by side: at a stride of 1 they would be longer than training.
     limit = max(1, valid_tokens // data.block_size)
     return {
         split: TokenWindows(ids, data.block_size, data.stride, data.shift, only)

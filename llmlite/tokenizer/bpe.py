@@ -46,10 +46,8 @@ class BPETokenizer:
         self.token_bytes = [bytes([byte]) for byte in BYTE_ORDER]
         for pair in self.merges:
             if not all(0 <= token < len(self.token_bytes) for token in pair):
-                raise TokenizerError(
-                    f"Merge {len(self.token_bytes) - 255} joins the tokens {pair}, which are not "
-                    "both there yet."
-                )
+                number = len(self.token_bytes) - 255
+                raise TokenizerError(f"Merge {number} joins {pair}, which are not both there yet.")
             self.token_bytes.append(self.token_bytes[pair[0]] + self.token_bytes[pair[1]])
         if len(set(self.merges)) < len(self.merges):
             raise TokenizerError("The same pair is merged twice; the merges are damaged.")
@@ -68,10 +66,8 @@ class BPETokenizer:
     def truncate(self, vocab_size: int) -> "BPETokenizer":
         """The tokenizer that training would have given for a smaller vocabulary."""
         if not 257 <= vocab_size <= self.vocab_size:
-            raise TokenizerError(
-                f"A vocabulary of {self.vocab_size} cannot be cut to {vocab_size}; allowed: 257 to "
-                f"{self.vocab_size}."
-            )
+            allowed = f"257 to {self.vocab_size}"
+            raise TokenizerError(f"It cannot be cut to {vocab_size}; allowed: {allowed}.")
         return BPETokenizer(self.merges[: vocab_size - 257], self.pattern)
 
     # -- training -----------------------------------------------------------------------------
@@ -115,8 +111,8 @@ class BPETokenizer:
         """Token ids of `text`; <|endoftext|> in it is text like any other."""
         if not isinstance(text, str):
             raise TokenizerError(f"`encode` takes a string, not a {type(text).__name__}.")
-        if len(text) > SHORT:  # each id is one Python object, however often it occurs
-            return self._integers.take(self.encode_to_array(text)).tolist()
+        if len(text) > SHORT:
+            return self.encode_to_array(text).tolist()
         ids, cache = [], self._cache
         for word in self._splitter.find(text):
             found = cache.get(word)
@@ -173,23 +169,18 @@ class BPETokenizer:
     def _merger(self) -> Merger:
         return Merger(self.merges)
 
-    @cached_property
-    def _integers(self) -> np.ndarray:
-        return np.array(range(self.vocab_size), dtype=object)
-
     # -- decoding -----------------------------------------------------------------------------
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of any ids, as a list, an array, a tensor or any iterable of integers; bytes
         that are not UTF-8 become U+FFFD. Raises TokenizerError for an id not in the vocabulary."""
-        if hasattr(ids, "__array__"):
-            ids = np.asarray(ids)
-        elif isinstance(ids, Iterable) and not isinstance(ids, list):
-            ids = list(ids)
-        if not isinstance(ids, list) and getattr(ids, "ndim", 0) == 0:  # a single number
-            raise TokenizerError(NOT_IDS)
+        try:
+            ids = np.asarray(ids) if hasattr(ids, "__array__") else list(ids)
+            starts = range(0, len(ids), CHUNK)
+        except TypeError:  # a single number
+            raise TokenizerError(NOT_IDS) from None
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # a chunk may cut a character
-        chunks = (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+        chunks = (ids[start : start + CHUNK] for start in starts)
         parts = [utf8.decode(self._decoder(chunk)) for chunk in chunks]
         return "".join([*parts, utf8.decode(b"", final=True)])
 

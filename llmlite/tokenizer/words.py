@@ -194,7 +194,7 @@ _SAFE = re.compile(r"\S(?=[ \n])")
 
 
 def batches(texts: Iterable[str], can_cut: bool) -> Iterator[tuple[list[str], list[int]]]:
-    """Yield lists of pieces of `texts`, together about BATCH characters, and each piece's text."""
+    """Lists of pieces of `texts`, together about BATCH characters, and each piece's text."""
     pieces, numbers, filled = [], [], 0
     if isinstance(texts, str):
         raise TokenizerError("One text was given where several are expected; put it in a list.")
@@ -237,7 +237,7 @@ def distinct(words: Words) -> tuple[Words, np.ndarray]:
     return words.take(np.flatnonzero(first)), number.take(stands_for)
 
 
-_LOW_BYTES = np.array([256**n - 1 for n in range(9)], np.uint64)
+_LOW_BYTES = np.array([256**n - 1 for n in range(9)], np.uint64)  # masks of 0 to 8 bytes
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio (Knuth, TAOCP 3, §6.4)
 
 
