@@ -101,6 +101,11 @@ class Dataset:
             other.tokenizer = tokenizer
         return other
 
+    def __getstate__(self) -> dict:
+        """Another process, or machine, opens what lies on disk by itself."""
+        on_disk = ("_encoded", "ids") if self.config.stream else ()
+        return {name: made for name, made in vars(self).items() if name not in on_disk}
+
     # -- text -------------------------------------------------------------------------------------
 
     @cached_property
@@ -112,7 +117,7 @@ class Dataset:
         if self.config.stream or self._source is None:
             raise DataError(
                 "The text is not at hand: it is read as a stream, or only its token ids were "
-                "given; leave out --stream."
+                "given; leave out --data.stream."
             )
         return self._source.splits[split]
 
