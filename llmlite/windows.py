@@ -119,7 +119,7 @@ def windows_of(
         n_valid = len(dataset.ids["valid"][: train.valid_tokens])
         return _split_after_windowing(text.to(device), data, n_valid)
     windows = {}
-    for split in SPLITS:
+    for split in dataset.ids:
         ids, stride = dataset.ids[split], data.stride if split == "train" else None
         if data.padding:
             ids = padded_lines(dataset.text(split), dataset.tokenizer, size)

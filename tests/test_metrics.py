@@ -552,7 +552,7 @@ def test_the_same_run_with_the_mask_does_not_warn(train):
 
 def test_the_leaks_signature_is_a_loss_at_the_last_position_alone(copying):
     trainer, record, _ = copying
-    losses = loss_by_position(trainer.model, TokenWindows(trainer.valid_ids, 16))
+    losses = loss_by_position(trainer.model, TokenWindows(trainer.valid_windows.ids, 16))
     assert losses[:-1].max() < 0.5 < 2 < losses[-1]  # ln(13) = 2.56 is guessing
     assert losses.mean().item() == pytest.approx(record["epochs"][-1]["valid_loss"], abs=1e-5)
     assert causal_leak(trainer.model)

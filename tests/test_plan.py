@@ -116,7 +116,7 @@ def test_two_runs_of_one_folder_are_never_given_out_at_once(some_articles, tmp_p
     monkeypatch.setattr(runner, "wait", wait)
     work(experiment, only=("retrain", "honest", "search-revised", "grid-revised"), processes=2)
     assert max(most) == 2
-    assert len(most) == 2 + 2 + 2 + 2, "two grids with a seed of their own, each run once"
+    assert len(most) == 2 + 2 + 2, "what fails under one name is not tried under another"
 
 
 def test_what_is_to_be_retrained_is_searched_for_first(some_articles, tmp_path):

@@ -90,7 +90,7 @@ def some_articles(tmp_path_factory) -> Path:
     for split, n in ARTICLES.items():
         name = f"wiki.{split}.raw"
         articles = split_articles((sample_folder() / name).read_text("utf-8"))[:n]
-        (folder / name).write_text("".join(a.text for a in articles), encoding="utf-8")
+        (folder / name).write_text("".join(articles), encoding="utf-8")
     return folder
 
 

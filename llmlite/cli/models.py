@@ -1,5 +1,6 @@
 """export, import: the way to Hugging Face `transformers` and back; and which model is asked for."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -26,7 +27,7 @@ def model_of(work: Work, folder: Path | None, announce: bool = True):
     device = local_device() if work.device == "auto" else work.device
     pretrained = load_pretrained(device, folder or FOLDER)
     if announce:
-        print(f"This is {pretrained}.")
+        print(f"This is {pretrained}.", file=sys.stderr)
     return pretrained
 
 

@@ -105,7 +105,7 @@ def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work
     changes = {
         path: reduce(getattr, path.split("."), parsed.settings)
         for path in map(_path, arguments)
-        if path.partition(".")[0] in parts and path != "data"
+        if path.partition(".")[0] in parts and ("." in path or path in HELP)
     }
     return parsed.command, Work(
         work.profile, work.data, work.text, work.out, work.device, profile, changes

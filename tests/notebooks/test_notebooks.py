@@ -102,8 +102,8 @@ def test_the_archive_is_shown_in_a_clone(executed):
     readme = (clone / "README.md").read_text()
     assert "profile `quick`, bundled sample" in readme
     assert "Here: profile quick, bundled sample" in readme, "the scorecard"
-    pretrained = load_pretrained("cpu", clone / "llmlite" / "pretrained")
-    assert pretrained.record["profile"] == "quick"
+    shipped = load_pretrained("cpu", clone / "llmlite" / "pretrained")
+    assert shipped.record["profile"] == "full", "a model of the sample takes no other's place"
     files = [p for p in clone.rglob("*") if p.is_file() and not p.is_relative_to(clone / "runs")]
     found = [path for path in files if str(clone.parent).encode() in path.read_bytes()]
     assert not found, "paths of the machine that ran it"
