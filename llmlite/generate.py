@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlite.errors import LLMLiteError
-from llmlite.model import GPT, KVCache
+from llmlite.model import GPT, KVCache, gelu
 from llmlite.progress import tqdm
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
@@ -223,6 +223,9 @@ class Decoder:
 
     def __init__(self, model: GPT, batch: int, capacity: int, head_mask: Tensor | None = None):
         self.model, self.head_mask = model, head_mask
+        model._check(torch.empty(1, 1), head_mask, None)  # a lean step does not
+        self.lean = LeanStep(model, head_mask)
+        self.project = projection(model.token_embedding.weight.detach(), batch)
         on_cuda, capacity = model.device.type == "cuda", min(capacity, model.config.block_size)
         self.cache = (GraphCache if on_cuda else KVCache)(model, batch, capacity)
         self.graph = GraphStep() if on_cuda else None
@@ -240,8 +243,49 @@ class Decoder:
         return self.feed(new, self.cache)
 
     def feed(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+        if cache is not None and ids.size(1) == 1:
+            return self.project(self.lean(ids, cache))
         x, _ = self.model.hidden(ids, self.head_mask, cache=cache)
-        return F.linear(x[:, -1], self.model.token_embedding.weight)  # of one position, not of all
+        return self.project(x[:, -1])  # of one position, not of all
+
+
+class LeanStep:
+    """step(ids, cache): GPT.hidden for one token a text, (batch, 1) → (batch, n_embd)."""
+
+    # Without modules and a dimension of time: on a CPU, starting operations takes longer than
+    # running them. Pays 1.4 × for one text, 1.1 × for 16 or 64.
+    def __init__(self, model: GPT, head_mask: Tensor | None):
+        self.model, self.blocks = model, []
+        for layer, block in enumerate(model.blocks):
+            qkv, proj = block.attention.qkv, block.attention.proj
+            parts = block.norm1, qkv, proj, block.norm2, block.up, block.down
+            heads = None if head_mask is None else head_mask[layer].view(-1, 1, 1)
+            self.blocks.append((heads, *((part.weight, part.bias) for part in parts)))
+
+    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+        tokens, positions = self.model.token_embedding, self.model.position_embedding
+        shape, n_head = self.model.norm.normalized_shape, self.model.config.n_head
+        x = F.embedding(ids[:, 0], tokens.weight) + positions.weight[cache.extend(1)]
+        for layer, (heads, norm1, qkv, proj, norm2, up, down) in enumerate(self.blocks):
+            mixed = F.linear(torch.layer_norm(x, shape, *norm1), *qkv)
+            q, k, v = mixed.view(len(x), 3, n_head, 1, -1).unbind(1)  # (batch, head, 1, head size)
+            y = F.scaled_dot_product_attention(q, *cache.append(layer, k, v))
+            if heads is not None:
+                y = y * heads.to(y.dtype)
+            x = x + F.linear(y.view(x.shape), *proj)
+            x = x + F.linear(gelu(F.linear(torch.layer_norm(x, shape, *norm2), *up)), *down)
+        return self.model.norm(x)
+
+
+def projection(weight: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
+    """project(x) = x @ weight.T, (rows, width) → (rows, vocab_size); rows: `batch`, at most."""
+    packs = weight.dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if weight.device.type == "cpu" and batch > 1 and packs:
+        # As oneDNN wants the matrix, offered under these names only: pays 1.07 to 1.17 ×.
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    columns = weight.t().contiguous()  # for one row on a CPU: pays 1.2 ×
+    return lambda x: x @ columns
 
 
 class GraphCache(KVCache):

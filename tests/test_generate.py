@@ -122,13 +122,15 @@ def test_greedy_generation_equals_a_plain_loop(tiny_model, make_ids, options, fa
     assert new.unique().numel() > 5
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("prompt", [1, 5, 11, 12, 13, 20])  # the window is 12
-def test_fast_sampling_equals_plain_sampling(tiny_model, make_ids, prompt):
-    ids = make_ids(4, prompt)
-    options = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 5}
+def test_fast_sampling_equals_plain_sampling(tiny_model, make_ids, prompt, masked, batch):
+    ids, mask = make_ids(batch, prompt), mask_heads(tiny_model.config, [1, 2]) if masked else None
+    options = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 5, "head_mask": mask}
     fast, plain = (generate(tiny_model, ids, 18, fast=fast, **options) for fast in (True, False))
     assert torch.equal(fast, plain)
-    assert fast.shape == (4, prompt + 18)
+    assert fast.shape == (batch, prompt + 18)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -177,6 +179,13 @@ def test_the_head_mask_reaches_every_step(tiny_model, make_ids):
     masked = generate(tiny_model, ids, 20, temperature=0, head_mask=mask)
     assert torch.equal(masked, argmax_loop(tiny_model, ids, 20, mask))
     assert not torch.equal(masked, argmax_loop(tiny_model, ids, 20))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_head_mask_of_another_shape_is_refused(tiny_model, make_ids, fast):
+    """Also where the prompt is one token, and a layer's row would stretch to all heads."""
+    with pytest.raises(LLMLiteError, match=r"head_mask is \(2, 1\)"):
+        generate(tiny_model, make_ids(1, 1), 2, head_mask=torch.ones(2, 1), fast=fast)
 
 
 def test_the_seed_decides_and_nothing_else_does(tiny_model, make_ids):
@@ -248,7 +257,7 @@ def from_scratch(model, text, head_mask=None):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, 17])  # one row or several: two layouts of the vocabulary
 @pytest.mark.parametrize("prompt", [1, 4, 12, 14])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
@@ -308,7 +317,27 @@ def test_a_recorded_step_gives_the_logits_of_all_later_ones(
     for end in range(prompt, 15):
         expected = from_scratch(tiny_model, ids[:, :end])
         torch.testing.assert_close(decoder(ids[:, :end]), expected, **CLOSE)
-    assert len(decoder.graph.graph.calls) > 50
+    assert len(decoder.graph.graph.calls) > 30
+
+
+def test_a_cache_for_graphs_gives_what_the_plain_one_gives(tiny_model, make_ids):
+    """Its arithmetic, and that of the step that is recorded, need no GPU; only recording does."""
+    ids, plain, graph = make_ids(3, 10), KVCache(tiny_model, 3, 12), GraphCache(tiny_model, 3, 12)
+    layer, decoder = (torch.rand(3, 4, 1, 4), torch.rand(3, 4, 1, 4)), Decoder(tiny_model, 3, 12)
+    with torch.no_grad():
+        for start, end in ((0, 4), *((i, i + 1) for i in range(4, 10))):
+            graph.next.fill_(start)
+            expected = tiny_model(ids[:, start:end], cache=plain).logits[:, -1]
+            torch.testing.assert_close(decoder.feed(ids[:, start:end], graph), expected, **CLOSE)
+    graph.next.fill_(graph.length)
+    graph.extend(1)
+    keys, values, mask = graph.append(1, *layer)  # of a recorded step, nothing may change
+    assert (keys.data_ptr(), values.data_ptr()) == (
+        graph.keys[1].data_ptr(),
+        graph.values[1].data_ptr(),
+    )
+    assert keys.shape == values.shape == (3, 4, 12, 4)
+    assert mask.tolist() == [[0.0] * 11 + [-math.inf]]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
