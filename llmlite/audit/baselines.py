@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 
+from llmlite.audit import wording
 from llmlite.data import Dataset
 from llmlite.errors import LLMLiteError
 from llmlite.metrics import Score
@@ -28,59 +29,13 @@ class Baseline:
 
     name: str
     perplexity: float  # per word and line end
-    bits_per_byte: float | None  # of the split's text in UTF-8; None where nobody published it
     source: str
     exact: bool  # the same split, unit and text as the model that it is compared with
     remark: str  # why it is, or is not
+    bits_per_byte: float | None = None  # of the split's text in UTF-8, where it is known
 
 
-def _closed(name: str, perplexity: float, source: str) -> Baseline:
-    remark = "same split, unit and text, over a closed vocabulary of 33,278 words"
-    return Baseline(name, perplexity, None, source, True, remark)
-
-
-# Test perplexities on WikiText-2. `exact` holds beside a model that was trained on the training
-# split of wikitext-2-v1 and scored on its official test split; beside any other text none is exact.
-#
-# The README of pytorch/examples' word_language_model has been quoted with 117.61, 110.44, 87.17
-# and 72.30 for WikiText-2: those were measured on the Penn Treebank and were taken out for that
-# reason (issue 281 there). What its users then measured on WikiText-2 is below.
-PUBLISHED = (
-    Baseline(
-        "GPT-2 small (117M), zero-shot",
-        29.41,
-        None,
-        "Radford et al. (2019), Language Models are Unsupervised Multitask Learners, Table 3",
-        False,
-        "trained on WebText and scored on de-tokenised text; the same weights give 37.4 per word "
-        "in others' hands (huggingface/transformers, issue 13761)",
-    ),
-    _closed(
-        "Mogrifier LSTM (35M), without dynamic evaluation",
-        55.1,
-        "Melis et al. (2019), Mogrifier LSTM",
-    ),
-    _closed(
-        "AWD-LSTM (33M), without a cache",
-        65.8,
-        "Merity et al. (2017), Regularizing and Optimizing LSTM Language Models, abstract",
-    ),
-    _closed(
-        "LSTM of PyTorch's example: 2 layers of 650, tied, dropout 0.5, 40 epochs",
-        86.68,
-        "pytorch/examples, word_language_model, issue 281 (2018), one run by a user",
-    ),
-    _closed(
-        "LSTM, the baseline of the continuous cache",
-        99.3,
-        "Grave et al. (2016), Improving Neural Language Models with a Continuous Cache",
-    ),
-    _closed(
-        "LSTM of PyTorch's example: 2 layers of 200, tied, dropout 0.2, 40 epochs",
-        100.33,
-        "pytorch/examples, word_language_model, issue 281 (2018), one run by a user",
-    ),
-)
+PUBLISHED = tuple(Baseline(**row) for row in wording.rows("published"))
 
 
 def published(corpus: str) -> list[Baseline]:
@@ -118,7 +73,7 @@ def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
         nats, tokens = -float(log_probabilities.sum()), len(log_probabilities)
         score = Score(nats, tokens, counts.words_and_line_ends, counts.bytes)
         baselines.append(
-            Baseline(name, score.word_perplexity, score.bits_per_byte, source, True, remark)
+            Baseline(name, score.word_perplexity, source, True, remark, score.bits_per_byte)
         )
     return baselines
 

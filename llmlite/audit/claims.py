@@ -5,7 +5,6 @@ and a verdict, by a rule that stands in the function. The claims about the grids
 the words of all of them in scorecard.py.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,89 +144,86 @@ def claim_16(e: Evidence) -> tuple[str, str]:
 def claim_9(e: Evidence) -> tuple[str, str]:
     """Coherent: nearer to real text than to real text's words shuffled."""
     seeds, name = e.studies["coherence"], "position: filtered"
+    low, high = _reach(seeds, name)
     ours = (
         f"{_values(seeds, name)} on a scale from real words shuffled, 0, to real text, 1 "
         f"(unfiltered {_values(seeds, 'position: generated', False)})"
     )
-    return ours, _of_all(seeds, name, lambda m: m["low"] > 0.5, lambda m: m["high"] < 0.5)
+    return ours, verdict(low > 0.5, high < 0.5)
 
 
 def claim_10(e: Evidence) -> tuple[str, str]:
     """Most: more than half of the scores."""
     seeds, below = e.studies["prompt_sensitivity"], f"share below {paper.BLEU_THRESHOLD}"
     different, same = f"{below}: different prompts", f"{below}: same prompt"
-    contrast = [s["measures"]["BLEU: different prompts minus same prompt"] for s in seeds]
-    lower = all(measure["high"] < 0 for measure in contrast)
-    shown = "the wording lowers it" if lower else "no effect of the wording is shown"
+    low, high = _reach(seeds, different)
+    lowered = _reach(seeds, "BLEU: different prompts minus same prompt")[1] < 0
+    shown = "the wording lowers it" if lowered else "no effect of the wording is shown"
     ours = (
         f"{_values(seeds, different)}; between samples of one prompt "
         f"{_values(seeds, same, False)}: {shown}"
     )
-    return ours, _of_all(seeds, different, lambda m: m["low"] > 0.5, lambda m: m["high"] < 0.5)
+    return ours, verdict(low > 0.5, high < 0.5)
 
 
 def claim_11(e: Evidence) -> tuple[str, str]:
-    """All four parts: each has a measure and the sign that the claim gives it."""
-    low, high = f"temperature {paper.LOW_TEMPERATURE}", "temperature 1.0"
+    cooler = f"temperature {paper.LOW_TEMPERATURE} minus temperature 1.0"
+    larger = "top-k 1000 minus top-k 10"
     signs = {
-        f"entropy: {low} minus {high}": -1,
-        f"paragraph: {low} minus {high}": -1,
-        "distinct-2: top-k 1000 minus top-k 10": 1,
-        "attested pairs: top-k 1000 minus top-k 10": -1,
+        f"entropy: {cooler}": -1,
+        f"paragraph: {cooler}": -1,
+        f"distinct-2: {larger}": 1,
+        f"attested pairs: {larger}": -1,
     }
-    seeds = e.studies["sampling"]
-    shown = ", ".join(f"{name.split(':')[0]} {_values(seeds, name, False)}" for name in signs)
-    ours = f"0.7 against 1.0, and top-k 1,000 against 10: {shown}"
-    return ours, _signs(seeds, signs)
+    shown, found = _parts(e.studies["sampling"], signs)
+    return f"0.7 against 1.0, and top-k 1,000 against 10: {', '.join(shown)}", found
 
 
 def claim_12(e: Evidence) -> tuple[str, str]:
     """Heads 1 and 2 in particular: more repetition without them than with all heads."""
-    seeds, name = e.studies["ablation"], "repetition: without heads 1 and 2 minus all heads"
-    others = "repetition: without heads 1 and 2 minus mean of the other pairs"
-    ours = (
-        f"repetition {_values(seeds, name)}; against other pairs of heads "
-        f"{_values(seeds, others, False)}"
+    seeds, ours = e.studies["ablation"], "repetition: without heads 1 and 2"
+    low, high = _reach(seeds, f"{ours} minus all heads")
+    shown = (
+        f"repetition {_values(seeds, f'{ours} minus all heads')}; against other pairs of heads "
+        f"{_values(seeds, f'{ours} minus mean of the other pairs', False)}"
     )
-    return ours, _of_all(seeds, name, lambda m: m["low"] > 0, lambda m: m["high"] <= 0)
+    return shown, verdict(low > 0, high <= 0)
 
 
 def claim_13(e: Evidence) -> tuple[str, str]:
-    """Four parts: more weight on the token before and less distance in layer 0 than in the last
-    layer; more attention to "sat" in the last one, and there more than to the noun before it."""
+    """More weight on the token before and less distance in layer 0 than in the last layer; more
+    attention to "sat" in the last one, and there more than to the noun before it."""
     seeds = e.studies["attention"]
     layers = (name.removeprefix("to sat: layer ") for name in seeds[0]["measures"])
     deepest = max(int(layer) for layer in layers if layer.isdigit())
     contrast = f"layer 0 minus layer {deepest}"
     signs = {f"previous: {contrast}": 1, f"distance: {contrast}": -1, f"to sat: {contrast}": -1}
     signs[f"to sat minus to the noun: layer {deepest}"] = 1
-    shown = "; ".join(f"{name.split(':')[0]} {_values(seeds, name, False)}" for name in signs)
-    return f"{contrast}: {shown}", _signs(seeds, signs)
+    shown, found = _parts(seeds, signs)
+    return f"{contrast}: {'; '.join(shown)}", found
 
 
-def _of_all(seeds: list[dict], name: str, holds: Callable, fails: Callable) -> str:
+def _reach(seeds: list[dict], name: str) -> tuple[float, float]:
+    """The lowest and the highest end of a measure's intervals, over all seeds."""
     measures = [seed["measures"][name] for seed in seeds]
-    return verdict(all(map(holds, measures)), all(map(fails, measures)))
+    return min(m["low"] for m in measures), max(m["high"] for m in measures)
 
 
-def _signs(seeds: list[dict], signs: dict[str, int]) -> str:
-    """Does every measure have the sign that the claim gives it, its interval included?"""
-    verdicts = {
-        _of_all(
-            seeds,
-            name,
-            lambda m, sign=sign: min(m["low"] * sign, m["high"] * sign) > 0,
-            lambda m, sign=sign: max(m["low"] * sign, m["high"] * sign) < 0,
-        )
-        for name, sign in signs.items()
-    }
-    return verdict(verdicts == {REPRODUCED}, NOT in verdicts)
+def _parts(seeds: list[dict], signs: dict[str, int]) -> tuple[list[str], str]:
+    """A claim of several parts, each a measure with the sign that the claim gives it: the values of
+    each, and a verdict. One part with the other sign refutes the claim."""
+    verdicts = []
+    for name, sign in signs.items():
+        low, high = sorted(end * sign for end in _reach(seeds, name))
+        verdicts.append(verdict(low > 0, high < 0))
+    shown = [f"{name.split(':')[0]} {_values(seeds, name, False)}" for name in signs]
+    return shown, verdict(set(verdicts) == {REPRODUCED}, NOT in verdicts)
 
 
-def _values(seeds: list[dict], name: str, intervals: bool = True) -> str:
+def _values(seeds: list[dict], name: str, interval: bool = True) -> str:
     """Each seed's value, the first with its interval."""
-    first, *others = [seed["measures"][name] for seed in seeds]
-    text = f"{first['value']:.2f}"
-    if intervals:
-        text += f" [{first['low']:.2f}, {first['high']:.2f}]"
-    return " / ".join([text, *(f"{m['value']:.2f}" for m in others)])
+    measures = [seed["measures"][name] for seed in seeds]
+    first, *others = [f"{m['value']:.2f}" for m in measures]
+    if interval:
+        first += " [{low:.2f}, {high:.2f}]".format(**measures[0])
+    return " / ".join([first, *others])

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from llmlite import paper
+from llmlite.audit.wording import rows
 from llmlite.config import TrainConfig
 from llmlite.engine import learning_rate
 
@@ -35,97 +36,7 @@ class Hypothesis:
     every_batch: bool = False  # does the scheduler go at every batch, accumulated or not
 
 
-HYPOTHESES = (
-    Hypothesis(
-        "none: the mask is on, all is right",
-        "the defaults",
-        "mask",
-        "loss of several nats, falling slowly, almost the same at every position of the window but "
-        "the first few; text that varies; no weight on later tokens",
-    ),
-    Hypothesis(
-        "no causal mask",
-        "ModelConfig.causal = False",
-        "no-mask",
-        "loss near 0 at all positions but the last, where it is a small language model's, 6 to 7 "
-        "nats, then 5; so the mean is that over the window, 0.2 falling to 0.16 at 32 tokens, "
-        "twice that at 16 and half at 64; a head of layer 0 that looks at the next token; text "
-        "that repeats itself, since the next token that it looks for is not there yet",
-    ),
-    Hypothesis(
-        "padding counted in the loss",
-        "DataConfig.padding = True",
-        "padding",
-        "loss high at first positions and near 0 at late ones, where lines have ended; the mean is "
-        "the honest loss times the share of real tokens; a few dozen steps an epoch, one window a "
-        "line; ordinary text",
-        layout="lines",
-    ),
-    Hypothesis(
-        "targets not shifted",
-        "DataConfig.shift = 0",
-        "unshifted",
-        "loss falls to 0 at every position within the first epochs, perplexity 1.00; text that "
-        "repeats the prompt's last token for ever",
-    ),
-    Hypothesis(
-        "split made after windowing",
-        'DataConfig.split = "windows"',
-        "split-after-windowing",
-        "validation loss as low as training loss, which is several nats in so small a model; "
-        "ordinary text",
-        layout="stride 1",
-    ),
-    Hypothesis(
-        "loss logged after the division",
-        "TrainConfig.log_divided_loss = True",
-        "mask",
-        "logged training loss a quarter of the validation loss, with 4 accumulated batches; "
-        "nothing else changes",
-        divided=True,
-    ),
-    Hypothesis(
-        "norm logged before unscaling",
-        "TrainConfig.log_scaled_norm = True",
-        "mask",
-        "logged norms some 65,536 times too large, and more as the scale grows; nothing else "
-        "changes",
-        scaled=True,
-    ),
-    Hypothesis(
-        "a window at every token",
-        "DataConfig.stride = 1",
-        "mask",
-        "about as many windows an epoch as tokens; nothing else changes",
-        layout="stride 1",
-    ),
-    Hypothesis(
-        "warmup of a tenth of the steps",
-        "TrainConfig.warmup_fraction = 0.1",
-        "mask",
-        "the peak after the first of ten epochs, then half a cosine; nothing else changes",
-        tenth=True,
-    ),
-    Hypothesis(
-        "scheduler stepped at every batch",
-        "none: shown on PyTorch's own classes",
-        "mask",
-        "a warning at the first of the accumulated batches; nothing else changes but what a step "
-        "in Fig. 8 is",
-        every_batch=True,
-    ),
-    Hypothesis(
-        "no mask, with the last five",
-        "all of these",
-        "no-mask",
-        "all that these five and the missing mask predict",
-        layout="stride 1",
-        divided=True,
-        scaled=True,
-        tenth=True,
-        every_batch=True,
-    ),
-)
+HYPOTHESES = tuple(Hypothesis(**row) for row in rows("hypotheses"))
 
 FACTS = {
     "C1 loss at the end": "0.158 to 0.171",
@@ -141,8 +52,8 @@ FACTS = {
 
 def predictions() -> pd.DataFrame:
     """What each hypothesis predicts, as stated before the runs."""
-    rows = [(h.name, h.switch, h.predicts) for h in HYPOTHESES]
-    return pd.DataFrame(rows, columns=["hypothesis", "switch", "predicts"]).set_index("hypothesis")
+    said = [(h.name, h.switch, h.predicts) for h in HYPOTHESES]
+    return pd.DataFrame(said, columns=["hypothesis", "switch", "predicts"]).set_index("hypothesis")
 
 
 def mistakes_of_the_windows() -> dict[str, str]:

@@ -1,14 +1,14 @@
 """The scorecard: all claims with their verdicts, and the records that they rest on, for people to
 trace."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from llmlite import paper
-from llmlite.audit import claims, trends
+from llmlite.audit import claims, trends, wording
 from llmlite.audit.claims import Evidence, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import LONGER, Audit
@@ -16,68 +16,25 @@ from llmlite.audit.studies import STUDIES
 from llmlite.files import replacing, write_json
 from llmlite.run import read_steps
 
-# What the paper claims, and where it does or what it published for it.
-CLAIMS = {
-    1: (
-        "Best configuration: highest rate, deepest, most heads",
-        f"(1e-3, 6, 4, 128): {paper.BEST_PERPLEXITY:.4f}",
-    ),
-    2: (
-        "All final validation perplexities in a narrow range",
-        "{:.4f} to {:.4f}".format(*paper.GRID_PERPLEXITY),
-    ),
-    3: (
-        "Test loss and perplexity of the best configuration",
-        f"{paper.TEST_LOSS:.4f}, {paper.TEST_PERPLEXITY}",
-    ),
-    4: (
-        "Twice the epochs bring only marginal gains",
-        f"test {paper.TEST_LOSS} after 20, validation {np.log(paper.BEST_PERPLEXITY):.4f} after 10",
-    ),
-    5: ("Width matters less than depth and heads", "Fig. 2"),
-    6: ("Twice the batch with warmup + cosine: fewer epochs, and lower", "Fig. 3"),
-    7: (
-        "Half the learning rate ends slightly worse",
-        f"{paper.FINAL_PERPLEXITY[5e-4, 2, 2]} for (5e-4, 2, 2); Fig. 4",
-    ),
-    8: ("More heads help only in deeper models", "Fig. 5"),
-    9: ("The filtered continuation is coherent", f"“{paper.FILTERED_CONTINUATION}”"),
-    10: ("Most BLEU scores between prompt variants are below 0.05", "§IV.C"),
-    11: (
-        "Temperature 0.7: more deterministic, shorter; larger top-k: more diverse, less coherent",
-        "§IV.C",
-    ),
-    12: ("Without heads 1 and 2 the text repeats itself", "“on on Mul on Mul on Mul”"),
-    13: (
-        "Layer 0 looks at the token before; deeper layers more widely, and at “sat”",
-        "Figs. 6, 7",
-    ),
-    14: ("Warmup of 8,000 steps to 1e-3, cosine to zero at step 50,000", "Fig. 8"),
-    15: (
-        "Gradient norms large and volatile early, stable later",
-        "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS),
-    ),
-    16: ("Over 10 hours a configuration on an A100 at batch 64", "§IV.A"),
-}
-# Who judges it, the section of notebook 08 that shows it, and the runs that it is judged by, as
-# `llmlite run --only` takes them.
-JUDGES = {
-    1: (trends.claim_1, "Trends", "grid-revised"),
-    2: (trends.claim_2, "Where 1.17 comes from", "grid-revised no-mask"),
-    3: (claims.claim_3, "The end of it", "honest no-mask-deep no-mask-batch"),
-    4: (trends.claim_4, "Trends", "grid-longer grid-revised"),
-    5: (trends.claim_5, "Trends", "grid-first grid-revised"),
-    6: (trends.claim_6, "Trends", "grid-first grid-revised"),
-    7: (trends.claim_7, "Trends", "grid-revised"),
-    8: (trends.claim_8, "Trends", "grid-revised"),
-    9: (claims.claim_9, "Text", "honest"),
-    10: (claims.claim_10, "Text", "honest"),
-    11: (claims.claim_11, "Text", "honest"),
-    12: (claims.claim_12, "Text", "honest"),
-    13: (claims.claim_13, "Attention", "honest"),
-    14: (claims.claim_14, "The schedule", "arithmetic"),
-    15: (claims.claim_15, "The log's other numbers", "honest scaled-norm"),
-    16: (claims.claim_16, "The schedule", "arithmetic"),
+CLAIMS = {claim["number"]: claim for claim in wording.rows("claims")}
+# Each gives what came out here and a verdict.
+JUDGES: dict[int, Callable[[Evidence], tuple[str, str]]] = {
+    1: trends.claim_1,
+    2: trends.claim_2,
+    3: claims.claim_3,
+    4: trends.claim_4,
+    5: trends.claim_5,
+    6: trends.claim_6,
+    7: trends.claim_7,
+    8: trends.claim_8,
+    9: claims.claim_9,
+    10: claims.claim_10,
+    11: claims.claim_11,
+    12: claims.claim_12,
+    13: claims.claim_13,
+    14: claims.claim_14,
+    15: claims.claim_15,
+    16: claims.claim_16,
 }
 
 SCORECARD, SHORT, RECORDS = "scorecard.md", "scorecard-short.md", "audit.json"
@@ -117,8 +74,10 @@ def scorecard(e: Evidence) -> list[Row]:
 
 
 def row(number: int, e: Evidence) -> Row:
-    (claim, published), (judge, section, runs) = CLAIMS[number], JUDGES[number]
-    return Row(number, claim, published, *judge(e), section, runs)
+    said, half_rate = CLAIMS[number], paper.FINAL_PERPLEXITY[5e-4, 2, 2]
+    ours, verdict = JUDGES[number](e)
+    published = said["published"].format(paper=paper, half_rate=half_rate)
+    return Row(**said | {"published": published, "ours": ours, "verdict": verdict})
 
 
 def to_frame(rows: list[Row]) -> pd.DataFrame:

@@ -339,7 +339,7 @@ def test_nothing_published_is_exact_beside_a_model_of_another_text():
 
 
 def test_the_table_is_sorted_and_says_what_is_missing():
-    ours = Baseline("ours", 60.0, 1.5, "measured", True, "")
+    ours = Baseline("ours", 60.0, "measured", True, "", bits_per_byte=1.5)
     rows = table([*reversed(PUBLISHED), ours])
     assert list(rows.columns) == [
         "model",
