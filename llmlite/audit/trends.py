@@ -45,12 +45,8 @@ def effect(losses: pd.Series, factor: str, before, after, **fixed) -> Interval:
 
 def interaction(losses: pd.Series, factor: str, before, after, by: str, low, high) -> Interval:
     """By how much the effect of `factor` is greater where `by` is `high` than where it is `low`."""
-    changes = []
-    for value in (high, low):
-        both = pairs(losses, factor, before, after, **{by: value})
-        changes.append((both.after - both.before).droplevel(by))
-    both = pd.concat(changes, axis=1, keys=["high", "low"]).dropna()
-    return paired(both.high, both.low)
+    both = pairs(losses, factor, before, after)
+    return effect(both.after - both.before, by, low, high)
 
 
 def epochs_to_reach(epochs: pd.DataFrame, targets: pd.Series) -> pd.Series:
@@ -77,13 +73,12 @@ def ranking(losses: pd.Series) -> pd.DataFrame:
     best = means.idxmin()
     rows = []
     for configuration, loss in means.items():
-        row = {**dict(zip(AXES, configuration, strict=True)), "loss": loss}
-        row |= {"behind": 0.0, "low": np.nan, "high": np.nan}
+        behind = Interval(0.0, np.nan, np.nan, "itself")
         if configuration != best:
             behind = paired(*by_seed.loc[[configuration, best]].dropna(axis=1).to_numpy())
-            row |= {"behind": behind.value, "low": behind.low, "high": behind.high}
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values("loss", ignore_index=True)
+        rows.append([*configuration, loss, behind.value, behind.low, behind.high])
+    table = pd.DataFrame(rows, columns=[*AXES, "loss", "behind", "low", "high"])
+    return table.sort_values("loss", ignore_index=True)
 
 
 # -- the effects that claims 4 to 8 are about -----------------------------------------------------
@@ -91,40 +86,41 @@ def ranking(losses: pd.Series) -> pd.DataFrame:
 
 def trend_effects(e: Evidence) -> dict[str, Interval]:
     """In nats per token of the lowest validation loss, by name."""
-    revised = best_losses(e.revised)
-    heads, layers = _ends(e.revised.n_head), _ends(e.revised.n_layer)
-    low, high = _ends(e.revised.learning_rate)
-    effects = {f"twice the epochs ({e.longer.epoch.max()})": _longer(e)}
+    effects = {f"twice the epochs ({e.longer.epoch.max()})": _change(e.longer, e.revised)}
     if not e.first.empty:
-        width = _ends(e.first.n_embd)
-        effects |= {
-            f"width {width[0]} to {width[1]}": effect(best_losses(e.first), "n_embd", *width),
-            "fixed rate to twice the batch, warmup + cosine": _schedule(e),
-        }
-    effects |= {
-        f"layers {layers[0]} to {layers[1]}": effect(revised, "n_layer", *layers),
-        f"heads {heads[0]} to {heads[1]}": effect(revised, "n_head", *heads),
-        f"learning rate {high:g} to {low:g}": effect(revised, "learning_rate", high, low),
-    }
-    return effects | {
-        f"heads {heads[0]} to {heads[1]}, {n} layers": effect(revised, "n_head", *heads, n_layer=n)
-        for n in layers
-    }
+        width = "width {} to {}".format(*_ends(e.first.n_embd))
+        effects[width] = _across(e.first, "n_embd")
+        effects["fixed rate to twice the batch, warmup + cosine"] = _change(e.revised, e.first)
+    layers, heads = _ends(e.revised.n_layer), "heads {} to {}".format(*_ends(e.revised.n_head))
+    low, high = _ends(e.revised.learning_rate)
+    effects["layers {} to {}".format(*layers)] = _across(e.revised, "n_layer")
+    effects[heads] = _across(e.revised, "n_head")
+    effects[f"learning rate {high:g} to {low:g}"] = _halved_rate(e)
+    for n in layers:
+        effects[f"{heads}, {n} layers"] = _across(e.revised, "n_head", n_layer=n)
+    return effects
 
 
-def _longer(e: Evidence) -> Interval:
-    both = _both(best_losses(e.longer), best_losses(e.revised))
-    return paired(both.one, both.other)
+def _across(epochs: pd.DataFrame, factor: str, **fixed) -> Interval:
+    """The effect of a grid's largest value of `factor`, compared with the smallest."""
+    return effect(best_losses(epochs), factor, *_ends(epochs[factor]), **fixed)
 
 
-def _schedule(e: Evidence) -> Interval:
-    both = _both(best_losses(e.revised), best_losses(e.first))
-    return paired(both.one, both.other)
+def _halved_rate(e: Evidence) -> Interval:
+    low, high = _ends(e.revised.learning_rate)
+    return effect(best_losses(e.revised), "learning_rate", high, low)
 
 
-def _both(one: pd.Series, other: pd.Series) -> pd.DataFrame:
-    """The runs that both hold: a row each."""
-    return pd.concat([one.rename("one"), other.rename("other")], axis=1, join="inner")
+def _change(after: pd.DataFrame, before: pd.DataFrame) -> Interval:
+    """From one grid to another, over the runs that both hold."""
+    both = _both(after, before)
+    return paired(both.after, both.before)
+
+
+def _both(after: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
+    """The losses of the runs that both grids hold: a row each."""
+    sides = {"after": best_losses(after), "before": best_losses(before)}
+    return pd.concat(sides, axis=1, join="inner")
 
 
 def _ends(column: pd.Series) -> tuple:
@@ -176,7 +172,7 @@ def claim_2(e: Evidence) -> tuple[str, str]:
 
 def claim_4(e: Evidence) -> tuple[str, str]:
     """Marginal: less than 2% of the loss."""
-    gain, loss = _longer(e), best_losses(e.longer).mean()
+    gain, loss = _change(e.longer, e.revised), best_losses(e.longer).mean()
     ours = f"{gain:+.3f} nats, {-gain.value / loss:.1%} of the loss ({gain.of})"
     return ours, verdict(-gain.low / loss < 0.02, -gain.high / loss > 0.02)
 
@@ -187,10 +183,8 @@ NO_FIRST_GRID = "the first grid has not been run", UNCLEAR
 def claim_5(e: Evidence) -> tuple[str, str]:
     if e.first.empty:
         return NO_FIRST_GRID
-    revised = best_losses(e.revised)
-    width = effect(best_losses(e.first), "n_embd", *_ends(e.first.n_embd))
-    depth = effect(revised, "n_layer", *_ends(e.revised.n_layer))
-    heads = effect(revised, "n_head", *_ends(e.revised.n_head))
+    width = _across(e.first, "n_embd")
+    depth, heads = _across(e.revised, "n_layer"), _across(e.revised, "n_head")
     low, high = _size(width)
     others = _size(depth), _size(heads)
     ours = (
@@ -209,7 +203,7 @@ def _size(interval: Interval) -> tuple[float, float]:
 def claim_6(e: Evidence) -> tuple[str, str]:
     if e.first.empty:
         return NO_FIRST_GRID
-    fixed, gain = _both(best_losses(e.revised), best_losses(e.first)).other, _schedule(e)
+    gain, fixed = _change(e.revised, e.first), _both(e.revised, e.first).before
     reached = epochs_to_reach(e.revised, fixed)
     best = e.first.loc[e.first.groupby(FACTORS).valid_loss.idxmin()].set_index(FACTORS).epoch
     sooner = (reached < best.reindex(fixed.index)).mean()
@@ -218,16 +212,14 @@ def claim_6(e: Evidence) -> tuple[str, str]:
 
 
 def claim_7(e: Evidence) -> tuple[str, str]:
-    low, high = _ends(e.revised.learning_rate)
-    change = effect(best_losses(e.revised), "learning_rate", high, low)
+    change = _halved_rate(e)
     return f"{change:+.3f} nats ({change.of})", verdict(change.low > 0, change.high < 0)
 
 
 def claim_8(e: Evidence) -> tuple[str, str]:
-    losses, heads = best_losses(e.revised), _ends(e.revised.n_head)
-    layers = _ends(e.revised.n_layer)
-    shallow, deep = (effect(losses, "n_head", *heads, n_layer=n) for n in layers)
-    more = interaction(losses, "n_head", *heads, "n_layer", *layers)
+    heads, layers = _ends(e.revised.n_head), _ends(e.revised.n_layer)
+    shallow, deep = (_across(e.revised, "n_head", n_layer=n) for n in layers)
+    more = interaction(best_losses(e.revised), "n_head", *heads, "n_layer", *layers)
     holds = deep.high < 0 and more.high < 0 and not shallow.high < 0
     ours = (
         f"{heads[0]} to {heads[1]} heads: {shallow:+.3f} nats with {layers[0]} layers, {deep:+.3f} "
