@@ -6,4 +6,5 @@ runs       trained and measured for one experiment          harness      lm-eval
 measures   what is measured of their models                 baselines    counting, published models
 hypotheses what each mistake predicts, and what it does     claims       verdicts, by rule
 causality  does a model see what it is to predict           scorecard    16 claims and their records
+wording    claims, hypotheses, published perplexities: the TOML files
 """

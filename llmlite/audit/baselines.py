@@ -1,7 +1,7 @@
 """What a perplexity has to be compared with: chance, counting, and published models.
 
 Everything is per word and line end, as the literature on WikiText counts, so that models over
-different tokens can stand in one table. Knows nothing about the GPT that is judged.
+different tokens can stand in one table.
 """
 
 import math
@@ -47,12 +47,9 @@ def published(corpus: str) -> list[Baseline]:
 
 
 def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
-    """Chance and counting, learned from the training split and measured on the test split.
-
-    Over the dataset's tokens: a uniform distribution, unigrams, and Kneser-Ney 5-grams; and 5-grams
-    over words where the training text has <unk>. Each token but the first, which is <|endoftext|>,
-    is scored, as a model's is.
-    """
+    """Chance and counting, learned from the training split and measured on the test split: over the
+    dataset's tokens, and over words where the training text has <unk>. Each token but the first,
+    which is <|endoftext|>, is scored, as a model's is."""
     train, test = (dataset.ids[split].numpy() for split in ("train", "test"))
     vocab_size = dataset.tokenizer.vocab_size
     uniform = np.full(len(test) - 1, -math.log(vocab_size))
@@ -96,21 +93,15 @@ def _fixed(model: "KneserNey") -> str:
 def unigram_log_probabilities(
     train_ids: np.ndarray, ids: np.ndarray, vocab_size: int
 ) -> np.ndarray:
-    """log p(ids[i]) from i = 1 on, without context: nats, (tokens - 1,).
-
-    One is added to each token's count in `train_ids`, so that a token which is not there is not
-    impossible.
-    """
+    """log p(ids[i]) from i = 1 on, without context: nats, (tokens - 1,)."""
+    # One is added to each count, so that a token which does not occur is not impossible.
     counts = np.bincount(train_ids, minlength=vocab_size)
     return np.log((counts + 1) / (len(train_ids) + vocab_size))[ids[1:]]
 
 
 def word_ids(train: str, text: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """(ids of `train`, ids of `text`, vocabulary size) at the level of words: int64, (words,).
-
-    As the literature on WikiText counts: words between white space, and a line end after each
-    line. The vocabulary is what `train` holds; any other word of `text` becomes <unk>.
-    """
+    """(ids of `train`, ids of `text`, vocabulary size) of words and line ends: int64, (words,). The
+    vocabulary is what `train` holds; any other word of `text` becomes <unk>."""
     train_words, words = _words_and_line_ends(train), _words_and_line_ends(text)
     index = {word: i for i, word in enumerate(dict.fromkeys(train_words))}
     unknown = next((word for word in words if word not in index), None)
@@ -164,8 +155,7 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 class _Order:
     """The n-grams of one order; a context is an n-gram of the order below, by its index there.
 
-    Index -1 is an n-gram or a context that never occurred: it finds the last entry, which gives no
-    probability of its own and leaves everything to the shorter context.
+    Index -1, what never occurred, finds the last entry: it leaves all to the shorter context.
     """
 
     keys: np.ndarray  # (n-grams,), sorted: context × vocab_size + last token
@@ -179,11 +169,10 @@ class _Order:
 
 
 class KneserNey:
-    """Interpolated modified Kneser-Ney: `fit` to training ids, then score others.
+    """`fit` to training ids, then score others; contexts reach across ends of lines and texts.
 
-    Knows ids only, as one stream: an end of text or of line is a token like any other, and contexts
-    reach across it. After `fit`, `discounts` has a (D1, D2, D3+) for each order from 1 up, and
-    `fallbacks` the orders whose discounts could not be estimated (see `estimate_discounts`).
+    After `fit`, `discounts` has a (D1, D2, D3+) for each order from 1 up, and `fallbacks` the
+    orders whose discounts could not be estimated (see `estimate_discounts`).
     """
 
     def __init__(self, order: int = ORDER):
@@ -205,10 +194,7 @@ class KneserNey:
         return self
 
     def log_probabilities(self, ids: np.ndarray) -> np.ndarray:
-        """Nats, float64 (tokens - 1,): log p(ids[i] | up to order - 1 ids before it) from i = 1 on.
-
-        The first ids have fewer before them, and are predicted from those.
-        """
+        """Nats, float64 (tokens - 1,): log p(ids[i] | order - 1 ids before it) from i = 1 on."""
         ids = _checked(ids, self.vocab_size, 2)
         probability = np.full(len(ids), 1 / self.vocab_size)
         context = np.zeros(len(ids), np.int64)  # the empty one
@@ -223,9 +209,8 @@ def estimate_discounts(counts: np.ndarray) -> np.ndarray | None:
     """(D1, D2, D3+) from the number of n-grams with count 1 to 4 (Chen and Goodman, 1998, §3).
 
     D_j = j - (j + 1) · Y · n_{j+1} / n_j with Y = n_1 / (n_1 + 2 · n_2). None where that is not
-    defined (no n-gram with a count of 1, 2 or 3) or not a discount (outside 0 < D_j ≤ j), as
-    happens on tiny texts and for units that all occur often; `fit` then takes FALLBACK_DISCOUNTS
-    for all three, as KenLM does.
+    defined (no n-gram with a count of 1, 2 or 3) or not a discount (outside 0 < D_j ≤ j): on tiny
+    texts and for units that all occur often. `fit` then takes FALLBACK_DISCOUNTS, as KenLM does.
     """
     n = np.bincount(counts[counts < 5], minlength=5).astype(np.float64)
     if (n[1:4] == 0).any():
@@ -238,12 +223,8 @@ def estimate_discounts(counts: np.ndarray) -> np.ndarray | None:
 def _count(
     ids: np.ndarray, order: int, vocab_size: int, progress: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(keys, counts) of each order from 1 up.
-
-    An n-gram's key is the index of its first n - 1 tokens among those of the order below, times
-    vocab_size, plus its last token: below 2^63 for any text that fits into memory. Nothing stands
-    before the first token, so an n-gram that occurs there alone has a count of 0 below the highest
-    order.
+    """(keys, counts) of each order from 1 up; keys as in `_Order`, below 2^63 for what fits
+    into memory. An n-gram that stands at the start alone has a count of 0 below the highest order.
     """
     keys, counts = [], []
     grams = np.zeros(len(ids) + 1, np.int64)  # the empty one before each token and after the last

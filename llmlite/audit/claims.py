@@ -1,8 +1,7 @@
 """The paper's claims about numbers, text and attention, judged by what the runs' records say.
 
 A judge takes the evidence and gives what came out here, with its interval, unit and number of runs,
-and a verdict, by a rule that stands in the function. The claims about the grids are in trends.py,
-the words of all of them in scorecard.py.
+and a verdict, by a rule that stands in the function. The claims about the grids are in trends.py.
 """
 
 from dataclasses import dataclass

@@ -80,9 +80,8 @@ def harness_scores(
 ) -> list[Score]:
     """The harness's score of `model` on each of `articles`, pages as `pages` gives them.
 
-    A page's tokens are scored from <|endoftext|> on in windows of block_size that do not overlap;
-    the last one is moved back so that it is whole, and scores what is left. Raises LLMLiteError if
-    there is no text.
+    Windows of block_size do not overlap; the last one is moved back so that it is whole, and scores
+    what is left. Raises LLMLiteError if there is no text.
     """
     if not any(articles):
         raise LLMLiteError("There is no text to score: all pages are empty, or there are none.")

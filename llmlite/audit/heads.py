@@ -32,12 +32,12 @@ ALL_HEADS, OTHER_PAIRS = "all heads", "mean of the other pairs"
 
 
 def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """Repetition in continuations of the paper's prompt without two heads in every layer.
+    """Repetition in continuations of the paper's prompt without two heads in every layer: each two
+    in turn, so that the paper's can be told from any two, and all heads as the control.
 
-    Each two heads in turn, so that the paper's can be told from any two, and all heads as the
-    control. All are drawn with the same random numbers, so sample i is compared with sample i.
-    `greedy` holds the likeliest tokens' text, `published` the same numbers of the paper's text.
-    Raises LLMLiteError for a model without the paper's heads.
+    All are drawn with the same random numbers, so sample i is compared with sample i. `greedy`
+    holds the likeliest tokens' text, `published` the same numbers of the paper's text. Raises
+    LLMLiteError for a model without the paper's heads.
     """
     pairs = {_without(heads): heads for heads in combinations(range(model.config.n_head), 2)}
     ours = _without(paper.ABLATED_HEADS)
@@ -102,16 +102,12 @@ THINGS = (
 
 
 def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """How far each layer and head looks back, and how much each layer looks at the verb "sat".
+    """How far each layer and head looks back, over the test split's sentences without their first
+    tokens, by `interpret.query_statistics`; "evenly spread" is the distance of even attention.
 
-    Over sentences of the test split, and all of their tokens but the first: the weight on the token
-    before, the mean distance looked back and the entropy, as in `interpret.query_statistics`; a
-    sentence weighs as much as it has tokens. "evenly spread" is the distance of even attention. A
-    layer is the mean of its heads.
-
-    "to sat" is how much later tokens look at the verb, and "to the noun" at the noun before it, by
-    `interpret.attention_received`: 1 is even attention. Of a word of several tokens it is the last.
-    The sentences for it differ in their nouns only, so its intervals speak for this template alone.
+    And how much later tokens look at the verb "sat" and at the noun before it, by
+    `interpret.attention_received`: 1 is even attention. Its sentences differ in their nouns only,
+    so its intervals speak for this template alone.
 
     Raises LLMLiteError for a model of one layer and for fewer than two sentences.
     """
@@ -146,7 +142,8 @@ def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:
 
 
 def _looking_back(sums: dict[str, np.ndarray], positions: np.ndarray) -> Counts:
-    """Of every layer and head; sums: name → (sentence, layer, head), over so many positions."""
+    """Of every layer, the mean of its heads, and every head; sums: name → (sentence, layer, head),
+    over so many positions: a sentence weighs as much as it has tokens."""
     counts = {"evenly spread": {"distance": _out_of(sums["uniform_distance"][:, 0, 0], positions)}}
     _, layers, heads = sums["distance"].shape
     for layer in range(layers):
@@ -188,7 +185,7 @@ def _received(model: GPT, tokenizer, subject: str, thing: str) -> np.ndarray:
     verb = f"{noun} sat"
     ids = torch.tensor(tokenizer.encode(f"{verb} on the {thing} and looked at the dog ."))
     maps = attention_maps(model, ids)
-    at = [len(tokenizer.encode(text)) - 1 for text in (verb, noun)]
+    at = [len(tokenizer.encode(text)) - 1 for text in (verb, noun)]  # a word's last token
     return torch.stack([attention_received(maps, i).mean(-1) for i in at]).double().numpy()
 
 

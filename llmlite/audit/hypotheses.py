@@ -118,22 +118,21 @@ def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
     )
     scaled_norms = "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS)
     plain_norms = "{:g} to {:g}".format(*paper.PLAIN_NORMS)
-    skipped = f"{scaled['skipped']} of {end['step']}"
     overflow, every_batch = (
         "warned" if scheduler_warns(**how) else "no warning"
         for how in ({"overflow": True}, {"every_batch": True})
     )
-    rows = [
-        ("training over validation loss, logged after the division", divided, f"{after:.2f}"),
-        ("training over validation loss, logged before", undivided, f"{before:.2f}"),
-        ("gradient norm, logged before unscaling (fp16)", scaled_norms, f"{end['grad_norm']:.1e}"),
-        ("gradient norm, logged after", plain_norms, f"{last['grad_norm']:.3f}"),
-        ("optimiser steps skipped for overflow (fp16)", "not stated", skipped),
-        ("scheduler, if the first step is skipped for overflow", "warned", overflow),
-        ("scheduler, if stepped at every batch", "warned", every_batch),
-    ]
-    names, theirs, ours = zip(*rows, strict=True)
-    return pd.DataFrame({"paper": theirs, "here": ours}, index=names)
+    skipped = f"{scaled['skipped']} of {end['step']}"
+    rows = {
+        "training over validation loss, logged after the division": (divided, f"{after:.2f}"),
+        "training over validation loss, logged before": (undivided, f"{before:.2f}"),
+        "gradient norm, logged before unscaling (fp16)": (scaled_norms, f"{end['grad_norm']:.1e}"),
+        "gradient norm, logged after": (plain_norms, f"{last['grad_norm']:.3f}"),
+        "optimiser steps skipped for overflow (fp16)": ("not stated", skipped),
+        "scheduler, if the first step is skipped for overflow": ("warned", overflow),
+        "scheduler, if stepped at every batch": ("warned", every_batch),
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["paper", "here"])
 
 
 # -- arithmetic on the paper's own numbers --------------------------------------------------------

@@ -1,5 +1,4 @@
-"""What is measured of a trained model of the audit: what hypotheses predict, and scores that can be
-compared. Each function gives what JSON can hold."""
+"""What is measured of a trained model: what hypotheses predict, and scores that can be compared."""
 
 from dataclasses import asdict
 
@@ -36,7 +35,7 @@ UNITS = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
 def predicted(
     model: GPT, dataset: Dataset, windows: dict[str, TokenWindows], limit: int, sentences: int
 ) -> dict:
-    """What the hypotheses predict differently (see hypotheses.py). windows: as the run has cut
+    """What the hypotheses predict differently, as JSON can hold it. windows: as the run has cut
     them; limit: windows behind the true loss; sentences: of the test split, behind attention."""
     ids = dataset.ids["test"]
     return {
@@ -53,11 +52,9 @@ def predicted(
 
 @torch.inference_mode()
 def last_position(model: GPT, ids: torch.Tensor, limit: int) -> dict[str, float]:
-    """The loss of predicting what no window shows: the token after its end, in nats per token.
-
-    That is the true loss of any model, with or without a mask, with a whole window as context. ids:
-    (tokens,), of which `limit` windows are scored, spread evenly. error: the mean's standard error.
-    """
+    """The true loss, with or without a mask: of predicting what no window shows, the token after
+    its end, in nats per token. ids: (tokens,), of which `limit` windows are scored, spread evenly.
+    error: the mean's standard error."""
     model.eval()
     size, device = model.config.block_size, model.device
     starts = np.unique(np.linspace(0, len(ids) - size - 1, limit).astype(np.int64))
@@ -73,9 +70,9 @@ def last_position(model: GPT, ids: torch.Tensor, limit: int) -> dict[str, float]
 
 
 def greedy(model: GPT, tokenizer) -> dict:
-    """The likeliest continuation of the paper's prompt, each token from scratch: no cache serves a
-    model whose later tokens change what earlier ones see."""
+    """The likeliest continuation of the paper's prompt."""
     prompt = paper.ABLATION_PROMPT
+    # From scratch: no cache serves a model whose later tokens change what earlier ones see.
     (continuation,) = complete(model, tokenizer, prompt, GENERATED, temperature=0, fast=False)
     tokens = tokenizer.encode(continuation)
     return {"text": prompt + continuation, "repetition": repetition_rate(tokens)}
@@ -110,10 +107,7 @@ def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
 
 
 def comparable(model: GPT, dataset: Dataset, progress: bool = False) -> dict[str, list[dict]]:
-    """How a model predicts the test split, by three rules: rule → a Score an article.
-
-    Side by side, sliding by half a window, and as lm-evaluation-harness's task wikitext does it.
-    """
+    """How a model predicts the test split, by three rules: rule → a Score an article."""
     tokenizer, ids, half = dataset.tokenizer, dataset.ids["test"], model.config.block_size // 2
     articles = dataset.articles("test")
     rules = {}
@@ -128,8 +122,8 @@ def comparable(model: GPT, dataset: Dataset, progress: bool = False) -> dict[str
 
 
 def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
-    """A row a rule: each of UNITS with its interval over the articles, for the first seed, and over
-    the seeds if there are several; and the context. seeds: as `comparable` gives them."""
+    """A row a rule: each of UNITS with its interval over the first seed's articles, and over the
+    seeds if there are several; and the context. seeds: as `comparable` gives them."""
     rows = {}
     for rule, first in seeds[0].items():
         articles = [Score(**article) for article in first]

@@ -136,27 +136,25 @@ def leak_runs(audit: AuditConfig, data: DataConfig) -> list[Run]:
         )
         return Run(name, cut, model, train if seed is None else replace(train, seed=seed))
 
+    def of_length(size: int) -> TrainConfig:
+        """`short` for as many tokens in windows of `size`."""
+        if short.epoch_windows is None:
+            return short
+        return replace(short, epoch_windows=short.epoch_windows * text.block_size // size)
+
     first, *others = audit.seeds
     runs = [run("no-mask", seed=first), run("mask", again, causal=True, seed=first)]
     runs += [run("no-mask-deep", deep=True, seed=first)]
     runs += [run("no-mask-batch", replace(again, batch_size=2 * again.batch_size), seed=first)]
-    sizes = (*audit.other_windows, audit.padded_window)
-    *as_long, padded = (_as_many_tokens(short, text.block_size, size) for size in sizes)
     runs += [
-        run(f"no-mask-window-{size}", train, block_size=size)
-        for size, train in zip(audit.other_windows, as_long, strict=True)
+        run(f"no-mask-window-{size}", of_length(size), block_size=size)
+        for size in audit.other_windows
     ]
+    padded = audit.padded_window
     runs += [
         run("unshifted", short, causal=True, shift=0),
-        run("padding", padded, causal=True, padding=True, block_size=audit.padded_window),
+        run("padding", of_length(padded), causal=True, padding=True, block_size=padded),
         run("split-after-windowing", short, causal=True, split="windows"),
         run("scaled-norm", replace(audit.scaled, log_scaled_norm=True)),
     ]
     return runs + [run(f"no-mask-seed-{seed}", again, seed=seed) for seed in others]
-
-
-def _as_many_tokens(train: TrainConfig, size: int, other: int) -> TrainConfig:
-    """`train`, which is meant for windows of `size`, for as many tokens in windows of `other`."""
-    if train.epoch_windows is None:
-        return train
-    return replace(train, epoch_windows=train.epoch_windows * size // other)

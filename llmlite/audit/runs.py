@@ -1,7 +1,4 @@
-"""The audit of one experiment: which runs there are, and what was measured of them.
-
-What is there is used again; what is missing is trained on the spot; an interrupted run carries on.
-"""
+"""The audit of one experiment: which runs there are, and what was measured of them."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -28,8 +25,7 @@ LONGER = "longer"  # the deepest configuration of the revised grid, for twice as
 
 class Audit:
     """`leak_runs` look for 1.17; `honest_runs` are the best configuration and `grid_runs` the
-    grids, each with several seeds: the scorecard judges the paper's claims by them.
-    """
+    grids, each with several seeds: the scorecard judges the paper's claims by them."""
 
     def __init__(self, experiment: Experiment, config: AuditConfig | None = None):
         self.experiment = experiment

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from llmlite.errors import LLMLiteError
-from llmlite.intervals import bootstrap_sums
+from llmlite.intervals import Interval, bootstrap_sums
 
 Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
 
@@ -44,8 +44,8 @@ def share(sums: np.ndarray) -> np.ndarray:
 def measure(
     counts: np.ndarray, of: str, statistic: Callable[[np.ndarray], np.ndarray] = share
 ) -> dict[str, float | str]:
-    """`statistic` of the sums of `counts` with its interval: value, low, high and of, as in an
-    Interval. counts: (samples, …, 2); statistic: (resamples, …, 2) → (resamples,)."""
+    """`statistic` of the sums of `counts`, as an Interval's dict. counts: (samples, …, 2);
+    statistic: (resamples, …, 2) → (resamples,)."""
     return asdict(bootstrap_sums(counts, statistic, of=of))
 
 
@@ -82,13 +82,10 @@ def as_lists(named: dict[str, np.ndarray]) -> dict[str, list]:
 
 def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
     """A row a measure whose name holds `only`, a column a seed's study: value and interval."""
-    names = [name for name in seeds[0]["measures"] if only in name]
-    columns = {
-        f"seed {i}" if len(seeds) > 1 else "value": [
-            "{value:.3f} [{low:.3f}, {high:.3f}]".format(**study["measures"][name])
-            for name in names
-        ]
-        for i, study in enumerate(seeds, 1)
-    }
-    over = [seeds[0]["measures"][name]["of"] for name in names]
-    return pd.DataFrame({**columns, "over": over}, index=names)
+    heads = ["value"] if len(seeds) == 1 else [f"seed {i}" for i in range(1, len(seeds) + 1)]
+    rows = {}
+    for name, first in seeds[0]["measures"].items():
+        if only in name:
+            found = (Interval(**study["measures"][name]) for study in seeds)
+            rows[name] = [*(f"{interval:.3f}" for interval in found), first["of"]]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*heads, "over"])

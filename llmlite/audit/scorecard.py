@@ -1,5 +1,4 @@
-"""The scorecard: all claims with their verdicts, and the records that they rest on, for people to
-trace."""
+"""The scorecard: all claims with their verdicts, and the records that they rest on."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -119,7 +118,7 @@ def save(audit: Audit, gathered: Evidence, rows: list[Row]) -> Path:
 
 def to_markdown(rows: list[Row], source: str) -> str:
     """figures/scorecard.md. source: profile, data and device."""
-    lines = [
+    head = [
         "# Scorecard\n",
         f"The paper's 16 claims, judged by the records of runs: {source} Intervals are 95%. The "
         "sections are those of [notebook 08](../notebooks/08_reproduction_audit.ipynb), which "
@@ -128,26 +127,23 @@ def to_markdown(rows: list[Row], source: str) -> str:
         "| # | claim | published | here | verdict | section | `llmlite run --only` |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [
+    lines = [
         f"| {row.number} | {row.claim} | {row.published} | {row.ours} | **{row.verdict}** | "
         f"{row.section} | {row.runs} |"
         for row in rows
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*head, *lines, ""])
 
 
 def to_short_markdown(rows: list[Row], source: str, headline: str) -> str:
     """The README's scorecard: a headline, claims and verdicts. source: as in `to_markdown`."""
-    lines = [f"**{headline}**", "", "| # | the paper's claim | verdict |", "|---|---|---|"]
-    lines += [f"| {row.number} | {row.claim} | {row.verdict} |" for row in rows]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Here: {source} The numbers, with intervals: [scorecard](figures/scorecard.md); the "
-            "runs' records, with the command of each: [audit.json](figures/audit.json).",
-        ]
+    head = [f"**{headline}**", "", "| # | the paper's claim | verdict |", "|---|---|---|"]
+    lines = [f"| {row.number} | {row.claim} | {row.verdict} |" for row in rows]
+    foot = (
+        f"Here: {source} The numbers, with intervals: [scorecard](figures/scorecard.md); the runs' "
+        "records, with the command of each: [audit.json](figures/audit.json)."
     )
+    return "\n".join([*head, *lines, "", foot])
 
 
 def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:

@@ -15,5 +15,3 @@ STUDIES: dict[str, Callable[[GPT, Dataset, StudySize], dict]] = {
     "ablation": ablation,
     "attention": attention,
 }
-
-__all__ = ["STUDIES", "StudySize"]

@@ -1,8 +1,8 @@
 """Claims 9 to 11 (§IV.B and IV.C): is the text coherent, and what do wording, temperature and
 top-k do to it?
 
-Studies measure and do not judge. Each gives a dict that JSON can hold: `claim`, `samples`,
-`measures` (name → value, low, high and of) and `rows`, what the measures come from.
+Studies measure and do not judge. Each gives what JSON can hold: among it `measures` (name → value,
+low, high and of) and `rows`, what they come from.
 """
 
 from collections import Counter
@@ -51,8 +51,8 @@ class Reference:
 
 
 def continued_words(prompt: str, text: str) -> list[str]:
-    """The words of `text`, which starts with `prompt`, from the prompt's last word on: this one
-    may be longer now, and forms a pair with the next if it is not."""
+    """The words of `text` from the last one of `prompt`, which it starts with, on."""
+    # That word may be longer now, and forms a pair with the next if it is not.
     return text.split()[len(prompt.split()) - 1 :]
 
 
@@ -68,16 +68,9 @@ CONTRASTS = (
 
 
 def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """How like real text the paper's filtered continuation is: in `measures`, over six kinds,
+    """How like real text the paper's continuation is, before and after the paper's filter, which
+    leaves each word once; real text and shuffled words are the controls.
 
-        generated   continuations of the paper's prompt, from its last word on
-        filtered    the same after the paper's filter, which leaves each word once
-        real        passages of the test text that start with a paragraph, each as long as one of
-                    the continuations; also "real, filtered"
-        shuffled    "real, shuffled" and "filtered, shuffled", their words in random order
-
-    the share of attested pairs, neighbours that are neighbours somewhere in the training text; the
-    share of function words, its most frequent; repetition and distinct-2 as in metrics.py.
     "position" is where a kind's share of attested pairs lies on the scale from that of real words
     shuffled, 0, to that of real text, 1.
     """
@@ -90,6 +83,7 @@ def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
         "generated": [continued_words(prompt, text) for text in texts],
         "filtered": [continued_words(prompt, remove_repeated_tokens(text)) for text in texts],
     }
+    # Passages of the test text, each as long as one of the continuations.
     kinds["real"] = passages(dataset.text("test"), [len(w) for w in kinds["generated"]], rng)
     kinds["real, filtered"] = [remove_repeated_tokens(" ".join(w)).split() for w in kinds["real"]]
     for kind in ("real", "filtered"):
@@ -120,11 +114,8 @@ def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
 
 
 def passages(text: str, lengths: Sequence[int], rng: np.random.Generator) -> list[list[str]]:
-    """So many words of `text` from the start of a paragraph on, for each of `lengths`.
-
-    No two start alike; a passage runs on through what follows, as generated text does. Raises
-    LLMLiteError if there are too few paragraphs.
-    """
+    """So many words of `text` from the start of a paragraph on, for each of `lengths`; no two start
+    alike. Raises LLMLiteError if there are too few paragraphs."""
     words, starts = [], []
     for line in text.split("\n"):
         if line.strip() and not line.startswith(" ="):
@@ -157,7 +148,7 @@ def position(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str,
 
 def _count_words(words: list[str], reference: Reference) -> dict[str, tuple[float, float]]:
     return {
-        "attested pairs": reference.attested(words),
+        "attested pairs": reference.attested(words),  # neighbours in the training text as well
         "function words": (sum(word in reference.frequent for word in words), len(words)),
         "repetition": (repetition_rate(words), 1),
         "distinct-2": (distinct_n(words, 2), 1),
@@ -166,7 +157,7 @@ def _count_words(words: list[str], reference: Reference) -> dict[str, tuple[floa
 
 # -- claim 10: most BLEU scores between wordings of a prompt are low ------------------------------
 
-# §IV.C: the paper's prompts 1 and 2; the other wordings are ours.
+# The first two are the paper's; the other wordings are ours.
 PROMPTS = (
     "The university student",
     "A university student",
@@ -188,8 +179,7 @@ def prompt_sensitivity(
     """BLEU between continuations of different `prompts`, and of the same prompt as the control: a
     low BLEU can be put down to the wording only as far as it is lower than the latter.
 
-    `quantiles`, of all scores: share of the scores → BLEU. `rows` holds the mean over the samples
-    of each two prompts as well, as MATRIX: (prompts, prompts), row = reference.
+    `rows` holds the mean of each two prompts as MATRIX: (prompts, prompts), row = reference.
     """
     n = size.samples
     # A seed a prompt: with a common one, texts would look alike by chance.
@@ -252,17 +242,7 @@ def sampling(
     """What temperature and top-k do to continuations of `prompt`, by SETTINGS and COMPARED.
 
     All settings draw with the same random numbers, so sample i is compared with sample i. A top-k
-    beyond the vocabulary keeps all of it. Measured are
-
-        entropy             of the distributions that tokens were drawn from, nats
-        distinct-2          of the words of a continuation
-        pooled distinct-2   of the words of POOL continuations together
-        attested pairs      as in `coherence`
-        first sentence      words before its full stop; all words if there is none
-        paragraph           tokens before its end; all tokens if it does not end
-        ended               share of paragraphs that end
-
-    Raises LLMLiteError for a text longer than the window.
+    beyond the vocabulary keeps all of it. Raises LLMLiteError for a text longer than the window.
     """
     tokenizer, end = dataset.tokenizer, dataset.tokenizer.eot_id
     start = tokenizer.encode(PARAGRAPH + prompt)
@@ -306,8 +286,7 @@ def entropies(
 ) -> np.ndarray:
     """(samples, 2): entropy of the distributions drawn from, in nats, summed over steps; the steps.
 
-    ids: (samples, time) as `generate` gave them with `options`, from prompts of `start` tokens.
-    steps: of each sample, the tokens that count.
+    ids: (samples, time), drawn with `options` after `start` tokens; steps: how many count, of each.
     """
     sums = []
     for row, n in zip(ids, steps, strict=True):
@@ -335,7 +314,7 @@ def _count_tokens(
     return {
         "distinct-2": (distinct_n(words, 2), 1),
         "attested pairs": reference.attested(words),
-        "first sentence": (text_statistics([text])["first sentence"], 1),
-        "paragraph": (ends.index(True) if any(ends) else len(ids), 1),
+        "first sentence": (text_statistics([text])["first sentence"], 1),  # words
+        "paragraph": (ends.index(True) if any(ends) else len(ids), 1),  # tokens before its end
         "ended": (any(ends), 1),
     }
