@@ -223,9 +223,8 @@ def estimate_discounts(counts: np.ndarray) -> np.ndarray | None:
 def _count(
     ids: np.ndarray, order: int, vocab_size: int, progress: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(keys, counts) of each order from 1 up; keys as in `_Order`, below 2^63 for what fits
-    into memory. An n-gram that stands at the start alone has a count of 0 below the highest order.
-    """
+    """(keys, counts) of each order from 1 up; keys as in `_Order`: they stay far below 2^63. An
+    n-gram that stands at the start alone has a count of 0 below the highest order."""
     keys, counts = [], []
     grams = np.zeros(len(ids) + 1, np.int64)  # the empty one before each token and after the last
     for k in tqdm(range(order), f"Count {order}-grams", unit="order", disable=not progress):

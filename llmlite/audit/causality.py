@@ -1,7 +1,6 @@
 """Does a language model see what it is to predict? A test of the causal mask, from outside.
 
-Knows nothing of how a model computes: tokens go in, logits come out. All tokens from some position
-on are changed; in a causal model no logit before that position may move.
+All tokens from some position on are changed; in a causal model no logit before it may move.
 """
 
 import torch
@@ -20,10 +19,9 @@ NOISE = 10  # and so is one below so many times what moves where no token of the
 def causal_leak(model, seed: int = 0) -> bool:
     """Whether any logit depends on a token after its position, on a random text of block_size.
 
-    model: like GPT, gives `.logits` (batch, time, vocab_size) for ids (batch, time) and has
-    `.config.block_size`, `.config.vocab_size` and `.device`. Takes as much work as reading
-    block_size² tokens; in evaluation mode, left as it was. Raises LLMLiteError if the logits are
-    not finite, or move by themselves too much to tell.
+    model: like GPT, gives `.logits` (batch, time, vocab_size) for ids (batch, time). Takes as much
+    work as reading block_size² tokens. Raises LLMLiteError if the logits are not finite, or move by
+    themselves too much to tell.
     """
     if model.config.block_size == 1 or model.config.vocab_size == 1:
         return False  # no token stands after another, or none can be another

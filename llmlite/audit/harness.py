@@ -37,9 +37,8 @@ _REST = (
 def pages(text: str) -> list[str]:
     """Cut a split's text into the harness's documents (EleutherAI/wikitext_document_level).
 
-    A page begins at each line that looks like a top-level heading, in the middle of an article too,
-    and has no line end at its own end: 62 in WikiText-2's test split, which has 60 articles. What
-    is blank before the first is left out.
+    A page begins at each line that looks like a top-level heading, in the middle of an article too:
+    62 in WikiText-2's test split, of 60 articles. What is blank before the first is left out.
     """
     lines = text.split("\n")
     starts = [i for i, line in enumerate(lines) if _is_title(line)]
@@ -71,7 +70,7 @@ def _replace(text: str, replacements) -> str:
 
 
 def count_words(page: str) -> int:
-    """As the harness counts: what white space separates, nothing before or after it included."""
+    """What white space separates, the nothing before or after it included."""
     return len(re.split(r"\s+", page))
 
 

@@ -147,13 +147,11 @@ def _looking_back(sums: dict[str, np.ndarray], positions: np.ndarray) -> Counts:
     counts = {"evenly spread": {"distance": _out_of(sums["uniform_distance"][:, 0, 0], positions)}}
     _, layers, heads = sums["distance"].shape
     for layer in range(layers):
-        counts[f"layer {layer}"] = {
-            name: _out_of(sums[name][:, layer].mean(-1), positions) for name in LOCAL
-        }
-        for head in range(heads):
-            counts[f"layer {layer}, head {head}"] = {
-                name: _out_of(sums[name][:, layer, head], positions) for name in LOCAL
-            }
+        parts = {f"layer {layer}": slice(None)}
+        parts |= {f"layer {layer}, head {head}": slice(head, head + 1) for head in range(heads)}
+        for where, part in parts.items():
+            means = {name: sums[name][:, layer, part].mean(-1) for name in LOCAL}
+            counts[where] = {name: _out_of(mean, positions) for name, mean in means.items()}
     return counts
 
 

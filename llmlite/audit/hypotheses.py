@@ -1,7 +1,7 @@
 """Which mistake explains the paper's numbers: hypotheses against published facts.
 
-What a hypothesis predicts is written down here, before anything is measured; what it does is
-measured by the runs of plan.py; which facts it fits is worked out from their records.
+What a hypothesis predicts stands in hypotheses.toml, written before anything was measured; what it
+does is measured by the runs of plan.py; which facts it fits is worked out from their records.
 """
 
 import warnings
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from llmlite import paper
-from llmlite.audit.wording import rows
+from llmlite.audit import wording
 from llmlite.config import TrainConfig
 from llmlite.engine import learning_rate
 
@@ -36,7 +36,7 @@ class Hypothesis:
     every_batch: bool = False  # does the scheduler go at every batch, accumulated or not
 
 
-HYPOTHESES = tuple(Hypothesis(**row) for row in rows("hypotheses"))
+HYPOTHESES = tuple(Hypothesis(**row) for row in wording.rows("hypotheses"))
 
 FACTS = {
     "C1 loss at the end": "0.158 to 0.171",
@@ -93,17 +93,17 @@ def measured(records: dict[str, dict]) -> pd.DataFrame:
 def windows_times_loss(records: dict[str, dict]) -> pd.DataFrame:
     """The leading explanation's sharpest prediction: mean loss × window = loss at the last
     position, whatever the window. A row a run."""
-    positions = {name: r["measures"]["loss_by_position"] for name, r in records.items()}
-    rows = {
-        name: {
-            "window": len(losses),
-            "mean loss": float(np.mean(losses)),
-            "predicted: last position / window": losses[-1] / len(losses),
-            "loss at the last position": losses[-1],
-            "mean loss × window": float(np.mean(losses)) * len(losses),
+    rows = {}
+    for name, record in records.items():
+        losses = record["measures"]["loss_by_position"]
+        mean, window, last = float(np.mean(losses)), len(losses), losses[-1]
+        rows[name] = {
+            "window": window,
+            "mean loss": mean,
+            "predicted: last position / window": last / window,
+            "loss at the last position": last,
+            "mean loss × window": mean * window,
         }
-        for name, losses in positions.items()
-    }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
 
@@ -169,11 +169,11 @@ def rate_error(warmup_fraction: float) -> float:
 
 
 def scheduler_warns(overflow: bool = False, every_batch: bool = False) -> bool:
-    """C5: does PyTorch warn of `lr_scheduler.step()` before `optimizer.step()`, in two accumulated
-    steps? Shown on PyTorch's own classes, since this package has no scheduler object.
+    """C5: does PyTorch warn of `lr_scheduler.step()` before `optimizer.step()`, in two steps of
+    four accumulated batches? Shown on its own classes, since this package has no scheduler.
 
     overflow: the first gradient is infinite, so GradScaler leaves out that step. every_batch: the
-    scheduler goes at every batch, four of which are accumulated; else at every optimiser step.
+    scheduler goes at every batch, not at every optimiser step.
     """
     layer = nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(layer.parameters())
@@ -197,11 +197,8 @@ def scheduler_warns(overflow: bool = False, every_batch: bool = False) -> bool:
 
 
 def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(verdicts, values): hypotheses × facts, and first what the paper has. A verdict is FITS,
-    FAILS or SILENT.
-
-    records: of the runs that HYPOTHESES name and of "scaled-norm". steps: by vocabulary, as
-    `Audit.steps` gives them; of these, the vocabulary counts that comes nearest to the paper's.
+    """(verdicts, values): hypotheses × facts, and first what the paper has. records: by name of the
+    run. steps: as `Audit.steps` gives them; the vocabulary counts that is nearest to the paper's.
     """
     verdicts, values = {"the paper": dict.fromkeys(FACTS, SILENT)}, {"the paper": FACTS}
     nearest = (np.log(steps["stride 1"] / EPOCH_STEPS)).abs().idxmin()

@@ -24,20 +24,18 @@ from llmlite.metrics import (
     windows_at_once,
 )
 from llmlite.model import GPT
-from llmlite.run import device_name
-from llmlite.windows import TokenWindows, to_tensor
+from llmlite.run import Run, device_name
+from llmlite.windows import TokenWindows, to_tensor, windows_of
 
 SENTENCE = " The cat sat on the mat and looked at the dog ."  # of the attention maps
 GENERATED = 24  # tokens of the greedy continuation
 UNITS = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
 
 
-def predicted(
-    model: GPT, dataset: Dataset, windows: dict[str, TokenWindows], limit: int, sentences: int
-) -> dict:
-    """What the hypotheses predict differently, as JSON can hold it. windows: as the run has cut
-    them; limit: windows behind the true loss; sentences: of the test split, behind attention."""
-    ids = dataset.ids["test"]
+def predicted(model: GPT, dataset: Dataset, run: Run, limit: int, sentences: int) -> dict:
+    """What the hypotheses predict differently, as JSON can hold it. run: what made the model;
+    limit: windows behind the true loss; sentences: of the test split, behind attention."""
+    ids, windows = dataset.ids["test"], windows_of(dataset, run.data, run.train, model.device)
     return {
         "measured_on": device_name(model.device),
         "leaks": causal_leak(model),

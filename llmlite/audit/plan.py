@@ -45,13 +45,10 @@ _QUICK = TrainConfig(
     valid_tokens=4_097,
     patience=0,
 )
+_QUICK_GRID = {"train_tokens": 6_000, "valid_tokens": 2_000}
 _SMALL = replace(_QUICK, epoch_windows=12_800, learning_rate=1e-3, valid_tokens=65_537)
 _FULL = TrainConfig(epochs=10, batch_size=128, accumulation=4, patience=0)
 _FULL_SHORT = replace(_FULL, epoch_windows=256_000)
-
-
-def _quick_grid(train: TrainConfig) -> TrainConfig:
-    return replace(train, train_tokens=6_000, valid_tokens=2_000)
 
 
 def _judged_by_its_own(name: str) -> dict:
@@ -75,8 +72,8 @@ AUDITS = {
         honest=replace(
             PROFILES["quick"].first.train, schedule="cosine", epochs=1, train_tokens=40_000
         ),
-        first_grid=_quick_grid(PROFILES["quick"].first.train),
-        revised_grid=_quick_grid(PROFILES["quick"].revised.train),
+        first_grid=replace(PROFILES["quick"].first.train, **_QUICK_GRID),
+        revised_grid=replace(PROFILES["quick"].revised.train, **_QUICK_GRID),
         seeds=(1, 2, 3),
         first_seeds=(1, 2, 3),
         deep=3,

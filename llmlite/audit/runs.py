@@ -11,14 +11,13 @@ from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import AUDITS, HEADS, AuditConfig, leak_runs
 from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, SearchSpace, with_data
-from llmlite.data import SPLITS, Dataset
+from llmlite.data import SPLITS
 from llmlite.errors import MissingRunError
 from llmlite.experiment import Experiment
-from llmlite.model import GPT
 from llmlite.plan.search import grid
 from llmlite.run import Run, read_record
 from llmlite.sources import resolve_source
-from llmlite.windows import lines_of, windows_of
+from llmlite.windows import lines_of
 
 LONGER = "longer"  # the deepest configuration of the revised grid, for twice as many epochs
 
@@ -35,11 +34,10 @@ class Audit:
 
     @cached_property
     def leak_runs(self) -> dict[str, Run]:
+        size = {"limit": self.config.windows, "sentences": self.config.sentences}
         made = {}
         for run in leak_runs(self.config, self.experiment.data):
-            measure = partial(
-                _predicted, run=run, limit=self.config.windows, sentences=self.config.sentences
-            )
+            measure = partial(predicted, run=run, **size)
             made[run.name] = replace(run, measures={"measures": measure})
         return made
 
@@ -149,8 +147,3 @@ class Audit:
                 **steps_by_layout(tokens / words, lines / words),
             }
         return pd.DataFrame(rows).T.rename_axis("vocabulary")
-
-
-def _predicted(model: GPT, dataset: Dataset, run: Run, limit: int, sentences: int) -> dict:
-    windows = windows_of(dataset, run.data, run.train, model.device)
-    return predicted(model, dataset, windows, limit, sentences)

@@ -2,8 +2,7 @@
 
 Counts are arrays (samples, 2): so much counted, out of so much. A share is the sum of the first
 over the sum of the second, so a long text weighs more than a short one; where the second is 1, it
-is the mean. Intervals are bootstrapped over the samples, which have to be independent; what is
-compared is resampled together.
+is the mean. Intervals are bootstrapped over the samples; what is compared is resampled together.
 """
 
 from collections.abc import Callable, Iterable, Sequence

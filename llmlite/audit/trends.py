@@ -24,9 +24,7 @@ def best_losses(epochs: pd.DataFrame) -> pd.Series:
 
 def pairs(losses: pd.Series, factor: str, before, after, **fixed) -> pd.DataFrame:
     """The losses of runs that differ in `factor` alone: a row a pair, columns before and after.
-
-    losses: as `best_losses` gives them. fixed: values of other factors to stay with.
-    """
+    losses: as `best_losses` gives them. fixed: values of other factors to stay with."""
     for name, value in fixed.items():
         losses = losses[losses.index.get_level_values(name) == value]
     sides = {
@@ -50,23 +48,19 @@ def interaction(losses: pd.Series, factor: str, before, after, by: str, low, hig
 
 
 def epochs_to_reach(epochs: pd.DataFrame, targets: pd.Series) -> pd.Series:
-    """The first epoch at which each run is as good as its target, by FACTORS; NaN if it never is.
-
-    targets: a validation loss a run, with FACTORS as index.
-    """
+    """The first epoch at which each run is as good as its target, a validation loss; NaN if none.
+    targets and result are indexed by FACTORS."""
     table = epochs.set_index(FACTORS)
     reached = table[table.valid_loss <= targets.reindex(table.index)]
     return reached.groupby(level=FACTORS).epoch.min().reindex(targets.index)
 
 
 def ranking(losses: pd.Series) -> pd.DataFrame:
-    """Configurations by their mean loss over the seeds, the best first: columns mean, low, high of
-    the difference to the best one, paired by seed (NaN for the best itself).
-
-    Where some have run with fewer seeds than others, a seed that is good for those that have all of
-    them is taken to be as good for the rest.
-    """
+    """Configurations by their mean loss over the seeds, the best first, and how far each is behind
+    the best one, paired by seed, with the interval (NaN for the best itself)."""
     by_seed = losses.unstack("seed")
+    # Where some have fewer seeds than others, a seed that is good for those that have all of them
+    # is taken to be as good for the rest.
     complete = by_seed.dropna()
     of_seed = (complete.mean() - complete.mean().mean()).fillna(0)
     means = (by_seed - of_seed).mean(axis=1)
