@@ -46,9 +46,8 @@ def _largest_changes(model, seed: int) -> tuple[float, float, float]:
     text = torch.randint(vocab_size, (tokens,), generator=generator)
     # Another token at every position, not just most likely another one.
     other = (text + torch.randint(1, vocab_size, (tokens,), generator=generator)) % vocab_size
-    # Every pass has one shape, and sums in one order, so that in a causal model equal beginnings
-    # give equal logits to the last bit, in any precision. Where a device sums in another order, a
-    # row without a change, in each pass, shows by how much.
+    # Every pass has one shape and sums in one order: in a causal model equal beginnings give equal
+    # logits to the last bit. Where a device does not, an unchanged row in each pass shows it.
     rows = min(tokens - 1, max(1, LOGITS // (tokens * vocab_size)))
     unchanged = _logits(model, text.repeat(rows + 1, 1))
     position = torch.arange(tokens)

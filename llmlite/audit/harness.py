@@ -2,10 +2,8 @@
 
 The rule: a document is a page, its text goes through a detokeniser, each is scored alone from the
 end-of-text token on in whole windows side by side, and nats are divided by the words and the bytes
-of the page as it was before. So a word here is not the word of metrics.py, and no number of the one
-may be compared with one of the other. Published numbers are of wikitext-2-raw-v1, whole.
-
-Checked against lm_eval 0.4.13.
+of the page as it was before. So a word here is not the word of metrics.py: do not compare the two.
+Published numbers are of wikitext-2-raw-v1, whole. Checked against lm_eval 0.4.13.
 """
 
 import re
@@ -16,7 +14,6 @@ import numpy as np
 
 from llmlite.errors import LLMLiteError
 from llmlite.metrics import Score, token_losses
-from llmlite.progress import tqdm
 
 # What the detokeniser replaces, in its order: a later replacement sees what an earlier one left.
 _NUMBERS = ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."))
@@ -74,9 +71,7 @@ def count_words(page: str) -> int:
     return len(re.split(r"\s+", page))
 
 
-def harness_scores(
-    model, tokenizer, articles: Sequence[str], progress: bool = False
-) -> list[Score]:
+def harness_scores(model, tokenizer, articles: Sequence[str]) -> list[Score]:
     """The harness's score of `model` on each of `articles`, pages as `pages` gives them.
 
     Windows of block_size do not overlap; the last one is moved back so that it is whole, and scores
@@ -90,7 +85,7 @@ def harness_scores(
         "lm-evaluation-harness, task wikitext)"
     )
     parts = tokenizer.encode_batch_to_arrays([detokenize(page) for page in articles])
-    for part, page in zip(tqdm(parts, "Harness", disable=not progress), articles, strict=True):
+    for part, page in zip(parts, articles, strict=True):
         ids = np.array([tokenizer.eot_id, *part], np.int64)
         # stride = size: what slides by a whole window stands side by side, but for the last one
         nats = token_losses(model, ids, stride=size).double().sum().item() if len(part) else 0.0

@@ -139,10 +139,8 @@ def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
 
 
 def steps_by_layout(tokens_per_word: float, lines_per_word: float) -> dict[str, float]:
-    """Optimiser steps an epoch at the paper's size (batch 128, 4 accumulated): layout → steps.
-
-    Both arguments are measured on a text; the size is WikiText-2's, of which 80% are trained on.
-    """
+    """Optimiser steps an epoch at the paper's size (batch 128, 4 accumulated, 80% of WikiText-2):
+    layout → steps. Both arguments are measured on a text."""
     words = paper.CORPUS_WORDS * paper.TRAINING_SHARE
     windows = {
         "stride 1": words * tokens_per_word,

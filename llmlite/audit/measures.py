@@ -104,18 +104,16 @@ def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
 # -- scores that can be compared ------------------------------------------------------------------
 
 
-def comparable(model: GPT, dataset: Dataset, progress: bool = False) -> dict[str, list[dict]]:
+def comparable(model: GPT, dataset: Dataset) -> dict[str, list[dict]]:
     """How a model predicts the test split, by three rules: rule → a Score an article."""
     tokenizer, ids, half = dataset.tokenizer, dataset.ids["test"], model.config.block_size // 2
     articles = dataset.articles("test")
     rules = {}
     for name, stride in (("side by side", None), ("sliding by half a window", half)):
-        losses = token_losses(model, ids, stride, progress=f"Test, {name}" if progress else None)
+        losses = token_losses(model, ids, stride)
         context = context_in_words(model.config, stride)
         rules[name] = article_scores(losses, ids, articles, tokenizer.eot_id, context)
-    rules["lm-evaluation-harness"] = harness_scores(
-        model, tokenizer, pages(dataset.text("test")), progress
-    )
+    rules["lm-evaluation-harness"] = harness_scores(model, tokenizer, pages(dataset.text("test")))
     return {name: [asdict(score) for score in scores] for name, scores in rules.items()}
 
 

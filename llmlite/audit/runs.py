@@ -8,7 +8,7 @@ import pandas as pd
 
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
-from llmlite.audit.plan import AUDITS, HEADS, AuditConfig, leak_runs
+from llmlite.audit.plan import AUDITS, HEADS, leak_runs
 from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
@@ -23,12 +23,11 @@ LONGER = "longer"  # the deepest configuration of the revised grid, for twice as
 
 
 class Audit:
-    """`leak_runs` look for 1.17; `honest_runs` are the best configuration and `grid_runs` the
-    grids, each with several seeds: the scorecard judges the paper's claims by them."""
+    """`leak_runs` look for 1.17; by `honest_runs`, the best configuration, and `grid_runs`, each
+    with several seeds, the scorecard judges the paper's claims."""
 
-    def __init__(self, experiment: Experiment, config: AuditConfig | None = None):
-        self.experiment = experiment
-        self.config = config or AUDITS[experiment.profile.name]
+    def __init__(self, experiment: Experiment):
+        self.experiment, self.config = experiment, AUDITS[experiment.profile.name]
 
     # -- what there is to make ----------------------------------------------------------------
 
@@ -44,10 +43,9 @@ class Audit:
     @cached_property
     def honest_runs(self) -> dict[str, Run]:
         """The paper's best configuration, as the package does it, a run a seed."""
-        config, data = self.config, self.experiment.data
+        config, data, size = self.config, self.experiment.data, StudySize.of(self.config)
         shape = {"n_layer": config.deep, "n_head": HEADS, "n_embd": config.model.n_embd}
         model = with_data(self.experiment.profile.model, data, **shape)
-        size = StudySize.of(config)
         measures = {"scores": comparable} | {
             name: partial(study, size=size) for name, study in STUDIES.items()
         }

@@ -33,7 +33,7 @@ SAMPLING = {"temperature": 0.8, "top_k": 50}  # ours, since the paper does not s
 
 @dataclass(frozen=True)
 class Reference:
-    """What the training text tells about words: which stand side by side, and the most frequent."""
+    """The training text's pairs of neighbours, and its most frequent words."""
 
     pairs: set[tuple[str, str]]
     frequent: tuple[str, ...]
@@ -296,11 +296,10 @@ def entropies(
 
 
 def pooled_distinct_2(texts: Sequence[list[str]]) -> np.ndarray:
-    """(groups, 2): distinct pairs of neighbours in POOL texts together, and all of their pairs.
-
-    In groups, since a count over all texts cannot be bootstrapped: a resample repeats texts, and so
-    has fewer distinct pairs than any set of real ones. What does not fill a group is left out.
-    """
+    """(groups, 2): distinct pairs of neighbours in POOL texts together, and all of their pairs;
+    what does not fill a group is left out."""
+    # A count over all texts cannot be bootstrapped: a resample repeats texts, and so has fewer
+    # distinct pairs than any set of real ones.
     pairs = [list(pairwise(words)) for words in texts]
     groups = [pairs[i : i + POOL] for i in range(0, len(pairs) - POOL + 1, POOL)]
     return np.array([[len(set().union(*group)), sum(map(len, group))] for group in groups], float)
