@@ -225,7 +225,7 @@ def test_a_text_is_shared_by_runs_that_differ_in_their_mistakes_alone(whole):
     dataset = {name: whole.experiment.dataset_of(r.data) for name, r in whole.leak_runs.items()}
     usual = dataset["mask"]
     for name in ("unshifted", "split-after-windowing", "padding", "no-mask-window-4"):
-        assert dataset[name].corpus is usual.corpus is whole.experiment.dataset.corpus
+        assert dataset[name]._source is usual._source is whole.experiment.dataset._source
         assert dataset[name].tokenizer.fingerprint == usual.tokenizer.fingerprint
     assert usual is dataset["no-mask"]
 

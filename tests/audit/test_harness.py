@@ -169,7 +169,7 @@ def their_score(model, tokenizer, tmp_path):
 def test_scores_equal_those_of_the_harness(model, tokenizer, sample, their_score):
     from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
 
-    texts = pages(sample.splits["test"])[:5]
+    texts = pages(sample.text("test"))[:5]
     texts += [" = Short = \n", " Naïve ( words ) , 1 @,@ 000 ° \n", texts[0][:300]]
     theirs = [their_score(page) for page in texts]
     ours = harness_scores(model, tokenizer, texts)
