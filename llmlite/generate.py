@@ -272,8 +272,8 @@ class LeanStep:
             y = F.scaled_dot_product_attention(q, *cache.append(layer, k, v))
             if heads is not None:
                 y = y * heads.to(y.dtype)
-            x = x + F.linear(y.view(x.shape), *proj)
-            x = x + F.linear(gelu(F.linear(torch.layer_norm(x, shape, *norm2), *up)), *down)
+            x += F.linear(y.view(x.shape), *proj)
+            x += F.linear(gelu(F.linear(torch.layer_norm(x, shape, *norm2), *up)), *down)
         return self.model.norm(x)
 
 
