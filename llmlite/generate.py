@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlite.errors import LLMLiteError
-from llmlite.model import GPT, KVCache, gelu
+from llmlite.model import GPT, KVCache
 from llmlite.progress import tqdm
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
@@ -257,23 +257,25 @@ class LeanStep:
     def __init__(self, model: GPT, head_mask: Tensor | None):
         self.model, self.blocks = model, []
         for layer, block in enumerate(model.blocks):
-            qkv, proj = block.attention.qkv, block.attention.proj
-            parts = block.norm1, qkv, proj, block.norm2, block.up, block.down
+            linears = block.attention.qkv, block.attention.proj, block.up, block.down
+            products = ((linear.bias, linear.weight.t()) for linear in linears)
+            norms = ((norm.weight, norm.bias) for norm in (block.norm1, block.norm2))
             heads = None if head_mask is None else head_mask[layer].view(-1, 1, 1)
-            self.blocks.append((heads, *((part.weight, part.bias) for part in parts)))
+            self.blocks.append((heads, *norms, *products))
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         tokens, positions = self.model.token_embedding, self.model.position_embedding
         shape, n_head = self.model.norm.normalized_shape, self.model.config.n_head
         x = F.embedding(ids[:, 0], tokens.weight) + positions.weight[cache.extend(1)]
-        for layer, (heads, norm1, qkv, proj, norm2, up, down) in enumerate(self.blocks):
-            mixed = F.linear(torch.layer_norm(x, shape, *norm1), *qkv)
+        for layer, (heads, norm1, norm2, qkv, proj, up, down) in enumerate(self.blocks):
+            mixed = torch.addmm(qkv[0], torch.layer_norm(x, shape, *norm1), qkv[1])
             q, k, v = mixed.view(len(x), 3, n_head, 1, -1).unbind(1)  # (batch, head, 1, head size)
             y = F.scaled_dot_product_attention(q, *cache.append(layer, k, v))
             if heads is not None:
                 y = y * heads.to(y.dtype)
-            x += F.linear(y.view(x.shape), *proj)
-            x += F.linear(gelu(F.linear(torch.layer_norm(x, shape, *norm2), *up)), *down)
+            x += torch.addmm(proj[0], y.view(x.shape), proj[1])
+            wide = torch.addmm(up[0], torch.layer_norm(x, shape, *norm2), up[1])
+            x += torch.addmm(down[0], F.gelu(wide, approximate="tanh"), down[1])
         return self.model.norm(x)
 
 
