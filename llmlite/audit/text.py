@@ -169,7 +169,6 @@ PROMPTS = (
     "The university 's student",
 )
 DIFFERENT, SAME = "different prompts", "same prompt"
-MATRIX = "BLEU by prompt"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -178,8 +177,6 @@ def prompt_sensitivity(
 ) -> dict:
     """BLEU between continuations of different `prompts`, and of the same prompt as the control: a
     low BLEU can be put down to the wording only as far as it is lower than the latter.
-
-    `rows` holds the mean of each two prompts as MATRIX: (prompts, prompts), row = reference.
     """
     n = size.samples
     # A seed a prompt: with a common one, texts would look alike by chance.
@@ -188,12 +185,12 @@ def prompt_sensitivity(
         for i, prompt in enumerate(prompts)
     ]
     # Sample i of a prompt meets sample i of every other one, and sample n + i of its own.
-    matrices = np.array([bleu_matrix([texts[i] for texts in drawn]) for i in range(n)])
+    others = [off_diagonal(bleu_matrix([texts[i] for texts in drawn])) for i in range(n)]
     own = [
         [off_diagonal(bleu_matrix([texts[i], texts[n + i]])) for texts in drawn] for i in range(n)
     ]
     scores = {  # each (samples, comparisons)
-        DIFFERENT: np.array([off_diagonal(matrix) for matrix in matrices]),
+        DIFFERENT: np.array(others),
         SAME: np.array(own).reshape(n, -1),
     }
     counts = {name: _bleu_counts(rows) for name, rows in scores.items()}
@@ -208,8 +205,7 @@ def prompt_sensitivity(
             for name, rows in scores.items()
         },
         "measures": measure_all(counts, [(DIFFERENT, SAME)], of="samples"),
-        "rows": {name: as_lists(named) for name, named in counts.items()}
-        | {MATRIX: matrices.mean(axis=0).tolist()},
+        "rows": {name: as_lists(named) for name, named in counts.items()},
     }
 
 
