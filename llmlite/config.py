@@ -28,7 +28,8 @@ class DataConfig:
 
     source: str = "auto"  # "auto" | "hub" | "sample" | a folder; auto: $LLMLITE_DATA, else the Hub
     name: str = "wikitext-2-raw-v1"  # the Hub's configuration, used when source is the Hub
-    split: str = "official"  # | "paper": 80/10/10 over the whole corpus, by article | "windows"
+    # official, or paper: 80/10/10 over the whole corpus, by article; windows: the audit's mistake
+    split: str = "official"
     vocab_size: int = 10_000  # byte-pair vocabulary, special token included
     block_size: int = 256  # tokens in a window
     stride: int | None = None  # tokens from one window's start to the next; None: side by side
@@ -155,7 +156,7 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class DataSpace:
-    """Candidates for how text becomes windows: every combination (choice.py)."""
+    """Candidates for how text becomes windows: every combination (plan/choice.py)."""
 
     vocab_size: tuple[int, ...]
     block_size: tuple[int, ...]

@@ -15,7 +15,7 @@ import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
-from llmlite.audit.plan import AUDITS
+from llmlite.audit.plan import audit_of
 from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, TrainConfig, with_data
 from llmlite.data import Dataset
@@ -31,7 +31,7 @@ from llmlite.plan.workspace import Workspace
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
 from llmlite.profiles import Profile, changed, get_profile
-from llmlite.run import RECORD, WEIGHTS, Run, commit, device_name, environment, read_record
+from llmlite.run import WEIGHTS, Run, commit, device_name, environment, read_record
 from llmlite.sources import resolve_source
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Compute
@@ -70,6 +70,11 @@ class Experiment(Workspace):
         device = local_device() if device == "auto" or several else device
         if not isinstance(profile, Profile):
             profile = get_profile(profile, gpu_bytes(device))
+        if follow := changes.keys() & {"model.vocab_size", "model.block_size"}:
+            raise LLMLiteError(
+                f"{' and '.join(sorted(follow))} follow the data's; set data.vocab_size and "
+                "data.block_size."
+            )
         if data:
             changes["data.source"] = str(data)
         if changes.keys() & {"train.learning_rate", *(f"model.{axis}" for axis in AXES[1:])}:
@@ -144,9 +149,10 @@ class Experiment(Workspace):
     @property
     def best_configuration(self) -> dict:
         """`searched_best`, searched for if need be."""
-        if not self.searched_best():
-            best_row(self.search("revised"))  # says why, where none is finished
-        return self.searched_best()
+        if best := self.searched_best():
+            return best
+        row = best_row(self.search("revised"))
+        return {axis: row[axis].item() for axis in AXES}
 
     # -- the trained model (notebook 03) ------------------------------------------------------
 
@@ -199,8 +205,9 @@ class Experiment(Workspace):
         package in its place: with that model's tokenizer, on this experiment's text."""
         if self.known_configuration:
             folder = self.folder(self.retraining())
+            record = read_record(folder)
             # Records alone, of another machine, have no model.
-            if (folder / WEIGHTS).exists() or ((folder / RECORD).exists() and not self.only_read):
+            if (folder / WEIGHTS).exists() or (record and record["status"] != "finished"):
                 return self
         pretrained = load_pretrained(self.device)
         shape, tokenizer = pretrained.model.config, pretrained.tokenizer
@@ -247,7 +254,7 @@ class Experiment(Workspace):
     @property
     def study_size(self) -> StudySize:
         """How much of the model the notebooks look at."""
-        return StudySize.of(AUDITS[self.profile.name])
+        return StudySize.of(audit_of(self.profile.name))
 
     def study(self, name: str) -> dict:
         """One of the audit's STUDIES, of the trained model."""

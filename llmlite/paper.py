@@ -38,7 +38,7 @@ ATTENTION_MAPS = ((0, 0), (5, 3))  # (layer, head) of Figs. 6 and 7
 # at a stride of 1, this many tokens for each of the 2.0 M words in 80% of WikiText-2.
 TOKENS_PER_WORD = 1.27
 
-# -- what an explanation of 1.17 has to fit (claims.md, part C) ----------------------------------
+# -- what an explanation of 1.17 has to fit ----------------------------------
 
 BLOCK_SIZE, VOCAB_SIZE = 32, 10_000  # not stated; what the losses and the step counts point to
 ACCUMULATION = 4  # not stated; what the training losses and the step counts point to

@@ -182,14 +182,14 @@ def own_profile(n_bytes: int, cuda: bool = False) -> Profile:
     least = max(size for size in OWN_SIZES if size <= max(n_bytes, min(OWN_SIZES)))
     vocab_size, block_size, dropout, n_layer, widths = OWN_SIZES[least]
     tokens = 75 * OWN_TOKENS if cuda else OWN_TOKENS
-    epochs = min(max(round(tokens / (0.8 * n_bytes / 3)), 4), 30)  # about 3 bytes are a token
+    train_tokens = round(0.8 * n_bytes / 3)  # about 3 bytes are a token
+    # Of a large text an epoch is a part, drawn anew each time.
+    epochs = min(max(tokens // train_tokens, 4), 30)
     train = TrainConfig(
         epochs=epochs,
         batch_size=(64 if cuda else 16) if n_bytes >= 1_000_000 else 8,
         amp="auto" if cuda else "off",  # models this small gain nothing from it on a CPU
-        epoch_windows=max(
-            1, min(n_bytes // 3, tokens // 4) // block_size
-        ),  # of a large text a part
+        epoch_windows=tokens // 4 // block_size if 4 * train_tokens > tokens else None,
         patience=max(3, epochs // 6),
     )
     # A quarter as long as the training.

@@ -21,6 +21,7 @@ from llmlite.plan.search import best_row
 from llmlite.plan.whole import whole_plan
 from llmlite.pretrained import ship
 from llmlite.progress import HEADLESS_VARIABLE, tqdm
+from llmlite.run import WEIGHTS
 from llmlite.sources import DATA_VARIABLE
 
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
@@ -179,7 +180,9 @@ def publish(experiment: Experiment, root: Path) -> None:
     if any(out.glob("runs/*/test_score.json")):
         table = results(experiment)
         shutil.copyfile(out / SEEDS, records / SEEDS)
-        if experiment.dataset.name.startswith("wikitext"):  # as the model's card says
+        weights = experiment.folder(experiment.retraining()) / WEIGHTS
+        # Of WikiText-2, as the model's card says; records alone have no weights.
+        if experiment.dataset.name.startswith("wikitext") and weights.exists():
             ship(experiment, root / "llmlite" / "pretrained")
         if (scorecard := out / "figures" / SHORT).exists():
             readme = root / "README.md"

@@ -290,29 +290,31 @@ def commit() -> str:
 
 def runs_table(folder: str | Path) -> "pd.DataFrame":
     """A row a run below `folder`, the last written first: state ("interrupted" where no process is
-    at it any more), epochs done and of how many, validation perplexity, and the command that
-    carries it on."""
+    at it any more), epochs done and of how many, validation perplexity, why it failed, and the
+    command that carries it on."""
     import pandas as pd
 
     rows = []
     records = sorted(Path(folder).rglob(RECORD), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in records:
-        record = read_record(path.parent)
-        if "status" not in record:  # of a model that ships
-            continue
-        rows.append(
-            {
-                "run": str(path.parent.relative_to(folder)),
-                "state": _state(record["status"], path.parent),
-                "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
-                "perplexity": record["best"]["perplexity"] if record["best"] else None,
-                "command": record.get("command") or "",
-            }
-        )
+        run = str(path.parent.relative_to(folder))
+        try:
+            record = read_record(path.parent)
+            if "status" in record:  # else of a model that ships
+                rows.append({"run": run, **_row(record, path.parent)})
+        except (CheckpointError, LookupError, TypeError) as error:
+            rows.append({"run": run, "state": "damaged", "reason": f"{error}"})
     if not rows:
         raise LLMLiteError(f"There are no runs below {folder}; name another folder with --out.")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna("")
 
 
-def _state(status: str, run: Path) -> str:
-    return "interrupted" if status == "running" and not is_held(run) else status
+def _row(record: dict, run: Path) -> dict:
+    left = record["status"] == "running" and not is_held(run)
+    return {
+        "state": "interrupted" if left else record["status"],
+        "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
+        "perplexity": record["best"]["perplexity"] if record["best"] else None,
+        "reason": record.get("reason"),
+        "command": record.get("command"),
+    }

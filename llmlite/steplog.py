@@ -126,7 +126,8 @@ class EventFiles:
 
     def write(self, group: str, rows: list[dict], names: tuple[str, ...]) -> None:
         if self._writer is None:  # steps that are taken again replace those before an interruption
-            self._writer = self._open(str(self.folder), purge_step=rows[0]["step"])
+            first = rows[0]["step"] + (group == "epoch")  # whose last step is written already
+            self._writer = self._open(str(self.folder), purge_step=first)
         for row in rows:
             for name in names:
                 if row[name] is not None:  # fp16 scaling left the step out

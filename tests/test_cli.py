@@ -54,10 +54,10 @@ HELP = {
     "train": "--train.learning-rate FLOAT the peak (default: 0.004)",
     "evaluate": "by lm-evaluation-harness's rule, with 95% intervals over the articles",
     "run": "runs whose names begin so, such as retrain or no-mask; all if not given (default: )",
-    "runs": "--out PATH the folder to look in (default: runs)",
+    "runs": "the folder to look in; the clone's runs/ if not given (default: None)",
     "generate": "--top-k {None}|INT keep the K likeliest (default: 50)",
     "chat": "--seed INT the same seed gives the same text (default: 0)",
-    "export": "that of an earlier export, which is replaced (default: None)",
+    "export": "--to {None}|PATH a new or empty folder (default: None)",
     "import": "has config.json, model.safetensors and tokenizer.json (default: None)",
     "reproduce": "where the notebooks lie; the clone's if not given (default: None)",
     "render": "numbers of the notebooks to draw, such as 01 04; all if not given (default: )",
@@ -73,7 +73,7 @@ def test_a_commands_help_has_defaults_and_the_comments_of_fields(capsys, monkeyp
     text = re.sub(r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out)
     assert COMMANDS[command].__doc__ in text
     assert HELP[command] in text
-    assert ("--profile STR auto, quick, small or full" in text) is COMMANDS[command].works
+    assert ("--profile STR auto, quick, small or full" in text) is COMMANDS[command].WORKS
     bare = re.findall(r"--[\w.-]+ (?:[A-Z]+ )?\(default", text)
     assert [option for option in bare if "." not in option] == [], "said nothing about"
 

@@ -123,7 +123,10 @@ def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
     rows = {}
     for rule, first in seeds[0].items():
         articles = [Score(**article) for article in first]
-        kinds = {"articles": {unit: over_articles(articles, unit) for unit in UNITS}}
+        if len(articles) > 1:
+            kinds = {"articles": {unit: over_articles(articles, unit) for unit in UNITS}}
+        else:  # of a text without headings; no interval
+            kinds = {"articles": {unit: getattr(articles[0], unit) for unit in UNITS}}
         if len(seeds) > 1:
             kinds["seeds"] = {unit: over(seeds, rule, unit) for unit in UNITS}
         for kind, units in kinds.items():

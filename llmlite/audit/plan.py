@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.errors import LLMLiteError
 from llmlite.profiles import PROFILES
 from llmlite.run import Run
 
@@ -111,6 +112,14 @@ AUDITS = {
 }
 
 AUDITS["own"] = AUDITS["quick"]  # of somebody's own text
+
+
+def audit_of(profile: str) -> AuditConfig:
+    if profile not in AUDITS:
+        raise LLMLiteError(
+            f"Profile '{profile}' has no audit; give it one in llmlite.audit.plan.AUDITS."
+        )
+    return AUDITS[profile]
 
 
 def leak_runs(audit: AuditConfig, data: DataConfig) -> list[Run]:

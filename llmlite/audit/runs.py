@@ -8,7 +8,7 @@ import pandas as pd
 
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
-from llmlite.audit.plan import AUDITS, HEADS, leak_runs
+from llmlite.audit.plan import HEADS, audit_of, leak_runs
 from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
@@ -27,7 +27,7 @@ class Audit:
     with several seeds, the scorecard judges the paper's claims."""
 
     def __init__(self, experiment: Experiment):
-        self.experiment, self.config = experiment, AUDITS[experiment.profile.name]
+        self.experiment, self.config = experiment, audit_of(experiment.profile.name)
 
     # -- what there is to make ----------------------------------------------------------------
 

@@ -3,11 +3,11 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
-from llmlite.cli.options import Work
+from llmlite.cli.options import Command, Work
 from llmlite.cli.stages import TRAINED
 from llmlite.errors import LLMLiteError
 
@@ -32,11 +32,10 @@ def model_of(work: Work, folder: Path | None, announce: bool = True):
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Command):
     """write the model as a folder for transformers"""
 
-    works: ClassVar = True
-    PARTS: ClassVar = TRAINED
+    PARTS = TRAINED
 
     to: Path | None = None  # a new or empty folder
     model: Path | None = None  # the model in this folder, which `llmlite import` has left
@@ -53,10 +52,10 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Import:
+class Import(Command):
     """make a GPT-2 that transformers has saved a model that generate, chat and export take"""
 
-    works: ClassVar = False
+    WORKS = False
 
     # has config.json, model.safetensors and tokenizer.json
     folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DIR")] = None

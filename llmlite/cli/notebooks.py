@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
-from llmlite.cli.options import Work
+from llmlite.cli.options import Command, Work
 from llmlite.errors import LLMLiteError
 
 
 @dataclass(frozen=True)
-class Reproduce:
+class Reproduce(Command):
     """run the notebooks headlessly with papermill"""
-
-    works: ClassVar = True
 
     notebooks: Path | None = None  # where the notebooks lie; the clone's if not given
     only: tuple[str, ...] = ()  # numbers of the notebooks to run, such as 01 04; all if not given
@@ -42,10 +40,8 @@ class Reproduce:
 
 
 @dataclass(frozen=True)
-class Render:
+class Render(Command):
     """draw the notebooks from an archive of `llmlite run`, and show them in this clone"""
-
-    works: ClassVar = True
 
     archive: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="ARCHIVE")] = None
     only: tuple[str, ...] = ()  # numbers of the notebooks to draw, such as 01 04; all if not given

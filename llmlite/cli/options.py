@@ -6,8 +6,8 @@ tyro makes the options from dataclasses: names, defaults and, from the comments,
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass, field, fields, make_dataclass
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import reduce
 from io import StringIO
 from itertools import pairwise, takewhile
@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from llmlite.config import DataConfig
 from llmlite.errors import LLMLiteError
 from llmlite.profiles import Profile, get_profile, own_profile
 
 # Of a profile's own fields; those of its parts have comments in config.py.
 HELP = {
-    "searched": "retrain the best of the revised grid in place of the shape and rate above",
+    "searched": "retrain the best of the revised grid, not the model and rate of these options",
     "seeds": "of the retraining; the first one's model is studied",
     "ablation_tokens": "of the validation split, behind each head's effect on the loss",
 }
@@ -69,10 +70,19 @@ class Work:
         return experiment
 
 
+class Command:
+    """What a command is: a dataclass of its own options, and `run`."""
+
+    WORKS = True  # does it take the options of Work?
+    PARTS: tuple[str, ...] = ()  # of a profile, whose settings are options as well
+
+    def run(self, work: Work) -> None: ...
+
+
 def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work]:
     """The command and what it works on, from the words after its name."""
     profile = _start(arguments)
-    parts = getattr(command, "PARTS", ())
+    parts = command.PARTS
     options = [
         (f.name, Annotated[f.type, tyro.conf.arg(help=HELP.get(f.name))])
         for f in fields(Profile)
@@ -81,7 +91,7 @@ def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work
     settings = make_dataclass("Settings", options, frozen=True)
     defaults = settings(**{part: getattr(profile, part) for part in parts})
     shown = [("command", command, "")] + [("settings", settings, "")] * bool(parts)
-    shown[1:1] = [("work", Work, "")] if command.works else []
+    shown[1:1] = [("work", Work, "")] if command.WORKS else []
     whole = make_dataclass(
         "Options", [(n, Annotated[kind, tyro.conf.arg(name=prefix)]) for n, kind, prefix in shown]
     )
@@ -107,9 +117,7 @@ def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work
         for path in map(_path, arguments)
         if path.partition(".")[0] in parts and ("." in path or path in HELP)
     }
-    return parsed.command, Work(
-        work.profile, work.data, work.text, work.out, work.device, profile, changes
-    )
+    return parsed.command, replace(work, settings=profile, changes=changes)
 
 
 def _sentence(box: str, name: str) -> str:
@@ -131,15 +139,23 @@ def _start(arguments: Sequence[str]) -> Profile:
     """The profile whose settings are the defaults."""
     words = [part for word in arguments for part in word.split("=", 1)]
     given = dict(pairwise(words))
-    if "--text" in given and Path(given["--text"]).exists():
-        path = Path(given["--text"])
-        files = path.rglob("*") if path.is_dir() else [path]
-        return own_profile(sum(f.stat().st_size for f in files if f.is_file()), _gpu_bytes() > 0)
-    name = given.get("--profile", "auto")
-    if name == "auto":
-        asked = {"-h", "--help"} & set(words)
-        return get_profile("auto", 0 if asked else _gpu_bytes())
-    return get_profile(name, 0)
+    looks_only = {"-h", "--help"} & set(words) or given.get("--device") == "cpu"
+    gpu_bytes = 0 if looks_only else _gpu_bytes()
+    if "--text" in given:
+        if others := {"--profile", "--data"} & given.keys():
+            raise LLMLiteError(f"--text stands for {' and '.join(sorted(others))}; leave that out.")
+        return own_profile(_text_bytes(given["--text"], given.get("--out", "runs")), gpu_bytes > 0)
+    return get_profile(given.get("--profile", "auto"), gpu_bytes)
+
+
+def _text_bytes(path: str, out: str) -> int:
+    """What there is to train on, without what lies in `out`."""
+    from llmlite.sources import open_source
+
+    source = DataConfig(source=str(Path(path).expanduser().absolute()))
+    with redirect_stdout(StringIO()):  # what is left out is said when it is read in earnest
+        texts = open_source(source, Path(out)).splits.values()
+    return sum(len(text.encode()) for text in texts)
 
 
 def _gpu_bytes() -> int:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from llmlite.cli.options import PARTS, Work
+from llmlite.cli.options import PARTS, Command, Work
 from llmlite.errors import LLMLiteError
 
 TRAINED = ("data", "model", "train", "searched", "revised")  # what a trained model depends on
@@ -14,11 +14,10 @@ MOST = 8  # runs side by side on a CPU, unless more are asked for: each takes up
 
 
 @dataclass(frozen=True)
-class Prepare:
+class Prepare(Command):
     """load the corpus, train the tokenizer, encode"""
 
-    works: ClassVar = True
-    PARTS: ClassVar = ("data",)
+    PARTS = ("data",)
 
     def run(self, work: Work) -> None:
         experiment = work.experiment()
@@ -27,11 +26,10 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Command):
     """train every configuration of a grid"""
 
-    works: ClassVar = True
-    PARTS: ClassVar = ("data", "model", "first", "revised")
+    PARTS = ("data", "model", "first", "revised")
 
     grid: Literal["first", "revised"] = "revised"  # first: fixed rate; revised: warmup + cosine
     tensorboard: bool = False  # write event files into tensorboard/ in each run's folder
@@ -62,11 +60,10 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Command):
     """train one configuration from scratch: the profile's, or else the grid's best"""
 
-    works: ClassVar = True
-    PARTS: ClassVar = TRAINED
+    PARTS = TRAINED
 
     tensorboard: bool = False  # write event files into tensorboard/ in the run's folder
 
@@ -84,11 +81,10 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Command):
     """score the trained model on the test split"""
 
-    works: ClassVar = True
-    PARTS: ClassVar = TRAINED
+    PARTS = TRAINED
 
     # also in windows that slide by half, and by lm-evaluation-harness's rule, with 95% intervals
     # over the articles, and beside what counting comes to on the same text
@@ -116,11 +112,10 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class RunPlan(Command):
     """train all that the notebooks show, the most telling first"""
 
-    works: ClassVar = True
-    PARTS: ClassVar = PARTS
+    PARTS = PARTS
 
     # stop before so many minutes are over; the same command goes on with what is missing
     minutes: float | None = None
@@ -146,10 +141,14 @@ class RunPlan:
     def run(self, work: Work) -> None:
         from llmlite.engine import FastPaths
         from llmlite.parallel import cores
+        from llmlite.plan.archive import unpack
         from llmlite.plan.runner import work as work_through
         from llmlite.plan.whole import chosen, whole_plan
 
         experiment = work.experiment(paths=FastPaths(self.compile, self.graph, self.merge))
+        archive = self.archive or experiment.out / f"llmlite-{experiment.profile.name}.tar.gz"
+        if start := self.start or (archive if archive.exists() else None):
+            unpack(start, experiment.out)
         runs = chosen(whole_plan(experiment), self.only)
         if self.list:
             for run in runs:
@@ -161,9 +160,7 @@ class RunPlan:
             return
         on_gpu = experiment.device.startswith("cuda")
         processes = self.processes or (3 if on_gpu else min(cores(), MOST))
-        name = experiment.profile.name
-        archive = self.archive or experiment.out / f"llmlite-{name}.tar.gz"
-        left = work_through(experiment, self.only, self.minutes, processes, archive, self.start)
+        left = work_through(experiment, self.only, self.minutes, processes, archive)
         print(f"Archive: {archive}, {archive.stat().st_size / 2**20:.1f} MiB")
         if left:
             names = ", ".join(run.name for run in left[:8]) + (" and more" if len(left) > 8 else "")
@@ -189,14 +186,15 @@ def _estimate(experiment, runs: list) -> str:
 
 
 @dataclass(frozen=True)
-class Runs:
+class Runs(Command):
     """list what was trained below a folder, and how to carry on"""
 
-    works: ClassVar = False
+    WORKS = False
 
-    out: Path = Path("runs")  # the folder to look in
+    out: Path | None = None  # the folder to look in; the clone's runs/ if not given
 
     def run(self, work: Work) -> None:
+        from llmlite.experiment import project_root
         from llmlite.run import runs_table
 
-        print(runs_table(self.out).to_string(index=False))
+        print(runs_table(self.out or project_root() / "runs").to_string(index=False))

@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
 from llmlite.cli.models import model_of
-from llmlite.cli.options import Work
+from llmlite.cli.options import Command, Work
 from llmlite.cli.stages import TRAINED
 from llmlite.errors import LLMLiteError
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Command):
     """How text is sampled, and which model's."""
 
     tokens: int = 60  # new tokens at most
@@ -27,8 +27,7 @@ class Sampling:
     # describe; the one that comes with the package, if they are not given either
     model: Path | None = None
 
-    works: ClassVar = True
-    PARTS: ClassVar = TRAINED
+    PARTS = TRAINED
 
     def sampling(self) -> dict:
         """What `stream` takes; LLMLiteError before a model is loaded, which may take long."""

@@ -27,9 +27,10 @@ def pack(experiment: Experiment, runs: list[Run], archive: Path) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         staged = stage(experiment, runs, Path(scratch))
         for run in runs:
-            trained, done = experiment.is_trained(run), experiment.is_done(run)
-            if trained and ("weights" in run.keeps or not done):
-                folder = experiment.folder(run)
+            folder = experiment.folder(run)
+            needed = "weights" in run.keeps or not experiment.is_done(run)
+            # Records alone, of another machine, have no weights.
+            if needed and experiment.is_trained(run) and (folder / WEIGHTS).exists():
                 _halve(folder / WEIGHTS, staged / "runs" / folder.name / WEIGHTS)
         with replacing(archive) as aside, tarfile.open(aside, "w:gz") as file:
             for path in sorted(staged.rglob("*")):

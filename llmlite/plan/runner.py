@@ -24,7 +24,7 @@ import torch
 from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
 from llmlite.parallel import cores
-from llmlite.plan.archive import pack, unpack
+from llmlite.plan.archive import pack
 from llmlite.plan.whole import chosen, whole_plan
 from llmlite.progress import tqdm
 from llmlite.run import Run, read_record
@@ -40,29 +40,26 @@ def work(
     minutes: float | None = None,
     processes: int = 1,
     archive: Path | None = None,
-    start: Path | None = None,
 ) -> list[Run]:
     """Make what is missing of the experiment's plan; the runs that are not done.
 
     Stops before `minutes` are over: what is half trained carries on in the same folder. archive: is
-    packed every minute and at the end. start: an archive, or a folder of records, to begin with;
-    otherwise `archive` itself, where it is there already.
+    packed every minute and at the end, however it ends.
     """
     if minutes is not None and minutes <= 0:
         raise LLMLiteError(f"There is nothing to do in {minutes:g} minutes; give more.")
     deadline = time.monotonic() + 60 * minutes - RESERVE if minutes else float("inf")
-    if start or (archive and archive.exists()):
-        unpack(start or archive, experiment.out)
     # Makes tokenizers and tokens once, before several want them.
     left = [run for run in chosen(whole_plan(experiment), only) if not experiment.is_done(run)]
     if left and experiment.only_read:
         raise LLMLiteError(f"{len(left)} runs are to be trained; {experiment.only_read}")
-    if left:
-        # No more than there are runs to share the cores.
-        _Runner(experiment, only, min(processes, len(left)), archive).work(deadline)
-    runs = chosen(whole_plan(experiment), only)
-    if archive:
-        pack(experiment, runs, archive)
+    try:
+        if left:  # no more processes than there are runs to share the cores
+            _Runner(experiment, only, min(processes, len(left)), archive).work(deadline)
+    finally:
+        runs = chosen(whole_plan(experiment), only)
+        if archive:
+            pack(experiment, runs, archive)
     return [run for run in runs if not experiment.is_done(run)]
 
 
@@ -97,6 +94,7 @@ class _Runner:
                     for worker in active_children() if self.busy else ():
                         worker.terminate()
                     pool.shutdown(cancel_futures=True)
+        tqdm.write(f"Workers were killed {LOST} times; see {self._begin[1]}.", sys.stderr)
 
     def _hand_out(self, pool: ProcessPoolExecutor, deadline: float, bar, began: float) -> None:
         self.busy = busy = {}

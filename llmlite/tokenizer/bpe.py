@@ -101,7 +101,7 @@ class BPETokenizer:
         if len(merges) < n_merges and min_frequency <= 1:
             raise TokenizerError(
                 f"The text allows only {len(merges)} merges, a vocabulary of {len(merges) + 257}; "
-                f"{vocab_size} was asked for: use more text or a smaller vocab_size."
+                f"{vocab_size} was asked for: use more text or a smaller data.vocab_size."
             )
         return cls(merges, pattern)
 
