@@ -306,7 +306,7 @@ def runs_table(folder: str | Path) -> "pd.DataFrame":
             rows.append({"run": run, "state": "damaged", "reason": f"{error}"})
     if not rows:
         raise LLMLiteError(f"There are no runs below {folder}; name another folder with --out.")
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame(rows)
 
 
 def _row(record: dict, run: Path) -> dict:
@@ -315,6 +315,6 @@ def _row(record: dict, run: Path) -> dict:
         "state": "interrupted" if left else record["status"],
         "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
         "perplexity": record["best"]["perplexity"] if record["best"] else None,
-        "reason": record.get("reason"),
-        "command": record.get("command"),
+        "reason": record.get("reason", ""),
+        "command": record.get("command") or "",
     }

@@ -132,7 +132,8 @@ REFUSED = [
     (["export"], "--to"),
     (["import"], "--to"),
     (["render"], "archive"),
-    (["reproduce", "--text", "a tale.txt"], "The notebooks speak of WikiText-2"),
+    (["reproduce", "--text", "a tale.txt"], "There is no file or folder"),
+    (["train", "--text", "a tale.txt", "--data", "sample"], "--text stands for --data"),
 ]
 
 

@@ -197,4 +197,5 @@ class Runs(Command):
         from llmlite.experiment import project_root
         from llmlite.run import runs_table
 
-        print(runs_table(self.out or project_root() / "runs").to_string(index=False))
+        table = runs_table(self.out or project_root() / "runs")
+        print(table.to_string(index=False, na_rep=""))
