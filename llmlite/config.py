@@ -8,7 +8,7 @@ import itertools
 import json
 from dataclasses import asdict, dataclass, replace
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 
 def _require(condition: bool, what: str, allowed: str) -> None:

@@ -19,10 +19,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from llmlite.config import DataConfig, fingerprint
-from llmlite.errors import DataError
-from llmlite.files import replacing, write_json
+from llmlite.files import DataError, replacing, tqdm, write_json
 from llmlite.parallel import world
-from llmlite.progress import tqdm
 from llmlite.sources import SPLITS, Source, open_source, split_articles
 from llmlite.tokenizer import GPT2_SPLIT_PATTERN, BPETokenizer
 

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from llmlite.config import ModelConfig, TrainConfig
+from llmlite.files import tqdm
 from llmlite.model import GPT
 from llmlite.parallel import World
-from llmlite.progress import tqdm
 
 # A run of fewer operations is over before compiling pays: on a CPU it takes 16 to 34 s, paid back
 # after 4e12 to 7e12 operations (train-cpu.json), beside a GPU 9 to 12 s (gpu-*.json).

@@ -20,8 +20,7 @@ from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, TrainConfig, with_data
 from llmlite.data import Dataset
 from llmlite.engine import FastPaths
-from llmlite.errors import LLMLiteError
-from llmlite.files import replacing, write_json
+from llmlite.files import LLMLiteError, replacing, write_json
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import check_device, gpu_bytes, local_device, world

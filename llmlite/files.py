@@ -1,4 +1,5 @@
-"""Files that are never half-written, and folders that one process works in at a time."""
+"""What every module needs: the errors that a person is meant to read, the progress bar, files that
+are never half-written, and folders that one process works in at a time."""
 
 import errno
 import json
@@ -10,9 +11,51 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from llmlite.errors import BusyError, DiskFullError
+# Set for notebooks that run without anybody (reproduce.py): their text bars reach the terminal.
+HEADLESS_VARIABLE = "LLMLITE_HEADLESS"
+if os.environ.get(HEADLESS_VARIABLE):
+    from tqdm import tqdm as tqdm
+else:  # widgets in a notebook that somebody watches, text everywhere else
+    from tqdm.auto import tqdm as tqdm
 
 PATIENCE = 1.0  # seconds; whoever only looks whether a folder is held has it for an instant
+
+
+class LLMLiteError(Exception):
+    """Bad input or an impossible request, in one sentence for a person: what, where and what to do.
+    The command line prints it and exits with code 2."""
+
+
+class DataError(LLMLiteError):
+    """The corpus cannot be had, or is not what it says it is."""
+
+
+class TokenizerError(LLMLiteError):
+    """A tokenizer cannot be trained, loaded or asked for this."""
+
+
+class CheckpointError(LLMLiteError):
+    """A file of weights or a training state is missing, damaged or belongs to something else."""
+
+
+class MissingRunError(LLMLiteError):
+    """A run that is to be shown has not been trained, and cannot be trained here."""
+
+
+class DivergedError(LLMLiteError):
+    """The loss or the gradient became NaN or infinite; the run was stopped and says where."""
+
+
+class OutOfMemoryError(LLMLiteError):
+    """A batch did not fit into the device's memory; says which accumulation would."""
+
+
+class BusyError(LLMLiteError):
+    """Another process is at work in this folder."""
+
+
+class DiskFullError(LLMLiteError):
+    """There is no room left for a file; what was there before is whole."""
 
 
 @contextmanager

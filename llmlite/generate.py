@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError, tqdm
 from llmlite.model import GPT, KVCache
-from llmlite.progress import tqdm
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
 MOST_TOKENS = 1_000_000  # more at once are a slip, and might not fit in memory

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from llmlite.config import ModelConfig
-from llmlite.errors import CheckpointError, LLMLiteError
-from llmlite.files import write_json
+from llmlite.files import CheckpointError, LLMLiteError, write_json
 from llmlite.model import GPT
 from llmlite.pretrained import MODEL, TOKENIZER, Pretrained, load_pretrained
 from llmlite.run import RECORD, environment, save_weights

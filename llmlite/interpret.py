@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from llmlite.config import ModelConfig
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError, tqdm
 from llmlite.metrics import total_loss
 from llmlite.model import GPT
-from llmlite.progress import tqdm
 
 
 def mask_heads(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, perplexity
 
 TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # as quantiles

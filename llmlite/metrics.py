@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmlite.data import Counts
-from llmlite.errors import LLMLiteError
-from llmlite.progress import tqdm
+from llmlite.files import LLMLiteError, tqdm
 from llmlite.windows import TokenWindows, to_tensor
 
 UNSCORED = -100  # in place of a target that is context alone

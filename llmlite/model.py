@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlite.config import ModelConfig
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 
 class Output(NamedTuple):

@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 PATIENCE = timedelta(hours=2)  # that the others wait for what one prepares (tokenizer, token ids)
 

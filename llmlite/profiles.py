@@ -15,7 +15,7 @@ from llmlite.config import (
     SearchSpace,
     TrainConfig,
 )
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from llmlite import paper
 from llmlite.audit.scorecard import RECORDS, SCORECARD, SHORT
-from llmlite.errors import LLMLiteError
 from llmlite.experiment import SEEDS, Experiment
+from llmlite.files import HEADLESS_VARIABLE, LLMLiteError, tqdm
 from llmlite.intervals import over_seeds
 from llmlite.plan.archive import stage
 from llmlite.plan.search import best_row
 from llmlite.plan.whole import whole_plan
 from llmlite.pretrained import ship
-from llmlite.progress import HEADLESS_VARIABLE, tqdm
 from llmlite.run import WEIGHTS
 from llmlite.sources import DATA_VARIABLE
 

@@ -31,10 +31,8 @@ from safetensors.torch import load_file, save
 
 from llmlite import __version__
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
-from llmlite.errors import CheckpointError, LLMLiteError
-from llmlite.files import is_held, replacing, room_for
+from llmlite.files import CheckpointError, LLMLiteError, is_held, replacing, room_for, tqdm
 from llmlite.model import GPT
-from llmlite.progress import tqdm
 
 if TYPE_CHECKING:
     import pandas as pd  # imported where it is used: loading a model should not wait for it

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmlite.errors import DivergedError, LLMLiteError
+from llmlite.files import DivergedError, LLMLiteError
 from llmlite.parallel import World
 
 MAX_SKIPPED = 30  # steps in a row that fp16 may leave out; from its first scale 16 are already many

@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader
 
 from llmlite.data import Dataset, mistakes
 from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate, step_operations
-from llmlite.errors import CheckpointError, DivergedError, OutOfMemoryError
-from llmlite.files import hold, write_json
+from llmlite.files import CheckpointError, DivergedError, OutOfMemoryError, hold, tqdm, write_json
 from llmlite.metrics import (
     leak_floor,
     loss_by_position,
@@ -31,7 +30,6 @@ from llmlite.metrics import (
 )
 from llmlite.model import GPT
 from llmlite.parallel import world
-from llmlite.progress import tqdm
 from llmlite.run import (
     RECORD,
     WEIGHTS,

@@ -13,7 +13,7 @@ from torch.utils import data as torch_data
 
 from llmlite.config import DataConfig, TrainConfig
 from llmlite.data import SPLITS, Dataset
-from llmlite.errors import DataError
+from llmlite.files import DataError
 from llmlite.parallel import ALONE, World
 
 SHUFFLE_SEED = 1  # of the windows that are split after they were cut

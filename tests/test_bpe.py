@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmlite.errors import TokenizerError
+from llmlite.files import TokenizerError
 from llmlite.tokenizer import merge
 from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
 from llmlite.tokenizer.merge import NEVER, Merger, merge_word

@@ -11,8 +11,8 @@ from tiny_plan import write_corpus
 from llmlite.cli import COMMANDS, main
 from llmlite.cli.options import parse
 from llmlite.data import SPLITS
-from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
+from llmlite.files import LLMLiteError
 from llmlite.plan.cluster import RayOptions
 from llmlite.profiles import PROFILES, own_profile
 from llmlite.run import read_record, typed_command

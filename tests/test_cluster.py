@@ -16,7 +16,7 @@ import torch
 
 from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig
 from llmlite.data import Dataset
-from llmlite.errors import CheckpointError, LLMLiteError
+from llmlite.files import CheckpointError, LLMLiteError
 from llmlite.plan import cluster
 from llmlite.plan.cluster import RayOptions, on_ray
 from llmlite.plan.search import grid, hyperparameter_search

@@ -16,7 +16,7 @@ from llmlite.config import (
     fingerprint,
     with_data,
 )
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.profiles import OWN_SIZES, PROFILES, changed, get_profile, own_profile
 
 REFUSED = [

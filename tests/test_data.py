@@ -30,7 +30,7 @@ from llmlite.data import (
     mistakes,
     passages,
 )
-from llmlite.errors import DataError, TokenizerError
+from llmlite.files import DataError, TokenizerError
 from llmlite.sources import LEAST_BYTES, open_source, paper_split, sample_folder, split_articles
 from llmlite.tokenizer import BPETokenizer
 

@@ -17,9 +17,8 @@ from tiny_plan import TRAIN, text_of, write_corpus
 
 from llmlite import data
 from llmlite.config import AXES, ModelConfig, SearchSpace
-from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
-from llmlite.files import write_json
+from llmlite.files import LLMLiteError, write_json
 from llmlite.metrics import total_loss
 from llmlite.parallel import local_device
 from llmlite.plan.cluster import RayOptions

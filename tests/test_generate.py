@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.generate import (
     PARAGRAPH,
     Decoder,

@@ -11,7 +11,7 @@ from test_tokenizer import LETTERS_OR_NOT, PROSE, SPECIAL, TIES, VARIED, with_sp
 
 from llmlite.cli import main
 from llmlite.config import ModelConfig
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.generate import generate
 from llmlite.hub import export_folder, import_folder
 from llmlite.pretrained import load_pretrained

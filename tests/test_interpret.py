@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.interpret import (
     ablation_effects,
     attention_maps,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.intervals import (
     STATISTICS,
     Interval,

@@ -16,7 +16,7 @@ from llmlite import metrics
 from llmlite.audit.causality import causal_leak
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Counts, Dataset
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.metrics import (
     ImplausibleLossWarning,
     Score,

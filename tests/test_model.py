@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from llmlite.config import ModelConfig
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.model import GPT, Attention, KVCache, dropout, gelu
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}

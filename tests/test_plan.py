@@ -18,7 +18,7 @@ from tiny_plan import PROFILE, SEEDS, files, one_core, open_plan
 
 from llmlite.audit.runs import Audit
 from llmlite.audit.studies import STUDIES
-from llmlite.errors import CheckpointError, LLMLiteError, MissingRunError
+from llmlite.files import CheckpointError, LLMLiteError, MissingRunError
 from llmlite.plan import runner
 from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack
 from llmlite.plan.choice import choose_data

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from llmlite.errors import CheckpointError, LLMLiteError
+from llmlite.files import CheckpointError, LLMLiteError
 from llmlite.metrics import Score, evaluate
 from llmlite.pretrained import (
     CARD,

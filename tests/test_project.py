@@ -13,7 +13,7 @@ import yaml
 import llmlite
 from llmlite.cli import COMMANDS
 from llmlite.cli.options import parse
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

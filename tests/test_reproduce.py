@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from notebooks.tiny import PARAMETERS, make_notebook
 
-from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
+from llmlite.files import LLMLiteError
 from llmlite.plan.archive import unpack
 from llmlite.pretrained import load_pretrained, ship
 from llmlite.reproduce import (

@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 
 from llmlite import run
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.errors import BusyError, CheckpointError, LLMLiteError
-from llmlite.files import hold, write_json
+from llmlite.files import BusyError, CheckpointError, LLMLiteError, hold, write_json
 from llmlite.model import GPT
 from llmlite.run import (
     Run,

@@ -10,7 +10,7 @@ import torch
 from llmlite import train
 from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig
 from llmlite.data import Dataset
-from llmlite.errors import BusyError, CheckpointError, DiskFullError, LLMLiteError, MissingRunError
+from llmlite.files import BusyError, CheckpointError, DiskFullError, LLMLiteError, MissingRunError
 from llmlite.plan.search import (
     best_row,
     epochs_table,

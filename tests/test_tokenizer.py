@@ -14,7 +14,7 @@ from benchmarks.texts import random_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmlite.errors import TokenizerError
+from llmlite.files import TokenizerError
 from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
 from llmlite.tokenizer import bpe as bpe_module
 from llmlite.tokenizer import words as words_module

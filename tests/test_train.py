@@ -23,7 +23,7 @@ from llmlite import train
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Dataset
 from llmlite.engine import learning_rate
-from llmlite.errors import (
+from llmlite.files import (
     BusyError,
     CheckpointError,
     DataError,
@@ -31,8 +31,8 @@ from llmlite.errors import (
     DivergedError,
     LLMLiteError,
     OutOfMemoryError,
+    hold,
 )
-from llmlite.files import hold
 from llmlite.metrics import ImplausibleLossWarning, total_loss
 from llmlite.model import GPT
 from llmlite.run import Run, load_state, read_record, read_steps

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from llmlite.config import DataConfig, TrainConfig
 from llmlite.data import SPLITS, Dataset
-from llmlite.errors import DataError
+from llmlite.files import DataError
 from llmlite.parallel import World
 from llmlite.sources import Source
 from llmlite.tokenizer import BPETokenizer

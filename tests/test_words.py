@@ -9,7 +9,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmlite.errors import TokenizerError
+from llmlite.files import TokenizerError
 from llmlite.tokenizer import words as words_module
 from llmlite.tokenizer.words import (
     GPT2_SPLIT_PATTERN,

@@ -13,9 +13,8 @@ import pandas as pd
 
 from llmlite.audit import wording
 from llmlite.data import Dataset
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError, tqdm
 from llmlite.metrics import Score
-from llmlite.progress import tqdm
 
 ORDER = 5  # of the n-gram model: the usual one of the literature
 PUBLISHED_ON = "wikitext-2-v1"  # with its official splits

@@ -6,7 +6,7 @@ All tokens from some position on are changed; in a causal model no logit before 
 import torch
 from torch import Tensor
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 LOGITS = 1 << 26  # numbers in the logits of one pass, 256 MiB in float32
 

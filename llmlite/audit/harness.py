@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, token_losses
 
 # What the detokeniser replaces, in its order: a later replacement sees what an earlier one left.

@@ -14,7 +14,7 @@ from llmlite import paper
 from llmlite.audit.samples import Counts, StudySize, as_lists, collect, difference, measure_all
 from llmlite.audit.text import SAMPLING
 from llmlite.data import Dataset
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.generate import complete
 from llmlite.interpret import (
     STATISTICS,

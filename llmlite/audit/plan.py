@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.profiles import PROFILES
 from llmlite.run import Run
 

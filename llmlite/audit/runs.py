@@ -12,8 +12,8 @@ from llmlite.audit.plan import HEADS, audit_of, leak_runs
 from llmlite.audit.studies import STUDIES, StudySize
 from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
-from llmlite.errors import MissingRunError
 from llmlite.experiment import Experiment
+from llmlite.files import MissingRunError
 from llmlite.plan.search import grid
 from llmlite.run import Run, read_record
 from llmlite.sources import resolve_source

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.intervals import Interval, bootstrap_sums
 
 Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)

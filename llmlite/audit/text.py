@@ -17,7 +17,7 @@ from torch import Tensor
 from llmlite import paper
 from llmlite.audit.samples import StudySize, as_lists, collect, measure, measure_all, share
 from llmlite.data import Dataset
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.generate import (
     PARAGRAPH,
     complete,

@@ -8,7 +8,7 @@ import sys
 
 from llmlite.cli import models, notebooks, stages, text
 from llmlite.cli.options import parse
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 COMMANDS = {
     "prepare": stages.Prepare,

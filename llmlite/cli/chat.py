@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterable
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.generate import Piece, pieces, prompt_ids, stream
 from llmlite.model import GPT
 

@@ -9,7 +9,7 @@ import tyro
 
 from llmlite.cli.options import Command, Work
 from llmlite.cli.stages import TRAINED
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 
 def model_of(work: Work, folder: Path | None, announce: bool = True):

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from llmlite.cli.options import Command, Work
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 
 @dataclass(frozen=True)

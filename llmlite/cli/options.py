@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from llmlite.config import DataConfig
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.profiles import Profile, get_profile, own_profile
 
 # Of a profile's own fields; those of its parts have comments in config.py.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from llmlite.cli.options import PARTS, Command, Work
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 TRAINED = ("data", "model", "train", "searched", "revised")  # what a trained model depends on
 MOST = 8  # runs side by side on a CPU, unless more are asked for: each takes up to a gigabyte

@@ -9,7 +9,7 @@ import tyro
 from llmlite.cli.models import model_of
 from llmlite.cli.options import Command, Work
 from llmlite.cli.stages import TRAINED
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from llmlite.errors import CheckpointError
 from llmlite.experiment import Experiment
-from llmlite.files import replacing, write_json
-from llmlite.progress import tqdm
+from llmlite.files import CheckpointError, replacing, tqdm, write_json
 from llmlite.run import RECORD, STEPS, WEIGHTS, Run, load_model, save_weights
 
 MANIFEST, FORMAT = "manifest.json", "llmlite-records-1"

@@ -14,8 +14,8 @@ import pandas as pd
 from llmlite import paper
 from llmlite.config import AXES, DataSpace, with_data
 from llmlite.data import Dataset
-from llmlite.errors import MissingRunError
 from llmlite.experiment import Experiment
+from llmlite.files import MissingRunError
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.run import Run

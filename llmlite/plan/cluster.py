@@ -17,7 +17,7 @@ from types import ModuleType
 
 import torch
 
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 RETRIES = 3  # of a task whose worker was lost
 

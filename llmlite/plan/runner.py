@@ -21,12 +21,11 @@ from pathlib import Path
 
 import torch
 
-from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
+from llmlite.files import LLMLiteError, tqdm
 from llmlite.parallel import cores
 from llmlite.plan.archive import pack
 from llmlite.plan.whole import chosen, whole_plan
-from llmlite.progress import tqdm
 from llmlite.run import Run, read_record
 
 RESERVE = 15.0  # seconds before the end of the time given, to stop and pack in

@@ -16,17 +16,17 @@ import pandas as pd
 
 from llmlite.config import AXES, SearchSpace
 from llmlite.data import Dataset
-from llmlite.errors import (
+from llmlite.files import (
     BusyError,
     CheckpointError,
     DiskFullError,
     LLMLiteError,
     MissingRunError,
+    replacing,
+    tqdm,
 )
-from llmlite.files import replacing
 from llmlite.parallel import world
 from llmlite.plan.cluster import RayOptions, on_ray
-from llmlite.progress import tqdm
 from llmlite.run import Run, read_record
 from llmlite.train import Compute, Trainer, epoch_line
 

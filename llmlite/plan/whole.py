@@ -8,8 +8,8 @@ searched.
 from collections.abc import Sequence
 
 from llmlite.audit.runs import Audit
-from llmlite.errors import LLMLiteError
 from llmlite.experiment import Experiment
+from llmlite.files import LLMLiteError
 from llmlite.plan.choice import candidates
 from llmlite.run import Run
 

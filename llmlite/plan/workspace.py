@@ -13,8 +13,7 @@ import pandas as pd
 
 from llmlite.config import DataConfig
 from llmlite.data import Dataset
-from llmlite.errors import MissingRunError
-from llmlite.files import write_json
+from llmlite.files import MissingRunError, write_json
 from llmlite.model import GPT
 from llmlite.parallel import world
 from llmlite.plan.budget import announce

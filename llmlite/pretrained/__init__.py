@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-from llmlite.errors import CheckpointError
-from llmlite.files import write_json
+from llmlite.files import CheckpointError, write_json
 from llmlite.model import GPT
 from llmlite.run import RECORD, environment, load_model, read_record, save_weights
 from llmlite.tokenizer import BPETokenizer

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from llmlite.config import fingerprint
-from llmlite.errors import TokenizerError
-from llmlite.files import replacing
-from llmlite.progress import tqdm
+from llmlite.files import TokenizerError, replacing, tqdm
 from llmlite.tokenizer.export import as_tiktoken, as_tokenizers
 from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
 from llmlite.tokenizer.merge import NOT_IDS, Decoder, Merger, merge_word

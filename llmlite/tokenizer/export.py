@@ -1,6 +1,6 @@
 """A BPETokenizer as an object of HF `tokenizers` or of `tiktoken`, with the same ids."""
 
-from llmlite.errors import TokenizerError
+from llmlite.files import TokenizerError
 from llmlite.tokenizer.learn import BYTE_ORDER
 from llmlite.tokenizer.words import END_OF_TEXT, GPT2_SPLIT_PATTERN
 

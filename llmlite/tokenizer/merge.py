@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmlite.errors import TokenizerError
+from llmlite.files import TokenizerError
 from llmlite.tokenizer.learn import BYTE_IDS, Pair
 from llmlite.tokenizer.words import Words
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import regex
 
-from llmlite.errors import TokenizerError
+from llmlite.files import TokenizerError
 
 END_OF_TEXT = "<|endoftext|>"
 # GPT-2's (Radford et al., 2019): contractions, letters, numbers, other signs (each with the space

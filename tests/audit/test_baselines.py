@@ -27,7 +27,7 @@ from llmlite.audit.baselines import (
 )
 from llmlite.config import DataConfig
 from llmlite.data import Counts, encode_parts
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.sources import open_source
 from llmlite.tokenizer import BPETokenizer
 

@@ -9,7 +9,7 @@ import torch
 from llmlite.audit import causality
 from llmlite.audit.causality import causal_leak
 from llmlite.config import ModelConfig
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.model import GPT, Attention
 
 SHAPES = [

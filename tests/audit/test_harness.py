@@ -9,7 +9,7 @@ from lm_eval.tasks.wikitext import preprocess_wikitext
 from llmlite.audit.harness import count_words, detokenize, harness_scores, pages
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import SPLITS, Dataset
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, windows_over
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 

@@ -35,7 +35,7 @@ from llmlite.audit.text import (
 )
 from llmlite.config import ModelConfig
 from llmlite.data import first_sentences
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
 from llmlite.interpret import attention_maps, query_statistics
 from llmlite.intervals import bootstrap_sums

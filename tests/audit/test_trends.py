@@ -17,7 +17,7 @@ from llmlite.audit.trends import (
     ranking,
 )
 from llmlite.config import SearchSpace
-from llmlite.errors import LLMLiteError
+from llmlite.files import LLMLiteError
 
 SPACE = SearchSpace((1e-3, 5e-4), (2, 6), (2, 4), (64,))
 SEEDS = (1, 2, 3)

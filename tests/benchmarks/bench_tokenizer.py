@@ -22,8 +22,7 @@ from tokenizer_worker import CONTESTANTS, by_line
 
 from llmlite.config import DataConfig
 from llmlite.data import SPLITS, Dataset
-from llmlite.errors import TokenizerError
-from llmlite.progress import tqdm
+from llmlite.files import TokenizerError, tqdm
 from llmlite.sources import DATA_VARIABLE
 from llmlite.tokenizer import BPETokenizer
 
