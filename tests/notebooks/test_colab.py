@@ -97,7 +97,12 @@ def first_cells(path: Path, **parameters: str) -> str:
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     (first,) = [i for i, c in enumerate(code) if "parameters" in c["metadata"].get("tags", [])]
     given = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    return "\n".join(["".join(code[first]["source"]), given, "".join(code[first + 1]["source"])])
+    # What IPython makes of %pip.
+    pip = "import subprocess; subprocess.check_call([sys.executable, '-m', 'pip', 'install', '-q', "
+    setup = (
+        "".join(code[first + 1]["source"]).replace("%pip install -q {", pip).replace("}\n", "])\n")
+    )
+    return "\n".join(["".join(code[first]["source"]), given, setup])
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -159,14 +164,19 @@ def second_time(installed) -> tuple[str, dict[str, str]]:
     return file, dict(zip(IDS, shown, strict=True))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
-def test_without_a_clone_and_an_address_it_asks_for_the_address(bare, path):
-    done = bare.run(first_cells(path))
+def test_the_set_up_cell_is_short_and_the_same_in_all_notebooks():
+    cells = {
+        first_cells(path, profile="quick").partition("profile = 'quick'")[2] for path in NOTEBOOKS
+    }
+    assert len(cells) == 1
+    assert len(cells.pop().strip().splitlines()) <= 8
+
+
+def test_without_a_clone_and_an_address_there_is_nothing_to_install(bare):
+    done = bare.run(first_cells(NOTEBOOKS[0]))
     assert done.returncode == 1
     assert done.stdout == ""
-    (sentence,) = done.stderr.strip().splitlines()
-    assert "Set `repository` above" in sentence
-    assert sentence.endswith(".")
+    assert "Directory '..' is not installable" in done.stderr
 
 
 def test_the_cell_installs_the_package_from_the_address(installed, repository):
