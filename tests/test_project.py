@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
@@ -169,7 +170,8 @@ def mistakes(lines: list[str]) -> list[str]:
     for line in lines:
         for name, *arguments in typed(line):
             try:
-                parse(name, COMMANDS[name], arguments)
+                with mock.patch("llmlite.cli.options._text_bytes", return_value=100_000):
+                    parse(name, COMMANDS[name], arguments)
             except (LLMLiteError, KeyError) as error:
                 wrong.append(str(error))
             except SystemExit:  # after --help; whatever else tyro refuses is an LLMLiteError
