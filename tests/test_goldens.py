@@ -1,5 +1,6 @@
 """Numbers that a change of the package's shape must not move: goldens.json, written at commit
-6420dcb (the list of figures without three that went on purpose). Trainings are compared with room for another processor's rounding."""
+6420dcb (the list of figures without three that went on purpose). Trainings are compared with room
+for another processor's rounding."""
 
 import json
 from pathlib import Path
