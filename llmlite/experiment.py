@@ -25,7 +25,7 @@ from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import check_device, gpu_bytes, local_device, world
 from llmlite.plan.cluster import RayOptions
-from llmlite.plan.search import best_row, grid, hyperparameter_search, point
+from llmlite.plan.search import best_row, grid, point, row_of
 from llmlite.plan.workspace import Workspace
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
@@ -121,37 +121,20 @@ class Experiment(Workspace):
     def search(self, name: str = "revised", ray: RayOptions | None = None) -> pd.DataFrame:
         """A row a configuration (see plan.search.search). ray: the cluster to train it on, where it
         is not this process."""
-        runs, chosen = self.grid(name), getattr(self.profile, name)
-        if ray:
-            base = self.run(f"search-{name}", chosen.train)
-            table = hyperparameter_search(
-                chosen.space, base, self.dataset, self.runs, self.compute, ray
-            )
-            (self.runs / "results.csv").replace(self.out / f"search-{name}.csv")
-            return table  # what failed there is not tried again here
-        return self.search_runs(f"search-{name}", runs)
+        return self.search_runs(f"search-{name}", self.grid(name), ray)
 
     def searched_best(self) -> dict | None:
         """The values of AXES with the lowest validation perplexity in the revised grid, by its
         runs' records; None while some of it is left to train."""
-        runs = self.grid("revised")
-        records = [read_record(self.folder(run)) or {"status": "missing"} for run in runs]
-        if not {record["status"] for record in records} <= {"finished", "failed"}:
-            return None
-        reached = [
-            (record["best"]["perplexity"], number)
-            for number, record in enumerate(records)
-            if record["status"] == "finished"
-        ]
-        return point(runs[min(reached)[1]]) if reached else None
+        rows = [row_of(run, read_record(self.folder(run))) for run in self.grid("revised")]
+        table = pd.DataFrame(rows)
+        known = "finished" in table.status.values and "missing" not in table.status.values
+        return best_row(table)[list(AXES)].to_dict() if known else None
 
     @property
     def best_configuration(self) -> dict:
         """`searched_best`, searched for if need be."""
-        if best := self.searched_best():
-            return best
-        row = best_row(self.search("revised"))
-        return {axis: row[axis].item() for axis in AXES}
+        return self.searched_best() or best_row(self.search("revised"))[list(AXES)].to_dict()
 
     # -- the trained model (notebook 03) ------------------------------------------------------
 
@@ -185,9 +168,7 @@ class Experiment(Workspace):
 
     def retrain(self) -> dict:
         """The retraining's record."""
-        run = self.retraining()
-        self._announce([run])
-        return self.train(run)
+        return self.train(self.retraining())
 
     @property
     def model(self) -> GPT:

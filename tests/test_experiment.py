@@ -163,7 +163,7 @@ def test_nothing_is_searched_for_where_the_configuration_is_known(start, work):
 def test_a_search_on_a_cluster_is_not_repeated_here(start, monkeypatch):
     trained, train = [], Trainer._train
 
-    def on_ray(function, items, options):
+    def on_ray(function, items, options, folder):
         function = pickle.loads(pickle.dumps(function))  # as for another machine
         yield from ((number, function(item)) for number, item in enumerate(items))
 

@@ -132,8 +132,6 @@ class RunPlan(Command):
     # holds is not trained again; --archive, if it is there
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     list: bool = False  # name the plan's runs and their state, and train nothing
-    # say how long each open run would take here, from a few measured steps, and train nothing
-    estimate: bool = False
     compile: bool | None = None  # compile the blocks; where it pays if not given
     graph: bool | None = None  # replay a step as a CUDA graph; where it pays if not given
     merge: bool | None = None  # accumulated batches in one pass; where it pays if not given
@@ -155,9 +153,6 @@ class RunPlan(Command):
                 state = "done" if experiment.is_done(run) else "open"
                 print(f"{state:5} {run.name}  {experiment.folder(run).name}")
             return
-        if self.estimate:
-            print(_estimate(experiment, runs))
-            return
         on_gpu = experiment.device.startswith("cuda")
         processes = self.processes or (3 if on_gpu else min(cores(), MOST))
         left = work_through(experiment, self.only, self.minutes, processes, archive)
@@ -167,22 +162,6 @@ class RunPlan(Command):
             print(f"Not done ({len(left)}): {names}. The same command goes on with them.")
         else:
             print("All done.")
-
-
-def _estimate(experiment, runs: list) -> str:
-    """The table of what is open, and its total."""
-    from llmlite.plan.budget import estimate, measured
-
-    open_ = [run for run in runs if not experiment.is_trained(run)]
-    if not open_:
-        return "All is trained."
-    trainers = {run.name: experiment.trainer(run) for run in open_}
-    table = estimate(trainers, measured(list(trainers.values())))
-    total = table.sum()
-    return (
-        f"{table.round(1).to_string()}\n{len(table)} runs: {total['M tokens']:,.0f} M tokens, "
-        f"{total['minutes']:,.0f} minutes of training, one after the other, by steps measured here"
-    )
 
 
 @dataclass(frozen=True)

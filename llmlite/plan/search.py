@@ -4,9 +4,8 @@ Called again, it skips what is finished, carries on what was interrupted and tri
 failed. The runs follow each other here, or share a Ray cluster (cluster.py).
 """
 
-import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -63,20 +62,13 @@ def hyperparameter_search(
     """
     folder, progress = Path(folder).absolute(), compute.progress
     folder.mkdir(parents=True, exist_ok=True)
-    if ray:  # a worker elsewhere has nobody to show its progress to
-        ray = replace(ray, gpus_per_run=ray.gpus(compute.device))
-        device = "cuda" if ray.gpus_per_run else "cpu"
-        compute = replace(compute, device=device, progress=False)
+    if ray:
+        ray, compute = ray.on(compute)
     train = partial(_train, dataset=dataset, folder=folder, compute=compute)
     return search(grid(space, base), train, folder / "results.csv", progress, ray)
 
 
 def _train(run: Run, dataset: Dataset, folder: Path, compute: Compute) -> dict:
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"The machine {platform.node()} does not see {folder}; put the output on storage that "
-            "all machines of the cluster have under this path."
-        )
     return Trainer(run, dataset, run.folder(folder, dataset.about), compute).fit()
 
 
@@ -89,19 +81,19 @@ def search(
 
     A run that fails (out of memory, NaN) is recorded with its reason and the search goes on.
     """
-    row = partial(_row, train=train, progress=progress and not ray)
-    outcomes = on_ray(row, runs, ray) if ray else _here(row, runs)
+    row = partial(_row, train=train)
+    here = ((number, row(run)) for number, run in enumerate(runs))
+    outcomes = on_ray(row, runs, ray, path.parent) if ray else here
     rows: dict[int, dict] = {}
-    show = progress and world().main
     with (
         closing(outcomes),
-        tqdm(total=len(runs), desc="Grid", unit="configuration", disable=not show) as bar,
+        tqdm(total=len(runs), desc="Grid", unit="configuration", disable=not progress) as bar,
     ):
         for number, outcome in outcomes:
             rows[number] = outcome
-            if ray:
-                tqdm.write(_last_line(outcome), file=sys.stderr)
             table = pd.DataFrame([rows[number] for number in sorted(rows)])
+            if progress or outcome["status"] == "failed":
+                tqdm.write(_last_line(outcome) + "\n", file=sys.stderr)
             if world().main:
                 with replacing(path) as aside:
                     table.to_csv(aside, index=False)
@@ -109,24 +101,17 @@ def search(
     return table
 
 
-def _here(row: Callable[[Run], dict], runs: list[Run]) -> Iterator[tuple[int, dict]]:
-    for number, run in enumerate(runs):
-        yield number, row(run)
-
-
-def _row(run: Run, train: Train, progress: bool) -> dict:
+def _row(run: Run, train: Train) -> dict:
     """Train a run, or find it finished; its row of the table."""
     try:
-        row = point(run) | _outcome(train(run))
+        return row_of(run, train(run))
     except MissingRunError as error:
-        return failed(run, error) | {"status": "missing"}
+        return row_of(run, {"status": "missing", "reason": str(error)})
     except (CheckpointError, BusyError, DiskFullError):
         raise  # somebody must look at it first; the next configuration would fare no better
     except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        row = failed(run, error)
-    if progress or row["status"] == "failed":
-        tqdm.write(_last_line(row) + "\n", file=sys.stderr)
-    return row
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return row_of(run, {"status": "failed", "reason": reason})
 
 
 def point(run: Run) -> dict:
@@ -136,18 +121,16 @@ def point(run: Run) -> dict:
     }
 
 
-def failed(run: Run, error: Exception) -> dict:
-    """The row of a run that could not be trained: why, in a line."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return point(run) | {"status": "failed", "reason": reason}
-
-
-def _outcome(record: dict) -> dict:
-    """The columns of the table that a finished run's record fills."""
+def row_of(run: Run, record: dict | None) -> dict:
+    """The row of the table that a run's record fills; where it is not done, it is missing."""
+    row = point(run) | {"status": "missing", "reason": ""}
+    if not record or record["status"] == "running":
+        return row
+    row |= {"status": record["status"], "reason": record.get("reason", "")}
+    if record["status"] != "finished":
+        return row
     best, last = record["best"], record["epochs"][-1]
-    return {
-        "status": "finished",
-        "reason": "",
+    return row | {
         "train_loss": best["train_loss"],
         "valid_loss": best["valid_loss"],
         "perplexity": best["perplexity"],

@@ -6,6 +6,7 @@ that it is: whoever wants the same run finds it.
 
 import json
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from llmlite.data import Dataset
 from llmlite.files import MissingRunError, write_json
 from llmlite.model import GPT
 from llmlite.parallel import world
-from llmlite.plan.budget import announce
+from llmlite.plan.cluster import RayOptions
 from llmlite.plan.search import epochs_table, search
 from llmlite.run import (
     RECORD,
@@ -120,10 +121,15 @@ class Workspace:
         for what in run.measures:
             self.measured(run, what)
 
-    def search_runs(self, name: str, runs: list[Run]) -> pd.DataFrame:
-        """The table of any runs, also written to NAME.csv."""
-        self._announce(runs)
-        table = search(runs, self.train, self.out / f"{name}.csv", self.progress)
+    def search_runs(
+        self, name: str, runs: list[Run], ray: RayOptions | None = None
+    ) -> pd.DataFrame:
+        """The table of any runs, also written to NAME.csv. ray: the cluster to train them on."""
+        there = copy(self)
+        if ray:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            ray, there.compute = ray.on(self.compute)
+        table = search(runs, there.train, self.out / f"{name}.csv", self.progress, ray)
         if missing := (table.status == "missing").sum():
             print(f"{name}: {missing} of {len(table)} configurations are missing; {self.only_read}")
         return table
@@ -131,13 +137,6 @@ class Workspace:
     def epochs(self, runs: list[Run]) -> pd.DataFrame:
         """`epochs_table` of runs that lie here."""
         return epochs_table(runs, [self.folder(run) for run in runs])
-
-    def _announce(self, runs: list[Run]) -> None:
-        """Before a long stage, say how long it is."""
-        if self.progress and world().size == 1 and not self.only_read:
-            waiting = [self.trainer(run) for run in runs if not self.is_trained(run)]
-            if waiting and (sentence := announce(waiting)):
-                print(sentence)
 
     def made_on(self) -> str:
         """The devices that the runs here were trained on; where there are none yet, this one."""
