@@ -52,7 +52,7 @@ full: $(INSTALLED)  ## train everything at full scale, on a GPU, into one archiv
 	$(BIN)/llmlite run --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --device $(DEVICE) --archive '$(ARCHIVE)'
 
 render: $(INSTALLED)  ## draw the notebooks from an archive, without a GPU: make render ARCHIVE=...
-	$(BIN)/llmlite render '$(ARCHIVE)' --data '$(DATA)'
+	$(BIN)/llmlite reproduce --from '$(ARCHIVE)' --publish --data '$(DATA)'
 
 bench: bench-tokenizer bench-train bench-memory bench-generate  ## compare with other implementations, in one run, and record it
 	$(BIN)/python tests/benchmarks/tables.py

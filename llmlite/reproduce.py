@@ -61,8 +61,7 @@ def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise LLMLiteError(
-            f"There are no notebooks in {folder}; run this in a clone of the project or name the "
-            "folder with --notebooks."
+            f"There are no notebooks in {folder}; run this in a clone of the project."
         )
     found = [n for n in notebooks if not only or n.name.startswith(tuple(only))]
     if not found:

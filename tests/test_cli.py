@@ -9,7 +9,7 @@ import pytest
 from tiny_plan import write_corpus
 
 from llmlite.cli import COMMANDS, main
-from llmlite.cli.options import parse
+from llmlite.cli.options import Work, parse
 from llmlite.data import SPLITS
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
@@ -59,8 +59,7 @@ HELP = {
     "chat": "--seed INT the same seed gives the same text (default: 0)",
     "export": "--to {None}|PATH a new or empty folder (default: None)",
     "import": "has config.json, model.safetensors and tokenizer.json (default: None)",
-    "reproduce": "where the notebooks lie; the clone's if not given (default: None)",
-    "render": "numbers of the notebooks to draw, such as 01 04; all if not given (default: )",
+    "reproduce": "numbers of the notebooks to run, such as 01 04; all if not given (default: )",
 }
 
 
@@ -73,7 +72,8 @@ def test_a_commands_help_has_defaults_and_the_comments_of_fields(capsys, monkeyp
     text = re.sub(r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out)
     assert COMMANDS[command].__doc__ in text
     assert HELP[command] in text
-    assert ("--profile STR auto, quick, small or full" in text) is COMMANDS[command].WORKS
+    works = issubclass(COMMANDS[command], Work)
+    assert ("--profile STR auto, quick, small or full" in text) is works
     bare = re.findall(r"--[\w.-]+ (?:[A-Z]+ )?\(default", text)
     assert [option for option in bare if "." not in option] == [], "said nothing about"
 
@@ -92,7 +92,7 @@ def test_the_top_level_help_lists_every_command(capsys):
 def test_dotted_options_reach_the_run(shared):
     words = ["--model.dropout=0.25", "--train.epochs", "4", "--revised.space.n-head", "1", "2"]
     words += ["--data.stride", "8", "--train.no-fast", "--searched"]
-    _, work = parse("train", COMMANDS["train"], [*map(str, shared), *words])
+    work = parse("train", COMMANDS["train"], [*map(str, shared), *words])
     assert work.changes == {
         "model.dropout": 0.25,
         "train.epochs": 4,
@@ -130,7 +130,7 @@ REFUSED = [
     (["runs", "--out", "nowhere"], "no runs below nowhere"),
     (["export"], "--to"),
     (["import"], "--to"),
-    (["render"], "archive"),
+    (["reproduce", "--from", "no.tar.gz"], "no records of `llmlite run` at no.tar.gz"),
     (["reproduce", "--text", "a tale.txt"], "There is no file or folder"),
     (["train", "--text", "a tale.txt", "--data", "sample"], "--text stands for --data"),
 ]
@@ -250,7 +250,7 @@ def tale(tmp_path):
 
 def test_own_text_is_trained_on_with_sizes_that_fit_it(capsys, tale, tmp_path):
     own = own_profile(tale.stat().st_size)
-    _, work = parse("train", COMMANDS["train"], ["--text", str(tale), "--device", "cpu"])
+    work = parse("train", COMMANDS["train"], ["--text", str(tale), "--device", "cpu"])
     assert (work.settings, work.changes) == (own, {})
     shared = ["--text", tale, "--out", tmp_path / "out", *TINY]
     code, text, _ = run(capsys, "train", *shared)

@@ -6,7 +6,7 @@ A command is a dataclass: its fields are its options, their comments the help, `
 import os
 import sys
 
-from llmlite.cli import models, notebooks, stages, text
+from llmlite.cli import models, stages
 from llmlite.cli.options import parse
 from llmlite.files import LLMLiteError
 
@@ -17,12 +17,11 @@ COMMANDS = {
     "evaluate": stages.Evaluate,
     "run": stages.RunPlan,
     "runs": stages.Runs,
-    "generate": text.Generate,
-    "chat": text.Chat,
+    "generate": models.Generate,
+    "chat": models.Chat,
     "export": models.Export,
     "import": models.Import,
-    "reproduce": notebooks.Reproduce,
-    "render": notebooks.Render,
+    "reproduce": stages.Reproduce,
 }
 
 USAGE = """\
@@ -49,8 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         print(USAGE.format(commands="\n".join(lines)), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
     try:
-        command, work = parse(name, COMMANDS[name], arguments)
-        command.run(work)
+        parse(name, COMMANDS[name], arguments).run()
     except LLMLiteError as error:
         print(f"llmlite: {error}", file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ from functools import reduce
 from io import StringIO
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -31,14 +31,16 @@ PARTS = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs_g
 
 @dataclass(frozen=True)
 class Work:
-    """What to work on."""
+    """A command that works on a profile's text in a folder; `run` does it."""
+
+    PARTS: ClassVar[tuple[str, ...]] = ()  # of a profile, whose settings are options as well
 
     # auto, quick, small or full: how much to run; auto is full on a GPU of 30 GB or more, small on
     # a smaller one and quick without
     profile: str = "auto"
     # sample, hub, a folder of wiki.{train,valid,test}.{raw,tokens}, a text file or a folder of
     # them, or auto: the folder in $LLMLITE_DATA or else the Hub; as the profile says if not given
-    data: str | None = None
+    source: Annotated[str | None, tyro.conf.arg(name="data")] = None
     # your own text, a UTF-8 file or a folder of them (20 kB or more): in the place of --profile and
     # --data, with sizes that fit it
     text: Path | None = None
@@ -50,7 +52,7 @@ class Work:
     @property
     def says_nothing(self) -> bool:
         """Was no text, folder or setting named?"""
-        named = (self.data, self.text, self.out)
+        named = (self.source, self.text, self.out)
         return self.profile == "auto" and named == (None,) * 3 and not self.changes
 
     def experiment(self, **more):
@@ -59,50 +61,37 @@ class Work:
         from llmlite.experiment import Experiment, project_root
         from llmlite.parallel import world
 
-        out = self.out
-        if self.text and not out:
-            out = project_root() / "runs" / f"own-{self.text.resolve().stem}"
-        data = str(self.text.expanduser().absolute()) if self.text else self.data
-        experiment = Experiment(self.settings, data, out, self.device, **more, **self.changes)
+        out, source = self.out, self.source
+        if self.text:
+            source = str(self.text.expanduser().absolute())
+            out = out or project_root() / "runs" / f"own-{self.text.resolve().stem}"
+        experiment = Experiment(self.settings, source, out, self.device, **more, **self.changes)
         if not world().main:  # under torchrun one process speaks for all
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         print(experiment)
         return experiment
 
 
-class Command:
-    """What a command is: a dataclass of its own options, and `run`."""
-
-    WORKS = True  # does it take the options of Work?
-    PARTS: tuple[str, ...] = ()  # of a profile, whose settings are options as well
-
-    def run(self, work: Work) -> None: ...
-
-
-def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work]:
-    """The command and what it works on, from the words after its name."""
-    profile = _start(arguments)
-    parts = command.PARTS
-    options = [
-        (f.name, Annotated[f.type, tyro.conf.arg(help=HELP.get(f.name))])
+def parse(name: str, command: type, arguments: Sequence[str]):
+    """The command, from the words after its name."""
+    works = issubclass(command, Work)
+    parts, profile = (command.PARTS, _start(arguments)) if works else ((), None)
+    settings = [
+        (f.name, Annotated[f.type, tyro.conf.arg(help=HELP.get(f.name))], getattr(profile, f.name))
         for f in fields(Profile)
         if f.name in parts
     ]
-    settings = make_dataclass("Settings", options, frozen=True)
-    defaults = settings(**{part: getattr(profile, part) for part in parts})
-    shown = [("command", command, "")] + [("settings", settings, "")] * bool(parts)
-    shown[1:1] = [("work", Work, "")] if command.WORKS else []
-    whole = make_dataclass(
-        "Options", [(n, Annotated[kind, tyro.conf.arg(name=prefix)]) for n, kind, prefix in shown]
-    )
-    default = {"command": command(), "work": Work(), "settings": defaults}
+    unnamed = tyro.conf.arg(name="")
+    shown = [("command", Annotated[command, unnamed], command())]
+    if settings:
+        made = make_dataclass("Settings", settings, frozen=True)
+        shown.append(("settings", Annotated[made, unnamed], made()))
     said = StringIO()
     try:
         with redirect_stderr(said):
             parsed = tyro.cli(
-                whole,
+                make_dataclass("Options", shown, frozen=True),
                 args=list(arguments),
-                default=whole(**{n: default[n] for n, *_ in shown}),
                 prog=f"llmlite {name}",
                 description=command.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
@@ -110,21 +99,18 @@ def parse(name: str, command: type, arguments: Sequence[str]) -> tuple[Any, Work
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        raise LLMLiteError(_sentence(said.getvalue(), name)) from None
-    work = getattr(parsed, "work", Work())
+        # tyro has put it into a box: its beginning, up to the line below it.
+        lines = (line.strip("│ ") for line in said.getvalue().splitlines()[1:])
+        what = " ".join(takewhile(lambda line: not line.startswith("─"), lines)).rstrip(".")
+        raise LLMLiteError(f"{what}; `llmlite {name} --help` tells what there is.") from None
+    if not works:
+        return parsed.command
     changes = {
         path: reduce(getattr, path.split("."), parsed.settings)
         for path in map(_path, arguments)
         if path.partition(".")[0] in parts and ("." in path or path in HELP)
     }
-    return parsed.command, replace(work, settings=profile, changes=changes)
-
-
-def _sentence(box: str, name: str) -> str:
-    """What tyro has put into a box: its beginning, up to the line below it."""
-    lines = (line.strip("│ ") for line in box.splitlines()[1:])
-    what = " ".join(takewhile(lambda line: not line.startswith("─"), lines)).rstrip(".")
-    return f"{what}; `llmlite {name} --help` tells what there is."
+    return replace(parsed.command, settings=profile, changes=changes)
 
 
 def _path(word: str) -> str:
@@ -138,14 +124,16 @@ def _path(word: str) -> str:
 def _start(arguments: Sequence[str]) -> Profile:
     """The profile whose settings are the defaults."""
     words = [part for word in arguments for part in word.split("=", 1)]
-    given = dict(pairwise(words))
-    looks_only = {"-h", "--help"} & set(words) or given.get("--device") == "cpu"
-    gpu_bytes = 0 if looks_only else _gpu_bytes()
-    if "--text" in given:
-        if others := {"--profile", "--data"} & given.keys():
-            raise LLMLiteError(f"--text stands for {' and '.join(sorted(others))}; leave that out.")
-        return own_profile(_text_bytes(given["--text"], given.get("--out", "runs")), gpu_bytes > 0)
-    return get_profile(given.get("--profile", "auto"), gpu_bytes)
+    given, memory = dict(pairwise(words)), 0
+    if not ({"-h", "--help"} & set(words) or given.get("--device") == "cpu"):
+        from llmlite.parallel import gpu_bytes, local_device
+
+        memory = gpu_bytes(local_device())
+    if "--text" not in given:
+        return get_profile(given.get("--profile", "auto"), memory)
+    if others := {"--profile", "--data"} & given.keys():
+        raise LLMLiteError(f"--text stands for {' and '.join(sorted(others))}; leave that out.")
+    return own_profile(_text_bytes(given["--text"], given.get("--out", "runs")), memory > 0)
 
 
 def _text_bytes(path: str, out: str) -> int:
@@ -156,9 +144,3 @@ def _text_bytes(path: str, out: str) -> int:
     with redirect_stdout(StringIO()):  # what is left out is said when it is read in earnest
         texts = open_source(source, Path(out)).splits.values()
     return sum(len(text.encode()) for text in texts)
-
-
-def _gpu_bytes() -> int:
-    from llmlite.parallel import gpu_bytes, local_device
-
-    return gpu_bytes(local_device())

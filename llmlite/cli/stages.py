@@ -1,4 +1,4 @@
-"""prepare, search, train, evaluate, run and runs: from text to a model and its scores."""
+"""From text to a model, its scores and the notebooks that show them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,27 +6,28 @@ from typing import Annotated, Literal
 
 import tyro
 
-from llmlite.cli.options import PARTS, Command, Work
+from llmlite.cli.options import PARTS, Work
 from llmlite.files import LLMLiteError
 
 TRAINED = ("data", "model", "train", "searched", "revised")  # what a trained model depends on
+FROM = Annotated[Path | None, tyro.conf.arg(name="from")]
 MOST = 8  # runs side by side on a CPU, unless more are asked for: each takes up to a gigabyte
 
 
 @dataclass(frozen=True)
-class Prepare(Command):
+class Prepare(Work):
     """load the corpus, train the tokenizer, encode"""
 
     PARTS = ("data",)
 
-    def run(self, work: Work) -> None:
-        experiment = work.experiment()
+    def run(self) -> None:
+        experiment = self.experiment()
         print(experiment.dataset.table().to_string())
         print(f"Tokenizer and tokens are in {experiment.out}")
 
 
 @dataclass(frozen=True)
-class Search(Command):
+class Search(Work):
     """train every configuration of a grid"""
 
     PARTS = ("data", "model", "first", "revised")
@@ -42,14 +43,14 @@ class Search(Command):
     gpus_per_run: float | None = None
     cpus_per_run: int = 1  # of the cluster, CPU cores and threads for a configuration
 
-    def run(self, work: Work) -> None:
+    def run(self) -> None:
         from llmlite.plan.cluster import RayOptions
         from llmlite.plan.search import best_row
 
         ray = RayOptions(self.ray, self.gpus_per_run, self.cpus_per_run) if self.ray else None
         if not ray and self.gpus_per_run is not None:
             raise LLMLiteError("--gpus-per-run goes with --ray ADDRESS; add it.")
-        experiment = work.experiment(tensorboard=self.tensorboard)
+        experiment = self.experiment(tensorboard=self.tensorboard)
         table = experiment.search(self.grid, ray)
         columns = ["learning_rate", "n_layer", "n_head", "n_embd", "status", "perplexity"]
         print(table.reindex(columns=[*columns, "seconds"]).to_string(index=False))
@@ -60,15 +61,15 @@ class Search(Command):
 
 
 @dataclass(frozen=True)
-class Train(Command):
+class Train(Work):
     """train one configuration from scratch: the profile's, or else the grid's best"""
 
     PARTS = TRAINED
 
     tensorboard: bool = False  # write event files into tensorboard/ in the run's folder
 
-    def run(self, work: Work) -> None:
-        experiment = work.experiment(tensorboard=self.tensorboard)
+    def run(self) -> None:
+        experiment = self.experiment(tensorboard=self.tensorboard)
         record = experiment.retrain()
         best = record["best"]
         print(
@@ -81,7 +82,7 @@ class Train(Command):
 
 
 @dataclass(frozen=True)
-class Evaluate(Command):
+class Evaluate(Work):
     """score the trained model on the test split"""
 
     PARTS = TRAINED
@@ -90,11 +91,11 @@ class Evaluate(Command):
     # over the articles, and beside what counting comes to on the same text
     all: bool = False
 
-    def run(self, work: Work) -> None:
+    def run(self) -> None:
         from llmlite.audit.baselines import measured
         from llmlite.audit.measures import comparable, score_table
 
-        experiment = work.experiment()
+        experiment = self.experiment()
         score, dataset = experiment.test_score(), experiment.dataset
         print(
             f"Test Loss: {score.loss:.4f} nats per token\n"
@@ -112,7 +113,7 @@ class Evaluate(Command):
 
 
 @dataclass(frozen=True)
-class RunPlan(Command):
+class RunPlan(Work):
     """train all that the notebooks show, the most telling first"""
 
     PARTS = PARTS
@@ -125,25 +126,25 @@ class RunPlan(Command):
     # else one a core, at most 8, if not given
     processes: int | None = None
     # one file of the records of all finished runs, at most 16 MB, written every minute and at the
-    # end; `llmlite render FILE` draws the notebooks from it on any machine; llmlite-PROFILE.tar.gz
-    # in --out if not given
+    # end, from which `llmlite reproduce` draws the notebooks on any machine;
+    # llmlite-PROFILE.tar.gz in --out if not given
     archive: Path | None = None
     # an archive of before, or a folder of records such as figures/records, to begin with: what it
     # holds is not trained again; --archive, if it is there
-    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    start: FROM = None
     list: bool = False  # name the plan's runs and their state, and train nothing
     compile: bool | None = None  # compile the blocks; where it pays if not given
     graph: bool | None = None  # replay a step as a CUDA graph; where it pays if not given
     merge: bool | None = None  # accumulated batches in one pass; where it pays if not given
 
-    def run(self, work: Work) -> None:
+    def run(self) -> None:
         from llmlite.engine import FastPaths
         from llmlite.parallel import cores
         from llmlite.plan.archive import unpack
         from llmlite.plan.runner import work as work_through
         from llmlite.plan.whole import chosen, whole_plan
 
-        experiment = work.experiment(paths=FastPaths(self.compile, self.graph, self.merge))
+        experiment = self.experiment(paths=FastPaths(self.compile, self.graph, self.merge))
         archive = self.archive or experiment.out / f"llmlite-{experiment.profile.name}.tar.gz"
         if start := self.start or (archive if archive.exists() else None):
             unpack(start, experiment.out)
@@ -165,16 +166,47 @@ class RunPlan(Command):
 
 
 @dataclass(frozen=True)
-class Runs(Command):
+class Runs:
     """list what was trained below a folder, and how to carry on"""
-
-    WORKS = False
 
     out: Path | None = None  # the folder to look in; the clone's runs/ if not given
 
-    def run(self, work: Work) -> None:
+    def run(self) -> None:
         from llmlite.experiment import project_root
         from llmlite.run import runs_table
 
-        table = runs_table(self.out or project_root() / "runs")
-        print(table.to_string(index=False, na_rep=""))
+        print(runs_table(self.out or project_root() / "runs").to_string(index=False, na_rep=""))
+
+
+@dataclass(frozen=True)
+class Reproduce(Work):
+    """run the notebooks headlessly with papermill"""
+
+    only: tuple[str, ...] = ()  # numbers of the notebooks to run, such as 01 04; all if not given
+    # an archive that `llmlite run` has left: draw its profile, for which no GPU is needed
+    start: FROM = None
+    # afterwards copy executed notebooks, figures, results and the model over the clone's own
+    publish: bool = False
+
+    def run(self) -> None:
+        from llmlite.experiment import Experiment, project_root
+        from llmlite.plan.archive import unpack
+        from llmlite.reproduce import find_notebooks, publish, report, run_notebooks
+
+        if self.text:
+            raise LLMLiteError(
+                "The notebooks speak of WikiText-2; for your own text there are `llmlite train "
+                "--text`, `evaluate --text` and `generate --text`."
+            )
+        root, profile, device = project_root(), self.settings.name, self.device
+        out = self.out or root / "runs" / (self.start.name.split(".")[0] if self.start else profile)
+        if self.start:
+            profile = unpack(self.start, out)["profile"]
+            device = "cpu" if device == "auto" else device
+        notebooks = find_notebooks(root / "notebooks", self.only)
+        print(f"Profile {profile}: {len(notebooks)} notebooks into {out}")
+        executed = run_notebooks(notebooks, out, profile, self.source, device)
+        print(report(executed, out))
+        if self.publish:
+            publish(Experiment(profile, self.source, out, device), root)
+            print(f"Published to {root / 'notebooks'}, {root / 'figures'} and {root / 'README.md'}")
