@@ -161,15 +161,18 @@ class DataSpace:
     vocab_size: tuple[int, ...]
     block_size: tuple[int, ...]
     overlap: tuple[int, ...]  # windows that a token is in: 1 is side by side, 4 a quarter's stride
-    tokens: int  # that each candidate is trained on, about
+    passes: int  # over the text, by each candidate
     train: TrainConfig  # how; its batch is for the longest windows, shorter ones get as many tokens
 
     def points(self):
-        """Yield each candidate as changes to a DataConfig."""
+        """Yield each candidate as changes to a DataConfig, and how it is trained."""
         for vocabulary, block, overlap in itertools.product(
             self.vocab_size, self.block_size, self.overlap
         ):
-            yield {"vocab_size": vocabulary, "block_size": block, "stride": block // overlap}
+            batch = self.train.batch_size * max(self.block_size) // block
+            train = replace(self.train, epochs=max(1, self.passes // overlap), batch_size=batch)
+            changes = {"vocab_size": vocabulary, "block_size": block, "stride": block // overlap}
+            yield changes, train
 
 
 AXES = ("learning_rate", "n_layer", "n_head", "n_embd")  # of a SearchSpace

@@ -91,7 +91,7 @@ PROFILES = {
             vocab_size=(2048, 4096),
             block_size=(128, 256),
             overlap=(1,),
-            tokens=3_000_000,
+            passes=1,
             train=TrainConfig(batch_size=8, patience=0),
         ),
         # Half as wide, after eight passes over a third of the text, it is at 1.807 bits a byte, and
@@ -114,7 +114,7 @@ PROFILES = {
             vocab_size=(4096, 10_000, 16_384),
             block_size=(128, 256),
             overlap=(1, 4),
-            tokens=20_000_000,
+            passes=8,
             train=TrainConfig(batch_size=64, patience=0),
         ),
         model=ModelConfig(dropout=0.1),  # with the rate of `train`: paper.BEST
