@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PROFILE ?= auto
 # Where `make reproduce` finds WikiText-2: a folder or "hub"; auto: $LLMLITE_DATA, else the Hub.
 DATA ?= auto
-# Where `make full` works, and the archive that it leaves for `make render`.
+# Where `make full` and `make render` work, and the archive that the one leaves for the other.
 OUT ?= runs/full
 ARCHIVE ?= $(OUT)/llmlite-full.tar.gz
 DEVICE ?= cuda
@@ -51,8 +51,10 @@ full: PROFILE = full
 full: $(INSTALLED)  ## train everything at full scale, on a GPU, into one archive; again to carry on
 	$(BIN)/llmlite run --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --device $(DEVICE) --archive '$(ARCHIVE)'
 
-render: $(INSTALLED)  ## draw the notebooks from an archive, without a GPU: make render ARCHIVE=...
-	$(BIN)/llmlite reproduce --from '$(ARCHIVE)' --publish --data '$(DATA)'
+render: PROFILE = full
+render: $(INSTALLED)  ## draw the notebooks from an archive, without a GPU, and show them in this clone
+	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --device cpu --from '$(ARCHIVE)'
+	$(BIN)/python figures/publish.py --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)'
 
 bench: bench-tokenizer bench-train bench-memory bench-generate  ## compare with other implementations, in one run, and record it
 	$(BIN)/python tests/benchmarks/tables.py

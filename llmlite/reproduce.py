@@ -1,59 +1,12 @@
-"""Run the notebooks headlessly, and show in a clone what they made.
-
-`run_notebooks` writes below a run's own folder alone. `publish` copies from there into the clone:
-executed notebooks, figures with their page, the runs' records, the trained model, and the one block
-of README.md that is written from them.
-"""
+"""Run the notebooks headlessly, below a folder of the run's own."""
 
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
-from llmlite import paper
-from llmlite.audit.scorecard import RECORDS, SCORECARD, SHORT
-from llmlite.experiment import SEEDS, Experiment
 from llmlite.files import HEADLESS_VARIABLE, LLMLiteError, tqdm
-from llmlite.intervals import over_seeds
-from llmlite.plan.archive import stage
-from llmlite.plan.search import best_row
-from llmlite.plan.whole import whole_plan
-from llmlite.pretrained import ship
-from llmlite.run import WEIGHTS
 from llmlite.sources import DATA_VARIABLE
-
-INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
-START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md
-
-GALLERY = """\
-# Figures
-
-Drawn by the notebooks from records, and put here by `llmlite reproduce --publish`. Each caption
-names the profile, the data and the device of its numbers. Beside each picture lies an SVG of it,
-the [scorecard](scorecard.md) of the paper's claims, and in [records](records) the runs' own.
-"""
-
-RESULTS = """\
-| | paper | here |
-|---|---|---|
-| best configuration of the search: learning rate, layers, heads, width | {paper_best} | {best} |
-| revised grid: configurations, epochs, tokens of training text | 12, {paper.SEARCH_EPOCHS}, \
-not stated | {configurations}, {search.epochs}, {tokens} |
-| validation perplexity per token over the grid | {paper.GRID_PERPLEXITY[0]} to \
-{paper.GRID_PERPLEXITY[1]} | {grid[min]:.1f} to {grid[max]:.1f} |
-| retrained configuration | {paper_best} | {retrained} |
-| epochs and optimiser steps of the retraining | {paper.RETRAIN_EPOCHS}, not stated | \
-{last[epoch]}, {last[step]:,} |
-| test loss, nats per token | {paper.TEST_LOSS:.4f} | {mean[test loss]:.4f} |
-| test perplexity per token | {paper.TEST_PERPLEXITY} | {mean[perplexity per token]:.1f} |
-| test perplexity per word and line end | not stated | {mean[perplexity per word]:.1f} |
-| test bits per byte | not stated | {mean[bits per byte]:.3f} |
-
-Here: profile `{experiment.profile.name}`, {experiment.dataset.name}, {data.split} split, \
-vocabulary {data.vocab_size:,}, windows of {data.block_size} tokens, a new one every {stride}; \
-{made[device]}, {amp}, {seeds}, trained at commit {made[commit]}. Written by \
-`llmlite reproduce --publish` from the run's records."""
 
 
 def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
@@ -143,10 +96,10 @@ def clean(path: Path) -> None:
             cell["metadata"].pop(key, None)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
-    _write_notebook(path, notebook)
+    write_notebook(path, notebook)
 
 
-def _write_notebook(path: Path, content: dict) -> None:
+def write_notebook(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -156,90 +109,3 @@ def report(executed: list[Path], out: Path) -> str:
     lines = [f"\n{len(executed)} notebooks, executed:", *(f"  {path}" for path in executed)]
     lines += [f"{len(figures)} figures:", *(f"  {path}" for path in figures)]
     return "\n".join(lines)
-
-
-# -- into the clone -------------------------------------------------------------------------------
-
-
-def publish(experiment: Experiment, root: Path) -> None:
-    """Show in the clone at `root` what this experiment's run has made; what it has not made stays
-    as it is. README.md changes where both the retraining and the audit are there."""
-    out, records = experiment.out, root / "figures" / "records"
-    for notebook in sorted((out / "notebooks").glob("*.ipynb")):
-        content = json.loads(notebook.read_text("utf-8"))
-        # Whoever opens the published notebook starts from its own parameters, not this run's.
-        cells = [c for c in content["cells"] if INJECTED not in c["metadata"].get("tags", [])]
-        _write_notebook(root / "notebooks" / notebook.name, content | {"cells": cells})
-    _publish_figures(out / "figures", root / "figures")
-    trained = [run for run in whole_plan(experiment) if experiment.is_trained(run)]
-    if trained:
-        shutil.rmtree(records / "runs", ignore_errors=True)
-        stage(experiment, trained, records)
-    if any(out.glob("runs/*/test_score.json")):
-        table = results(experiment)
-        shutil.copyfile(out / SEEDS, records / SEEDS)
-        weights = experiment.folder(experiment.retraining()) / WEIGHTS
-        # Of WikiText-2, as the model's card says; records alone have no weights.
-        if experiment.dataset.name.startswith("wikitext") and weights.exists():
-            ship(experiment, root / "llmlite" / "pretrained")
-        if (scorecard := out / "figures" / SHORT).exists():
-            readme = root / "README.md"
-            block = f"{scorecard.read_text('utf-8')}\n\n{table}"
-            readme.write_text(with_block(readme.read_text("utf-8"), block), "utf-8")
-
-
-def _publish_figures(made: Path, to: Path) -> None:
-    """Copy figures and what lies with them; the page has the captions of all that are there."""
-    to.mkdir(exist_ok=True)
-    for path in (*made.glob("*.png"), *made.glob("*.svg"), made / SCORECARD, made / RECORDS):
-        if path.exists():
-            shutil.copyfile(path, to / path.name)
-    page = to / "README.md"
-    captions = captions_in(page.read_text("utf-8")) if page.exists() else {}
-    captions |= json.loads((made / "captions.json").read_text("utf-8"))
-    there = {name: text for name, text in captions.items() if (to / f"{name}.png").exists()}
-    page.write_text(gallery(there), encoding="utf-8")
-
-
-def gallery(captions: dict[str, str]) -> str:
-    """figures/README.md: every figure with its caption."""
-    parts = [f"## {name}\n\n{text}\n\n![{name}]({name}.png)\n" for name, text in captions.items()]
-    return "\n".join([GALLERY, *sorted(parts)])
-
-
-def captions_in(page: str) -> dict[str, str]:
-    """The captions that `gallery` wrote, by figure."""
-    return dict(re.findall(r"^## (\S+)\n\n(.*?)\n\n!\[", page, re.MULTILINE | re.DOTALL))
-
-
-def with_block(readme: str, block: str) -> str:
-    """`readme` with `block` between the two marks."""
-    if not (START in readme and END in readme):
-        raise LLMLiteError(f"README.md has no {START} and {END} to write between.")
-    return f"{readme.split(START)[0]}{START}\n{block}\n{END}{readme.split(END)[1]}"
-
-
-def results(experiment: Experiment) -> str:
-    """The paper's numbers beside those of this experiment's records, and what these are of."""
-    table, search = experiment.search("revised"), experiment.profile.revised.train
-    record, scores = experiment.retrain(), experiment.seed_scores()
-    data, n = experiment.data, len(scores)
-    shape = "{learning_rate:g}, {n_layer}, {n_head}, {n_embd}".format
-    return RESULTS.format(
-        paper=paper,
-        paper_best=shape(**paper.BEST),
-        best=shape(**best_row(table)),
-        retrained=shape(**experiment.configuration),
-        configurations=len(table),
-        grid=table[table.status == "finished"].perplexity.describe(),
-        search=search,
-        tokens=f"{search.train_tokens:,}" if search.train_tokens else "all",
-        last=record["epochs"][-1],
-        mean={name: over_seeds(scores[name]) if n > 1 else scores[name].mean() for name in scores},
-        experiment=experiment,
-        data=data,
-        stride=data.stride or data.block_size,
-        made=record["environment"],
-        amp=record["amp"],
-        seeds=f"{n} seeds with 95% intervals" if n > 1 else "one seed",
-    )

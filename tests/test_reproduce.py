@@ -7,22 +7,13 @@ from pathlib import Path
 import nbformat
 import pytest
 from notebooks.tiny import PARAMETERS, make_notebook
+from publish import captions_in, gallery, publish, results, with_block
 
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.plan.archive import unpack
 from llmlite.pretrained import load_pretrained, ship
-from llmlite.reproduce import (
-    captions_in,
-    clean,
-    find_notebooks,
-    gallery,
-    publish,
-    report,
-    results,
-    run_notebooks,
-    with_block,
-)
+from llmlite.reproduce import clean, find_notebooks, report, run_notebooks
 
 
 def test_notebooks_run_in_order_with_parameters_and_keep_stderr_in_a_log(tmp_path, monkeypatch):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 from conftest import REPOSITORY
+from publish import captions_in
 
 from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
-from llmlite.reproduce import captions_in
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
 SCRIPT = REPOSITORY / "figures/site/build.py"

@@ -9,6 +9,7 @@ no server and no network.
 import argparse
 import re
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from nbconvert.filters import markdown2html
 
 from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
-from llmlite.reproduce import END, START, captions_in
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where publish.py lies
+from publish import END, START, captions_in
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -193,7 +196,7 @@ def opening(text: str) -> tuple[str, str]:
 
 
 def findings(readme: str) -> tuple[str, str]:
-    """(heading above it, Markdown) of the block that `llmlite reproduce --publish` writes."""
+    """(heading above it, Markdown) of the block that figures/publish.py writes."""
     before, _, rest = readme.partition(START)
     return re.findall(r"^## (.+)$", before, re.MULTILINE)[-1], rest.partition(END)[0]
 

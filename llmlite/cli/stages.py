@@ -183,30 +183,23 @@ class Reproduce(Work):
     """run the notebooks headlessly with papermill"""
 
     only: tuple[str, ...] = ()  # numbers of the notebooks to run, such as 01 04; all if not given
-    # an archive that `llmlite run` has left: draw its profile, for which no GPU is needed
+    # an archive that `llmlite run` has left, to draw from: that needs no GPU
     start: FROM = None
-    # afterwards copy executed notebooks, figures, results and the model over the clone's own
-    publish: bool = False
 
     def run(self) -> None:
-        from llmlite.experiment import Experiment, project_root
+        from llmlite.experiment import project_root
         from llmlite.plan.archive import unpack
-        from llmlite.reproduce import find_notebooks, publish, report, run_notebooks
+        from llmlite.reproduce import find_notebooks, report, run_notebooks
 
         if self.text:
             raise LLMLiteError(
                 "The notebooks speak of WikiText-2; for your own text there are `llmlite train "
                 "--text`, `evaluate --text` and `generate --text`."
             )
-        root, profile, device = project_root(), self.settings.name, self.device
-        out = self.out or root / "runs" / (self.start.name.split(".")[0] if self.start else profile)
+        root, profile = project_root(), self.settings.name
+        out = self.out or root / "runs" / profile
         if self.start:
-            profile = unpack(self.start, out)["profile"]
-            device = "cpu" if device == "auto" else device
+            unpack(self.start, out)
         notebooks = find_notebooks(root / "notebooks", self.only)
         print(f"Profile {profile}: {len(notebooks)} notebooks into {out}")
-        executed = run_notebooks(notebooks, out, profile, self.source, device)
-        print(report(executed, out))
-        if self.publish:
-            publish(Experiment(profile, self.source, out, device), root)
-            print(f"Published to {root / 'notebooks'}, {root / 'figures'} and {root / 'README.md'}")
+        print(report(run_notebooks(notebooks, out, profile, self.source, self.device), out))
