@@ -68,7 +68,6 @@ class _Runner:
     def __init__(self, experiment: Experiment, only, processes: int, archive: Path | None):
         self.experiment, self.only, self.processes = experiment, only, processes
         self.archive, self._packed = archive, time.monotonic()
-        self.given: set[str] = set()  # names of runs
         self.failed: set[Path] = set()  # folders: what failed once would fail again
         self.busy: dict[Future, Run] = {}
         logs = experiment.out / "plan"
@@ -86,7 +85,6 @@ class _Runner:
                 try:
                     return self._hand_out(pool, deadline, bar, began)
                 except BrokenProcessPool:
-                    self.given -= {run.name for run in self.busy.values()}
                     tqdm.write("A worker was killed; its run and the others carry on.", sys.stderr)
                 finally:
                     # What is broken off carries on from its last checkpoint, as after any kill.
@@ -96,37 +94,31 @@ class _Runner:
         tqdm.write(f"Workers were killed {LOST} times; see {self._begin[1]}.", sys.stderr)
 
     def _hand_out(self, pool: ProcessPoolExecutor, deadline: float, bar, began: float) -> None:
-        self.busy = busy = {}
+        experiment, self.busy = self.experiment, {}
         while time.monotonic() < deadline:
             # A grid that is searched adds its best to the plan.
-            plan = chosen(whole_plan(self.experiment), self.only)
-            bar.total = len(plan)
-            for run in plan:
-                if len(busy) < self.processes and self._is_open(run):
-                    self.given.add(run.name)
-                    busy[pool.submit(_make, run)] = run
-            bar.n = sum(self.experiment.is_done(run) for run in plan)
+            plan = chosen(whole_plan(experiment), self.only)
+            left = [run for run in plan if not experiment.is_done(run)]
+            bar.total, bar.n = len(plan), len(plan) - len(left)
             bar.refresh()
-            if not busy:
+            for run in left:
+                # Two of the plan may be one training, of which different things are measured.
+                taken = self.failed | set(map(experiment.folder, self.busy.values()))
+                if len(self.busy) < self.processes and experiment.folder(run) not in taken:
+                    self.busy[pool.submit(_make, run)] = run
+            if not self.busy:
                 return
             patience = min(PACK_EVERY, max(0.0, deadline - time.monotonic()))
-            done, _ = wait(busy, timeout=patience, return_when=FIRST_COMPLETED)
+            done, _ = wait(self.busy, timeout=patience, return_when=FIRST_COMPLETED)
             for future in done:
-                run = busy.pop(future)
-                if not future.result():
-                    self.failed.add(self.experiment.folder(run))
-                else:
+                run = self.busy.pop(future)
+                if future.result():
                     tqdm.write(self._line(run, time.monotonic() - began), sys.stderr)
+                else:
+                    self.failed.add(experiment.folder(run))
             if self.archive and time.monotonic() - self._packed > PACK_EVERY:
-                pack(self.experiment, plan, self.archive)
+                pack(experiment, plan, self.archive)
                 self._packed = time.monotonic()
-
-    def _is_open(self, run: Run) -> bool:
-        """Two of the plan may be one training, of which different things are measured."""
-        if run.name in self.given or self.experiment.is_done(run):
-            return False
-        busy = {self.experiment.folder(other) for other in self.busy.values()}
-        return self.experiment.folder(run) not in busy | self.failed
 
     def _line(self, run: Run, seconds: float) -> str:
         record = read_record(self.experiment.folder(run))
