@@ -13,8 +13,6 @@ PERPLEXITY_RANGE = (1.234, 1.171)  # Fig. 9, right: first and last epoch
 
 # Validation loss by epoch of (1e-3, 2 layers, 4 heads, width 128).
 COSINE_2_4 = [0.2156, 0.1863, 0.1764, 0.1700, 0.1671, 0.1651, 0.1632, 0.1632, 0.1628, 0.1629]
-# Fig. 3b, batch 64 and a fixed rate: the epochs that are legible; train falls 0.2403 to 0.1452.
-FIXED_2_4_FIRST, FIXED_2_4_LAST = 0.1793, 0.1594
 
 # Final validation perplexity (Figs. 3 to 5): (learning rate, layers, heads) → value.
 FINAL_PERPLEXITY = {
