@@ -142,17 +142,17 @@ def words(ax):
 
 
 def test_loss_by_position_draws_each_curve_and_its_mean():
-    ax = plots.loss_by_position({"a": [2.0, 3.0, 4.0], "b": [0.5, 0.5, 5.0]}, 0.158).axes[0]
+    ax = plots.loss_by_position({"a": [2.0, 3.0, 4.0], "b": [0.1, 0.1, 5.8]}, 0.158).axes[0]
     assert drawn(ax)[0] == [[1, 2.0], [2, 3.0], [3, 4.0]]
     assert [y for _, y in drawn(ax)[1]] == [3.0, 3.0]
-    assert drawn(ax)[2] == [[1, 0.5], [2, 0.5], [3, 5.0]]
+    assert drawn(ax)[2] == [[1, 0.1], [2, 0.1], [3, 5.8]]
     assert [y for _, y in drawn(ax)[3]] == [2.0, 2.0]
     assert [y for _, y in drawn(ax)[4]] == [0.158, 0.158]
     assert ax.get_yscale() == "log"
     assert words(ax) == [
         "a: mean 3.000, perplexity 20.09",
         "b: mean 2.000, perplexity 7.389",
-        "the paper's mean, 0.158",
+        "the paper: 0.158",
     ]
 
 

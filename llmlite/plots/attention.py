@@ -1,6 +1,6 @@
 """Notebooks 06 to 08: what the heads do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,24 +32,35 @@ def head_effects(effects: np.ndarray, baseline: float) -> Figure:
     return fig
 
 
-def _draw_map(ax: Axes, weights, tokens: Sequence[str], left=True, lowest=True, **looks):
-    """One head's map; which of its axes are named, left and below."""
-    labels = [token.replace("\n", "↵") for token in tokens]
-    looks = {"family": "monospace", **looks}
-    ax.set_xticks(range(len(tokens)), labels if lowest else [], rotation=90, **looks)
-    ax.set_yticks(range(len(tokens)), labels if left else [], **looks)
-    ax.set(xlabel="looked at (key)" * lowest, ylabel="looking (query)" * left)
-    return ax.imshow(weights, norm=ATTENTION_SCALE)
-
-
 @style.figure
 def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Figure:
     """Figs. 6 and 7. weights: (query, key) of one head, rows sum to 1."""
     many = len(tokens) > 18
-    fig, ax = style.subplots(height=6.6 if many else 4.4, page=many, boxed=True)
-    image = _draw_map(ax, weights, tokens)
-    ax.set_title(title)
-    fig.colorbar(image, label="attention weight", shrink=0.8)
+    return _maps({title: weights}, tokens, 1, 6.6 if many else 4.4, page=many)
+
+
+@style.figure
+def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
+    """One head of layer 0 each. maps: title → (query, key), rows sum to 1; of one sentence."""
+    return _maps(maps, tokens, 3, 2.75, page=True, fontsize=style.SMALL)
+
+
+def _maps(maps: dict, tokens: Sequence[str], columns: int, height: float, page: bool, **looks):
+    """Maps of one sentence, `height` inches each; tokens are named at the left and lowest ones."""
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    labels = [token.replace("\n", "↵") for token in tokens]
+    looks = {"family": "monospace", **looks}
+    fig, axes = style.subplots(rows, columns, height * rows, page, boxed=True, squeeze=False)
+    for place, (title, weights) in enumerate(maps.items()):
+        ax, left, lowest = axes.flat[place], place % columns == 0, place + columns >= len(maps)
+        image = ax.imshow(weights, norm=ATTENTION_SCALE)
+        ax.set_xticks(range(len(labels)), labels if lowest else [], rotation=90, **looks)
+        ax.set_yticks(range(len(labels)), labels if left else [], **looks)
+        ax.set(title=title, xlabel="looked at (key)" * lowest, ylabel="looking (query)" * left)
+    for unused in axes.flat[len(maps) :]:
+        unused.axis("off")
+    fig.colorbar(image, ax=axes, label="attention weight", shrink=0.75)
     return fig
 
 
@@ -72,37 +83,18 @@ def attention_grid(maps: np.ndarray) -> Figure:
 
 
 @style.figure
-def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
-    """One head of layer 0 each. maps: title → (query, key), rows sum to 1; of one sentence."""
-    columns = min(3, len(maps))
-    rows = -(-len(maps) // columns)
-    height = 0.6 + 2.45 * rows
-    fig, axes = style.subplots(rows, columns, height, page=True, boxed=True, squeeze=False)
-    for unused in axes.flat[len(maps) :]:
-        unused.axis("off")
-    for place, (title, weights) in enumerate(maps.items()):
-        left, lowest = place % columns == 0, place + columns >= len(maps)
-        image = _draw_map(axes.flat[place], weights, tokens, left, lowest, fontsize=style.SMALL)
-        axes.flat[place].set_title(title)
-    fig.colorbar(image, ax=axes, label="attention weight", shrink=0.7)
-    return fig
-
-
-@style.figure
 def attention_by_layer(statistics: pd.DataFrame) -> Figure:
-    """statistics: what `interpret.attention_statistics` gives; a dot a head, a line the mean."""
+    """A dot a head, a line the mean. statistics: a row a head, with the columns layer, head, those
+    of STATISTICS, and uniform_distance, what even attention would have."""
     fig, axes = style.subplots(1, len(STATISTICS), 2.8, page=True)
-    for ax, (column, label) in zip(axes, STATISTICS.items(), strict=True):
+    for ax, column in zip(axes, STATISTICS, strict=True):
         for head, part in statistics.groupby("head"):
-            ax.scatter(part.layer, part[column], s=22, label=f"head {head}", **_looks(head))
+            ax.plot(part.layer, part[column], label=f"head {head}", **_dots(head))
         mean = statistics.groupby("layer")[column].mean()
         ax.plot(mean.index, mean, color="black", linewidth=1, label="layer's mean")
-        if column == "distance":
-            even = statistics.uniform_distance.iloc[0]
-            ax.axhline(even, color="black", linestyle=":", label="spread evenly")
-        ax.set_ylabel(label)
-        ax.margins(0.1)
-    _name_heads(fig, axes)
+    even = statistics.uniform_distance.iloc[0]
+    axes[0].axhline(even, color="black", linestyle=":", label="spread evenly")
+    _label(fig, axes, STATISTICS)
     return fig
 
 
@@ -111,26 +103,25 @@ def head_intervals(table: pd.DataFrame) -> Figure:
     """Figs. 6 and 7 in numbers. table: a row a (layer, head); of "previous" and "distance" the
     columns value, low and high."""
     fig, axes = style.subplots(1, 2, 2.9, page=True)
-    for ax, statistic in zip(axes, ("previous", "distance"), strict=True):
-        for (layer, head), row in table[statistic].iterrows():
-            place, looks = layer + 0.13 * (head - 1.5), _looks(head)
-            ax.plot([place, place], [row.low, row.high], color=looks["color"])
-            name = f"head {head}" if layer == 0 else None
-            ax.plot(place, row.value, linestyle="", label=name, **looks)
-        ax.set_ylabel(STATISTICS[statistic])
-    _name_heads(fig, axes)
+    shown = "previous", "distance"
+    for ax, statistic in zip(axes, shown, strict=True):
+        for head, part in table[statistic].groupby("head"):
+            places, looks = part.index.get_level_values("layer") + 0.13 * (head - 1.5), _dots(head)
+            ax.plot([places, places], [part.low, part.high], color=looks["color"])
+            ax.plot(places, part.value, label=f"head {head}", **looks)
+    _label(fig, axes, shown)
     return fig
 
 
-def _looks(head: int) -> dict:
-    looks = style.series(head)
-    return {"marker": looks["marker"], "color": looks["color"]}
+def _dots(head: int) -> dict:
+    return style.series(head) | {"linestyle": "", "markersize": 5}
 
 
-def _name_heads(fig: Figure, axes: Sequence) -> None:
-    for ax in axes:
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.set_xlabel("layer")
+def _label(fig: Figure, axes: Sequence[Axes], statistics: Iterable[str]) -> None:
+    style.integers(*axes)
+    for ax, statistic in zip(axes, statistics, strict=True):
+        ax.set(xlabel="layer", ylabel=STATISTICS[statistic])
+        ax.margins(0.1)
         ax.set_ylim(bottom=0)
     handles, labels = axes[0].get_legend_handles_labels()
     ncols = min(6, len(labels))

@@ -28,11 +28,10 @@ def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Fi
         text = f"{label}: mean {mean:.3f}, perplexity {np.exp(mean):.4g}"
         middle = len(losses) / 2, max(losses[:-1])  # the last one may tower over all others
         style.note(ax, text, middle, up=8, ha="center", color=style.ink(style.COLOURS[i]))
-    ax.axhline(published, color="black", linestyle=":")
-    style.note(ax, f"the paper's mean, {published:.4g}", (1, published), up=-4, va="top")
     ax.set(yscale="log", xlabel="position in the window", ylabel="loss, nats per token (log scale)")
     ax.margins(y=0.12)
     style.log_ticks(ax.yaxis)
+    style.published_values(ax, published, published)
     ax.set_title("Without a mask, only the last answer is not in sight")
     return fig
 
@@ -50,7 +49,7 @@ def positions_by_run(curves: dict[str, Sequence[float]], published: float) -> Fi
         ax.set(yscale="log", xlabel="position")
     style.log_ticks(axes[0].yaxis)
     axes[0].set_ylabel("loss, nats per token")
-    style.note(axes[0], f"the paper's\nmean, {published:.3g}", (1, published), up=-3, va="top")
+    style.published_values(axes[0], published, published)
     return fig
 
 
@@ -64,7 +63,7 @@ def published_curves(curves: dict[str, tuple[dict[int, float], Sequence[float]]]
         epochs = range(1, len(ours) + 1)
         ax.plot(epochs, ours, "-s", color=style.RED, label="here, without a mask")
         ax.set(xlabel="epoch", title=title)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+    style.integers(*axes)
     axes[0].set_ylabel("validation loss, nats per token")
     axes[0].legend()
     return fig
@@ -86,8 +85,7 @@ def window_sizes(table: pd.DataFrame, published: float) -> Figure:
     ax.set_xticks([], minor=True)
     ax.margins(0.15, 0.25)
     style.log_ticks(ax.yaxis)
-    ax.axhline(published, color="black", linestyle=":")
-    style.note(ax, f"the paper: {published:.4g}", (min(table.window), published), up=-4, va="top")
+    style.published_values(ax, published, published)
     fig.legend(loc="outside lower center", ncols=2)
     ax.set_title("Without a mask, the window sets the loss")
     return fig

@@ -18,8 +18,8 @@ MONO = 0.602  # a character's width over its size, in DejaVu Sans Mono
 def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
     """words: the number of words of each article, by split."""
     fig, ax = style.subplots()
-    largest = max(max(values) for values in words.values())
-    bins = np.geomspace(max(1, min(min(v) for v in words.values())), largest + 1, 16)
+    lengths = np.concatenate(list(words.values()))
+    bins = np.geomspace(max(1, lengths.min()), lengths.max() + 1, 16)
     for i, (split, values) in enumerate(words.items()):
         weights = np.full(len(values), 100 / len(values))
         looks = {"linewidth": 1.8, "linestyle": style.DASHES[i % len(style.DASHES)]}
@@ -69,12 +69,11 @@ def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 
             cells.append((x, y, piece))
             x += len(piece)
     margin = 1 + max(len(label) for label in strips)
-    longest = max(x + len(piece) for x, _, piece in cells)
-    size = min(9.0, style.PAGE * 72 / MONO / (margin + longest))  # points
-    width, height = (margin + longest) * MONO * size / 72, 0.27 * (y + 1)
+    size = min(9.0, style.PAGE * 72 / MONO / (margin + columns))  # points
+    width, height = (margin + columns) * MONO * size / 72, 0.27 * (y + 1)
     fig = plt.figure(figsize=(width, height + 0.35), layout="none")
     ax = fig.add_axes((0, 0, 1, height / (height + 0.35)))
-    ax.set(xlim=(-margin, longest), ylim=(y + 1, 0))
+    ax.set(xlim=(-margin, columns), ylim=(y + 1, 0))
     ax.set_axis_off()
     for y, label in starts.items():
         ax.text(-0.8, y + 0.5, label, ha="right", va="center", fontsize=size)

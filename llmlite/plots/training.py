@@ -23,8 +23,7 @@ def learning_curves(curves: dict[str, pd.DataFrame], title: str, published: Rang
         right.plot(epochs.epoch, epochs.train_loss, label=label, **style.series(i))
     left.set(xlabel="epoch", ylabel="validation perplexity per token")
     right.set(xlabel="epoch", ylabel="training loss, nats per token")
-    for ax in (left, right):
-        ax.xaxis.get_major_locator().set_params(integer=True)
+    style.integers(left, right)
     style.published_values(left, *published)
     right.legend()
     fig.suptitle(title)
@@ -93,8 +92,7 @@ def losses(epochs: pd.DataFrame, best: int, published: Range) -> Figure:
     style.note(right, f"kept: {kept.perplexity:.1f}", (best, kept.perplexity), up=12, ha="center")
     right.margins(0.12, 0.15)
     right.set(xlabel="epoch", ylabel="perplexity per token", title="Validation perplexity")
-    for ax in (left, right):
-        ax.xaxis.get_major_locator().set_params(integer=True)
+    style.integers(left, right)
     style.published_values(right, *published)
     return fig
 

@@ -31,10 +31,10 @@ class Pretrained:
         if self.folder != FOLDER:
             return f"the model in {self.folder}"
         made, by = self.record, self.record["environment"]
-        made_of = (
-            f"profile {made['profile']}, {made['data']}, {by['device']}, commit {by['commit']}"
+        return (
+            f"the model that comes with llmlite: profile {made['profile']}, {made['data']}, "
+            f"{by['device']}, commit {by['commit']}"
         )
-        return f"the model that comes with llmlite: {made_of}"
 
 
 def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -> Pretrained:
