@@ -24,19 +24,6 @@ MODULES |= {"attention": "attn", "qkv": "c_attn", "proj": "c_proj"}
 SHAPE = {name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
 SHAPE |= {"block_size": "n_positions"}
 
-_README = """\
----
-library_name: transformers
-pipeline_tag: text-generation
----
-
-{parameters:,} parameters in GPT-2's shape, exported by llmlite from {description}. Prompt and new
-tokens together are at most {block_size}.
-
-    from transformers import pipeline
-    print(pipeline("text-generation", "{name}")("The", max_new_tokens=10))
-"""
-
 
 def to_gpt2(model: GPT, **options):
     """A copy of `model` as a GPT2LMHeadModel, for evaluation; `options` of its GPT2Config."""
@@ -54,9 +41,10 @@ def to_gpt2(model: GPT, **options):
 
 
 def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, description: str) -> None:
-    """Write a folder for transformers' Auto classes; `description`: where the model is from."""
+    """Write a folder for transformers' Auto classes; `description`: where the model is from, for
+    its config.json."""
     check_target(to)
-    gpt2 = to_gpt2(model)
+    gpt2 = to_gpt2(model, exported_by_llmlite=description)
     gpt2.generation_config.pad_token_id = tokenizer.eot_id  # else each generation warns
     theirs = imported("transformers").PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.to_tokenizers(),
@@ -67,9 +55,6 @@ def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, descripti
     )
     gpt2.save_pretrained(to)
     theirs.save_pretrained(to)
-    about = {"parameters": model.n_parameters(), "block_size": model.config.block_size}
-    text = _README.format(**about, name=Path(to).absolute().name, description=description)
-    (Path(to) / "README.md").write_text(text, encoding="utf-8")
 
 
 def import_folder(folder: str | Path, to: str | Path) -> Pretrained:

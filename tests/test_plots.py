@@ -123,8 +123,8 @@ def test_final_perplexities_puts_each_configuration_in_its_panel():
     first = fig.axes[0]  # learning rate 0.0005; two heads are drawn first
     assert drawn(first)[0] == [[0, 90], [1, 92], [2, 94]]
     assert [t.get_text() for t in first.get_xticklabels()] == ["2", "4", "6"]
-    assert [ax.get_title() for ax in fig.axes] == ["learning rate 0.0005", "learning rate 0.001"]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["2 heads", "4 heads"]
+    assert [ax.get_title() for ax in fig.axes] == ["learning rate: 0.0005", "learning rate: 0.001"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["heads: 2", "heads: 4"]
 
 
 def test_token_strips_write_every_character_and_go_on_in_the_next_line():

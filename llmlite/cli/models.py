@@ -48,7 +48,7 @@ class Export(Command):
         check_target(self.to)  # before a model is trained for it
         source = model_of(work, self.model)
         export_folder(source.model, source.tokenizer, self.to, str(source))
-        print(f"For transformers: {self.to} (its README.md says how)")
+        print(f'With transformers: pipeline("text-generation", "{self.to}")("The")')
 
 
 @dataclass(frozen=True)

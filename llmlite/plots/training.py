@@ -6,12 +6,7 @@ from matplotlib.figure import Figure
 from llmlite.plots import style
 
 Range = tuple[float, float]  # the lowest and the highest that the paper published
-WORDS = {  # of an axis of the grids: its name, and one of its values
-    "n_layer": ("layers", "{:g} layers"),
-    "n_head": ("heads", "{:g} heads"),
-    "n_embd": ("width", "width {:g}"),
-    "learning_rate": ("learning rate", "learning rate {:g}"),
-}
+AXIS = {"n_layer": "layers", "n_head": "heads", "n_embd": "width", "learning_rate": "learning rate"}
 
 
 @style.figure
@@ -45,12 +40,12 @@ def final_perplexities(
         for key, group in table[table[panel] == value].groupby(by):
             looks = style.series(keys.index(key))
             mean = group.groupby(x).perplexity.mean()
-            label = WORDS[by][1].format(key) if ax is axes[-1] else None
+            label = f"{AXIS[by]}: {key:g}" if ax is axes[-1] else None
             ax.plot([places[v] for v in mean.index], mean, label=label, **looks)
             dots = [places[v] for v in group[x]]
             ax.scatter(dots, group.perplexity, s=12, alpha=0.5, color=looks["color"])
         ax.set_xticks(list(places.values()), [f"{v:g}" for v in places])
-        ax.set(xlabel=WORDS[x][0], title=WORDS[panel][1].format(value))
+        ax.set(xlabel=AXIS[x], title=f"{AXIS[panel]}: {value:g}")
         ax.set_xlim(-0.3, len(places) - 0.7)
     axes[0].set_ylabel("validation perplexity\nper token")
     if published:
