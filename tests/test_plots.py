@@ -130,7 +130,7 @@ def test_final_perplexities_puts_each_configuration_in_its_panel():
 def test_token_strips_write_every_character_and_go_on_in_the_next_line():
     fig = plots.token_strips({"first": [b" the", b"\n\xc3"], "more": [b"abc"] * 4}, "t", columns=9)
     texts = [text.get_text() for text in fig.axes[0].texts]
-    assert texts == ["first", "more", " the", "↵\\xc3", *["abc"] * 4]
+    assert texts == ["first", " the", "↵\\xc3", "more", *["abc"] * 4]
     assert [box.get_y() for box in fig.axes[0].patches] == [0.1] * 2 + [1.1] * 3 + [2.1]
 
 
