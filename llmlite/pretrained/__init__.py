@@ -87,7 +87,6 @@ def model_card(record: dict) -> str:
     """README.md of a shipped model, from its record."""
     from llmlite.metrics import Score
 
-    values = record | {key: record["identity"][key] for key in ("model", "train")}
     score, millions = Score(**record["scores"]), record["parameters"] / 1e6
     template = (FOLDER / "card.md").read_text("utf-8")
-    return template.format(**values, score=score, last=record["epochs"][-1], millions=millions)
+    return template.format(**record, score=score, last=record["epochs"][-1], millions=millions)
