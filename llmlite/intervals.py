@@ -18,14 +18,7 @@ from llmlite.metrics import Score
 
 TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # as quantiles
 RESAMPLES = 10_000
-
-# What of a Score has an interval → what its nats are divided by.
-UNITS = {
-    "loss": "tokens",
-    "perplexity": "tokens",
-    "word_perplexity": "words",
-    "bits_per_byte": "bytes",
-}
+UNITS = {"word_perplexity": "words", "bits_per_byte": "bytes"}  # other statistics are per token
 
 
 @dataclass(frozen=True)
@@ -48,15 +41,14 @@ class Interval:
 def over_articles(scores: Sequence[Score], statistic: str) -> Interval:
     """A statistic of all `scores`, one an article, together: a ratio of sums, as for a whole split.
 
-    statistic: a key of UNITS. The interval is over articles drawn again with replacement.
+    statistic: a property of Score. The interval is over articles drawn again with replacement.
     """
-    table = [(score.nats, getattr(score, UNITS[statistic])) for score in scores]
+    unit = UNITS.get(statistic, "tokens")
+    table = [(score.nats, getattr(score, unit)) for score in scores]
     loss = bootstrap_sums(table, lambda sums: sums[:, 0] / sums[:, 1], "articles")
     # Each statistic rises with the nats per unit, so it may be taken of their quantiles.
-    of_loss = (
-        getattr(Score(nats, 1, 1, 1), statistic) for nats in (loss.value, loss.low, loss.high)
-    )
-    return Interval(*of_loss, loss.of)
+    ends = (getattr(Score(x, 1, 1, 1), statistic) for x in (loss.value, loss.low, loss.high))
+    return Interval(*ends, loss.of)
 
 
 def over_seeds(values: ArrayLike, of: str = "seeds") -> Interval:

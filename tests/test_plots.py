@@ -19,7 +19,6 @@ from plot_cases import (
     TABLE,
     VALUES,
     WINDOWS,
-    YARDSTICKS,
 )
 
 from llmlite import plots
@@ -202,7 +201,7 @@ def test_first_layer_maps_have_one_scale_and_show_line_ends():
 
 
 def test_yardsticks_put_ours_in_its_place_with_its_interval():
-    ax = plots.yardsticks(YARDSTICKS, "ours", 50.0, 45.0, 55.0, ("paper", 1.17)).axes[0]
+    ax = plots.yardsticks(*FIGURES["yardsticks"]).axes[0]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["uniform", "ours", "GPT-2"]
     points = drawn(ax)[:3]
     assert points == [[[9_000, 0]], [[50, 1]], [[29.4, 2]]]

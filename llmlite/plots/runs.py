@@ -225,23 +225,18 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure
 
 @style.figure
 def yardsticks(
-    table: pd.DataFrame,
-    ours: str,
-    value: float,
-    low: float,
-    high: float,
-    published: tuple[str, float],
+    table: pd.DataFrame, ours: str, measured: Interval, published: tuple[str, float]
 ) -> Figure:
     """Perplexity per word and line end, log scale. table: columns model, PER_WORD and exact; ours:
-    the name of this project's model, with its value and interval; published: a value of the paper
-    and what it is, drawn as a line."""
-    own = pd.DataFrame({"model": [ours], PER_WORD: [value], "exact": [True]})
+    the name of this project's model; published: a value of the paper and what it is, for a line."""
+    own = pd.DataFrame({"model": [ours], PER_WORD: [measured.value], "exact": [True]})
     table = pd.concat([own, table]).sort_values(PER_WORD, ascending=False, ignore_index=True)
     fig, ax = style.subplots(height=0.33 * len(table) + 1, page=True)
     for place, row in table.iterrows():
         text, marker, colour = f"{row[PER_WORD]:,.1f}", "o" if row.exact else "D", style.BLUE
         if row.model == ours:
-            text, marker, colour = f"{text} [{low:,.0f}, {high:,.0f}]", "s", style.RED
+            text = f"{text} [{measured.low:,.0f}, {measured.high:,.0f}]"
+            marker, colour = "s", style.RED
         ax.plot(row[PER_WORD], place, marker, color=colour, mfc=colour if row.exact else "none")
         style.note(ax, text, (row[PER_WORD], place), right=8, va="center", color=style.ink(colour))
     ax.set_yticks(range(len(table)), [fill(name, 42) for name in table.model])
