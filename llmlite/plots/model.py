@@ -221,10 +221,7 @@ def attention_grid(maps: np.ndarray) -> Figure:
     for (layer, head), ax in np.ndenumerate(axes):
         image = ax.imshow(maps[layer, head], norm=ATTENTION_SCALE)
         ax.set(xticks=[], yticks=[])
-        if layer == 0:
-            ax.set_title(f"head {head}")
-        if head == 0:
-            ax.set_ylabel(f"layer {layer}")
+        ax.set(title=f"head {head}" * (layer == 0), ylabel=f"layer {layer}" * (head == 0))
     fig.colorbar(image, ax=axes, label="attention weight", shrink=0.6)
     return fig
 

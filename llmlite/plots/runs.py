@@ -68,17 +68,15 @@ def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame) -> Figu
     """Fig. 8. steps: columns step and lr; published: the paper's, drawn over the same width."""
     fig, ax = style.subplots()
     ax.plot(steps.step, steps.lr)
-    last = steps.step.iloc[-1]
-    scale = last / published.step.iloc[-1]
+    scale = steps.step.iloc[-1] / published.step.iloc[-1]
     label = f"the paper's {published.step.iloc[-1]:,.0f} steps,\nto the same width"
     ax.plot(scale * published.step, published.lr, color="black", linestyle=":", label=label)
-    # Where a schedule has come down, below the words about its peak.
-    ax.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
+    ax.legend(loc="upper right")
     peak = steps.loc[steps.lr.idxmax()]
-    style.note(ax, f"peak {peak.lr:.4g} at step {peak.step:,.0f}", (peak.step, peak.lr), up=6)
-    ax.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, 1.15 * peak.lr))
+    ax.set(xlabel="optimiser step", ylabel="learning rate")
+    ax.set_ylim(bottom=0)
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.set_title(f"Linear warmup, then a cosine to zero at step {last:,}")
+    ax.set_title(f"Linear warmup to {peak.lr:.4g} at step {peak.step:,.0f}, then a cosine to zero")
     return fig
 
 
