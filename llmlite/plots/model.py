@@ -78,8 +78,8 @@ def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 
             piece = token.decode("utf-8", errors="backslashreplace").replace("\n", "↵")
             if x + len(piece) > columns:
                 x, y = 0, y + 1
-            box, colour = (len(piece) - 0.12, 0.8), style.tint(next(colours))
-            ax.add_patch(plt.Rectangle((x + 0.06, y + 0.1), *box, color=colour, lw=0))
+            box = plt.Rectangle((x + 0.06, y + 0.1), len(piece) - 0.12, 0.8)
+            ax.add_patch(box).set(color=next(colours), alpha=0.25, lw=0)
             ax.text(x + len(piece) / 2, y + 0.5, piece, ha="center", va="center", **words)
             x += len(piece)
     width, height = (margin + columns) * MONO * size / 72, 0.27 * (y + 1)

@@ -49,8 +49,8 @@ def final_perplexities(
             looks = style.series(keys.index(key))
             mean = group.groupby(x).perplexity.mean()
             label = f"{AXIS[by]}: {key:g}" if ax is axes[-1] else None
-            ax.plot([places[v] for v in mean.index], mean, label=label, **looks)
-            dots = [places[v] for v in group[x]]
+            ax.plot(mean.index.map(places), mean, label=label, **looks)
+            dots = group[x].map(places)
             ax.scatter(dots, group.perplexity, s=12, alpha=0.5, color=looks["color"])
         ax.set_xticks(list(places.values()), [f"{v:g}" for v in places])
         ax.set(xlabel=AXIS[x], title=f"{AXIS[panel]}: {value:g}")
@@ -206,8 +206,8 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure
     small = {"fontsize": style.SMALL}
     for (row, column), verdict in np.ndenumerate(verdicts.to_numpy()):
         mark, colour = FACT_MARKS[verdict]
-        box = plt.Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, color=style.tint(colour), lw=0)
-        ax.add_patch(box)
+        box = plt.Rectangle((column - 0.47, row - 0.44), 0.94, 0.88)
+        ax.add_patch(box).set(color=colour, alpha=0.25, lw=0)
         value = values.iat[row, column]
         text = value or mark if colour == style.UNCLEAR else f"{mark} {value}"
         text = fill(text, 11, break_long_words=False)

@@ -49,7 +49,7 @@ def save(fig: Figure, path: str | Path) -> None:
     """Write `fig` as its suffix says (.png or .svg); the same figure gives the same bytes."""
     # Matplotlib puts a figure's layout back after saving: for none, it would take the style's.
     with plt.style.context(["default", STYLE, {"figure.constrained_layout.use": False}]):
-        fig.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
+        fig.savefig(path, metadata={"Date": None})
 
 
 def subplots(rows=1, columns=1, height=3.0, page=False, boxed=False, **options):
@@ -75,11 +75,6 @@ def series(i: int) -> dict:
 def ink(colour) -> np.ndarray:
     """The colour for letters on white: darker."""
     return 0.65 * np.array(to_rgb(colour))
-
-
-def tint(colour) -> np.ndarray:
-    """The colour for an area behind black letters: lighter."""
-    return 1 - 0.25 * (1 - np.array(to_rgb(colour)))
 
 
 def note(ax: Axes, text: str, point: tuple[float, float], right=0.0, up=0.0, **looks) -> None:
