@@ -13,8 +13,8 @@ from llmlite.config import ModelConfig
 from llmlite.files import CheckpointError, LLMLiteError, write_json
 from llmlite.model import GPT
 from llmlite.pretrained import MODEL, TOKENIZER, Pretrained, load_pretrained
-from llmlite.run import RECORD, environment, save_weights
-from llmlite.tokenizer import END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
+from llmlite.run import RECORD, save_weights
+from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 from llmlite.tokenizer.export import imported
 
 # Our names in GPT2LMHeadModel's words: of modules, and in its configuration.
@@ -23,20 +23,6 @@ MODULES |= {"norm1": "ln_1", "norm2": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_p
 MODULES |= {"attention": "attn", "qkv": "c_attn", "proj": "c_proj"}
 SHAPE = {name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
 SHAPE |= {"block_size": "n_positions"}
-DROPOUTS = "resid_pdrop", "embd_pdrop", "attn_pdrop"
-
-_README = """\
----
-library_name: transformers
-pipeline_tag: text-generation
----
-
-{parameters:,} parameters in GPT-2's shape, exported by llmlite from {description}. Prompt and new
-tokens together are at most {block_size}. It continues text in the manner of its corpus.
-
-    from transformers import pipeline
-    print(pipeline("text-generation", "{name}")("The", max_new_tokens=10))
-"""
 
 
 def to_gpt2(model: GPT, **options):
@@ -45,7 +31,7 @@ def to_gpt2(model: GPT, **options):
     if not shape.causal:
         raise LLMLiteError("GPT-2 has a causal mask, this model has none; it cannot be exported.")
     given = {theirs: getattr(shape, ours) for ours, theirs in SHAPE.items()}
-    given |= dict.fromkeys(DROPOUTS, shape.dropout)
+    given |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), shape.dropout)
     given |= dict.fromkeys(("bos_token_id", "eos_token_id"), shape.vocab_size - 1)
     gpt2 = hf.GPT2LMHeadModel(hf.GPT2Config(**given | options))
     weights = {_their_name(n): _turned(n, w) for n, w in model.state_dict().items()}
@@ -55,9 +41,10 @@ def to_gpt2(model: GPT, **options):
 
 
 def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, description: str) -> None:
-    """Write a folder for transformers' Auto classes; `description`: where the model is from."""
+    """Write a folder for transformers' Auto classes; `description`: where the model is from, for
+    its config.json."""
     check_target(to)
-    gpt2 = to_gpt2(model)
+    gpt2 = to_gpt2(model, exported_by_llmlite=description)
     gpt2.generation_config.pad_token_id = tokenizer.eot_id  # else each generation warns
     theirs = imported("transformers").PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.to_tokenizers(),
@@ -68,9 +55,6 @@ def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, descripti
     )
     gpt2.save_pretrained(to)
     theirs.save_pretrained(to)
-    about = {"parameters": model.n_parameters(), "block_size": model.config.block_size}
-    text = _README.format(**about, name=Path(to).absolute().name, description=description)
-    (Path(to) / "README.md").write_text(text, encoding="utf-8")
 
 
 def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
@@ -90,7 +74,7 @@ def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
     about = {"imported_from": str(folder), "tokenizer_fingerprint": tokenizer.fingerprint}
     save_weights(model.config, model.state_dict(), to / MODEL, **about)
     tokenizer.save(to / TOKENIZER)
-    write_json(to / RECORD, about | {"imported_in": environment("cpu")})
+    write_json(to / RECORD, about)
     return load_pretrained(folder=to)
 
 
@@ -103,8 +87,6 @@ def _model_in(folder: Path) -> GPT:
     )
     if any(info.values()):  # else transformers would make missing weights up
         raise ValueError("its weights are not those that its config.json names")
-    if len({getattr(gpt2.config, name) for name in DROPOUTS}) > 1:
-        raise ValueError(f"{', '.join(DROPOUTS)} differ, and llmlite's GPT has one dropout")
     shape = {ours: getattr(gpt2.config, theirs) for ours, theirs in SHAPE.items()}
     model = GPT(ModelConfig(**shape, dropout=gpt2.config.resid_pdrop)).eval()
     weights = gpt2.float().eval().state_dict()
@@ -122,10 +104,8 @@ def _tokenizer_in(path: Path) -> BPETokenizer:
     theirs.no_truncation()  # settings of the last call before it was saved
     theirs.no_padding()
     content = json.loads(theirs.to_str())
-    ids, steps = content["model"]["vocab"], content["pre_tokenizer"].get("pretokenizers")
-    pattern = steps[0]["pattern"]["Regex"] if steps else GPT2_SPLIT_PATTERN
-    pairs = [(ids[left], ids[right]) for left, right in content["model"]["merges"]]
-    ours = BPETokenizer(pairs, pattern)
+    ids = content["model"]["vocab"]
+    ours = BPETokenizer([(ids[left], ids[right]) for left, right in content["model"]["merges"]])
     expected = ours.to_tokenizers()
     # A normalizer, a template, another split, a token more: whatever it is, it shows here.
     text = f" It's  e\u0301 ﬁ 日本\n\n12{END_OF_TEXT}".join([*ids, ""])

@@ -34,23 +34,20 @@ def ablation_effects(model: GPT, ids: Tensor, progress: bool = False) -> tuple[f
     ids: (tokens,), the text that the loss is measured on. The changes are (n_layer, n_head);
     positive means that the head helps.
     """
-    config, device = model.config, model.device
-    baseline = _mean_loss(model, ids, None)
-    effects = np.zeros((config.n_layer, config.n_head))
+    baseline = loss_without(model, ids, [])
+    effects = np.zeros((model.config.n_layer, model.config.n_head))
     heads = list(np.ndindex(effects.shape))
     for layer, head in tqdm(heads, desc="Ablate", unit="head", disable=not progress):
-        mask = mask_heads(config, [head], [layer]).to(device)
-        effects[layer, head] = _mean_loss(model, ids, mask) - baseline
+        effects[layer, head] = loss_without(model, ids, [head], [layer]) - baseline
     return baseline, effects
 
 
-def loss_without(model: GPT, ids: Tensor, heads: Iterable[int]) -> float:
-    """Nats per token with `heads` removed from every layer, as the paper does."""
-    return _mean_loss(model, ids, mask_heads(model.config, heads).to(model.device))
-
-
-def _mean_loss(model: GPT, ids: Tensor, head_mask: Tensor | None) -> float:
-    nats, tokens = total_loss(model, ids, head_mask=head_mask)
+def loss_without(
+    model: GPT, ids: Tensor, heads: Iterable[int], layers: Iterable[int] | None = None
+) -> float:
+    """Nats per token with `heads` removed from `layers` (None: every layer, as the paper does)."""
+    mask = mask_heads(model.config, heads, layers).to(model.device)
+    nats, tokens = total_loss(model, ids, head_mask=mask)
     return nats / tokens
 
 
@@ -86,10 +83,6 @@ def attention_received(maps: Tensor, position: int) -> Tensor:
 
     maps: (layer, head, query, key). 1 is the share that even attention would give it, 2 twice that.
     """
-    if not 0 <= position < maps.size(-1) - 1:
-        raise LLMLiteError(
-            f"No later token looks at position {position}; choose 0 to {maps.size(-1) - 2}."
-        )
     later = maps[:, :, position + 1 :, position]  # (layer, head, later queries)
     length = torch.arange(position + 2, maps.size(-1) + 1)  # keys that each of them may look at
     return (later * length).mean(-1)

@@ -1,8 +1,7 @@
 """How far a number would move if chance fell otherwise: 95% intervals. Knows nothing about models.
 
-Of a score, over the articles of the text that it was measured on (bootstrap, Efron and Tibshirani,
-1993); of a result, over the seeds that a run was repeated with (Student's t). The two answer
-different questions: another text, or another training run.
+Over the articles of a text (bootstrap, Efron and Tibshirani, 1993) they answer for another text;
+over the seeds of a run (Student's t) for another training.
 """
 
 import math
@@ -15,18 +14,11 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from llmlite.files import LLMLiteError
-from llmlite.metrics import Score, perplexity
+from llmlite.metrics import Score
 
 TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # as quantiles
-
-# Each is a rising function of nats per unit: (the unit, the function).
-STATISTICS: dict[str, tuple[str, Callable[[float], float]]] = {
-    "loss": ("tokens", float),
-    "perplexity": ("tokens", perplexity),
-    "word_perplexity": ("words", perplexity),
-    "byte_perplexity": ("bytes", perplexity),
-    "bits_per_byte": ("bytes", lambda nats: nats / math.log(2)),
-}
+RESAMPLES = 10_000
+UNITS = {"word_perplexity": "words", "bits_per_byte": "bytes"}  # other statistics are per token
 
 
 @dataclass(frozen=True)
@@ -46,22 +38,26 @@ class Interval:
     __str__ = __format__
 
 
-def over_articles(
-    scores: Sequence[Score], statistic: str, resamples: int = 10_000, seed: int = 0
-) -> Interval:
+def over_articles(scores: Sequence[Score], statistic: str) -> Interval:
     """A statistic of all `scores`, one an article, together: a ratio of sums, as for a whole split.
 
-    statistic: a key of STATISTICS. The interval is over articles drawn again with replacement.
+    statistic: a property of Score. The interval is over articles drawn again with replacement.
     """
-    unit, function = STATISTICS[statistic]
+    unit = UNITS.get(statistic, "tokens")
     table = [(score.nats, getattr(score, unit)) for score in scores]
-    loss = bootstrap_sums(table, lambda sums: sums[:, 0] / sums[:, 1], resamples, seed, "articles")
-    return Interval(function(loss.value), function(loss.low), function(loss.high), loss.of)
+    loss = bootstrap_sums(table, lambda sums: sums[:, 0] / sums[:, 1], "articles")
+    # Each statistic rises with the nats per unit, so it may be taken of their quantiles.
+    ends = (getattr(Score(x, 1, 1, 1), statistic) for x in (loss.value, loss.low, loss.high))
+    return Interval(*ends, loss.of)
 
 
-def over_seeds(values: ArrayLike) -> Interval:
+def over_seeds(values: ArrayLike, of: str = "seeds") -> Interval:
     """The mean of one number a seed, (seeds,), at least two, and Student's t interval of it."""
-    return _student(_finite(values, "seeds"), "seeds")
+    values = _finite(values, of)
+    # As scipy.stats.ttest_1samp, which takes long to import and warns of values that are all alike.
+    mean, n = values.mean(), len(values)
+    half = stdtrit(n - 1, TAILS[1]) * values.std(ddof=1) / math.sqrt(n)
+    return Interval(float(mean), float(mean - half), float(mean + half), f"{n} {of}")
 
 
 def paired(a: ArrayLike, b: ArrayLike) -> Interval:
@@ -70,22 +66,14 @@ def paired(a: ArrayLike, b: ArrayLike) -> Interval:
     A pair shares what else varies, such as a seed. One pair says nothing of how far it would move:
     its interval is all numbers.
     """
-    a, b = _finite(a, "pairs", least=1), _finite(b, "pairs", least=1)
-    if a.shape != b.shape:
-        raise LLMLiteError(
-            f"{len(a)} values cannot be paired with {len(b)}; give as many of both, in one order."
-        )
-    if len(a) == 1:
-        return Interval(float(a[0] - b[0]), -math.inf, math.inf, "1 pair")
-    return _student(a - b, "pairs")
+    differences = _finite(np.subtract(a, b), "pairs", least=1)
+    if len(differences) == 1:
+        return Interval(float(differences[0]), -math.inf, math.inf, "1 pair")
+    return over_seeds(differences, "pairs")
 
 
 def bootstrap_sums(
-    samples: ArrayLike,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    resamples: int = 10_000,
-    seed: int = 0,
-    of: str = "samples",
+    samples: ArrayLike, statistic: Callable[[np.ndarray], np.ndarray], of: str
 ) -> Interval:
     """What depends on the sum of `samples` alone, and its percentiles over samples drawn again: as
     scipy.stats.bootstrap has it, a hundred times as fast.
@@ -94,24 +82,16 @@ def bootstrap_sums(
     (resamples,). `of`: what the samples are, in the plural.
     """
     samples = _finite(samples, of)
-    sums = np.tensordot(_drawn(len(samples), resamples, seed), samples, 1)
-    low, high = np.quantile(statistic(sums), TAILS)
+    low, high = np.quantile(statistic(np.tensordot(_drawn(len(samples)), samples, 1)), TAILS)
     (value,) = statistic(samples.sum(axis=0, keepdims=True))
     return Interval(float(value), float(low), float(high), f"{len(samples)} {of}")
 
 
 @lru_cache(maxsize=8)  # the same few for dozens of measures; longer to draw than to use
-def _drawn(n: int, resamples: int, seed: int) -> np.ndarray:
+def _drawn(n: int) -> np.ndarray:
     """How often each of n samples is drawn, which is all that a sum depends on: (resamples, n)."""
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     return drawn.astype(np.float64)
-
-
-def _student(values: np.ndarray, of: str) -> Interval:
-    # As scipy.stats.ttest_1samp, which takes long to import and warns of values that are all alike.
-    mean, n = values.mean(), len(values)
-    half = stdtrit(n - 1, TAILS[1]) * values.std(ddof=1) / math.sqrt(n)
-    return Interval(float(mean), float(mean - half), float(mean + half), f"{n} {of}")
 
 
 def _finite(values: ArrayLike, of: str, least: int = 2) -> np.ndarray:

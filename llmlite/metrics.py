@@ -1,18 +1,15 @@
 """Scores of a model and of generated text. Knows nothing about files or training.
 
-Loss is in nats per token. Perplexity per token depends on the vocabulary, so two tokenizers cannot
-be compared by it; perplexity per word and bits per byte can. All of them depend on how much of the
-text a model may look back on, so a Score says that as well.
+Perplexity per token depends on the vocabulary, so two tokenizers cannot be compared by it;
+perplexity per word and bits per byte can, of tokens that may look back equally far.
 """
 
 import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +20,12 @@ from llmlite.data import Counts
 from llmlite.files import LLMLiteError, tqdm
 from llmlite.windows import TokenWindows, to_tensor
 
-UNSCORED = -100  # in place of a target that is context alone
 LOGITS = 2**26  # numbers in the logits that are held at a time, 256 MiB in float32
 CACHED_LOGITS = 2**21  # fit a CPU's cache: the softmax reads them again, thrice as fast from there
 SOME = 1_000_000  # tokens that the entropy is estimated from: a corpus may be larger than memory
 
 Ids = Tensor | np.ndarray  # (tokens,), an array possibly mapped from a file
+Batch = tuple[Tensor, Tensor, int]  # inputs, targets (windows, time); first targets not scored
 
 
 @dataclass(frozen=True)
@@ -57,10 +54,6 @@ class Score:
         return perplexity(self.nats / self.words)
 
     @property
-    def byte_perplexity(self) -> float:
-        return perplexity(self.nats / self.bytes)
-
-    @property
     def bits_per_byte(self) -> float:
         return self.nats / math.log(2) / self.bytes
 
@@ -73,22 +66,14 @@ def perplexity(loss: float) -> float:
 # -- loss of a model ------------------------------------------------------------------------------
 
 
-class Windows(NamedTuple):
-    """Windows of one length: i reads ids[starts[i] : starts[i] + width] and predicts the ids one
-    further on; the first `context[i]` of these are not scored."""
-
-    starts: np.ndarray  # (windows,)
-    width: int
-    context: np.ndarray  # (windows,)
-
-
-def windows_over(tokens: int, size: int, stride: int | None, batch_size: int) -> Iterator[Windows]:
-    """Batches of windows of up to `size` inputs that score ids[1 : tokens + 1], each token once.
+def windows_over(ids: Ids, size: int, stride: int | None, batch_size: int) -> Iterator[Batch]:
+    """Batches of windows of up to `size` inputs that score ids[1:], each token once, in order.
 
     stride: as in `token_losses`. LLMLiteError for nothing to score, or a stride that skips tokens.
     """
+    tokens = len(ids) - 1
     if tokens < 1:
-        raise LLMLiteError(f"A loss needs a text of two tokens or more; this one has {tokens + 1}.")
+        raise LLMLiteError(f"A loss needs a text of two tokens or more; this one has {len(ids)}.")
     if stride is not None and not 1 <= stride <= size:
         raise LLMLiteError(
             f"A window of {size} tokens cannot slide by {stride}; choose a stride from 1 to {size}."
@@ -104,12 +89,10 @@ def windows_over(tokens: int, size: int, stride: int | None, batch_size: int) ->
             (moved, size, size - stride),
             (range(tokens - size, tokens - size + (left > 0)), size, size - left),
         ]
-    return (
-        Windows(starts, width, np.full(len(starts), context))
-        for places, width, context in parts
-        for i in range(0, len(places), batch_size)
-        for starts in [np.array(places[i : i + batch_size])]
-    )
+    for starts, width, context in parts:
+        for i in range(0, len(starts), batch_size):
+            windows = TokenWindows(ids, width, stride=1)
+            yield *windows[np.array(starts[i : i + batch_size])], context
 
 
 def context_in_words(config, stride: int | None = None) -> str:
@@ -117,7 +100,7 @@ def context_in_words(config, stride: int | None = None) -> str:
     size, least, how = config.block_size, 1, "windows side by side"
     if stride is not None:
         least, how = size - stride + 1, f"sliding by {stride}; the first window from 1"
-    if not getattr(config, "causal", True):
+    if not config.causal:
         return f"all of a window of {size} tokens, later ones too ({how})"
     return f"{least} to {size} tokens ({how})" if least < size else f"{size} tokens ({how})"
 
@@ -127,9 +110,8 @@ def windows_at_once(device: torch.device, width: int) -> int:
     return max(1, (2**16 if device.type == "cuda" else 2**11) // width)
 
 
-@torch.no_grad()
 def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each target in nats, (…) float32 as `targets`, 0 where it is UNSCORED.
+    """The loss of each target in nats, (…) float32 as `targets`.
 
     hidden (…, n_embd): what `model.hidden` gives. A part of it at a time meets the vocabulary: the
     logits of a large batch would not fit in memory.
@@ -137,33 +119,23 @@ def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
     weight = model.token_embedding.weight
     rows = max(1, (CACHED_LOGITS if weight.device.type == "cpu" else LOGITS) // len(weight))
     parts = zip(hidden.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
-    how = {"ignore_index": UNSCORED, "reduction": "none"}
-    losses = [F.cross_entropy(F.linear(x, weight).float(), y, **how) for x, y in parts]
+    losses = [F.cross_entropy(F.linear(x, weight).float(), y, reduction="none") for x, y in parts]
     return torch.cat(losses).view(targets.shape)
 
 
 def window_losses(
-    model,
-    ids: Ids,
-    batches: Iterable[Windows],
-    head_mask: Tensor | None = None,
-    progress: str | None = None,
-) -> Iterator[tuple[Windows, Tensor]]:
-    """Yield each batch with its losses, (windows, width) float32, 0 where a token is not scored."""
-    shown = {"desc": progress, "disable": progress is None, "unit": "token", "leave": False}
-    with tqdm(total=len(ids) - 1, **shown) as bar, ExitStack() as at_the_end:
-        at_the_end.callback(model.train, model.training)  # back to the mode that it was in
-        model.eval()
-        for batch in batches:
-            x, y = TokenWindows(ids, batch.width, stride=1)[batch.starts]
-            x, y = x.to(model.device), y.to(model.device)
-            context = torch.from_numpy(batch.context).to(model.device).unsqueeze(1)
-            y = y.masked_fill(torch.arange(batch.width, device=model.device) < context, UNSCORED)
-            hidden, _ = model.hidden(x, head_mask)
-            least = int(batch.context.min())  # what is context in all windows needs no logits
-            losses = losses_of(model, hidden[:, least:], y[:, least:])
-            yield batch, F.pad(losses, (least, 0))
-            bar.update(y.numel() - int(batch.context.sum()))
+    model, batches: Iterable[Batch], head_mask: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Of each batch the losses of what is scored, (windows, scored) float32, without dropout."""
+    training = model.training
+    model.eval()
+    try:
+        for inputs, targets, context in batches:
+            inputs, targets = inputs.to(model.device), targets.to(model.device)
+            hidden, _ = model.hidden(inputs, head_mask)
+            yield losses_of(model, hidden[:, context:], targets[:, context:])
+    finally:
+        model.train(training)
 
 
 @torch.inference_mode()
@@ -173,23 +145,24 @@ def total_loss(
     batch_size: int | None = None,
     head_mask: Tensor | None = None,
     progress: str | None = None,
-    stride: int | None = None,
 ) -> tuple[float, int]:
-    """(nats, tokens): the model's loss summed over ids[1:], every token scored exactly once.
+    """(nats, tokens): the model's loss summed over ids[1:], in windows side by side.
 
     batch_size: windows at a time (None: to suit the device). progress: what a bar is called.
-    stride: as in `token_losses`.
     """
-    at_once = batch_size or windows_at_once(model.device, model.config.block_size)
-    batches = windows_over(len(ids) - 1, model.config.block_size, stride, at_once)
+    size, tokens = model.config.block_size, len(ids) - 1
+    batches = windows_over(ids, size, None, batch_size or windows_at_once(model.device, size))
     nats = torch.zeros((), dtype=torch.float64, device=model.device)
-    for _, losses in window_losses(model, ids, batches, head_mask, progress):
-        nats += losses.double().sum()
-    return nats.item(), len(ids) - 1
+    shown = {"desc": progress, "disable": progress is None, "unit": "token", "leave": False}
+    with tqdm(total=tokens, **shown) as bar:
+        for losses in window_losses(model, batches, head_mask):
+            nats += losses.double().sum()
+            bar.update(losses.numel())
+    return nats.item(), tokens
 
 
 @torch.inference_mode()
-def token_losses(model, ids: Ids, stride: int | None = None, progress: str | None = None) -> Tensor:
+def token_losses(model, ids: Ids, stride: int | None = None) -> Tensor:
     """The loss of each of ids[1:] in nats, (tokens - 1,), float32 on the CPU.
 
     stride: None sets windows side by side, so that a token sees 1 to block_size tokens. A number
@@ -197,43 +170,24 @@ def token_losses(model, ids: Ids, stride: int | None = None, progress: str | Non
     see at least block_size - stride + 1. The last is moved back to be whole, and scores the rest.
     """
     size = model.config.block_size
-    batches = windows_over(len(ids) - 1, size, stride, windows_at_once(model.device, size))
-    return collect(window_losses(model, ids, batches, progress=progress), len(ids) - 1)
-
-
-def collect(parts: Iterable[tuple[Windows, Tensor]], tokens: int) -> Tensor:
-    """All that `window_losses` yields, (tokens,) on the CPU: of ids[1:], NaN where not scored."""
-    collected = np.full(tokens, np.nan, np.float32)
-    for windows, losses in parts:
-        offsets = np.arange(windows.width)
-        scored = offsets >= windows.context[:, None]
-        collected[(windows.starts[:, None] + offsets)[scored]] = losses.cpu().numpy()[scored]
-    return torch.from_numpy(collected)
+    batches = windows_over(ids, size, stride, windows_at_once(model.device, size))
+    return torch.cat([losses.flatten().cpu() for losses in window_losses(model, batches)])
 
 
 @torch.inference_mode()
 def loss_by_position(model, windows: TokenWindows) -> Tensor:
     """Nats per token at each position of the window, (block_size,) float64 on the CPU."""
-    # Read once, at the end: each read would wait for the device.
-    sums = torch.zeros(windows.block_size, dtype=torch.float64, device=model.device)
-    with ExitStack() as at_the_end:
-        at_the_end.callback(model.train, model.training)
-        model.eval()
-        indices = torch.arange(len(windows), device=windows.device)
-        for index in indices.split(windows_at_once(model.device, windows.block_size)):
-            inputs, targets = (part.to(model.device) for part in windows[index])
-            hidden, _ = model.hidden(inputs)
-            sums += losses_of(model, hidden, targets).double().sum(0)
-    return sums.cpu() / len(windows)
+    indices = torch.arange(len(windows), device=windows.device)
+    parts = indices.split(windows_at_once(model.device, windows.block_size))
+    batches = ((*windows[part], 0) for part in parts)
+    sums = sum(losses.double().sum(0) for losses in window_losses(model, batches))
+    return sums.cpu() / len(windows)  # read once: each read would wait for the device
 
 
-def evaluate(
-    model, ids: Ids, counts: Counts, progress: str | None = None, stride: int | None = None
-) -> Score:
+def evaluate(model, ids: Ids, counts: Counts, progress: str | None = None) -> Score:
     """The Score of `model` on a split: its ids, and the counts of the text that they spell."""
-    sums = total_loss(model, ids, progress=progress, stride=stride)
-    context = context_in_words(model.config, stride)
-    return Score(*sums, counts.words_and_line_ends, counts.bytes, context)
+    sums = total_loss(model, ids, progress=progress)
+    return Score(*sums, counts.words_and_line_ends, counts.bytes, context_in_words(model.config))
 
 
 def article_scores(
@@ -247,9 +201,8 @@ def article_scores(
     starts = np.flatnonzero(np.asarray(ids) == eot_id)
     if len(starts) != len(articles) or len(losses) != len(ids) - 1 or starts[:1].tolist() != [0]:
         raise LLMLiteError(
-            f"Ids and articles are not of the same split: {len(ids)} ids with {len(starts)} ends "
-            f"of text (the first must be the first id) and {len(losses)} losses (one fewer than "
-            f"ids) for {len(articles)} articles."
+            f"{len(losses)} losses, {len(ids)} ids with {len(starts)} ends of text (the first must "
+            f"be the first id) and {len(articles)} articles are not of the same split."
         )
     parts = losses.double().tensor_split(starts[1:].tolist())
     counts = [Counts.of(text, articles=1) for text in articles]
@@ -266,19 +219,15 @@ class ImplausibleLossWarning(UserWarning):
     """A loss that no language model has on natural text: something shows it the answers."""
 
 
-def unigram_entropy(ids: Ids) -> float:
-    """Nats per token of guessing by frequency, from the first million of ids."""
-    counts = torch.bincount(to_tensor(ids[:SOME])).double()
-    return torch.special.entr(counts / counts.sum()).sum().item()
-
-
 def leak_floor(ids: Ids, block_size: int) -> float:
     """The validation loss below which a leak is likelier than learning, in nats per token."""
     # A model that sees its targets copies them, all but the last one of a window, which nothing
     # shows. There it hardly beats guessing by frequency, so its mean loss tends to the unigram
     # entropy / block_size; it has twice that before it has quite learnt to copy. An honest model
     # of natural text stays above half of the entropy: a third at most, for windows below 6 tokens.
-    return min(2 / block_size, 1 / 3) * unigram_entropy(ids)
+    counts = torch.bincount(to_tensor(ids[:SOME])).double()
+    entropy = torch.special.entr(counts / counts.sum()).sum().item()
+    return min(2 / block_size, 1 / 3) * entropy
 
 
 def warn_if_implausible(loss: float, floor: float, causal: bool) -> str | None:

@@ -13,16 +13,10 @@ PERPLEXITY_RANGE = (1.234, 1.171)  # Fig. 9, right: first and last epoch
 
 # Validation loss by epoch of (1e-3, 2 layers, 4 heads, width 128).
 COSINE_2_4 = [0.2156, 0.1863, 0.1764, 0.1700, 0.1671, 0.1651, 0.1632, 0.1632, 0.1628, 0.1629]
-# Fig. 3b, batch 64 and a fixed rate: the epochs that are legible; train falls 0.2403 to 0.1452.
-FIXED_2_4_FIRST, FIXED_2_4_LAST = 0.1793, 0.1594
 
 # Final validation perplexity (Figs. 3 to 5): (learning rate, layers, heads) → value.
-FINAL_PERPLEXITY = {
-    (1e-3, 2, 4): 1.1768,
-    (1e-3, 6, 2): 1.1715,
-    (1e-3, 6, 4): 1.1710,
-    (5e-4, 2, 2): 1.1855,
-}
+FINAL_PERPLEXITY = {(1e-3, 2, 4): 1.1768, (1e-3, 6, 2): 1.1715, (1e-3, 6, 4): 1.1710}
+FINAL_PERPLEXITY |= {(5e-4, 2, 2): 1.1855}
 
 GENERATION_PROMPT = "The university student"  # §IV.B
 FILTERED_CONTINUATION = "The university student Howard organization."  # §IV.B
@@ -48,16 +42,8 @@ COSINE_6_4 = {1: 0.2104, 10: 0.1579}  # the last is log 1.1710
 ACCUMULATED_LOSSES, PLAIN_LOSSES = (0.0372, 0.1629), (0.1452, 0.1594)
 SCALED_NORMS, PLAIN_NORMS = (3.7e4, 2.2e6), (0.04, 0.09)  # logs with AMP (Figs. 3-5) and without
 # Learning rate logged after an epoch of ten (Figs. 3 to 5), where it is legible.
-EPOCH_RATES = {
-    1: 1.000e-3,
-    2: 0.970e-3,
-    3: 0.883e-3,
-    4: 0.750e-3,
-    5: 0.587e-3,
-    8: 0.117e-3,
-    9: 0.030e-3,
-    10: 0.0,
-}
+EPOCH_RATES = {1: 1.000e-3, 2: 0.970e-3, 3: 0.883e-3, 4: 0.750e-3, 5: 0.587e-3}
+EPOCH_RATES |= {8: 0.117e-3, 9: 0.030e-3, 10: 0.0}
 # Words and line ends of all three splits of WikiText-2 (Merity et al., 2016, Table 1).
 CORPUS_WORDS = 2_088_628 + 217_646 + 245_569
 TRAINING_SHARE = 0.8  # §III.A

@@ -132,9 +132,3 @@ def test_attention_received_worked_out_by_hand():
     maps[0, 1, 3, 1] = 0.25
     # Queries 2 and 3 may look at 3 and 4 tokens: (0.5 × 3 + 0.5 × 4) / 2 and (0 + 0.25 × 4) / 2.
     assert attention_received(maps, 1).tolist() == [[1.75, 0.5]]
-
-
-def test_nobody_can_look_at_the_last_position(one_sentence):
-    with pytest.raises(LLMLiteError, match="No later token") as error:
-        attention_received(torch.ones(1, 1, 4, 4), 3)
-    one_sentence(error)

@@ -19,7 +19,6 @@ from plot_cases import (
     TABLE,
     VALUES,
     WINDOWS,
-    YARDSTICKS,
 )
 
 from llmlite import plots
@@ -123,14 +122,14 @@ def test_final_perplexities_puts_each_configuration_in_its_panel():
     first = fig.axes[0]  # learning rate 0.0005; two heads are drawn first
     assert drawn(first)[0] == [[0, 90], [1, 92], [2, 94]]
     assert [t.get_text() for t in first.get_xticklabels()] == ["2", "4", "6"]
-    assert [ax.get_title() for ax in fig.axes] == ["learning rate 0.0005", "learning rate 0.001"]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["2 heads", "4 heads"]
+    assert [ax.get_title() for ax in fig.axes] == ["learning rate: 0.0005", "learning rate: 0.001"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["heads: 2", "heads: 4"]
 
 
 def test_token_strips_write_every_character_and_go_on_in_the_next_line():
     fig = plots.token_strips({"first": [b" the", b"\n\xc3"], "more": [b"abc"] * 4}, "t", columns=9)
     texts = [text.get_text() for text in fig.axes[0].texts]
-    assert texts == ["first", "more", " the", "↵\\xc3", *["abc"] * 4]
+    assert texts == ["first", " the", "↵\\xc3", "more", *["abc"] * 4]
     assert [box.get_y() for box in fig.axes[0].patches] == [0.1] * 2 + [1.1] * 3 + [2.1]
 
 
@@ -142,17 +141,17 @@ def words(ax):
 
 
 def test_loss_by_position_draws_each_curve_and_its_mean():
-    ax = plots.loss_by_position({"a": [2.0, 3.0, 4.0], "b": [0.5, 0.5, 5.0]}, 0.158).axes[0]
+    ax = plots.loss_by_position({"a": [2.0, 3.0, 4.0], "b": [0.1, 0.1, 5.8]}, 0.158).axes[0]
     assert drawn(ax)[0] == [[1, 2.0], [2, 3.0], [3, 4.0]]
     assert [y for _, y in drawn(ax)[1]] == [3.0, 3.0]
-    assert drawn(ax)[2] == [[1, 0.5], [2, 0.5], [3, 5.0]]
+    assert drawn(ax)[2] == [[1, 0.1], [2, 0.1], [3, 5.8]]
     assert [y for _, y in drawn(ax)[3]] == [2.0, 2.0]
     assert [y for _, y in drawn(ax)[4]] == [0.158, 0.158]
     assert ax.get_yscale() == "log"
     assert words(ax) == [
         "a: mean 3.000, perplexity 20.09",
         "b: mean 2.000, perplexity 7.389",
-        "the paper's mean, 0.158",
+        "the paper: 0.158",
     ]
 
 
@@ -202,7 +201,7 @@ def test_first_layer_maps_have_one_scale_and_show_line_ends():
 
 
 def test_yardsticks_put_ours_in_its_place_with_its_interval():
-    ax = plots.yardsticks(YARDSTICKS, "ours", 50.0, 45.0, 55.0, ("paper", 1.17)).axes[0]
+    ax = plots.yardsticks(*FIGURES["yardsticks"]).axes[0]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["uniform", "ours", "GPT-2"]
     points = drawn(ax)[:3]
     assert points == [[[9_000, 0]], [[50, 1]], [[29.4, 2]]]

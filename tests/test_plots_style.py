@@ -10,25 +10,25 @@ from llmlite import plots
 from llmlite.plots import style
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((12, 15), "the paper: 12 to 15"),
+        ((1.171, 1.1858), "↓ the paper: 1.171 to 1.186, off this scale"),
+        ((3e4, 3e4), "↑ the paper: 30,000, off this scale"),
+    ],
+)
 @pytest.mark.parametrize("mode", ["linear", "log"])
-def test_the_papers_values_are_lines_on_the_scale_and_words_off_it(mode):
+def test_the_papers_values_are_lines_on_the_scale_and_words_off_it(mode, values, words):
     fig, ax = plt.subplots()
     ax.plot([1, 2], [10, 20])
-    ax.set(yscale=mode, ylim=(10, 20))
-    style.published_values(ax, 12, 15)
-    assert [line.get_ydata()[0] for line in ax.get_lines()[1:]] == [12, 15]
-    assert ax.get_ylim() == (10, 20)
-    style.published_values(ax, 1.171, 1.1858)
-    low, high = ax.get_ylim()
-    assert 8 < low < 10
-    assert high == pytest.approx(20)
-    style.published_values(ax, 3e4, 3e4)
-    assert 20 < ax.get_ylim()[1] < 26
-    assert [text.get_text() for text in ax.texts] == [
-        "the paper: 12 to 15",
-        "↓ the paper: 1.171 to 1.186, off this scale",
-        "↑ the paper: 30,000, off this scale",
-    ]
+    ax.set_yscale(mode)
+    bottom, top = ax.get_ylim()
+    style.published_values(ax, *values)
+    assert [text.get_text() for text in ax.texts] == [words]
+    off = words[0] in "↓↑"
+    assert [line.get_ydata()[0] for line in ax.get_lines()[1:]] == ([] if off else [*values])
+    assert (ax.get_ylim()[0] < bottom, ax.get_ylim()[1] > top) == (off, off), "room for words"
     plt.close(fig)
 
 

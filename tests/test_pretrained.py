@@ -63,7 +63,7 @@ def folder(tmp_path):
 
 
 def test_a_model_in_another_folder_says_where_it_is(folder):
-    assert str(load_pretrained(folder=folder)).startswith(f"the model in {folder}: profile ")
+    assert str(load_pretrained(folder=folder)).startswith(f"the model in {folder}")
 
 
 @pytest.mark.parametrize("name", [MODEL, TOKENIZER, RECORD])

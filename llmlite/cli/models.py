@@ -114,7 +114,7 @@ class Export(Model):
         check_target(self.to)  # before a model is trained for it
         source = self.trained()
         export_folder(source.model, source.tokenizer, self.to, str(source))
-        print(f"For transformers: {self.to} (its README.md says how)")
+        print(f'With transformers: pipeline("text-generation", "{self.to}")("The")')
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,6 @@
 """What all figures share: style, sizes, colours, and words beside the lines.
 
-The style is the file llmlite.mplstyle, on top of Matplotlib's defaults. A figure for half a page is
-HALF inches wide with text of 10 pt, one for a whole page PAGE inches with 8.5 pt and nowhere less
-than SMALL: read at 3.5 and 7 inches, no text is under 7 pt. Series differ in colour, marker and
-dashes, so they stay apart in grey.
+Series differ in colour, marker and dashes, so they stay apart in grey.
 """
 
 from functools import wraps
@@ -21,8 +18,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 STYLE = rc_params_from_file(
     Path(__file__).with_name("llmlite.mplstyle"), use_default_template=False
 )
+# Figures for half a page and a page are read at 3.5 and 7 inches, where no text is under 7 points.
 HALF, PAGE = 5.0, 7.5  # inches
-PAGE_TEXT, SMALL = 8.5, 7.5  # points, in a figure of the page's width
+PAGE_TEXT, SMALL = 8.5, 7.5  # points in the latter: most text, and the least
 MAP_STYLE = {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
 
 COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
@@ -51,7 +49,7 @@ def save(fig: Figure, path: str | Path) -> None:
     """Write `fig` as its suffix says (.png or .svg); the same figure gives the same bytes."""
     # Matplotlib puts a figure's layout back after saving: for none, it would take the style's.
     with plt.style.context(["default", STYLE, {"figure.constrained_layout.use": False}]):
-        fig.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
+        fig.savefig(path, metadata={"Date": None})
 
 
 def subplots(rows=1, columns=1, height=3.0, page=False, boxed=False, **options):
@@ -79,14 +77,15 @@ def ink(colour) -> np.ndarray:
     return 0.65 * np.array(to_rgb(colour))
 
 
-def tint(colour) -> np.ndarray:
-    """The colour for an area behind black letters: lighter."""
-    return 1 - 0.25 * (1 - np.array(to_rgb(colour)))
-
-
 def note(ax: Axes, text: str, point: tuple[float, float], right=0.0, up=0.0, **looks) -> None:
     """Words that stand `right` and `up` points from a point of the data."""
     ax.annotate(text, point, (right, up), textcoords="offset points", **looks)
+
+
+def integers(*axes: Axes) -> None:
+    """Ticks of the x axes at whole numbers alone."""
+    for ax in axes:
+        ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def write_values(ax: Axes, matrix: np.ndarray, form: str, white: np.ndarray) -> None:
@@ -103,20 +102,16 @@ def published_values(ax: Axes, low: float, high: float) -> None:
     To be called when the curves are drawn: the scale is theirs.
     """
     bottom, top = ax.get_ylim()
-    text = f"the paper: {' to '.join(dict.fromkeys((number(low), number(high))))}"
+    values = dict.fromkeys((low, high))  # one of them if they are the same
+    text = f"the paper: {' to '.join(map(number, values))}"
     if bottom <= low and high <= top:
-        for value in (low, high):
+        for value in values:
             ax.axhline(value, color="black", linestyle=":")
-        ax.text(0.02, high, text, transform=ax.get_yaxis_transform(), va="bottom")
-        ax.set_ylim(bottom, top)
+        note(ax, text, (0.02, low), up=-3, va="top", xycoords=ax.get_yaxis_transform())
         return
-    under = high < bottom
-    scale = ax.yaxis.get_transform()
-    ends = scale.transform([bottom, top])
-    room = 0.13 * (ends[1] - ends[0])  # a line of text that no curve runs through
-    ends += (-room, 0) if under else (0, room)
-    ax.set_ylim(scale.inverted().transform(ends))
-    y, va, arrow = (0.02, "bottom", "↓") if under else (0.98, "top", "↑")
+    for shared in ax.get_shared_y_axes().get_siblings(ax):
+        shared.margins(y=0.18)  # a line of text that no curve runs through
+    y, va, arrow = (0.02, "bottom", "↓") if high < bottom else (0.98, "top", "↑")
     ax.text(0.02, y, f"{arrow} {text}, off this scale", transform=ax.transAxes, va=va, color=GREY)
 
 

@@ -1,10 +1,7 @@
 """The trained model that comes with the package, so that nobody has to train one to try it.
 
-This folder holds
-    model.safetensors  the weights in half precision; its header says what they are
-    tokenizer.json     the tokenizer that it was trained with
-    record.json        data, configuration, environment and scores of the run that made it
-    README.md          the model card: card.md, filled in from the record
+Beside the weights, in half precision, lie their tokenizer, the record of the run that made them,
+and a model card: card.md, filled in from the record.
 """
 
 from dataclasses import asdict, dataclass
@@ -31,13 +28,13 @@ class Pretrained:
     folder: Path
 
     def __str__(self) -> str:
-        made = self.record
-        if "imported_from" in made:  # by hub.py, which knows no more
-            return f"the model imported from {made['imported_from']}"
-        name = "that comes with llmlite" if self.folder == FOLDER else f"in {self.folder}"
-        device, commit = (made["environment"][key] for key in ("device", "commit"))
-        made_of = f"profile {made['profile']}, {made['data']}"
-        return f"the model {name}: {made_of}, {device}, commit {commit}"
+        if self.folder != FOLDER:
+            return f"the model in {self.folder}"
+        made, by = self.record, self.record["environment"]
+        return (
+            f"the model that comes with llmlite: profile {made['profile']}, {made['data']}, "
+            f"{by['device']}, commit {by['commit']}"
+        )
 
 
 def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -> Pretrained:
@@ -46,10 +43,7 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
     Raises CheckpointError if a file is missing, damaged or belongs to another tokenizer.
     """
     if (folder / "config.json").exists():
-        raise CheckpointError(
-            f"{folder} is a folder of transformers; make it one of llmlite's first, by llmlite "
-            f"import {folder} --to FOLDER."
-        )
+        raise CheckpointError(f"{folder} is for transformers: llmlite import {folder} --to FOLDER.")
     model, header = load_model(folder / MODEL, device)
     tokenizer = BPETokenizer.load(folder / TOKENIZER)
     if header.get("tokenizer_fingerprint") != tokenizer.fingerprint:
@@ -93,7 +87,6 @@ def model_card(record: dict) -> str:
     """README.md of a shipped model, from its record."""
     from llmlite.metrics import Score
 
-    values = record | {key: record["identity"][key] for key in ("model", "train")}
     score, millions = Score(**record["scores"]), record["parameters"] / 1e6
     template = (FOLDER / "card.md").read_text("utf-8")
-    return template.format(**values, score=score, last=record["epochs"][-1], millions=millions)
+    return template.format(**record, score=score, last=record["epochs"][-1], millions=millions)

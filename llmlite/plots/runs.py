@@ -1,4 +1,4 @@
-"""Notebook 08: where 1.17 comes from."""
+"""Notebooks 02, 03 and 08: trainings, and where the paper's 1.17 comes from."""
 
 from collections.abc import Sequence
 from textwrap import fill
@@ -11,8 +11,115 @@ from matplotlib.figure import Figure
 from llmlite.intervals import Interval
 from llmlite.plots import style
 
+Range = tuple[float, float]  # the lowest and the highest that the paper published
+AXIS = {"n_layer": "layers", "n_head": "heads", "n_embd": "width", "learning_rate": "learning rate"}
 FACT_MARKS = {"fits": ("✓", style.GREEN), "does not": ("✗", style.RED), "–": ("–", style.UNCLEAR)}
 PER_WORD = "perplexity per word and line end"
+
+
+@style.figure
+def learning_curves(curves: dict[str, pd.DataFrame], title: str, published: Range) -> Figure:
+    """Fig. 3. curves: label → a run's epochs, with the columns epoch, perplexity, train_loss."""
+    fig, (left, right) = style.subplots(1, 2, page=True)
+    for i, (label, epochs) in enumerate(curves.items()):
+        left.plot(epochs.epoch, epochs.perplexity, **style.series(i))
+        right.plot(epochs.epoch, epochs.train_loss, label=label, **style.series(i))
+    left.set(xlabel="epoch", ylabel="validation perplexity per token")
+    right.set(xlabel="epoch", ylabel="training loss, nats per token")
+    style.integers(left, right)
+    style.published_values(left, *published)
+    right.legend()
+    fig.suptitle(title)
+    return fig
+
+
+@style.figure
+def final_perplexities(
+    table: pd.DataFrame, x: str, by: str, panel: str, title: str, published: Range | None = None
+) -> Figure:
+    """Figs. 2, 4 and 5. Validation perplexity of finished configurations over `x`: a panel a value
+    of one column, a line a value of another (the mean where several runs share it, the runs as
+    dots)."""
+    values = sorted(table[panel].unique())
+    fig, (axes,) = style.subplots(1, len(values), page=len(values) > 1, sharey=True, squeeze=False)
+    places = {v: i for i, v in enumerate(sorted(table[x].unique()))}
+    keys = sorted(table[by].unique())
+    for ax, value in zip(axes, values, strict=True):
+        for key, group in table[table[panel] == value].groupby(by):
+            looks = style.series(keys.index(key))
+            mean = group.groupby(x).perplexity.mean()
+            label = f"{AXIS[by]}: {key:g}" if ax is axes[-1] else None
+            ax.plot(mean.index.map(places), mean, label=label, **looks)
+            dots = group[x].map(places)
+            ax.scatter(dots, group.perplexity, s=12, alpha=0.5, color=looks["color"])
+        ax.set_xticks(list(places.values()), [f"{v:g}" for v in places])
+        ax.set(xlabel=AXIS[x], title=f"{AXIS[panel]}: {value:g}")
+        ax.set_xlim(-0.3, len(places) - 0.7)
+    axes[0].set_ylabel("validation perplexity\nper token")
+    if published:
+        style.published_values(axes[0], *published)
+    fig.suptitle(title)
+    fig.legend(loc="outside right center")
+    return fig
+
+
+@style.figure
+def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Fig. 8. steps: columns step and lr; published: the paper's, drawn over the same width."""
+    fig, ax = style.subplots()
+    ax.plot(steps.step, steps.lr)
+    scale = steps.step.iloc[-1] / published.step.iloc[-1]
+    label = f"the paper's {published.step.iloc[-1]:,.0f} steps,\nto the same width"
+    ax.plot(scale * published.step, published.lr, color="black", linestyle=":", label=label)
+    ax.legend(loc="upper right")
+    peak = steps.loc[steps.lr.idxmax()]
+    ax.set(xlabel="optimiser step", ylabel="learning rate")
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_title(f"Linear warmup to {peak.lr:.4g} at step {peak.step:,.0f}, then a cosine to zero")
+    return fig
+
+
+@style.figure
+def losses(epochs: pd.DataFrame, best: int, published: Range) -> Figure:
+    """Fig. 9. epochs: columns epoch, train_loss, valid_loss, perplexity; best: the epoch kept."""
+    fig, (left, right) = style.subplots(1, 2, page=True)
+    left.plot(epochs.epoch, epochs.train_loss, label="training", **style.series(0))
+    left.plot(epochs.epoch, epochs.valid_loss, label="validation", **style.series(1))
+    left.legend()
+    left.set(xlabel="epoch", ylabel="loss, nats per token", title="Loss")
+    right.plot(epochs.epoch, epochs.perplexity, **style.series(1))
+    kept = epochs[epochs.epoch == best].iloc[0]
+    style.note(right, f"kept: {kept.perplexity:.1f}", (best, kept.perplexity), up=12, ha="center")
+    right.margins(0.12, 0.15)
+    right.set(xlabel="epoch", ylabel="perplexity per token", title="Validation perplexity")
+    style.integers(left, right)
+    style.published_values(right, *published)
+    return fig
+
+
+@style.figure
+def gradient_norm(steps: pd.DataFrame, clip: float, smooth: int, published: Range) -> Figure:
+    """Fig. 10. steps: columns step, grad_norm; clip: the limit, drawn as a line; smooth: steps in
+    the running median."""
+    fig, ax = style.subplots()
+    # As pixels: a run may have 50,000 steps, and each would be a point of the SVG.
+    ax.plot(steps.step, steps.grad_norm, linewidth=0.5, alpha=0.5, rasterized=True)
+    median = steps.grad_norm.rolling(smooth, center=True, min_periods=1).median()
+    ax.plot(steps.step, median, color=style.RED, label=f"median of {smooth} steps")
+    if clip:
+        ax.axhline(clip, color="black", linestyle=":", label=f"clipped at {clip:g}")
+    ax.set(xlabel="optimiser step", ylabel="L2 norm of the\nunscaled gradient", yscale="log")
+    ax.set_xlim(right=steps.step.iloc[-1])
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    style.log_ticks(ax.yaxis)
+    style.published_values(ax, *published)
+    ax.set_title("Gradient norm before clipping: each step, and the median")
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+# -- the audit ------------------------------------------------------------------------------------
 
 
 @style.figure
@@ -28,11 +135,10 @@ def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Fi
         text = f"{label}: mean {mean:.3f}, perplexity {np.exp(mean):.4g}"
         middle = len(losses) / 2, max(losses[:-1])  # the last one may tower over all others
         style.note(ax, text, middle, up=8, ha="center", color=style.ink(style.COLOURS[i]))
-    ax.axhline(published, color="black", linestyle=":")
-    style.note(ax, f"the paper's mean, {published:.4g}", (1, published), up=-4, va="top")
     ax.set(yscale="log", xlabel="position in the window", ylabel="loss, nats per token (log scale)")
     ax.margins(y=0.12)
     style.log_ticks(ax.yaxis)
+    style.published_values(ax, published, published)
     ax.set_title("Without a mask, only the last answer is not in sight")
     return fig
 
@@ -50,7 +156,7 @@ def positions_by_run(curves: dict[str, Sequence[float]], published: float) -> Fi
         ax.set(yscale="log", xlabel="position")
     style.log_ticks(axes[0].yaxis)
     axes[0].set_ylabel("loss, nats per token")
-    style.note(axes[0], f"the paper's\nmean, {published:.3g}", (1, published), up=-3, va="top")
+    style.published_values(axes[0], published, published)
     return fig
 
 
@@ -64,7 +170,7 @@ def published_curves(curves: dict[str, tuple[dict[int, float], Sequence[float]]]
         epochs = range(1, len(ours) + 1)
         ax.plot(epochs, ours, "-s", color=style.RED, label="here, without a mask")
         ax.set(xlabel="epoch", title=title)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+    style.integers(*axes)
     axes[0].set_ylabel("validation loss, nats per token")
     axes[0].legend()
     return fig
@@ -86,8 +192,7 @@ def window_sizes(table: pd.DataFrame, published: float) -> Figure:
     ax.set_xticks([], minor=True)
     ax.margins(0.15, 0.25)
     style.log_ticks(ax.yaxis)
-    ax.axhline(published, color="black", linestyle=":")
-    style.note(ax, f"the paper: {published:.4g}", (min(table.window), published), up=-4, va="top")
+    style.published_values(ax, published, published)
     fig.legend(loc="outside lower center", ncols=2)
     ax.set_title("Without a mask, the window sets the loss")
     return fig
@@ -101,8 +206,8 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure
     small = {"fontsize": style.SMALL}
     for (row, column), verdict in np.ndenumerate(verdicts.to_numpy()):
         mark, colour = FACT_MARKS[verdict]
-        box = plt.Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, color=style.tint(colour), lw=0)
-        ax.add_patch(box)
+        box = plt.Rectangle((column - 0.47, row - 0.44), 0.94, 0.88)
+        ax.add_patch(box).set(color=colour, alpha=0.25, lw=0)
         value = values.iat[row, column]
         text = value or mark if colour == style.UNCLEAR else f"{mark} {value}"
         text = fill(text, 11, break_long_words=False)
@@ -118,23 +223,18 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure
 
 @style.figure
 def yardsticks(
-    table: pd.DataFrame,
-    ours: str,
-    value: float,
-    low: float,
-    high: float,
-    published: tuple[str, float],
+    table: pd.DataFrame, ours: str, measured: Interval, published: tuple[str, float]
 ) -> Figure:
     """Perplexity per word and line end, log scale. table: columns model, PER_WORD and exact; ours:
-    the name of this project's model, with its value and interval; published: a value of the paper
-    and what it is, drawn as a line."""
-    own = pd.DataFrame({"model": [ours], PER_WORD: [value], "exact": [True]})
+    the name of this project's model; published: a value of the paper and what it is, for a line."""
+    own = pd.DataFrame({"model": [ours], PER_WORD: [measured.value], "exact": [True]})
     table = pd.concat([own, table]).sort_values(PER_WORD, ascending=False, ignore_index=True)
     fig, ax = style.subplots(height=0.33 * len(table) + 1, page=True)
     for place, row in table.iterrows():
         text, marker, colour = f"{row[PER_WORD]:,.1f}", "o" if row.exact else "D", style.BLUE
         if row.model == ours:
-            text, marker, colour = f"{text} [{low:,.0f}, {high:,.0f}]", "s", style.RED
+            text = f"{text} [{measured.low:,.0f}, {measured.high:,.0f}]"
+            marker, colour = "s", style.RED
         ax.plot(row[PER_WORD], place, marker, color=colour, mfc=colour if row.exact else "none")
         style.note(ax, text, (row[PER_WORD], place), right=8, va="center", color=style.ink(colour))
     ax.set_yticks(range(len(table)), [fill(name, 42) for name in table.model])

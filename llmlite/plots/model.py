@@ -1,0 +1,272 @@
+"""Notebooks 01 and 04 to 08: text in tokens, what the model writes, and what its heads do."""
+
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from llmlite.plots import style
+
+MONO = 0.602  # a character's width over its size, in DejaVu Sans Mono
+ATTENTION_SCALE = PowerNorm(0.5, vmin=0, vmax=1)  # square root: small weights stay visible
+STATISTICS = {
+    "distance": "mean distance, tokens",
+    "previous": "weight on the token before",
+    "entropy": "entropy, nats",
+}
+
+
+@style.figure
+def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
+    """words: the number of words of each article, by split."""
+    fig, ax = style.subplots()
+    lengths = np.concatenate(list(words.values()))
+    bins = np.geomspace(max(1, lengths.min()), lengths.max() + 1, 16)
+    for i, (split, values) in enumerate(words.items()):
+        weights = np.full(len(values), 100 / len(values))
+        looks = {"linewidth": 1.8, "linestyle": style.DASHES[i % len(style.DASHES)]}
+        label = f"{split}: {len(values)} articles"
+        ax.hist(values, bins, weights=weights, histtype="step", label=label, **looks)
+    ax.set(xscale="log", xlabel="words in an article (log scale)")
+    ax.set_ylabel("articles of the split, %")
+    style.log_ticks(ax.xaxis)
+    ax.margins(y=0.35)  # room for the legend
+    ax.set_ylim(bottom=0)
+    ax.set_title("Every split holds whole articles of similar length")
+    ax.legend(loc="upper left")
+    return fig
+
+
+@style.figure
+def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]) -> Figure:
+    """Counts by length in bytes, from 0: of the vocabulary, and of the tokens of a text."""
+    fig, ax = style.subplots()
+    counts = {"in the vocabulary": in_vocabulary, "in the training text": in_text}
+    for offset, (label, values) in zip((-0.2, 0.2), counts.items(), strict=True):
+        share = 100 * np.asarray(values) / np.sum(values)
+        ax.bar(np.arange(len(share)) + offset, share, 0.4, label=label)
+    ax.set(xlabel="length of a token, bytes", ylabel="tokens, %", xlim=(0.3, 16.7))
+    ax.set_xticks(range(1, 17))
+    ax.grid(axis="x", visible=False)
+    ax.set_title("Long tokens fill the vocabulary, short ones the text")
+    ax.legend()
+    return fig
+
+
+@style.figure
+def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 92) -> Figure:
+    """Texts cut into tokens, each on a colour of its own: label → the bytes of the tokens.
+
+    A text that is too long for `columns` characters goes on in the next line. Bytes that are not a
+    character by themselves are written as \\x..; a line end as ↵.
+    """
+    margin, y, colours = 1 + max(map(len, strips)), -1, cycle(style.COLOURS[:5])
+    size = min(9.0, style.PAGE * 72 / MONO / (margin + columns))  # points
+    words = {"size": size, "family": "monospace", "parse_math": False}
+    fig = plt.figure(layout="none")
+    ax = fig.add_axes((0, 0, 1, 1))
+    for label, tokens in strips.items():
+        x, y = 0, y + 1
+        ax.text(-0.8, y + 0.5, label, ha="right", va="center", fontsize=size)
+        for token in tokens:
+            piece = token.decode("utf-8", errors="backslashreplace").replace("\n", "↵")
+            if x + len(piece) > columns:
+                x, y = 0, y + 1
+            box = plt.Rectangle((x + 0.06, y + 0.1), len(piece) - 0.12, 0.8)
+            ax.add_patch(box).set(color=next(colours), alpha=0.25, lw=0)
+            ax.text(x + len(piece) / 2, y + 0.5, piece, ha="center", va="center", **words)
+            x += len(piece)
+    width, height = (margin + columns) * MONO * size / 72, 0.27 * (y + 1)
+    fig.set_size_inches(width, height + 0.35)
+    ax.set(position=(0, 0, 1, height / (height + 0.35)), xlim=(-margin, columns), ylim=(y + 1, 0))
+    ax.set_axis_off()
+    fig.suptitle(title, y=1, va="top", fontsize=size)
+    return fig
+
+
+@style.figure
+def tokens_per_word(
+    curves: dict[str, pd.Series], chosen: int, reference: float, name: str
+) -> Figure:
+    """curves: split → tokens per word by vocabulary size; `reference`, called `name`, is a line."""
+    fig, ax = style.subplots(height=3.8)
+    for i, (label, values) in enumerate(curves.items()):
+        ax.plot(values.index, values, label=label, **style.series(i))
+    ax.axhline(reference, color="black", linestyle=":", label=fill(name, 26))
+    ax.axvline(chosen, color=style.GREY, linestyle="--", label=f"used here: {chosen:,} tokens")
+    sizes = sorted({size for values in curves.values() for size in values.index})
+    ax.set(xscale="log", xlabel="vocabulary, tokens (log scale)", ylabel="tokens per word")
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right")
+    ax.set_xticks([], minor=True)
+    ax.set_title("Each doubling of the vocabulary saves less")
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+@style.figure
+def next_tokens(tokens: Sequence[str], probabilities: Sequence[float], prompt: str) -> Figure:
+    """The likeliest next tokens after a prompt, most probable first."""
+    fig, ax = style.subplots(height=0.21 * len(tokens) + 0.9)
+    ax.barh(range(len(tokens)), probabilities)
+    ax.set_yticks(range(len(tokens)), [repr(token) for token in tokens], family="monospace")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="probability", title=f"What may follow “{prompt}”")
+    return fig
+
+
+@style.figure
+def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) -> Figure:
+    """§IV.C. Pairwise BLEU between the continuations of prompt variants, (n, n); the diagonal,
+    where a text meets itself, is left blank. Values from `threshold` on have a frame."""
+    shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
+    fig, ax = style.subplots(height=1.2 + 0.42 * len(labels), page=True, boxed=True)
+    image = ax.imshow(shown, vmin=0, aspect="auto")
+    style.write_values(ax, shown, "{:.3f}", white=shown < 0.6 * np.nanmax(shown))
+    for row, column in np.argwhere(shown >= threshold):
+        corner = column - 0.46, row - 0.45
+        ax.add_patch(plt.Rectangle(corner, 0.92, 0.9, fill=False, ec=style.RED, lw=2))
+    ax.set_xticks(range(len(labels)), [f"{i + 1}" for i in range(len(labels))])
+    ax.set_yticks(range(len(labels)), [f"{i + 1}  {label}" for i, label in enumerate(labels)])
+    ax.set(xlabel="prompt, as hypothesis", ylabel="prompt, as reference")
+    ax.set_title(f"Pairwise BLEU of the continuations; framed: {threshold:g} or more")
+    bar = fig.colorbar(image, label="BLEU, 0 to 1")
+    bar.ax.axhline(threshold, color=style.RED, linewidth=2)
+    return fig
+
+
+@style.figure
+def sampling_settings(measures: dict[str, dict], titles: dict[str, str]) -> Figure:
+    """§IV.C. measures: of `audit.text.sampling`; titles: name → title. A panel a name, a row a
+    setting, with its 95% interval."""
+    fig, (axes,) = style.subplots(1, len(titles), 2.2, page=True, sharey=True, squeeze=False)
+    for ax, (name, title) in zip(axes, titles.items(), strict=True):
+        settings = {
+            key.removeprefix(f"{name}: "): measure
+            for key, measure in measures.items()
+            if key.startswith(f"{name}: ") and " minus " not in key
+        }
+        for row, measure in enumerate(settings.values()):
+            ax.plot([measure["low"], measure["high"]], [row, row], color=style.BLUE)
+            ax.plot(measure["value"], row, "o", color=style.BLUE)
+        ax.set_yticks(range(len(settings)), settings)
+        ax.set(xlabel=title)
+        ax.margins(0.12, 0.1)
+    axes[0].invert_yaxis()
+    return fig
+
+
+# -- heads ----------------------------------------------------------------------------------------
+
+
+@style.figure
+def head_effects(effects: np.ndarray, baseline: float) -> Figure:
+    """§IV.D. effects: change of the loss without each head, (n_layer, n_head), nats per token."""
+    layers, heads = effects.shape
+    fig, ax = style.subplots(height=1.4 + 0.32 * layers, page=heads > 4, boxed=True)
+    limit = np.abs(effects).max() or 1.0
+    image = ax.imshow(effects, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    style.write_values(ax, effects, "{:+.3f}", white=np.abs(effects) > 0.6 * limit)
+    ax.set(xticks=range(heads), yticks=range(layers), xlabel="head", ylabel="layer")
+    ax.set_title(f"Change of the loss ({baseline:.3f})\nwithout a head")
+    fig.colorbar(image, label="nats per token")
+    return fig
+
+
+@style.figure
+def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Figure:
+    """Figs. 6 and 7. weights: (query, key) of one head, rows sum to 1."""
+    many = len(tokens) > 18
+    return _maps({title: weights}, tokens, 1, 6.6 if many else 4.4, page=many)
+
+
+@style.figure
+def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
+    """One head of layer 0 each. maps: title → (query, key), rows sum to 1; of one sentence."""
+    return _maps(maps, tokens, 3, 2.75, page=True, fontsize=style.SMALL)
+
+
+def _maps(maps: dict, tokens: Sequence[str], columns: int, height: float, page: bool, **looks):
+    """Maps of one sentence, `height` inches each; tokens are named at the left and lowest ones."""
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    labels = [token.replace("\n", "↵") for token in tokens]
+    looks = {"family": "monospace", **looks}
+    fig, axes = style.subplots(rows, columns, height * rows, page, boxed=True, squeeze=False)
+    for place, (title, weights) in enumerate(maps.items()):
+        ax, left, lowest = axes.flat[place], place % columns == 0, place + columns >= len(maps)
+        image = ax.imshow(weights, norm=ATTENTION_SCALE)
+        ax.set_xticks(range(len(labels)), labels if lowest else [], rotation=90, **looks)
+        ax.set_yticks(range(len(labels)), labels if left else [], **looks)
+        ax.set(title=title, xlabel="looked at (key)" * lowest, ylabel="looking (query)" * left)
+    for unused in axes.flat[len(maps) :]:
+        unused.axis("off")
+    fig.colorbar(image, ax=axes, label="attention weight", shrink=0.75)
+    return fig
+
+
+@style.figure
+def attention_grid(maps: np.ndarray) -> Figure:
+    """Every head's map on one text: maps (n_layer, n_head, query, key), a row a layer."""
+    layers, heads = maps.shape[:2]
+    page = heads > 4
+    side = (6.0 if page else 3.7) / heads
+    fig, axes = style.subplots(layers, heads, 0.4 + side * layers, page, boxed=True, squeeze=False)
+    for (layer, head), ax in np.ndenumerate(axes):
+        image = ax.imshow(maps[layer, head], norm=ATTENTION_SCALE)
+        ax.set(xticks=[], yticks=[])
+        ax.set(title=f"head {head}" * (layer == 0), ylabel=f"layer {layer}" * (head == 0))
+    fig.colorbar(image, ax=axes, label="attention weight", shrink=0.6)
+    return fig
+
+
+@style.figure
+def attention_by_layer(statistics: pd.DataFrame) -> Figure:
+    """A dot a head, a line the mean. statistics: a row a head, with the columns layer, head, those
+    of STATISTICS, and uniform_distance, what even attention would have."""
+    fig, axes = style.subplots(1, len(STATISTICS), 2.8, page=True)
+    for ax, column in zip(axes, STATISTICS, strict=True):
+        for head, part in statistics.groupby("head"):
+            ax.plot(part.layer, part[column], label=f"head {head}", **_dots(head))
+        mean = statistics.groupby("layer")[column].mean()
+        ax.plot(mean.index, mean, color="black", linewidth=1, label="layer's mean")
+    even = statistics.uniform_distance.iloc[0]
+    axes[0].axhline(even, color="black", linestyle=":", label="spread evenly")
+    _label(fig, axes, STATISTICS)
+    return fig
+
+
+@style.figure
+def head_intervals(table: pd.DataFrame) -> Figure:
+    """Figs. 6 and 7 in numbers. table: a row a (layer, head); of "previous" and "distance" the
+    columns value, low and high."""
+    fig, axes = style.subplots(1, 2, 2.9, page=True)
+    shown = "previous", "distance"
+    for ax, statistic in zip(axes, shown, strict=True):
+        for head, part in table[statistic].groupby("head"):
+            places, looks = part.index.get_level_values("layer") + 0.13 * (head - 1.5), _dots(head)
+            ax.plot([places, places], [part.low, part.high], color=looks["color"])
+            ax.plot(places, part.value, label=f"head {head}", **looks)
+    _label(fig, axes, shown)
+    return fig
+
+
+def _dots(head: int) -> dict:
+    return style.series(head) | {"linestyle": "", "markersize": 5}
+
+
+def _label(fig: Figure, axes: Sequence[Axes], statistics: Iterable[str]) -> None:
+    style.integers(*axes)
+    for ax, statistic in zip(axes, statistics, strict=True):
+        ax.set(xlabel="layer", ylabel=STATISTICS[statistic])
+        ax.margins(0.1)
+        ax.set_ylim(bottom=0)
+    handles, labels = axes[0].get_legend_handles_labels()
+    ncols = min(6, len(labels))
+    fig.legend(handles, labels, loc="outside lower center", ncols=ncols, columnspacing=1.2)
