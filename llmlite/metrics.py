@@ -7,7 +7,6 @@ text a model may look back on, so a Score says that as well.
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -341,8 +340,3 @@ def text_statistics(texts: Sequence[str]) -> dict[str, float]:
         "distinct-2": float(np.mean([distinct_n(words, 2) for words in split])),
         "repetition": float(np.mean([repetition_rate(words) for words in split])),
     }
-
-
-def most_common_share(items: Sequence) -> float:
-    """Share of the single most frequent item: 1.0 for a text that is stuck on one word."""
-    return max(Counter(items).values()) / len(items) if items else 0.0

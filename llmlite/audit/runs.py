@@ -9,7 +9,7 @@ import pandas as pd
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import HEADS, audit_of, leak_runs
-from llmlite.audit.studies import STUDIES, StudySize
+from llmlite.audit.studies import STUDIES
 from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
 from llmlite.experiment import Experiment
@@ -33,7 +33,7 @@ class Audit:
 
     @cached_property
     def leak_runs(self) -> dict[str, Run]:
-        size = {"limit": self.config.windows, "sentences": self.config.sentences}
+        size = {"limit": self.config.windows, "sentences": self.config.study.sentences}
         made = {}
         for run in leak_runs(self.config, self.experiment.data):
             measure = partial(predicted, run=run, **size)
@@ -43,11 +43,11 @@ class Audit:
     @cached_property
     def honest_runs(self) -> dict[str, Run]:
         """The paper's best configuration, as the package does it, a run a seed."""
-        config, data, size = self.config, self.experiment.data, StudySize.of(self.config)
+        config, data = self.config, self.experiment.data
         shape = {"n_layer": config.deep, "n_head": HEADS, "n_embd": config.model.n_embd}
         model = with_data(self.experiment.profile.model, data, **shape)
         measures = {"scores": comparable} | {
-            name: partial(study, size=size) for name, study in STUDIES.items()
+            name: partial(study, size=config.study) for name, study in STUDIES.items()
         }
         # Until it is known what is retrained, it may be this, whose weights are needed.
         keeps = () if self.experiment.known_configuration else ("weights",)
