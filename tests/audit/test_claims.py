@@ -26,7 +26,7 @@ from llmlite.audit.scorecard import (
     to_markdown,
     to_short_markdown,
 )
-from llmlite.audit.trends import best_losses, effect, trend_effects
+from llmlite.audit.trends import best_losses, changes, mean, trend_effects
 from llmlite.config import SearchSpace
 from llmlite.experiment import Experiment
 
@@ -452,7 +452,7 @@ def test_trend_effects_are_those_that_the_claims_are_about():
             "heads 2 to 4, 6 layers": -0.7,
         }
     )
-    assert effects["width 64 to 256"] == effect(best_losses(e.first), "n_embd", 64, 256)
+    assert effects["width 64 to 256"] == mean(changes(best_losses(e.first), "n_embd", 64, 256))
     assert [interval.of for interval in effects.values()] == [
         f"{n} pairs" for n in (3, 24, 24, 12, 12, 12, 6, 6)
     ]
