@@ -123,8 +123,8 @@ def claim_15(e: Evidence) -> tuple[str, str]:
 
 
 def _ratio(logarithm: Interval) -> str:
-    value, low, high = np.exp([logarithm.value, logarithm.low, logarithm.high])
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    ends = np.exp([logarithm.value, logarithm.low, logarithm.high])
+    return f"{Interval(*ends, logarithm.of):.2f}"
 
 
 def claim_16(e: Evidence) -> tuple[str, str]:
@@ -221,8 +221,6 @@ def _parts(seeds: list[dict], signs: dict[str, int]) -> tuple[list[str], str]:
 
 def _values(seeds: list[dict], name: str, interval: bool = True) -> str:
     """Each seed's value, the first with its interval."""
-    measures = [seed["measures"][name] for seed in seeds]
-    first, *others = [f"{m['value']:.2f}" for m in measures]
-    if interval:
-        first += " [{low:.2f}, {high:.2f}]".format(**measures[0])
-    return " / ".join([first, *others])
+    first, *others = (Interval(**seed["measures"][name]) for seed in seeds)
+    shown = f"{first:.2f}" if interval else f"{first.value:.2f}"
+    return " / ".join([shown, *(f"{other.value:.2f}" for other in others)])

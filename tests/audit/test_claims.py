@@ -20,11 +20,12 @@ from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, VERDICTS, Evi
 from llmlite.audit.runs import Audit
 from llmlite.audit.scorecard import (
     JUDGES,
+    SCORECARD,
+    SHORT,
+    pages,
     row,
     scorecard,
     to_frame,
-    to_markdown,
-    to_short_markdown,
 )
 from llmlite.audit.trends import best_losses, changes, mean, trend_effects
 from llmlite.config import SearchSpace
@@ -552,7 +553,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_scorecard_as_a_table_has_a_line_a_claim_and_no_broken_cell(rows):
-    lines = to_markdown(rows, "profile quick, a text, a CPU.").splitlines()
+    lines = pages(rows, "profile quick, a text, a CPU.", "")[SCORECARD].splitlines()
     table = [cells(line) for line in lines if line.startswith("|")]
     assert [len(line) for line in table] == [7] * 18
     assert table[2:] == [
@@ -571,7 +572,7 @@ def test_the_scorecard_as_a_table_has_a_line_a_claim_and_no_broken_cell(rows):
 
 
 def test_the_short_scorecard_has_a_headline_claims_and_verdicts(rows):
-    lines = to_short_markdown(rows, "profile quick, a text, a CPU.", "One. Two.").splitlines()
+    lines = pages(rows, "profile quick, a text, a CPU.", "One. Two.")[SHORT].splitlines()
     assert lines[0] == "**One. Two.**"
     assert "profile quick, a text, a CPU." in lines[-1]
     table = [cells(line) for line in lines if line.startswith("|")]
