@@ -3,6 +3,8 @@
 All tokens from some position on are changed; in a causal model no logit before it may move.
 """
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 
@@ -25,12 +27,10 @@ def causal_leak(model, seed: int = 0) -> bool:
     """
     if model.config.block_size == 1 or model.config.vocab_size == 1:
         return False  # no token stands after another, or none can be another
-    was_training = model.training
-    model.eval()
-    try:
+    with ExitStack() as at_the_end:
+        at_the_end.callback(model.train, model.training)  # back to the mode that it was in
+        model.eval()
         later, allowed, noise = _largest_changes(model, seed)
-    finally:
-        model.train(was_training)
     if noise * NOISE > allowed:
         raise LLMLiteError(
             f"The model's logits differ by up to {noise:.2g} from one pass to the next over the "

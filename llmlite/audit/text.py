@@ -1,7 +1,6 @@
-"""Claims 9 to 11 (§IV.B and IV.C): is the text coherent, and what do wording, temperature and
-top-k do to it?
+"""Claims 9 to 11 (§IV.B, IV.C): is the text coherent, and what do wording and sampling do to it?
 
-Studies measure and do not judge. Each gives what JSON can hold: among it `measures` (name → value,
+A study measures and does not judge. It gives what JSON can hold: among it `measures` (name → value,
 low, high and of) and, of samples, `rows`: what was counted or what they say.
 """
 
@@ -178,15 +177,10 @@ def _bleu_counts(scores: list) -> dict[str, np.ndarray]:
 
 # -- claim 11: a low temperature is more deterministic, a larger top-k more diverse ---------------
 
-TEMPERATURES = (paper.LOW_TEMPERATURE, 1.0)  # without top-k
-TOP_K = (10, 50, 200, 1000)  # at temperature 1
-SETTINGS = {f"temperature {t}": {"temperature": t} for t in TEMPERATURES} | {
-    f"top-k {k}": {"temperature": 1.0, "top_k": k} for k in TOP_K
-}
-COMPARED = (
-    tuple(f"temperature {t}" for t in TEMPERATURES),
-    *((f"top-k {k}", f"top-k {TOP_K[0]}") for k in TOP_K[1:]),
-)
+LOW, HIGH = f"temperature {paper.LOW_TEMPERATURE}", "temperature 1.0"
+SETTINGS = {LOW: {"temperature": paper.LOW_TEMPERATURE}, HIGH: {"temperature": 1.0}}
+SETTINGS |= {f"top-k {k}": {"temperature": 1.0, "top_k": k} for k in (10, 50, 200, 1000)}
+COMPARED = [(LOW, HIGH), *((f"top-k {k}", "top-k 10") for k in (50, 200, 1000))]
 
 
 def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
