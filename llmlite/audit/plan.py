@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.config import DataConfig, ModelConfig, TrainConfig, with_data
 from llmlite.files import LLMLiteError
 from llmlite.profiles import PROFILES
 from llmlite.run import Run
@@ -137,34 +137,24 @@ def leak_runs(audit: AuditConfig, data: DataConfig) -> list[Run]:
     )
 
     def run(name, train=train, deep=False, seed=None, causal=False, **changes) -> Run:
-        cut = replace(text, **changes)
-        model = replace(
-            audit.model,
-            vocab_size=cut.vocab_size,
-            block_size=cut.block_size,
-            n_layer=audit.deep if deep else audit.shallow,
-            n_head=HEADS,
-            causal=causal,
-        )
+        cut, layers = replace(text, **changes), audit.deep if deep else audit.shallow
+        model = with_data(audit.model, cut, n_layer=layers, n_head=HEADS, causal=causal)
         return Run(name, cut, model, train if seed is None else replace(train, seed=seed))
 
     def of_length(size: int) -> TrainConfig:
         """`short` for as many tokens in windows of `size`."""
         return replace(short, epoch_windows=short.epoch_windows * text.block_size // size)
 
-    first, *others = audit.seeds
-    runs = [run("no-mask", seed=first), run("mask", again, causal=True, seed=first)]
-    runs += [run("no-mask-deep", deep=True, seed=first)]
-    runs += [run("no-mask-batch", replace(again, batch_size=2 * again.batch_size), seed=first)]
-    runs += [
-        run(f"no-mask-window-{size}", of_length(size), block_size=size)
-        for size in audit.other_windows
-    ]
-    padded = audit.padded_window
-    runs += [
+    (first, *others), padded = audit.seeds, audit.padded_window
+    return [
+        run("no-mask", seed=first),
+        run("mask", again, causal=True, seed=first),
+        run("no-mask-deep", deep=True, seed=first),
+        run("no-mask-batch", replace(again, batch_size=2 * again.batch_size), seed=first),
+        *(run(f"no-mask-window-{n}", of_length(n), block_size=n) for n in audit.other_windows),
         run("unshifted", short, causal=True, shift=0),
         run("padding", of_length(padded), causal=True, padding=True, block_size=padded),
         run("split-after-windowing", short, causal=True, split="windows"),
         run("scaled-norm", replace(audit.scaled, log_scaled_norm=True)),
+        *(run(f"no-mask-seed-{seed}", again, seed=seed) for seed in others),
     ]
-    return runs + [run(f"no-mask-seed-{seed}", again, seed=seed) for seed in others]

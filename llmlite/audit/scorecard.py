@@ -12,7 +12,7 @@ from llmlite.audit.measures import together
 from llmlite.audit.runs import LONGER, Audit
 from llmlite.audit.studies import STUDIES
 from llmlite.files import replacing, write_json
-from llmlite.run import read_steps
+from llmlite.run import finished_record, read_steps
 
 CLAIMS = {claim["number"]: claim for claim in wording.rows("claims")}
 # The judge of claim 7 is `claim_7`, in claims.py or trends.py: from the evidence to what came out
@@ -144,14 +144,13 @@ def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
                 for study, seeds in gathered.studies.items()
             },
         }
-    tables = {"first": gathered.first, "revised": gathered.revised, LONGER: gathered.longer}
-    for name, (grid, seed) in audit.grid_runs.items():
-        table = tables[grid]
-        if seed in table.seed.values:
+    for name, grid in audit.grid_runs.items():
+        records = [record for run in grid if (record := finished_record(experiment.folder(run)))]
+        if records:
             runs[name] = {
                 "command": audit.command(name),
-                "environment": audit.grid_environment(grid, seed),
-                "epochs": table[table.seed == seed].to_dict("records"),
+                "environment": records[0]["environment"],
+                "epochs": experiment.epochs(grid).to_dict("records"),
             }
     return {
         "profile": experiment.profile.name,
