@@ -1,7 +1,5 @@
-"""Does a language model see what it is to predict? A test of the causal mask, from outside.
-
-All tokens from some position on are changed; in a causal model no logit before it may move.
-"""
+"""Does a language model see what it is to predict? A test of the causal mask, from outside: all
+tokens from some position on are changed, and in a causal model no logit before it may move."""
 
 from contextlib import ExitStack
 

@@ -1,8 +1,6 @@
-"""The paper's claims about numbers, text and attention, judged by what the runs' records say.
-
-A judge takes the evidence and gives what came out here, with its interval, unit and number of runs,
-and a verdict, by a rule that stands in the function. The claims about the grids are in trends.py.
-"""
+"""The paper's claims about numbers, text and attention (trends.py: about the grids). A judge takes
+the evidence and gives what came out here, with its interval, unit and number of runs, and a
+verdict, by a rule that stands in the function."""
 
 from dataclasses import dataclass
 
@@ -14,12 +12,8 @@ from llmlite.audit.hypotheses import rate_error
 from llmlite.intervals import Interval, over_seeds
 from llmlite.metrics import perplexity
 
-REPRODUCED, NOT, FLAWED, UNCLEAR = VERDICTS = (
-    "reproduced",
-    "not reproduced",
-    "reproduced only with the flaw",
-    "cannot be judged",
-)
+REPRODUCED, NOT = "reproduced", "not reproduced"
+FLAWED, UNCLEAR = "reproduced only with the flaw", "cannot be judged"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
-"""Claims 12 and 13 (§IV.D and IV.E): what removing heads does to the text, and where heads look.
-
-Studies as those of text.py.
-"""
+"""Claims 12 and 13 (§IV.D, IV.E): what removing heads does to the text, and where heads look.
+Studies as those of text.py."""
 
 from itertools import combinations
 

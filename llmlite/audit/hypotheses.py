@@ -1,8 +1,5 @@
-"""Which mistake explains the paper's numbers: hypotheses against published facts.
-
-What a hypothesis predicts stands in hypotheses.toml, written before anything was measured; what it
-does is measured by the runs of plan.py; which facts it fits is worked out from their records.
-"""
+"""Which mistake explains the paper's numbers: hypotheses, whose predictions stand in
+hypotheses.toml, written before anything was measured, against the records of plan.py's runs."""
 
 import warnings
 from dataclasses import dataclass
@@ -204,10 +201,8 @@ def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, p
         cells = _cells(h, records[h.run], records["scaled-norm"], steps)
         verdicts[h.name] = {fact: FITS if fit else FAILS for fact, (fit, _) in cells.items()}
         values[h.name] = {fact: value for fact, (_, value) in cells.items()}
-    return (
-        pd.DataFrame(verdicts, FACTS).T.fillna(SILENT),
-        pd.DataFrame(values, FACTS).T.fillna(""),
-    )
+    verdicts, values = (pd.DataFrame(table, FACTS).T for table in (verdicts, values))
+    return verdicts.fillna(SILENT), values.fillna("")
 
 
 def _cells(

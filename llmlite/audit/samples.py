@@ -1,8 +1,7 @@
-"""What was counted in each sample → shares with 95% intervals, and differences of them.
+"""Counts, (samples, 2): so much, out of so much → shares and their differences, with intervals.
 
-Counts are arrays (samples, 2): so much counted, out of so much. A share is the sum of the first
-over the sum of the second, so a long text weighs more than a short one; where the second is 1, it
-is the mean. Intervals are bootstrapped over the samples; what is compared is resampled together.
+A share is the sum of the first over the sum of the second, so a long text weighs more than a short
+one. Intervals are bootstrapped over the samples; what is compared is resampled together.
 """
 
 from collections.abc import Callable, Iterable, Sequence

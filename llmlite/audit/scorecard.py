@@ -54,7 +54,7 @@ class Row:
     claim: str
     published: str
     ours: str  # with its interval, unit and number of runs
-    verdict: str  # one of VERDICTS
+    verdict: str
     section: str  # of notebook 08, that shows it
     runs: str  # whose records it is from, as `llmlite run --only` takes them
 

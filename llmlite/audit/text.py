@@ -43,13 +43,6 @@ def continued_words(prompt: str, text: str) -> list[str]:
 
 # -- claim 9: "The university student Howard organization." is coherent ---------------------------
 
-CONTRASTS = (
-    ("filtered", "real"),
-    ("filtered", "generated"),
-    ("filtered", "filtered, shuffled"),
-    ("generated", "real"),
-)
-
 
 def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """How like real text the paper's continuation is, before and after the paper's filter, which
@@ -79,12 +72,14 @@ def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
         f"position: {kind}": position(pairs[kind], pairs["real, shuffled"], pairs["real"])
         for kind in ("filtered", "generated", "real, filtered")
     }
+    contrasts = [("filtered", kind) for kind in ("real", "generated", "filtered, shuffled")]
+    contrasts.append(("generated", "real"))
     return {
         "samples": size.samples,
         "tokens": size.tokens,
         "prompt": prompt,
         "sampling": SAMPLING,
-        "measures": measure_all(counts, CONTRASTS, of="continuations") | positions,
+        "measures": measure_all(counts, contrasts, of="continuations") | positions,
         "rows": {kind: [" ".join(words) for words in texts] for kind, texts in kinds.items()},
     }
 

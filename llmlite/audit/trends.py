@@ -1,9 +1,6 @@
-"""The claims about the grids (1, 2 and 4 to 8), as paired tests on their records.
-
-Two runs that differ in one factor alone, so also not in the seed, are a pair. An effect is the mean
-difference over all pairs of a grid, in nats per token of the lowest validation loss; below 0 the
-second value is better.
-"""
+"""The claims about the grids (1, 2 and 4 to 8), as paired tests on their records: two runs that
+differ in one factor alone, so also not in the seed, are a pair. Effects are in nats per token of
+the lowest validation loss; below 0 the second value is better."""
 
 import numpy as np
 import pandas as pd
