@@ -17,7 +17,6 @@ ORDER = 5  # of the n-gram model: the usual one of the literature
 PUBLISHED_ON = "wikitext-2-v1"  # with its official splits
 UNKNOWN = "<unk>"  # what WikiText's tokens files hold for every word outside the vocabulary
 LINE_END = "\n"
-PER_WORD = "perplexity per word and line end"
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,12 @@ class Baseline:
     source: str
 
 
-PUBLISHED = tuple(Baseline(bits_per_byte=None, **row) for row in wording.rows("published"))
-
-
 def published(corpus: str) -> list[Baseline]:
-    """PUBLISHED beside a model of the text called `corpus`: none is exact, if that is another."""
-    if corpus == PUBLISHED_ON:
-        return list(PUBLISHED)
+    """What stands beside a model of the text `corpus`: none is exact, if that is another."""
+    rows = [Baseline(bits_per_byte=None, **row) for row in wording.rows("published")]
     other = f"of {PUBLISHED_ON}, another text than {corpus}"
-    return [replace(baseline, exact=False, remark=other) for baseline in PUBLISHED]
+    same = corpus == PUBLISHED_ON
+    return rows if same else [replace(row, exact=False, remark=other) for row in rows]
 
 
 def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
@@ -102,8 +98,8 @@ def table(baselines: Iterable[Baseline]) -> pd.DataFrame:
     """A row each, the lowest perplexity first; bits per byte are NaN where nobody published it."""
     rows = pd.DataFrame([asdict(baseline) for baseline in baselines])
     rows = rows.astype({"bits_per_byte": float}).sort_values("perplexity", ignore_index=True)
-    rows.columns = ["model", PER_WORD, "bits per byte", "exact", "remark", "source"]
-    return rows
+    unit = "perplexity per word and line end"
+    return rows.set_axis(["model", unit, "bits per byte", "exact", "remark", "source"], axis=1)
 
 
 # -- interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1998) --------------------------

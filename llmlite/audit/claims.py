@@ -205,12 +205,9 @@ def _reach(seeds: list[dict], name: str) -> tuple[float, float]:
 def _parts(seeds: list[dict], signs: dict[str, int]) -> tuple[list[str], str]:
     """A claim of several parts, each a measure with the sign that the claim gives it: the values of
     each, and a verdict. One part with the other sign refutes the claim."""
-    verdicts = []
-    for name, sign in signs.items():
-        low, high = sorted(end * sign for end in _reach(seeds, name))
-        verdicts.append(verdict(low > 0, high < 0))
+    ends = [sorted(end * sign for end in _reach(seeds, name)) for name, sign in signs.items()]
     shown = [f"{name.split(':')[0]} {_values(seeds, name, False)}" for name in signs]
-    return shown, verdict(set(verdicts) == {REPRODUCED}, NOT in verdicts)
+    return shown, verdict(all(low > 0 for low, _ in ends), any(high < 0 for _, high in ends))
 
 
 def _values(seeds: list[dict], name: str, interval: bool = True) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import Counts, Measures, as_lists, difference, measure_all
+from llmlite.audit.samples import Counts, Measures, difference, measure_all
 from llmlite.audit.text import SAMPLING
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
@@ -27,6 +27,7 @@ from llmlite.model import GPT
 # -- claim 12: without heads 1 and 2 the text repeats itself --------------------------------------
 
 ALL_HEADS, OTHER_PAIRS = "all heads", "mean of the other pairs"
+WITHOUT = "without heads {} and {}"
 
 
 def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
@@ -36,21 +37,21 @@ def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     All are drawn with the same random numbers, so sample i is compared with sample i. `greedy`
     holds the likeliest tokens' text. Raises LLMLiteError for a model without the paper's heads.
     """
-    pairs = {_without(heads): heads for heads in combinations(range(model.config.n_head), 2)}
-    ours = _without(paper.ABLATED_HEADS)
+    pairs = {WITHOUT.format(*p): p for p in combinations(range(model.config.n_head), 2)}
+    ours = WITHOUT.format(*paper.ABLATED_HEADS)
     if ours not in pairs:
         raise LLMLiteError(
             f"The paper removes heads {' and '.join(map(str, paper.ABLATED_HEADS))}, counted from "
             f"0, of 4, and this model has {model.config.n_head} a layer; study one with more heads."
         )
     to_continue = (model, dataset.tokenizer, paper.ABLATION_PROMPT, size.tokens)
-    counts, greedy = {}, {}
+    counts, texts, greedy = {}, {}, {}
     for name, heads in {ALL_HEADS: (), **pairs}.items():
         mask = mask_heads(model.config, heads).to(model.device)
-        texts = complete(*to_continue, size.samples, seed=0, head_mask=mask, **SAMPLING)
-        counts[name] = {"repetition": np.array([(repetition_rate(t.split()), 1) for t in texts])}
+        texts[name] = complete(*to_continue, size.samples, seed=0, head_mask=mask, **SAMPLING)
+        rates = [(repetition_rate(text.split()), 1) for text in texts[name]]
+        counts[name] = {"repetition": np.array(rates)}
         greedy[name] = complete(*to_continue, temperature=0, head_mask=mask)[0]
-    rows = as_lists(counts)
     others = [counts[name]["repetition"] for name in pairs if name != ours]
     counts[OTHER_PAIRS] = {"repetition": np.mean(others, axis=0)}
     contrasts = [(name, ALL_HEADS) for name in pairs] + [(ours, OTHER_PAIRS)]
@@ -61,12 +62,8 @@ def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
         "sampling": SAMPLING,
         "greedy": greedy,
         "measures": measure_all(counts, contrasts, of="continuations"),
-        "rows": rows,
+        "rows": texts,
     }
-
-
-def _without(heads: tuple[int, int]) -> str:
-    return "without heads {} and {}".format(*heads)
 
 
 # -- claim 13: layer 0 looks at the token before, deeper layers more widely, and at "sat" ---------
@@ -93,24 +90,15 @@ def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     `interpret.attention_received`: 1 is even attention. Its sentences differ in their nouns only,
     so its intervals speak for this template alone.
 
-    Raises LLMLiteError for a model of one layer and for fewer than two sentences.
+    Raises LLMLiteError for fewer than two sentences.
     """
-    if model.config.n_layer < 2:
-        raise LLMLiteError("The first layer is compared with the deepest; study a model with two.")
     encoded = map(dataset.tokenizer.encode, dataset.sentences(size.sentences))
     sentences = [torch.tensor(ids[: model.config.block_size]) for ids in encoded if len(ids) > 1]
-    if len(sentences) < 2:
-        raise LLMLiteError(
-            "Attention is studied on two sentences or more, each of two tokens or more; give such."
-        )
     ends = [("layer 0", f"layer {model.config.n_layer - 1}")]
-    nouns = list(zip(SUBJECTS.split(), THINGS.split(), strict=True))
-    received = np.stack([_received(model, dataset.tokenizer, *pair) for pair in nouns])
     return {
         "samples": len(sentences),
-        "samples of the template": len(nouns),
         "measures": measure_all(_looking_back(model, sentences), ends, of="sentences")
-        | _looking_at_words(received, ends),
+        | _looking_at_words(model, dataset.tokenizer, ends),
     }
 
 
@@ -135,8 +123,10 @@ def _out_of(sums: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.stack([sums, total], axis=1)
 
 
-def _looking_at_words(received: np.ndarray, contrasts: list[tuple[str, str]]) -> Measures:
-    """Of every layer; received: (sentence, verb or noun, layer)."""
+def _looking_at_words(model: GPT, tokenizer, contrasts: list[tuple[str, str]]) -> Measures:
+    """Of every layer, over the sentences of the template."""
+    nouns = zip(SUBJECTS.split(), THINGS.split(), strict=True)
+    received = np.stack([_received(model, tokenizer, *pair) for pair in nouns])
     of, one = "sentences of one template", np.ones(len(received))
     counts = {
         f"layer {layer}": {"to sat": _out_of(verb, one), "to the noun": _out_of(noun, one)}

@@ -51,14 +51,6 @@ def measure_all(counts: Counts, contrasts: Iterable[tuple[str, str]], of: str) -
     return measures
 
 
-def as_lists(counts: Counts) -> dict[str, dict[str, list]]:
-    """As JSON holds them."""
-    return {
-        condition: {name: rows.tolist() for name, rows in named.items()}
-        for condition, named in counts.items()
-    }
-
-
 def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
     """A row a measure whose name holds `only`, a column a seed's study: value and interval."""
     heads = ["value"] if len(seeds) == 1 else [f"seed {i}" for i in range(1, len(seeds) + 1)]

@@ -1,7 +1,7 @@
 """Claims 9 to 11 (§IV.B, IV.C): is the text coherent, and what do wording and sampling do to it?
 
 A study measures and does not judge. It gives what JSON can hold: among it `measures` (name → value,
-low, high and of) and, of samples, `rows`: what was counted or what they say.
+low, high and of) and `rows`, the texts that were drawn, but for those that BLEU compares.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import as_lists, measure, measure_all, share
+from llmlite.audit.samples import measure, measure_all, share
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
 from llmlite.generate import (
@@ -155,7 +155,6 @@ def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:
         "prompts": list(PROMPTS),
         "sampling": SAMPLING,
         "measures": measure_all(counts, [(DIFFERENT, SAME)], of="samples"),
-        "rows": as_lists(counts),
     }
 
 
@@ -212,7 +211,7 @@ def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
         "tokens": size.tokens,
         "prompt": prompt,
         "measures": measure_all(counts, COMPARED, of="continuations"),
-        "rows": {name: {"texts": texts[name], **c} for name, c in as_lists(counts).items()},
+        "rows": texts,
     }
 
 

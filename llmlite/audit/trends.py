@@ -115,19 +115,15 @@ def _ends(column: pd.Series) -> tuple:
 
 def claim_1(e: Evidence) -> tuple[str, str]:
     table, seeds = ranking(best_losses(e.revised)), e.revised.seed.nunique()
-    axes = list(AXES)
-    corner = table[axes].max()  # as the paper's best is of its grid
-    ours = table[(table[axes] == corner).all(axis=1)].iloc[0]
-    first, second = table.iloc[0], table.iloc[1]
-
-    def shape(row: pd.Series) -> str:
-        return "({:g}, {:g}, {:g}, {:g})".format(*row[axes])
-
-    if ours.name == 0:
-        found = f"{shape(ours)} is best, by {_nats(second)} over {shape(second)}"
+    shapes = table[list(AXES)]
+    names = ["({:g}, {:g}, {:g}, {:g})".format(*shape) for shape in shapes.to_numpy()]
+    corner = (shapes == shapes.max()).all(axis=1).idxmax()  # as the paper's best is of its grid
+    ours, second = table.iloc[corner], table.iloc[1]
+    if corner == 0:
+        found = f"{names[0]} is best, by {_nats(second)} over {names[1]}"
         judged = verdict(second.low > 0, False)
     else:
-        found = f"{shape(first)} is best; {shape(ours)} is {_nats(ours)} behind"
+        found = f"{names[0]} is best; {names[corner]} is {_nats(ours)} behind"
         judged = verdict(False, ours.low > 0)
     return f"{found} ({seeds} seed{'s' if seeds > 1 else ''})", judged
 
