@@ -69,13 +69,11 @@ def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
     return baselines
 
 
-def unigram_log_probabilities(
-    train_ids: np.ndarray, ids: np.ndarray, vocab_size: int
-) -> np.ndarray:
+def unigram_log_probabilities(train: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """log p(ids[i]) from i = 1 on, without context: nats, (tokens - 1,)."""
     # One is added to each count, so that a token which does not occur is not impossible.
-    counts = np.bincount(train_ids, minlength=vocab_size)
-    return np.log((counts + 1) / (len(train_ids) + vocab_size))[ids[1:]]
+    counts = np.bincount(train, minlength=vocab_size)
+    return np.log((counts + 1) / (len(train) + vocab_size))[ids[1:]]
 
 
 def word_ids(train: str, text: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -135,9 +133,7 @@ class _Order:
 class KneserNey:
     """Learned from one stream of ids, (tokens,); contexts reach across ends of lines and texts."""
 
-    def __init__(
-        self, ids: np.ndarray, vocab_size: int, order: int = ORDER, progress: bool = False
-    ):
+    def __init__(self, ids: np.ndarray, vocab_size: int, order: int = ORDER, progress=False):
         if len(ids) < order:
             raise LLMLiteError(f"An n-gram model needs {order} tokens or more, not {len(ids)}.")
         self.vocab_size = vocab_size
@@ -172,9 +168,7 @@ def estimate_discounts(counts: np.ndarray) -> np.ndarray:
     return discounts if ((discounts > 0) & (discounts <= j)).all() else FALLBACK_DISCOUNTS
 
 
-def _count(
-    ids: np.ndarray, order: int, vocab_size: int, progress: bool
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _count(ids: np.ndarray, order: int, vocab_size: int, progress: bool) -> tuple[list, list]:
     """(keys, counts) of each order from 1 up; keys as in `_Order`: they stay far below 2^63. An
     n-gram that stands at the start alone has a count of 0 below the highest order."""
     keys, counts = [], []

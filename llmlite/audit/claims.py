@@ -60,11 +60,10 @@ def end_of_it(e: Evidence) -> pd.DataFrame:
 
 def headline(e: Evidence) -> str:
     """The end of it in two sentences."""
-    table = end_of_it(e)
-    best = table.iloc[0]
+    best = end_of_it(e).iloc[0]
     return (
         f"Without the causal mask a validation perplexity of {best['validation perplexity']:.4f} "
-        f"comes out (the paper: {paper.BEST_PERPLEXITY:.4f}; run `{table.index[0]}`). Asked for a "
+        f"comes out (the paper: {paper.BEST_PERPLEXITY:.4f}; run `{best.name}`). Asked for a "
         f"token that it cannot see, the same model has a perplexity of "
         f"{best['true test perplexity per token']:,.0f} per token and "
         f"{best['true per word and line end']:,.0f} per word."

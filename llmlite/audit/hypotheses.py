@@ -205,10 +205,8 @@ def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, p
     return verdicts.fillna(SILENT), values.fillna("")
 
 
-def _cells(
-    h: Hypothesis, record: dict, scaled: dict, steps: pd.Series
-) -> dict[str, tuple[bool, str]]:
-    """What the hypothesis says something of: fact → (does it fit, value)."""
+def _cells(h: Hypothesis, record: dict, scaled: dict, steps: pd.Series) -> dict[str, tuple]:
+    """What the hypothesis says something of: fact → (does it fit, value in words)."""
     epochs = record["epochs"]
     first, last = epochs[0]["valid_loss"], epochs[-1]["valid_loss"]
     logged = epochs[-1]["train_loss"]  # after the division, by all runs

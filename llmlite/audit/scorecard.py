@@ -61,11 +61,11 @@ class Row:
 
 def evidence(audit: Audit) -> Evidence:
     """What the scorecard judges by; made on the spot where it is not there yet."""
-    folders = [audit.experiment.folder(run) for run in audit.honest_runs.values()]
+    folder = audit.experiment.folder
     return Evidence(
         leak=audit.leaks(),
         tests=[together(scores["side by side"]).loss for scores in audit.measured("scores")],
-        norms=[read_steps(folder) for folder in folders],
+        norms=[read_steps(folder(run)) for run in audit.honest_runs.values()],
         first=audit.grids("first"),
         revised=audit.grids("revised"),
         longer=audit.grids(LONGER),
@@ -87,8 +87,7 @@ def row(number: int, e: Evidence) -> Row:
 
 def to_frame(rows: list[Row]) -> pd.DataFrame:
     """A row a claim, by number: claim, published, ours, verdict, section."""
-    table = pd.DataFrame(rows).set_index("number")
-    return table[["claim", "published", "ours", "verdict", "section"]]
+    return pd.DataFrame(rows).set_index("number").drop(columns="runs")
 
 
 def scale(audit: Audit) -> str:

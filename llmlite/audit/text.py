@@ -52,9 +52,8 @@ def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     shuffled, 0, to that of real text, 1.
     """
     prompt, rng = paper.GENERATION_PROMPT, np.random.default_rng(0)
-    drawn = complete(
-        model, dataset.tokenizer, prompt, size.tokens, size.samples, seed=0, **SAMPLING
-    )
+    how = {"n": size.samples, "seed": 0, **SAMPLING}
+    drawn = complete(model, dataset.tokenizer, prompt, size.tokens, **how)
     texts = [prompt + continuation for continuation in drawn]
     kinds = {
         "generated": [continued_words(prompt, text) for text in texts],
@@ -216,9 +215,7 @@ def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
 
 
 @torch.inference_mode()
-def entropies(
-    model: GPT, ids: Tensor, start: int, steps: Sequence[int], options: dict
-) -> np.ndarray:
+def entropies(model, ids: Tensor, start: int, steps: Sequence[int], options: dict) -> np.ndarray:
     """(samples, 2): entropy of the distributions drawn from, in nats, summed over steps; the steps.
 
     ids: (samples, time), drawn with `options` after `start` tokens; steps: how many count, of each.
