@@ -15,8 +15,8 @@ import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
-from llmlite.audit.plan import audit_of
-from llmlite.audit.studies import STUDIES, StudySize
+from llmlite.audit.plan import StudySize, audit_of
+from llmlite.audit.studies import STUDIES
 from llmlite.config import AXES, TrainConfig, with_data
 from llmlite.data import Dataset
 from llmlite.engine import FastPaths
@@ -234,7 +234,7 @@ class Experiment(Workspace):
     @property
     def study_size(self) -> StudySize:
         """How much of the model the notebooks look at."""
-        return StudySize.of(audit_of(self.profile.name))
+        return audit_of(self.profile.name).study
 
     def study(self, name: str) -> dict:
         """One of the audit's STUDIES, of the trained model."""

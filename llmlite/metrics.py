@@ -6,7 +6,6 @@ perplexity per word and bits per byte can, of tokens that may look back equally 
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -290,8 +289,3 @@ def text_statistics(texts: Sequence[str]) -> dict[str, float]:
         "distinct-2": float(np.mean([distinct_n(words, 2) for words in split])),
         "repetition": float(np.mean([repetition_rate(words) for words in split])),
     }
-
-
-def most_common_share(items: Sequence) -> float:
-    """Share of the single most frequent item: 1.0 for a text that is stuck on one word."""
-    return max(Counter(items).values()) / len(items) if items else 0.0

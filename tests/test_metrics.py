@@ -27,7 +27,6 @@ from llmlite.metrics import (
     evaluate,
     leak_floor,
     loss_by_position,
-    most_common_share,
     off_diagonal,
     perplexity,
     repetition_rate,
@@ -620,13 +619,6 @@ def test_distinct_n(items, n, expected):
 )
 def test_repetition_rate(items, window, expected):
     assert repetition_rate(items, window) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("items", "expected"), [(["on", "on", "Mul", "on"], 3 / 4), (["a", "b"], 1 / 2), ([], 0.0)]
-)
-def test_most_common_share(items, expected):
-    assert most_common_share(items) == pytest.approx(expected)
 
 
 def test_text_statistics_are_means_over_the_texts():

@@ -36,7 +36,7 @@ AUDIT = replace(
     model=ModelConfig(n_embd=16, dropout=0.0), deep=2, shallow=1, train=LEAK, again=LEAK,
     short=LEAK, scaled=replace(LEAK, amp="fp16"), other_windows=(4,), padded_window=16,
     seeds=SEEDS, first_seeds=SEEDS[:1], honest=TRAIN, first_grid=FIXED, revised_grid=TRAIN,
-    vocabularies=(300, 320), windows=50, samples=16, sample_tokens=40, sentences=8,
+    vocabularies=(300, 320), windows=50, study=plan.StudySize(16, 40, 8),
 )  # fmt: skip
 plan.AUDITS["tiny"] = AUDIT
 ARTICLES = {"train": 30, "valid": 6, "test": 6}

@@ -1,8 +1,5 @@
-"""What a perplexity has to be compared with: chance, counting, and published models.
-
-Everything is per word and line end, as the literature on WikiText counts, so that models over
-different tokens can stand in one table.
-"""
+"""What a perplexity has to be compared with: chance, counting, and published models. Per word and
+line end, as the literature on WikiText counts: models over different tokens share a table."""
 
 import math
 from collections.abc import Iterable
@@ -28,21 +25,18 @@ class Baseline:
 
     name: str
     perplexity: float  # per word and line end
-    source: str
+    bits_per_byte: float | None  # of the split's text in UTF-8, where it is known
     exact: bool  # the same split, unit and text as the model that it is compared with
     remark: str  # why it is, or is not
-    bits_per_byte: float | None = None  # of the split's text in UTF-8, where it is known
-
-
-PUBLISHED = tuple(Baseline(**row) for row in wording.rows("published"))
+    source: str
 
 
 def published(corpus: str) -> list[Baseline]:
-    """PUBLISHED beside a model of the text called `corpus`: none is exact, if that is another."""
-    if corpus == PUBLISHED_ON:
-        return list(PUBLISHED)
+    """What stands beside a model of the text `corpus`: none is exact, if that is another."""
+    rows = [Baseline(bits_per_byte=None, **row) for row in wording.rows("published")]
     other = f"of {PUBLISHED_ON}, another text than {corpus}"
-    return [replace(baseline, exact=False, remark=other) for baseline in PUBLISHED]
+    same = corpus == PUBLISHED_ON
+    return rows if same else [replace(row, exact=False, remark=other) for row in rows]
 
 
 def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
@@ -50,70 +44,46 @@ def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
     dataset's tokens, and over words where the training text has <unk>. Each token but the first,
     which is <|endoftext|>, is scored, as a model's is."""
     train, test = (dataset.ids[split].numpy() for split in ("train", "test"))
-    vocab_size = dataset.tokenizer.vocab_size
-    uniform = np.full(len(test) - 1, -math.log(vocab_size))
-    unigrams = unigram_log_probabilities(train, test, vocab_size)
-    n_grams = KneserNey(ORDER).fit(train, vocab_size, progress)
-    tokens, remark = f"{vocab_size:,} byte-pair tokens", "same split, unit, text and tokens"
-    scored = n_grams.log_probabilities(test)
+    size = dataset.tokenizer.vocab_size
+    tokens, same = f"{size:,} byte-pair tokens", "same split, unit, text and tokens"
+    n_grams = KneserNey(train, size, progress=progress)
     rows = [
-        (f"uniform, {tokens}", uniform, remark),
-        (f"unigram, {tokens}", unigrams, remark),
-        (f"Kneser-Ney {ORDER}-gram, {tokens}", scored, remark + _fixed(n_grams)),
+        (f"uniform, {tokens}", np.full(len(test) - 1, -math.log(size)), same),
+        (f"unigram, {tokens}", unigram_log_probabilities(train, test, size), same),
+        (f"Kneser-Ney {ORDER}-gram, {tokens}", n_grams.log_probabilities(test), same),
     ]
     if UNKNOWN in dataset.text("train").split():
-        rows.append(_over_words(dataset.text("train"), dataset.text("test"), progress))
+        train, test, size = word_ids(dataset.text("train"), dataset.text("test"))
+        # The training text's last line end stands before the split, so its first word is scored.
+        test, n_grams = np.append(train[-1:], test), KneserNey(train, size, progress=progress)
+        closed = f"same split, unit and text, over a closed vocabulary of {size:,} words"
+        name = f"Kneser-Ney {ORDER}-gram, {size:,} words"
+        rows.append((name, n_grams.log_probabilities(test), closed))
     counts, source = dataset.counts("test"), f"measured on {dataset.name}, test"
     baselines = []
-    for name, log_probabilities, remark in rows:
-        nats, tokens = -float(log_probabilities.sum()), len(log_probabilities)
-        score = Score(nats, tokens, counts.words_and_line_ends, counts.bytes)
-        baselines.append(
-            Baseline(name, score.word_perplexity, source, True, remark, score.bits_per_byte)
-        )
+    for name, scored, remark in rows:
+        nats = -float(scored.sum())
+        score = Score(nats, len(scored), counts.words_and_line_ends, counts.bytes)
+        units = score.word_perplexity, score.bits_per_byte
+        baselines.append(Baseline(name, *units, True, remark, source))
     return baselines
 
 
-def _over_words(train: str, text: str, progress: bool) -> tuple[str, np.ndarray, str]:
-    """Name, log probability of each word and line end of `text`, and remark."""
-    train_ids, ids, vocab_size = word_ids(train, text)
-    model = KneserNey(ORDER).fit(train_ids, vocab_size, progress)
-    # The training text's last line end stands before the split, so that its first word is scored.
-    scored = model.log_probabilities(np.concatenate([train_ids[-1:], ids]))
-    remark = f"same split, unit and text, over a closed vocabulary of {vocab_size:,} words"
-    return f"Kneser-Ney {ORDER}-gram, {vocab_size:,} words", scored, remark + _fixed(model)
-
-
-def _fixed(model: "KneserNey") -> str:
-    orders = ", ".join(map(str, model.fallbacks))
-    return f"; fixed discounts at order {orders}, for want of counts" if orders else ""
-
-
-def unigram_log_probabilities(
-    train_ids: np.ndarray, ids: np.ndarray, vocab_size: int
-) -> np.ndarray:
+def unigram_log_probabilities(train: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """log p(ids[i]) from i = 1 on, without context: nats, (tokens - 1,)."""
     # One is added to each count, so that a token which does not occur is not impossible.
-    counts = np.bincount(train_ids, minlength=vocab_size)
-    return np.log((counts + 1) / (len(train_ids) + vocab_size))[ids[1:]]
+    counts = np.bincount(train, minlength=vocab_size)
+    return np.log((counts + 1) / (len(train) + vocab_size))[ids[1:]]
 
 
 def word_ids(train: str, text: str) -> tuple[np.ndarray, np.ndarray, int]:
     """(ids of `train`, ids of `text`, vocabulary size) of words and line ends: int64, (words,). The
-    vocabulary is what `train` holds; any other word of `text` becomes <unk>."""
+    vocabulary is what `train` holds, <unk> among it; any other word of `text` becomes that."""
     train_words, words = _words_and_line_ends(train), _words_and_line_ends(text)
     index = {word: i for i, word in enumerate(dict.fromkeys(train_words))}
-    unknown = next((word for word in words if word not in index), None)
-    if unknown is not None and UNKNOWN not in index:
-        raise LLMLiteError(
-            f"The word '{unknown.strip() or 'line end'}' is not in the training text, which has no "
-            f"{UNKNOWN} to stand for it; use wikitext-2-v1, or score byte-pair tokens."
-        )
-    return (
-        np.array([index[word] for word in train_words], np.int64),
-        np.array([index[word if word in index else UNKNOWN] for word in words], np.int64),
-        len(index),
-    )
+    unknown = index.get(UNKNOWN)
+    train_ids, ids = ([index.get(w, unknown) for w in part] for part in (train_words, words))
+    return np.array(train_ids, np.int64), np.array(ids, np.int64), len(index)
 
 
 def _words_and_line_ends(text: str) -> list[str]:
@@ -124,17 +94,10 @@ def _words_and_line_ends(text: str) -> list[str]:
 
 def table(baselines: Iterable[Baseline]) -> pd.DataFrame:
     """A row each, the lowest perplexity first; bits per byte are NaN where nobody published it."""
-    columns = {
-        "name": "model",
-        "perplexity": "perplexity per word and line end",
-        "bits_per_byte": "bits per byte",
-        "exact": "exact",
-        "remark": "remark",
-        "source": "source",
-    }
-    rows = pd.DataFrame([asdict(baseline) for baseline in baselines], columns=list(columns))
+    rows = pd.DataFrame([asdict(baseline) for baseline in baselines])
     rows = rows.astype({"bits_per_byte": float}).sort_values("perplexity", ignore_index=True)
-    return rows.rename(columns=columns)
+    unit = "perplexity per word and line end"
+    return rows.set_axis(["model", unit, "bits per byte", "exact", "remark", "source"], axis=1)
 
 
 # -- interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1998) --------------------------
@@ -147,7 +110,7 @@ def table(baselines: Iterable[Baseline]) -> pd.DataFrame:
 # impossible and each distribution sums to 1.
 
 # What KenLM's `lmplz --discount_fallback` takes for counts of 1, 2, and 3 or more.
-FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+FALLBACK_DISCOUNTS = np.array([0.5, 1.0, 1.5])
 
 
 @dataclass(frozen=True)
@@ -168,33 +131,19 @@ class _Order:
 
 
 class KneserNey:
-    """`fit` to training ids, then score others; contexts reach across ends of lines and texts.
+    """Learned from one stream of ids, (tokens,); contexts reach across ends of lines and texts."""
 
-    After `fit`, `discounts` has a (D1, D2, D3+) for each order from 1 up, and `fallbacks` the
-    orders whose discounts could not be estimated (see `estimate_discounts`).
-    """
-
-    def __init__(self, order: int = ORDER):
-        self.order = order
-
-    def fit(self, ids: np.ndarray, vocab_size: int, progress: bool = False) -> "KneserNey":
-        """Learn from one stream of ids, (tokens,), of `order` tokens or more; returns self."""
-        ids = _checked(ids, vocab_size, self.order)
-        self.vocab_size, self.discounts, self.fallbacks, self._orders = vocab_size, [], [], []
-        keys, counts = _count(ids, self.order, vocab_size, progress)
-        contexts = [1] + [len(table) for table in keys[:-1]]
-        for k, (table, count, n) in enumerate(zip(keys, counts, contexts, strict=True), start=1):
-            discounts = estimate_discounts(count)
-            if discounts is None:
-                discounts = np.array(FALLBACK_DISCOUNTS)
-                self.fallbacks.append(k)
-            self.discounts.append(discounts)
-            self._orders.append(_smooth(table, count, n, vocab_size, discounts))
-        return self
+    def __init__(self, ids: np.ndarray, vocab_size: int, order: int = ORDER, progress=False):
+        if len(ids) < order:
+            raise LLMLiteError(f"An n-gram model needs {order} tokens or more, not {len(ids)}.")
+        self.vocab_size = vocab_size
+        keys, counts = _count(ids, order, vocab_size, progress)
+        contexts = [1, *map(len, keys[:-1])]
+        tables = zip(keys, counts, contexts, strict=True)
+        self._orders = [_smooth(*of_order, vocab_size) for of_order in tables]
 
     def log_probabilities(self, ids: np.ndarray) -> np.ndarray:
         """Nats, float64 (tokens - 1,): log p(ids[i] | order - 1 ids before it) from i = 1 on."""
-        ids = _checked(ids, self.vocab_size, 2)
         probability = np.full(len(ids), 1 / self.vocab_size)
         context = np.zeros(len(ids), np.int64)  # the empty one
         for order in self._orders:
@@ -204,24 +153,22 @@ class KneserNey:
         return np.log(probability[1:])
 
 
-def estimate_discounts(counts: np.ndarray) -> np.ndarray | None:
+def estimate_discounts(counts: np.ndarray) -> np.ndarray:
     """(D1, D2, D3+) from the number of n-grams with count 1 to 4 (Chen and Goodman, 1998, §3).
 
-    D_j = j - (j + 1) · Y · n_{j+1} / n_j with Y = n_1 / (n_1 + 2 · n_2). None where that is not
-    defined (no n-gram with a count of 1, 2 or 3) or not a discount (outside 0 < D_j ≤ j): on tiny
-    texts and for units that all occur often. `fit` then takes FALLBACK_DISCOUNTS, as KenLM does.
+    D_j = j - (j + 1) · Y · n_{j+1} / n_j with Y = n_1 / (n_1 + 2 · n_2). FALLBACK_DISCOUNTS where
+    that is not defined (no n-gram with a count of 1, 2 or 3) or not a discount (outside 0 < D_j ≤
+    j): on tiny texts and for units that all occur often.
     """
     n = np.bincount(counts[counts < 5], minlength=5).astype(np.float64)
     if (n[1:4] == 0).any():
-        return None
+        return FALLBACK_DISCOUNTS
     j = np.arange(1, 4)
     discounts = j - (j + 1) * n[1] / (n[1] + 2 * n[2]) * n[2:5] / n[1:4]
-    return discounts if (discounts > 0).all() and (discounts <= j).all() else None
+    return discounts if ((discounts > 0) & (discounts <= j)).all() else FALLBACK_DISCOUNTS
 
 
-def _count(
-    ids: np.ndarray, order: int, vocab_size: int, progress: bool
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _count(ids: np.ndarray, order: int, vocab_size: int, progress: bool) -> tuple[list, list]:
     """(keys, counts) of each order from 1 up; keys as in `_Order`: they stay far below 2^63. An
     n-gram that stands at the start alone has a count of 0 below the highest order."""
     keys, counts = [], []
@@ -240,28 +187,13 @@ def _count(
     return keys, [*counts, occurrences]
 
 
-def _smooth(
-    keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int, discounts: np.ndarray
-) -> _Order:
+def _smooth(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int) -> _Order:
     """One order's share of the probabilities; a context without counts leaves all to the next."""
     context = keys // vocab_size
-    discount = np.array([0, *discounts])[np.minimum(counts, 3)]
+    discount = np.array([0, *estimate_discounts(counts)])[np.minimum(counts, 3)]
     total = np.bincount(context, weights=counts, minlength=contexts)
     taken = np.bincount(context, weights=discount, minlength=contexts)
     backoff, discounted = np.ones(contexts + 1), np.zeros(len(keys) + 1)
     np.divide(taken, total, out=backoff[:-1], where=total > 0)
     np.divide(counts - discount, total[context], out=discounted[:-1], where=counts > 0)
     return _Order(keys, discounted, backoff)
-
-
-def _checked(ids: np.ndarray, vocab_size: int, least: int) -> np.ndarray:
-    """(tokens,) int64; LLMLiteError for fewer than `least`, or one outside the vocabulary."""
-    ids = np.asarray(ids).astype(np.int64, copy=False)
-    if len(ids) < least:
-        raise LLMLiteError(f"An n-gram model needs {least} tokens or more, not {len(ids)}.")
-    if ids.min() < 0 or ids.max() >= vocab_size:
-        raise LLMLiteError(
-            f"There are token ids outside 0 to {vocab_size - 1}, the vocabulary; use the tokenizer "
-            "that the text was encoded with."
-        )
-    return ids

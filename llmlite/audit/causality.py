@@ -1,10 +1,9 @@
-"""Does a language model see what it is to predict? A test of the causal mask, from outside.
+"""Does a language model see what it is to predict? A test of the causal mask, from outside: all
+tokens from some position on are changed, and in a causal model no logit before it may move."""
 
-All tokens from some position on are changed; in a causal model no logit before it may move.
-"""
+from contextlib import ExitStack
 
 import torch
-from torch import Tensor
 
 from llmlite.files import LLMLiteError
 
@@ -25,12 +24,10 @@ def causal_leak(model, seed: int = 0) -> bool:
     """
     if model.config.block_size == 1 or model.config.vocab_size == 1:
         return False  # no token stands after another, or none can be another
-    was_training = model.training
-    model.eval()
-    try:
+    with ExitStack() as at_the_end:
+        at_the_end.callback(model.train, model.training)  # back to the mode that it was in
+        model.eval()
         later, allowed, noise = _largest_changes(model, seed)
-    finally:
-        model.train(was_training)
     if noise * NOISE > allowed:
         raise LLMLiteError(
             f"The model's logits differ by up to {noise:.2g} from one pass to the next over the "
@@ -49,7 +46,7 @@ def _largest_changes(model, seed: int) -> tuple[float, float, float]:
     # Every pass has one shape and sums in one order: in a causal model equal beginnings give equal
     # logits to the last bit. Where a device does not, an unchanged row in each pass shows it.
     rows = min(tokens - 1, max(1, LOGITS // (tokens * vocab_size)))
-    unchanged = _logits(model, text.repeat(rows + 1, 1))
+    unchanged = model(text.repeat(rows + 1, 1).to(model.device)).logits
     position = torch.arange(tokens)
     largest = torch.zeros(3, dtype=torch.float64)
     for start in range(1, tokens, rows):
@@ -58,16 +55,12 @@ def _largest_changes(model, seed: int) -> tuple[float, float, float]:
         first = torch.arange(start, start + rows + 1).clamp(max=tokens).unsqueeze(1)
         first[-1] = tokens
         changed = torch.where(position < first, text, other)
-        change = (_logits(model, changed) - unchanged).abs().amax(-1).double().cpu()
+        logits = model(changed.to(model.device)).logits
+        change = (logits - unchanged).abs().amax(-1).double().cpu()
         is_changed = first < tokens
         where = (position < first) & is_changed, position >= first, ~is_changed
         found = torch.stack([(change * part).max() for part in where])
         largest = torch.maximum(largest, found)
-    return tuple(largest.tolist())
-
-
-def _logits(model, ids: Tensor) -> Tensor:
-    logits = model(ids.to(model.device)).logits
-    if not logits.isfinite().all():
+    if not largest.isfinite().all():
         raise LLMLiteError("The model's logits are not all finite, so they show no leak or none.")
-    return logits
+    return tuple(largest.tolist())

@@ -1,8 +1,6 @@
-"""The paper's claims about numbers, text and attention, judged by what the runs' records say.
-
-A judge takes the evidence and gives what came out here, with its interval, unit and number of runs,
-and a verdict, by a rule that stands in the function. The claims about the grids are in trends.py.
-"""
+"""The paper's claims about numbers, text and attention (trends.py: about the grids). A judge takes
+the evidence and gives what came out here, with its interval, unit and number of runs, and a
+verdict, by a rule that stands in the function."""
 
 from dataclasses import dataclass
 
@@ -14,12 +12,8 @@ from llmlite.audit.hypotheses import rate_error
 from llmlite.intervals import Interval, over_seeds
 from llmlite.metrics import perplexity
 
-REPRODUCED, NOT, FLAWED, UNCLEAR = VERDICTS = (
-    "reproduced",
-    "not reproduced",
-    "reproduced only with the flaw",
-    "cannot be judged",
-)
+REPRODUCED, NOT = "reproduced", "not reproduced"
+FLAWED, UNCLEAR = "reproduced only with the flaw", "cannot be judged"
 
 
 @dataclass(frozen=True)
@@ -66,11 +60,10 @@ def end_of_it(e: Evidence) -> pd.DataFrame:
 
 def headline(e: Evidence) -> str:
     """The end of it in two sentences."""
-    table = end_of_it(e)
-    best = table.iloc[0]
+    best = end_of_it(e).iloc[0]
     return (
         f"Without the causal mask a validation perplexity of {best['validation perplexity']:.4f} "
-        f"comes out (the paper: {paper.BEST_PERPLEXITY:.4f}; run `{table.index[0]}`). Asked for a "
+        f"comes out (the paper: {paper.BEST_PERPLEXITY:.4f}; run `{best.name}`). Asked for a "
         f"token that it cannot see, the same model has a perplexity of "
         f"{best['true test perplexity per token']:,.0f} per token and "
         f"{best['true per word and line end']:,.0f} per word."
@@ -123,8 +116,8 @@ def claim_15(e: Evidence) -> tuple[str, str]:
 
 
 def _ratio(logarithm: Interval) -> str:
-    value, low, high = np.exp([logarithm.value, logarithm.low, logarithm.high])
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    ends = np.exp([logarithm.value, logarithm.low, logarithm.high])
+    return f"{Interval(*ends, logarithm.of):.2f}"
 
 
 def claim_16(e: Evidence) -> tuple[str, str]:
@@ -211,18 +204,13 @@ def _reach(seeds: list[dict], name: str) -> tuple[float, float]:
 def _parts(seeds: list[dict], signs: dict[str, int]) -> tuple[list[str], str]:
     """A claim of several parts, each a measure with the sign that the claim gives it: the values of
     each, and a verdict. One part with the other sign refutes the claim."""
-    verdicts = []
-    for name, sign in signs.items():
-        low, high = sorted(end * sign for end in _reach(seeds, name))
-        verdicts.append(verdict(low > 0, high < 0))
+    ends = [sorted(end * sign for end in _reach(seeds, name)) for name, sign in signs.items()]
     shown = [f"{name.split(':')[0]} {_values(seeds, name, False)}" for name in signs]
-    return shown, verdict(set(verdicts) == {REPRODUCED}, NOT in verdicts)
+    return shown, verdict(all(low > 0 for low, _ in ends), any(high < 0 for _, high in ends))
 
 
 def _values(seeds: list[dict], name: str, interval: bool = True) -> str:
     """Each seed's value, the first with its interval."""
-    measures = [seed["measures"][name] for seed in seeds]
-    first, *others = [f"{m['value']:.2f}" for m in measures]
-    if interval:
-        first += " [{low:.2f}, {high:.2f}]".format(**measures[0])
-    return " / ".join([first, *others])
+    first, *others = (Interval(**seed["measures"][name]) for seed in seeds)
+    shown = f"{first:.2f}" if interval else f"{first.value:.2f}"
+    return " / ".join([shown, *(f"{other.value:.2f}" for other in others)])

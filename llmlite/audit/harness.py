@@ -1,6 +1,6 @@
 """Scores by the rule of lm-evaluation-harness's task `wikitext` (version 2), the common yardstick.
 
-The rule: a document is a page, its text goes through a detokeniser, each is scored alone from the
+A document is a page, its text goes through a detokeniser, each is scored alone from the
 end-of-text token on in whole windows side by side, and nats are divided by the words and the bytes
 of the page as it was before. So a word here is not the word of metrics.py: do not compare the two.
 Published numbers are of wikitext-2-raw-v1, whole. Checked against lm_eval 0.4.13.
@@ -12,14 +12,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, token_losses
 
 # What the detokeniser replaces, in its order: a later replacement sees what an earlier one left.
-_NUMBERS = ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."))
-_PUNCTUATION = tuple((f" {mark} ", f"{mark} ") for mark in ":;.!?,")
+_BEFORE = [(" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")]
+_BEFORE += [(f" {mark} ", f"{mark} ") for mark in ":;.!?,"]
 _PAIRS = ("()", "[]", "{}", '""', "''")  # no space inside
-_REST = (
+_AFTER = (
     ("= = = =", "===="),
     ("= = =", "==="),
     ("= =", "=="),
@@ -38,14 +37,13 @@ def pages(text: str) -> list[str]:
     62 in WikiText-2's test split, of 60 articles. What is blank before the first is left out.
     """
     lines = text.split("\n")
-    starts = [i for i, line in enumerate(lines) if _is_title(line)]
+    starts = []
+    for i, line in enumerate(lines):
+        title = line.replace("= = =", "===").replace("= =", "==").strip()
+        if title.startswith("= ") and title.endswith(" ="):
+            starts.append(i)
     found = ["\n".join(lines[a:b]) for a, b in pairwise([0, *starts, len(lines)])]
     return [page for page in found[:-1] if page.strip()] + found[-1:]
-
-
-def _is_title(line: str) -> bool:
-    line = line.replace("= = =", "===").replace("= =", "==").strip()
-    return line.startswith("= ") and line.endswith(" =")
 
 
 def detokenize(page: str) -> str:
@@ -53,15 +51,12 @@ def detokenize(page: str) -> str:
     text = page.replace("s '", "s'")
     # Seldom finds anything, and then writes the pattern itself: a slip, but part of the rule.
     text = re.sub("/' [0-9]/", "/'[0-9]/", text)
-    text = _replace(text, _NUMBERS + _PUNCTUATION)
+    for old, new in _BEFORE:
+        text = text.replace(old, new)
     for left, right in _PAIRS:
         inside = rf"{re.escape(left)}\s*([^{re.escape(right)}]*?)\s*{re.escape(right)}"
         text = re.sub(inside, rf"{left}\1{right}", text)
-    return _replace(text, _REST)
-
-
-def _replace(text: str, replacements) -> str:
-    for old, new in replacements:
+    for old, new in _AFTER:
         text = text.replace(old, new)
     return text
 
@@ -75,10 +70,8 @@ def harness_scores(model, tokenizer, articles: Sequence[str]) -> list[Score]:
     """The harness's score of `model` on each of `articles`, pages as `pages` gives them.
 
     Windows of block_size do not overlap; the last one is moved back so that it is whole, and scores
-    what is left. Raises LLMLiteError if there is no text.
+    what is left.
     """
-    if not any(articles):
-        raise LLMLiteError("There is no text to score: all pages are empty, or there are none.")
     size, scores = model.config.block_size, []
     context = (
         f"1 to {size} tokens of its own page (windows side by side; "

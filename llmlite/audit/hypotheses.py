@@ -1,8 +1,5 @@
-"""Which mistake explains the paper's numbers: hypotheses against published facts.
-
-What a hypothesis predicts stands in hypotheses.toml, written before anything was measured; what it
-does is measured by the runs of plan.py; which facts it fits is worked out from their records.
-"""
+"""Which mistake explains the paper's numbers: hypotheses, whose predictions stand in
+hypotheses.toml, written before anything was measured, against the records of plan.py's runs."""
 
 import warnings
 from dataclasses import dataclass
@@ -198,18 +195,18 @@ def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, p
     """(verdicts, values): hypotheses × facts, and first what the paper has. records: by name of the
     run. steps: as `Audit.steps` gives them; the vocabulary counts that is nearest to the paper's.
     """
-    verdicts, values = {"the paper": dict.fromkeys(FACTS, SILENT)}, {"the paper": FACTS}
-    nearest = (np.log(steps["stride 1"] / EPOCH_STEPS)).abs().idxmin()
-    steps = steps.loc[nearest].to_dict()
-    for hypothesis in HYPOTHESES:
-        cells = _cells(hypothesis, records[hypothesis.run], records["scaled-norm"], steps)
-        verdicts[hypothesis.name] = {fact: verdict for fact, (verdict, _) in cells.items()}
-        values[hypothesis.name] = {fact: value for fact, (_, value) in cells.items()}
-    return pd.DataFrame(verdicts).T, pd.DataFrame(values).T
+    verdicts, values = {"the paper": {}}, {"the paper": FACTS}
+    steps = steps.loc[np.log(steps["stride 1"] / EPOCH_STEPS).abs().idxmin()]
+    for h in HYPOTHESES:
+        cells = _cells(h, records[h.run], records["scaled-norm"], steps)
+        verdicts[h.name] = {fact: FITS if fit else FAILS for fact, (fit, _) in cells.items()}
+        values[h.name] = {fact: value for fact, (_, value) in cells.items()}
+    verdicts, values = (pd.DataFrame(table, FACTS).T for table in (verdicts, values))
+    return verdicts.fillna(SILENT), values.fillna("")
 
 
-def _cells(h: Hypothesis, record: dict, scaled: dict, steps: dict) -> dict[str, tuple[str, str]]:
-    """Fact → (verdict, value)."""
+def _cells(h: Hypothesis, record: dict, scaled: dict, steps: pd.Series) -> dict[str, tuple]:
+    """What the hypothesis says something of: fact → (does it fit, value in words)."""
     epochs = record["epochs"]
     first, last = epochs[0]["valid_loss"], epochs[-1]["valid_loss"]
     logged = epochs[-1]["train_loss"]  # after the division, by all runs
@@ -238,5 +235,4 @@ def _cells(h: Hypothesis, record: dict, scaled: dict, steps: dict) -> dict[str, 
     if h.tenth:
         error = rate_error(0.1)
         cells["C6 rates in the log"] = error < 0.002, f"off by {error:.1%}"
-    judged = {fact: (FITS if fit else FAILS, value) for fact, (fit, value) in cells.items()}
-    return {fact: judged.get(fact, (SILENT, "")) for fact in FACTS}
+    return cells

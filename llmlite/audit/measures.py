@@ -9,6 +9,7 @@ import torch
 from llmlite import paper
 from llmlite.audit.causality import causal_leak
 from llmlite.audit.harness import harness_scores, pages
+from llmlite.audit.plan import AuditConfig
 from llmlite.data import Dataset
 from llmlite.generate import complete
 from llmlite.interpret import attention_maps
@@ -32,19 +33,18 @@ GENERATED = 24  # tokens of the greedy continuation
 UNITS = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
 
 
-def predicted(model: GPT, dataset: Dataset, run: Run, limit: int, sentences: int) -> dict:
-    """What the hypotheses predict differently, as JSON can hold it. run: what made the model;
-    limit: windows behind the true loss; sentences: of the test split, behind attention."""
+def predicted(model: GPT, dataset: Dataset, run: Run, config: AuditConfig) -> dict:
+    """What the hypotheses predict differently, as JSON can hold it. run: what made the model."""
     ids, windows = dataset.ids["test"], windows_of(dataset, run.data, run.train, model.device)
     return {
         "measured_on": device_name(model.device),
         "leaks": causal_leak(model),
         "loss_by_position": loss_by_position(model, windows["valid"]).tolist(),
         "test_loss": loss_by_position(model, windows["test"]).mean().item(),
-        "true": last_position(model, ids, limit),
+        "true": last_position(model, ids, config.windows),
         "tokens_per_word": len(ids) / dataset.counts("test").words_and_line_ends,
         "greedy": greedy(model, dataset.tokenizer),
-        "attention": first_layer(model, dataset, sentences),
+        "attention": first_layer(model, dataset, config.study.sentences),
     }
 
 
@@ -78,26 +78,24 @@ def greedy(model: GPT, tokenizer) -> dict:
 
 def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
     """Layer 0 on one sentence, (head, query, key), and over sentences of the test split the mean
-    weight of each head on the token itself, the one before it and the one after it."""
+    weight of each head on the token before a token and on the one after it."""
 
     def maps_of(text: str) -> tuple[list[int], torch.Tensor]:
         ids = dataset.tokenizer.encode(text)[: model.config.block_size]
         return ids, attention_maps(model, torch.tensor(ids))[0]
 
-    sums, positions = np.zeros((3, model.config.n_head)), 0
+    before, after, positions = 0, 0, 0
     for sentence in dataset.sentences(sentences):
         ids, maps = maps_of(sentence)
-        for i, offset in enumerate((0, -1, 1)):
-            sums[i] += maps.diagonal(offset, 1, 2).sum(-1).numpy()
+        before += maps.diagonal(-1, 1, 2).sum(-1).double()
+        after += maps.diagonal(1, 1, 2).sum(-1).double()
         positions += len(ids)
-    own, before, after = sums / positions
     ids, maps = maps_of(SENTENCE)
     return {
         "tokens": [dataset.tokenizer.decode([i]) for i in ids],
         "map": np.round(maps.numpy(), 4).tolist(),
-        "self": own.tolist(),
-        "previous": before.tolist(),
-        "next": after.tolist(),
+        "previous": (before / positions).tolist(),
+        "next": (after / positions).tolist(),
     }
 
 
@@ -123,16 +121,19 @@ def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
     rows = {}
     for rule, first in seeds[0].items():
         articles = [Score(**article) for article in first]
-        if len(articles) > 1:
-            kinds = {"articles": {unit: over_articles(articles, unit) for unit in UNITS}}
-        else:  # of a text without headings; no interval
-            kinds = {"articles": {unit: getattr(articles[0], unit) for unit in UNITS}}
+        several = len(articles) > 1  # else of a text without headings; no interval
+        rows[rule, "articles"] = [
+            over_articles(articles, unit) if several else getattr(articles[0], unit)
+            for unit in UNITS
+        ]
         if len(seeds) > 1:
-            kinds["seeds"] = {unit: over(seeds, rule, unit) for unit in UNITS}
-        for kind, units in kinds.items():
-            shown = {unit: f"{interval:.4g}" for unit, interval in units.items()}
-            rows[rule, kind] = {**shown, "context": first[0]["context"]}
-    return pd.DataFrame(rows).T.rename_axis(["rule", "interval over"])
+            rows[rule, "seeds"] = [over(seeds, rule, unit) for unit in UNITS]
+    shown = {
+        (rule, kind): [*(f"{interval:.4g}" for interval in found), seeds[0][rule][0]["context"]]
+        for (rule, kind), found in rows.items()
+    }
+    table = pd.DataFrame(shown, [*UNITS, "context"]).T
+    return table.rename_axis(["rule", "interval over"])
 
 
 def over(seeds: list[dict[str, list[dict]]], rule: str, unit: str) -> Interval:

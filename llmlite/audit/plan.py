@@ -2,12 +2,21 @@
 
 from dataclasses import dataclass, replace
 
-from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.config import DataConfig, ModelConfig, TrainConfig, with_data
 from llmlite.files import LLMLiteError
 from llmlite.profiles import PROFILES
 from llmlite.run import Run
 
 HEADS = 4  # of both configurations whose curves are published
+
+
+@dataclass(frozen=True)
+class StudySize:
+    """How much of a model the studies of claims 9 to 13 look at."""
+
+    samples: int = 50  # continuations of a prompt
+    tokens: int = 100  # length of each
+    sentences: int = 200  # of the test split, for attention
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,7 @@ class AuditConfig:
     padded_window: int = 256  # so long that lines leave a good part of it empty
     vocabularies: tuple[int, ...] = (4096, 10_000, 16_384)  # whose steps an epoch are compared
     windows: int = 200_000  # of the test split, behind the true perplexity without a mask
-    samples: int = 50  # seeds behind each claim about text
-    sample_tokens: int = 100
-    sentences: int = 200  # of the test split, behind the claims about attention
+    study: StudySize = StudySize()
 
 
 _QUICK = TrainConfig(
@@ -82,8 +89,7 @@ AUDITS = {
         padded_window=64,
         vocabularies=(320, 2048, 2400),
         windows=1_000,
-        sample_tokens=12,
-        sentences=50,
+        study=StudySize(tokens=12, sentences=50),
     ),
     # A vocabulary of 2,048, whose tokens are easier, brings the leak's runs to the paper's losses
     # in a hundredth of its steps.
@@ -97,7 +103,7 @@ AUDITS = {
         **_judged_by_its_own("small"),
         vocabularies=(2048, 4096, 10_000, 16_384),
         windows=20_000,
-        sample_tokens=60,
+        study=StudySize(tokens=60),
     ),
     # The paper's own arithmetic: a window a token, and 50,000 steps of 4 × 128 windows.
     "full": AuditConfig(
@@ -131,36 +137,24 @@ def leak_runs(audit: AuditConfig, data: DataConfig) -> list[Run]:
     )
 
     def run(name, train=train, deep=False, seed=None, causal=False, **changes) -> Run:
-        cut = replace(text, **changes)
-        model = replace(
-            audit.model,
-            vocab_size=cut.vocab_size,
-            block_size=cut.block_size,
-            n_layer=audit.deep if deep else audit.shallow,
-            n_head=HEADS,
-            causal=causal,
-        )
+        cut, layers = replace(text, **changes), audit.deep if deep else audit.shallow
+        model = with_data(audit.model, cut, n_layer=layers, n_head=HEADS, causal=causal)
         return Run(name, cut, model, train if seed is None else replace(train, seed=seed))
 
     def of_length(size: int) -> TrainConfig:
         """`short` for as many tokens in windows of `size`."""
-        if short.epoch_windows is None:
-            return short
         return replace(short, epoch_windows=short.epoch_windows * text.block_size // size)
 
-    first, *others = audit.seeds
-    runs = [run("no-mask", seed=first), run("mask", again, causal=True, seed=first)]
-    runs += [run("no-mask-deep", deep=True, seed=first)]
-    runs += [run("no-mask-batch", replace(again, batch_size=2 * again.batch_size), seed=first)]
-    runs += [
-        run(f"no-mask-window-{size}", of_length(size), block_size=size)
-        for size in audit.other_windows
-    ]
-    padded = audit.padded_window
-    runs += [
+    (first, *others), padded = audit.seeds, audit.padded_window
+    return [
+        run("no-mask", seed=first),
+        run("mask", again, causal=True, seed=first),
+        run("no-mask-deep", deep=True, seed=first),
+        run("no-mask-batch", replace(again, batch_size=2 * again.batch_size), seed=first),
+        *(run(f"no-mask-window-{n}", of_length(n), block_size=n) for n in audit.other_windows),
         run("unshifted", short, causal=True, shift=0),
         run("padding", of_length(padded), causal=True, padding=True, block_size=padded),
         run("split-after-windowing", short, causal=True, split="windows"),
         run("scaled-norm", replace(audit.scaled, log_scaled_norm=True)),
+        *(run(f"no-mask-seed-{seed}", again, seed=seed) for seed in others),
     ]
-    return runs + [run(f"no-mask-seed-{seed}", again, seed=seed) for seed in others]

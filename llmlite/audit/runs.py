@@ -9,13 +9,13 @@ import pandas as pd
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import HEADS, audit_of, leak_runs
-from llmlite.audit.studies import STUDIES, StudySize
+from llmlite.audit.studies import STUDIES
 from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
 from llmlite.experiment import Experiment
 from llmlite.files import MissingRunError
 from llmlite.plan.search import grid
-from llmlite.run import Run, read_record
+from llmlite.run import Run
 from llmlite.sources import resolve_source
 from llmlite.windows import lines_of
 
@@ -33,21 +33,20 @@ class Audit:
 
     @cached_property
     def leak_runs(self) -> dict[str, Run]:
-        size = {"limit": self.config.windows, "sentences": self.config.sentences}
         made = {}
         for run in leak_runs(self.config, self.experiment.data):
-            measure = partial(predicted, run=run, **size)
+            measure = partial(predicted, run=run, config=self.config)
             made[run.name] = replace(run, measures={"measures": measure})
         return made
 
     @cached_property
     def honest_runs(self) -> dict[str, Run]:
         """The paper's best configuration, as the package does it, a run a seed."""
-        config, data, size = self.config, self.experiment.data, StudySize.of(self.config)
+        config, data = self.config, self.experiment.data
         shape = {"n_layer": config.deep, "n_head": HEADS, "n_embd": config.model.n_embd}
         model = with_data(self.experiment.profile.model, data, **shape)
         measures = {"scores": comparable} | {
-            name: partial(study, size=size) for name, study in STUDIES.items()
+            name: partial(study, size=config.study) for name, study in STUDIES.items()
         }
         # Until it is known what is retrained, it may be this, whose weights are needed.
         keeps = () if self.experiment.known_configuration else ("weights",)
@@ -57,12 +56,12 @@ class Audit:
             runs[name] = Run(name, data, model, train, measures, keeps)
         return runs
 
-    @property
-    def grid_runs(self) -> dict[str, tuple[str, int]]:
-        """Which grids there are, with which seeds, by the beginning of their runs' names."""
+    @cached_property
+    def grid_runs(self) -> dict[str, list[Run]]:
+        """The runs of each grid with each seed, by the beginning of their names."""
         pairs = [(g, s) for s in self.config.seeds for g in ("revised", LONGER)]
         pairs += [("first", s) for s in self.config.first_seeds]
-        return {f"grid-{which}-seed-{seed}": (which, seed) for which, seed in pairs}
+        return {f"grid-{which}-seed-{seed}": self.grid(which, seed) for which, seed in pairs}
 
     def grid(self, which: str, seed: int) -> list[Run]:
         """The runs of a grid, or of LONGER, with this seed."""
@@ -101,27 +100,20 @@ class Audit:
         return made
 
     def measured(self, what: str) -> list[dict]:
-        """ "scores", how each of `honest_runs` predicts the test split (rule → a Score an article),
-        or one of STUDIES of them."""
+        """Of each of `honest_runs`, "scores", how it predicts the test split (rule → a Score an
+        article), or one of STUDIES."""
         return [self.experiment.measured(run, what) for run in self.honest_runs.values()]
 
     def grids(self, which: str) -> pd.DataFrame:
         """Every epoch of every run of a grid with all of its seeds, but for those that are missing
         and cannot be made; no row if all are."""
         parts = [pd.DataFrame(columns=[*AXES, "seed", "epoch", "valid_loss"])]
-        for name, (grid_name, seed) in self.grid_runs.items():
-            if grid_name != which:
-                continue
-            runs = self.grid(which, seed)
-            self.experiment.search_runs(name, runs)
-            with suppress(MissingRunError):
-                parts.append(self.experiment.epochs(runs))
+        for name, runs in self.grid_runs.items():
+            if name.startswith(f"grid-{which}-"):
+                self.experiment.search_runs(name, runs)
+                with suppress(MissingRunError):
+                    parts.append(self.experiment.epochs(runs))
         return pd.concat(parts[1:] or parts, ignore_index=True)
-
-    def grid_environment(self, which: str, seed: int) -> dict:
-        """Versions, device and commit of a grid's runs, from the first that is trained."""
-        records = (read_record(self.experiment.folder(run)) for run in self.grid(which, seed))
-        return next(record["environment"] for record in records if record)
 
     def command(self, name: str) -> str:
         """What makes a run, as other people would type it: without the paths of this machine."""

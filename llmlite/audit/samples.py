@@ -1,12 +1,11 @@
-"""What was counted in each sample → shares with 95% intervals, and differences of them.
+"""Counts, (samples, 2): so much, out of so much → shares and their differences, with intervals.
 
-Counts are arrays (samples, 2): so much counted, out of so much. A share is the sum of the first
-over the sum of the second, so a long text weighs more than a short one; where the second is 1, it
-is the mean. Intervals are bootstrapped over the samples; what is compared is resampled together.
+A share is the sum of the first over the sum of the second, so a long text weighs more than a short
+one. Intervals are bootstrapped over the samples; what is compared is resampled together.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -15,20 +14,7 @@ from llmlite.files import LLMLiteError
 from llmlite.intervals import Interval, bootstrap_sums
 
 Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
-
-
-@dataclass(frozen=True)
-class StudySize:
-    """How much of a model a study looks at."""
-
-    samples: int  # continuations of a prompt
-    tokens: int  # length of each
-    sentences: int  # of the test split, for attention
-
-    @classmethod
-    def of(cls, settings) -> "StudySize":
-        """As a profile's audit says."""
-        return cls(settings.samples, settings.sample_tokens, settings.sentences)
+Measures = dict[str, dict[str, float | str]]  # name → an Interval's value, low, high and of
 
 
 def share(sums: np.ndarray) -> np.ndarray:
@@ -40,9 +26,7 @@ def share(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
 
 
-def measure(
-    counts: np.ndarray, of: str, statistic: Callable[[np.ndarray], np.ndarray] = share
-) -> dict[str, float | str]:
+def measure(counts: np.ndarray, of: str, statistic: Callable = share) -> dict[str, float | str]:
     """`statistic` of the sums of `counts`, as an Interval's dict. counts: (samples, …, 2);
     statistic: (resamples, …, 2) → (resamples,)."""
     return asdict(bootstrap_sums(counts, statistic, of=of))
@@ -54,9 +38,7 @@ def difference(first: np.ndarray, second: np.ndarray, of: str) -> dict[str, floa
     return measure(both, of, lambda sums: share(sums[:, 0]) - share(sums[:, 1]))
 
 
-def measure_all(
-    counts: Counts, contrasts: Iterable[tuple[str, str]], of: str
-) -> dict[str, dict[str, float | str]]:
+def measure_all(counts: Counts, contrasts: Iterable[tuple[str, str]], of: str) -> Measures:
     """Every share as "name: condition", every contrast as "name: condition minus condition"."""
     measures = {
         f"{name}: {condition}": measure(rows, of)
@@ -67,16 +49,6 @@ def measure_all(
         for name, rows in counts[one].items():
             measures[f"{name}: {one} minus {other}"] = difference(rows, counts[other][name], of)
     return measures
-
-
-def collect(samples: Sequence[dict[str, tuple[float, float]]]) -> dict[str, np.ndarray]:
-    """What was counted in each sample, name → pair, as name → (samples, 2)."""
-    return {name: np.array([sample[name] for sample in samples], float) for name in samples[0]}
-
-
-def as_lists(named: dict[str, np.ndarray]) -> dict[str, list]:
-    """Name → (samples, 2) as JSON holds it."""
-    return {name: rows.tolist() for name, rows in named.items()}
 
 
 def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:

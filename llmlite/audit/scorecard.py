@@ -1,6 +1,5 @@
 """The scorecard: all claims with their verdicts, and the records that they rest on."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,36 +7,43 @@ import pandas as pd
 
 from llmlite import paper
 from llmlite.audit import claims, trends, wording
-from llmlite.audit.claims import Evidence, headline
+from llmlite.audit.claims import Evidence
 from llmlite.audit.measures import together
 from llmlite.audit.runs import LONGER, Audit
 from llmlite.audit.studies import STUDIES
 from llmlite.files import replacing, write_json
-from llmlite.run import read_steps
+from llmlite.run import finished_record, read_steps
 
 CLAIMS = {claim["number"]: claim for claim in wording.rows("claims")}
-# Each gives what came out here and a verdict.
-JUDGES: dict[int, Callable[[Evidence], tuple[str, str]]] = {
-    1: trends.claim_1,
-    2: trends.claim_2,
-    3: claims.claim_3,
-    4: trends.claim_4,
-    5: trends.claim_5,
-    6: trends.claim_6,
-    7: trends.claim_7,
-    8: trends.claim_8,
-    9: claims.claim_9,
-    10: claims.claim_10,
-    11: claims.claim_11,
-    12: claims.claim_12,
-    13: claims.claim_13,
-    14: claims.claim_14,
-    15: claims.claim_15,
-    16: claims.claim_16,
-}
+# The judge of claim 7 is `claim_7`, in claims.py or trends.py: from the evidence to what came out
+# here and a verdict.
+JUDGES = {number: (vars(claims) | vars(trends))[f"claim_{number}"] for number in CLAIMS}
 
 SCORECARD, SHORT, RECORDS = "scorecard.md", "scorecard-short.md", "audit.json"
 KEPT = ("command", "identity", "environment", "amp", "parameters", "steps_per_epoch", "epochs")
+
+PAGE = """\
+# Scorecard
+
+The paper's 16 claims, judged by the records of runs: {source} Intervals are 95%. The sections are \
+those of [notebook 08](../notebooks/08_reproduction_audit.ipynb), which writes this page; \
+[audit.json](audit.json) holds the runs' records, each with the command that made it.
+
+| # | claim | published | here | verdict | section | `llmlite run --only` |
+|---|---|---|---|---|---|---|
+{lines}
+"""
+LINE = "| {number} | {claim} | {published} | {ours} | **{verdict}** | {section} | {runs} |"
+SHORT_PAGE = """\
+**{headline}**
+
+| # | the paper's claim | verdict |
+|---|---|---|
+{lines}
+
+Here: {source} The numbers, with intervals: [scorecard](figures/scorecard.md); the runs' records, \
+with the command of each: [audit.json](figures/audit.json)."""
+SHORT_LINE = "| {number} | {claim} | {verdict} |"
 
 
 @dataclass(frozen=True)
@@ -48,18 +54,18 @@ class Row:
     claim: str
     published: str
     ours: str  # with its interval, unit and number of runs
-    verdict: str  # one of VERDICTS
+    verdict: str
     section: str  # of notebook 08, that shows it
     runs: str  # whose records it is from, as `llmlite run --only` takes them
 
 
 def evidence(audit: Audit) -> Evidence:
     """What the scorecard judges by; made on the spot where it is not there yet."""
-    folders = [audit.experiment.folder(run) for run in audit.honest_runs.values()]
+    folder = audit.experiment.folder
     return Evidence(
         leak=audit.leaks(),
         tests=[together(scores["side by side"]).loss for scores in audit.measured("scores")],
-        norms=[read_steps(folder) for folder in folders],
+        norms=[read_steps(folder(run)) for run in audit.honest_runs.values()],
         first=audit.grids("first"),
         revised=audit.grids("revised"),
         longer=audit.grids(LONGER),
@@ -81,8 +87,7 @@ def row(number: int, e: Evidence) -> Row:
 
 def to_frame(rows: list[Row]) -> pd.DataFrame:
     """A row a claim, by number: claim, published, ours, verdict, section."""
-    table = pd.DataFrame(rows).set_index("number")
-    return table[["claim", "published", "ours", "verdict", "section"]]
+    return pd.DataFrame(rows).set_index("number").drop(columns="runs")
 
 
 def scale(audit: Audit) -> str:
@@ -105,56 +110,30 @@ def save(audit: Audit, gathered: Evidence, rows: list[Row]) -> Path:
         f"profile {experiment.profile.name}, {experiment.dataset.name}, "
         f"{experiment.made_on()}. {scale(audit)}"
     )
-    pages = {
-        SCORECARD: to_markdown(rows, source),
-        SHORT: to_short_markdown(rows, source, headline(gathered)),
-    }
-    for name, text in pages.items():
+    for name, text in pages(rows, source, claims.headline(gathered)).items():
         with replacing(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     write_json(folder / RECORDS, _records(audit, gathered, rows))
     return folder
 
 
-def to_markdown(rows: list[Row], source: str) -> str:
-    """figures/scorecard.md. source: profile, data and device."""
-    head = [
-        "# Scorecard\n",
-        f"The paper's 16 claims, judged by the records of runs: {source} Intervals are 95%. The "
-        "sections are those of [notebook 08](../notebooks/08_reproduction_audit.ipynb), which "
-        "writes this page; [audit.json](audit.json) holds the runs' records, each with the command "
-        "that made it.\n",
-        "| # | claim | published | here | verdict | section | `llmlite run --only` |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines = [
-        f"| {row.number} | {row.claim} | {row.published} | {row.ours} | **{row.verdict}** | "
-        f"{row.section} | {row.runs} |"
-        for row in rows
-    ]
-    return "\n".join([*head, *lines, ""])
-
-
-def to_short_markdown(rows: list[Row], source: str, headline: str) -> str:
-    """The README's scorecard: a headline, claims and verdicts. source: as in `to_markdown`."""
-    head = [f"**{headline}**", "", "| # | the paper's claim | verdict |", "|---|---|---|"]
-    lines = [f"| {row.number} | {row.claim} | {row.verdict} |" for row in rows]
-    foot = (
-        f"Here: {source} The numbers, with intervals: [scorecard](figures/scorecard.md); the runs' "
-        "records, with the command of each: [audit.json](figures/audit.json)."
-    )
-    return "\n".join([*head, *lines, "", foot])
+def pages(rows: list[Row], source: str, headline: str) -> dict[str, str]:
+    """What goes into figures/ and into README.md, by name. source: profile, data and device."""
+    templates = {SCORECARD: (PAGE, LINE), SHORT: (SHORT_PAGE, SHORT_LINE)}
+    made = {}
+    for name, (page, line) in templates.items():
+        lines = "\n".join(line.format(**asdict(row)) for row in rows)
+        made[name] = page.format(lines=lines, source=source, headline=headline)
+    return made
 
 
 def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
     """figures/audit.json: every run's record, with what was measured of it."""
-    runs = {
-        name: {k: record[k] for k in (*KEPT, "measures", "skipped")}
-        for name, record in gathered.leak.items()
-    }
+    experiment, runs = audit.experiment, {}
+    for name, record in gathered.leak.items():
+        runs[name] = {k: record[k] for k in (*KEPT, "measures", "skipped")}
     for i, (name, run) in enumerate(audit.honest_runs.items()):
-        record = audit.experiment.train(run)
-        scores = audit.experiment.measured(run, "scores")
+        record, scores = experiment.train(run), experiment.measured(run, "scores")
         runs[name] = {
             **{k: record[k] for k in KEPT},
             "command": audit.command(name),
@@ -164,18 +143,17 @@ def _records(audit: Audit, gathered: Evidence, rows: list[Row]) -> dict:
                 for study, seeds in gathered.studies.items()
             },
         }
-    tables = {"first": gathered.first, "revised": gathered.revised, LONGER: gathered.longer}
-    for name, (grid, seed) in audit.grid_runs.items():
-        table = tables[grid]
-        if seed in table.seed.values:
+    for name, grid in audit.grid_runs.items():
+        records = [record for run in grid if (record := finished_record(experiment.folder(run)))]
+        if records:
             runs[name] = {
                 "command": audit.command(name),
-                "environment": audit.grid_environment(grid, seed),
-                "epochs": table[table.seed == seed].to_dict("records"),
+                "environment": records[0]["environment"],
+                "epochs": experiment.epochs(grid).to_dict("records"),
             }
     return {
-        "profile": audit.experiment.profile.name,
-        "data": audit.experiment.dataset.name,
+        "profile": experiment.profile.name,
+        "data": experiment.dataset.name,
         "scorecard": [asdict(row) for row in rows],
         "runs": runs,
     }

@@ -1,17 +1,7 @@
-"""The studies of claims 9 to 13, by the name that their records have on disk."""
-
-from collections.abc import Callable
+"""The studies of claims 9 to 13, each a function of (model, dataset, size), by the name that its
+records have on disk."""
 
 from llmlite.audit.heads import ablation, attention
-from llmlite.audit.samples import StudySize
 from llmlite.audit.text import coherence, prompt_sensitivity, sampling
-from llmlite.data import Dataset
-from llmlite.model import GPT
 
-STUDIES: dict[str, Callable[[GPT, Dataset, StudySize], dict]] = {
-    "coherence": coherence,
-    "prompt_sensitivity": prompt_sensitivity,
-    "sampling": sampling,
-    "ablation": ablation,
-    "attention": attention,
-}
+STUDIES = {f.__name__: f for f in (coherence, prompt_sensitivity, sampling, ablation, attention)}

@@ -1,9 +1,6 @@
-"""The claims about the grids (1, 2 and 4 to 8), as paired tests on their records.
-
-Two runs that differ in one factor alone, so also not in the seed, are a pair. An effect is the mean
-difference over all pairs of a grid, in nats per token of the lowest validation loss; below 0 the
-second value is better.
-"""
+"""The claims about the grids (1, 2 and 4 to 8), as paired tests on their records: two runs that
+differ in one factor alone, so also not in the seed, are a pair. Effects are in nats per token of
+the lowest validation loss; below 0 the second value is better."""
 
 import numpy as np
 import pandas as pd
@@ -22,29 +19,16 @@ def best_losses(epochs: pd.DataFrame) -> pd.Series:
     return epochs.groupby(FACTORS).valid_loss.min()
 
 
-def pairs(losses: pd.Series, factor: str, before, after, **fixed) -> pd.DataFrame:
-    """The losses of runs that differ in `factor` alone: a row a pair, columns before and after.
-    losses: as `best_losses` gives them. fixed: values of other factors to stay with."""
-    for name, value in fixed.items():
-        losses = losses[losses.index.get_level_values(name) == value]
-    sides = {
-        side: losses.xs(value, level=factor)
-        for side, value in (("before", before), ("after", after))
-        if value in losses.index.get_level_values(factor)
-    }
-    return pd.DataFrame(sides, columns=["before", "after"]).dropna()
+def changes(losses: pd.Series, factor: str, before, after) -> pd.Series:
+    """Of each pair of runs that differ in `factor` alone, the loss with `after` minus that with
+    `before`, indexed by the other factors. losses: as `best_losses` gives them, or changes."""
+    both = losses.unstack(factor).reindex(columns=[before, after])
+    return (both.iloc[:, 1] - both.iloc[:, 0]).dropna()
 
 
-def effect(losses: pd.Series, factor: str, before, after, **fixed) -> Interval:
-    """What changing `factor` from `before` to `after` does to the loss; arguments as in `pairs`."""
-    both = pairs(losses, factor, before, after, **fixed)
-    return paired(both.after, both.before)
-
-
-def interaction(losses: pd.Series, factor: str, before, after, by: str, low, high) -> Interval:
-    """By how much the effect of `factor` is greater where `by` is `high` than where it is `low`."""
-    both = pairs(losses, factor, before, after)
-    return effect(both.after - both.before, by, low, high)
+def mean(changes: pd.Series) -> Interval:
+    """Of as many pairs, with Student's t interval."""
+    return paired(changes, np.zeros(len(changes)))
 
 
 def epochs_to_reach(epochs: pd.DataFrame, targets: pd.Series) -> pd.Series:
@@ -80,41 +64,46 @@ def ranking(losses: pd.Series) -> pd.DataFrame:
 
 def trend_effects(e: Evidence) -> dict[str, Interval]:
     """In nats per token of the lowest validation loss, by name."""
-    effects = {f"twice the epochs ({e.longer.epoch.max()})": _change(e.longer, e.revised)}
+    effects = {
+        f"twice the epochs ({e.longer.epoch.max()})": _from_grid_to_grid(e.revised, e.longer)
+    }
     if not e.first.empty:
         width = "width {} to {}".format(*_ends(e.first.n_embd))
         effects[width] = _across(e.first, "n_embd")
-        effects["fixed rate to twice the batch, warmup + cosine"] = _change(e.revised, e.first)
+        schedule = "fixed rate to twice the batch, warmup + cosine"
+        effects[schedule] = _from_grid_to_grid(e.first, e.revised)
     layers, heads = _ends(e.revised.n_layer), "heads {} to {}".format(*_ends(e.revised.n_head))
     low, high = _ends(e.revised.learning_rate)
     effects["layers {} to {}".format(*layers)] = _across(e.revised, "n_layer")
     effects[heads] = _across(e.revised, "n_head")
     effects[f"learning rate {high:g} to {low:g}"] = _halved_rate(e)
-    for n in layers:
-        effects[f"{heads}, {n} layers"] = _across(e.revised, "n_head", n_layer=n)
+    _, shallow, deep = _heads_by_layers(e)
+    effects |= {f"{heads}, {layers[0]} layers": shallow, f"{heads}, {layers[1]} layers": deep}
     return effects
 
 
-def _across(epochs: pd.DataFrame, factor: str, **fixed) -> Interval:
+def _across(epochs: pd.DataFrame, factor: str) -> Interval:
     """The effect of a grid's largest value of `factor`, compared with the smallest."""
-    return effect(best_losses(epochs), factor, *_ends(epochs[factor]), **fixed)
+    return mean(changes(best_losses(epochs), factor, *_ends(epochs[factor])))
 
 
 def _halved_rate(e: Evidence) -> Interval:
     low, high = _ends(e.revised.learning_rate)
-    return effect(best_losses(e.revised), "learning_rate", high, low)
+    return mean(changes(best_losses(e.revised), "learning_rate", high, low))
 
 
-def _change(after: pd.DataFrame, before: pd.DataFrame) -> Interval:
-    """From one grid to another, over the runs that both hold."""
-    both = _both(after, before)
-    return paired(both.after, both.before)
+def _heads_by_layers(e: Evidence) -> tuple[Interval, Interval, Interval]:
+    """The effect of the heads: by how much it is greater in the deepest models than in the
+    shallowest, in the shallowest, in the deepest."""
+    layers = _ends(e.revised.n_layer)
+    heads = changes(best_losses(e.revised), "n_head", *_ends(e.revised.n_head))
+    parts = (heads[heads.index.get_level_values("n_layer") == n] for n in layers)
+    return mean(changes(heads, "n_layer", *layers)), *map(mean, parts)
 
 
-def _both(after: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
-    """The losses of the runs that both grids hold: a row each."""
-    sides = {"after": best_losses(after), "before": best_losses(before)}
-    return pd.concat(sides, axis=1, join="inner")
+def _from_grid_to_grid(before: pd.DataFrame, after: pd.DataFrame) -> Interval:
+    """The effect of what one grid does otherwise, over the runs that both hold."""
+    return mean((best_losses(after) - best_losses(before)).dropna())
 
 
 def _ends(column: pd.Series) -> tuple:
@@ -126,19 +115,15 @@ def _ends(column: pd.Series) -> tuple:
 
 def claim_1(e: Evidence) -> tuple[str, str]:
     table, seeds = ranking(best_losses(e.revised)), e.revised.seed.nunique()
-    axes = list(AXES)
-    corner = table[axes].max()  # as the paper's best is of its grid
-    ours = table[(table[axes] == corner).all(axis=1)].iloc[0]
-    first, second = table.iloc[0], table.iloc[1]
-
-    def shape(row: pd.Series) -> str:
-        return "({:g}, {:g}, {:g}, {:g})".format(*row[axes])
-
-    if ours.name == 0:
-        found = f"{shape(ours)} is best, by {_nats(second)} over {shape(second)}"
+    shapes = table[list(AXES)]
+    names = ["({:g}, {:g}, {:g}, {:g})".format(*shape) for shape in shapes.to_numpy()]
+    corner = (shapes == shapes.max()).all(axis=1).idxmax()  # as the paper's best is of its grid
+    ours, second = table.iloc[corner], table.iloc[1]
+    if corner == 0:
+        found = f"{names[0]} is best, by {_nats(second)} over {names[1]}"
         judged = verdict(second.low > 0, False)
     else:
-        found = f"{shape(first)} is best; {shape(ours)} is {_nats(ours)} behind"
+        found = f"{names[0]} is best; {names[corner]} is {_nats(ours)} behind"
         judged = verdict(False, ours.low > 0)
     return f"{found} ({seeds} seed{'s' if seeds > 1 else ''})", judged
 
@@ -166,7 +151,7 @@ def claim_2(e: Evidence) -> tuple[str, str]:
 
 def claim_4(e: Evidence) -> tuple[str, str]:
     """Marginal: less than 2% of the loss."""
-    gain, loss = _change(e.longer, e.revised), best_losses(e.longer).mean()
+    gain, loss = _from_grid_to_grid(e.revised, e.longer), best_losses(e.longer).mean()
     ours = f"{gain:+.3f} nats, {-gain.value / loss:.1%} of the loss ({gain.of})"
     return ours, verdict(-gain.low / loss < 0.02, -gain.high / loss > 0.02)
 
@@ -197,10 +182,9 @@ def _size(interval: Interval) -> tuple[float, float]:
 def claim_6(e: Evidence) -> tuple[str, str]:
     if e.first.empty:
         return NO_FIRST_GRID
-    gain, fixed = _change(e.revised, e.first), _both(e.revised, e.first).before
-    reached = epochs_to_reach(e.revised, fixed)
-    best = e.first.loc[e.first.groupby(FACTORS).valid_loss.idxmin()].set_index(FACTORS).epoch
-    sooner = (reached < best.reindex(fixed.index)).mean()
+    gain, fixed = _from_grid_to_grid(e.first, e.revised), best_losses(e.first)
+    fixed = fixed[fixed.index.isin(best_losses(e.revised).index)]
+    sooner = (epochs_to_reach(e.revised, fixed) < epochs_to_reach(e.first, fixed)).mean()
     ours = f"{gain:+.3f} nats; sooner as good as the fixed rate's best in {sooner:.0%} ({gain.of})"
     return ours, verdict(gain.high < 0 and sooner > 0.5, gain.low > 0)
 
@@ -212,8 +196,7 @@ def claim_7(e: Evidence) -> tuple[str, str]:
 
 def claim_8(e: Evidence) -> tuple[str, str]:
     heads, layers = _ends(e.revised.n_head), _ends(e.revised.n_layer)
-    shallow, deep = (_across(e.revised, "n_head", n_layer=n) for n in layers)
-    more = interaction(best_losses(e.revised), "n_head", *heads, "n_layer", *layers)
+    more, shallow, deep = _heads_by_layers(e)
     holds = deep.high < 0 and more.high < 0 and not shallow.high < 0
     ours = (
         f"{heads[0]} to {heads[1]} heads: {shallow:+.3f} nats with {layers[0]} layers, {deep:+.3f} "

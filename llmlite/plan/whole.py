@@ -21,7 +21,7 @@ def whole_plan(experiment: Experiment) -> list[Run]:
         retrained = [experiment.retraining(seed) for seed in seeds]
     longest, *long = [*retrained, *audit.honest_runs.values()]
     leaks = dict(audit.leak_runs)
-    grids = {name: audit.grid(*which) for name, which in audit.grid_runs.items()}
+    grids = dict(audit.grid_runs)
     return [
         # The longest run is begun early: beside others it takes a multiple of its own time.
         longest,

@@ -16,17 +16,18 @@ from conftest import REPOSITORY
 
 from llmlite import paper
 from llmlite.audit import claims
-from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, VERDICTS, Evidence
+from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence
 from llmlite.audit.runs import Audit
 from llmlite.audit.scorecard import (
     JUDGES,
+    SCORECARD,
+    SHORT,
+    pages,
     row,
     scorecard,
     to_frame,
-    to_markdown,
-    to_short_markdown,
 )
-from llmlite.audit.trends import best_losses, effect, trend_effects
+from llmlite.audit.trends import best_losses, changes, mean, trend_effects
 from llmlite.config import SearchSpace
 from llmlite.experiment import Experiment
 
@@ -452,7 +453,7 @@ def test_trend_effects_are_those_that_the_claims_are_about():
             "heads 2 to 4, 6 layers": -0.7,
         }
     )
-    assert effects["width 64 to 256"] == effect(best_losses(e.first), "n_embd", 64, 256)
+    assert effects["width 64 to 256"] == mean(changes(best_losses(e.first), "n_embd", 64, 256))
     assert [interval.of for interval in effects.values()] == [
         f"{n} pairs" for n in (3, 24, 24, 12, 12, 12, 6, 6)
     ]
@@ -522,7 +523,7 @@ def rows():
 
 def test_the_scorecard_is_all_claims_in_their_order(rows):
     assert [row.number for row in rows] == list(JUDGES) == list(range(1, 17))
-    assert {row.verdict for row in rows} <= set(VERDICTS)
+    assert {row.verdict for row in rows} <= {REPRODUCED, NOT, FLAWED, UNCLEAR}
     assert all((row.claim, row.published, row.ours, row.section, row.runs) for row in rows)
 
 
@@ -552,7 +553,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_scorecard_as_a_table_has_a_line_a_claim_and_no_broken_cell(rows):
-    lines = to_markdown(rows, "profile quick, a text, a CPU.").splitlines()
+    lines = pages(rows, "profile quick, a text, a CPU.", "")[SCORECARD].splitlines()
     table = [cells(line) for line in lines if line.startswith("|")]
     assert [len(line) for line in table] == [7] * 18
     assert table[2:] == [
@@ -571,7 +572,7 @@ def test_the_scorecard_as_a_table_has_a_line_a_claim_and_no_broken_cell(rows):
 
 
 def test_the_short_scorecard_has_a_headline_claims_and_verdicts(rows):
-    lines = to_short_markdown(rows, "profile quick, a text, a CPU.", "One. Two.").splitlines()
+    lines = pages(rows, "profile quick, a text, a CPU.", "One. Two.")[SHORT].splitlines()
     assert lines[0] == "**One. Two.**"
     assert "profile quick, a text, a CPU." in lines[-1]
     table = [cells(line) for line in lines if line.startswith("|")]

@@ -9,7 +9,6 @@ from lm_eval.tasks.wikitext import preprocess_wikitext
 from llmlite.audit.harness import count_words, detokenize, harness_scores, pages
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import SPLITS, Dataset
-from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, windows_over
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 
@@ -211,10 +210,3 @@ def test_one_page_worked_out_by_hand(model, tokenizer):
     (score,) = harness_scores(model, tokenizer, [page])
     assert score.nats == pytest.approx(expected, rel=1e-6)
     assert score.word_perplexity == pytest.approx(math.exp(expected / 3), rel=1e-5)
-
-
-@pytest.mark.parametrize("texts", [[], [""], ["", ""]])
-def test_nothing_to_score_is_refused(model, tokenizer, texts, one_sentence):
-    with pytest.raises(LLMLiteError, match="no text to score") as error:
-        harness_scores(model, tokenizer, texts)
-    one_sentence(error)

@@ -55,12 +55,12 @@ def test_the_first_layers_weights_equal_a_plain_loop(whole, make_model):
     dataset = whole.experiment.dataset
     model = make_model(replace(SMALL, vocab_size=300, block_size=8, n_layer=2, causal=False))
     found = measures.first_layer(model, dataset, 5)
-    sums, positions = {"self": 0.0, "previous": 0.0, "next": 0.0}, 0
+    sums, positions = {"previous": 0.0, "next": 0.0}, 0
     for sentence in dataset.sentences(5):
         ids = torch.tensor(dataset.tokenizer.encode(sentence)[:8])
         weights = model(ids[None], return_attention=True).attention[0][0]  # (head, query, key)
         for i in range(len(ids)):
-            for name, j in (("self", i), ("previous", i - 1), ("next", i + 1)):
+            for name, j in (("previous", i - 1), ("next", i + 1)):
                 if 0 <= j < len(ids):
                     sums[name] = sums[name] + weights[:, i, j].double()
         positions += len(ids)

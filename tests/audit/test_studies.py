@@ -11,24 +11,17 @@ import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from llmlite import paper
+from llmlite.audit import text as studies
 from llmlite.audit.heads import LOCAL, SUBJECTS, THINGS, ablation, attention
-from llmlite.audit.samples import (
-    StudySize,
-    collect,
-    difference,
-    measure,
-    measure_all,
-    share,
-)
+from llmlite.audit.plan import StudySize
+from llmlite.audit.samples import difference, measure, measure_all, share
 from llmlite.audit.text import (
-    FUNCTION_WORDS,
     SAMPLING,
-    Reference,
+    attested,
     coherence,
     continued_words,
     entropies,
     passages,
-    pooled_distinct_2,
     position,
     prompt_sensitivity,
     sampling,
@@ -39,6 +32,7 @@ from llmlite.files import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
 from llmlite.interpret import attention_maps, query_statistics
 from llmlite.intervals import bootstrap_sums
+from llmlite.metrics import repetition_rate
 from llmlite.model import GPT
 from llmlite.sources import sample_folder
 from llmlite.tokenizer import BPETokenizer
@@ -153,25 +147,14 @@ def test_all_measures_and_contrasts_have_their_names():
     assert {name: interval["value"] for name, interval in measures.items()} == expected
 
 
-def test_counts_are_collected_by_name():
-    collected = collect([{"x": (1, 2), "y": (3, 4)}, {"x": (5, 6), "y": (7, 8)}])
-    assert {name: rows.tolist() for name, rows in collected.items()} == {
-        "x": [[1, 2], [5, 6]],
-        "y": [[3, 4], [7, 8]],
-    }
-
-
 # -- claim 9 --------------------------------------------------------------------------------------
 
 
-def test_the_training_text_attests_pairs_and_tells_the_frequent_words():
-    rare = " ".join(f"w{i} w{i}" for i in range(FUNCTION_WORDS - 1))
-    reference = Reference.of(f"the cat the dog the end \n {rare} last")
-    assert reference.frequent[0] == "the"
-    assert set(reference.frequent) == {"the", *(f"w{i}" for i in range(FUNCTION_WORDS - 1))}
-    assert reference.attested(["the", "cat", "the", "end", "w0", "cat"]) == (4, 5)  # not "w0 cat"
-    assert reference.attested(["cat", "dog", "the"]) == (1, 2)
-    assert reference.attested(["the"]) == (0, 0)
+def test_known_pairs_of_neighbours_are_attested():
+    known = {("the", "cat"), ("cat", "the"), ("the", "end")}
+    texts = ["the cat the end w0 cat", "cat dog the", "the"]
+    found = attested([text.split() for text in texts], known)
+    assert found.tolist() == [[3, 5], [0, 2], [0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -214,13 +197,8 @@ def test_a_model_that_repeats_a_word_is_seen_through(tokenizer, reciting, sample
     text = Text(tokenizer, train, sample_text)
     result = values(coherence(model, text, StudySize(4, 30, 0)))
     # "student the the …", n times; filtered it is "student the".
-    assert result["repetition: generated"] == pytest.approx((n - 1) / (n + 1))
-    assert result["distinct-2: generated"] == pytest.approx(2 / n)
     assert result["attested pairs: generated"] == pytest.approx(1 / n)
-    assert result["function words: generated"] == pytest.approx(n / (n + 1))
-    assert result["repetition: filtered"] == 0
     assert result["attested pairs: filtered"] == 1
-    assert result["function words: filtered"] == 1 / 2
     # Real text is the training text; its words shuffled are not.
     assert result["attested pairs: real"] == 1
     assert result["attested pairs: real, shuffled"] < 0.7
@@ -238,10 +216,9 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer, reciting):
     dataset = Text(tokenizer, text + PROMPT + real, text)
     result = coherence(model, dataset, StudySize(5, tokens, 0))
     measured = values(result)
-    assert {row["generated"] for row in result["rows"]} == {"student" + real}
-    assert {row["filtered"] for row in result["rows"]} == {
-        "student was seen in the old town and never forgotten"
-    }
+    assert set(result["rows"]["generated"]) == {"student" + real}
+    filtered = "student was seen in the old town and never forgotten"
+    assert set(result["rows"]["filtered"]) == {filtered}
     assert measured["attested pairs: generated"] == measured["position: generated"] == 1
     assert measured["attested pairs: filtered"] == pytest.approx(8 / 9)  # not "and never"
     assert measured["attested pairs: filtered minus real"] == pytest.approx(-1 / 9)
@@ -252,11 +229,10 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer, reciting):
 def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(model, dataset):
     result = coherence(model, dataset, StudySize(5, 120, 0))
     assert coherence(model, dataset, StudySize(5, 120, 0)) == result
-    assert result["claim"] == 9
-    assert len(result["rows"]) == result["samples"] == 5
+    assert result["samples"] == 5
     expected = complete(model, dataset.tokenizer, PROMPT, 120, 5, seed=0, **SAMPLING)
-    for row, text in zip(result["rows"], expected, strict=True):
-        words = {kind: spelled.split(" ") for kind, spelled in row.items()}
+    for i, text in enumerate(expected):
+        words = {kind: texts[i].split(" ") for kind, texts in result["rows"].items()}
         assert words["generated"] == (PROMPT + text).split()[2:]
         assert len(words["real"]) == len(words["generated"]) > 3
         for kind in ("real", "filtered"):
@@ -264,15 +240,16 @@ def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(mode
         for filtered, whole in (("filtered", "generated"), ("real, filtered", "real")):
             assert len(set(words[filtered])) == len(words[filtered])
             assert set(words[filtered]) == set(words[whole])
-    assert result["rows"][0]["real, shuffled"] != result["rows"][0]["real"]
+    assert result["rows"]["real, shuffled"] != result["rows"]["real"]
 
 
 # -- claim 10 -------------------------------------------------------------------------------------
 
 
-def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset):
+def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset, monkeypatch):
     prompts, samples = ["The cat", "A dog", "One day"], 4
-    result = prompt_sensitivity(model, dataset, StudySize(samples, 12, 0), prompts)
+    monkeypatch.setattr(studies, "PROMPTS", prompts)
+    result = prompt_sensitivity(model, dataset, StudySize(samples, 12, 0))
     measured = values(result)
     texts = [
         complete(model, dataset.tokenizer, prompt, 12, 8, seed=i, **SAMPLING)
@@ -290,8 +267,6 @@ def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset):
     for name, scores in (("different prompts", between), ("same prompt", within)):
         assert measured[f"BLEU: {name}"] == pytest.approx(np.mean(scores))
         assert measured[f"share below 0.05: {name}"] == np.mean(np.array(scores) < 0.05)
-        assert result["quantiles"][name]["0.25"] == pytest.approx(np.quantile(scores, 0.25))
-        assert np.shape(result["rows"][name]["BLEU"]) == (samples, 2)
     difference_of_means = np.mean(between) - np.mean(within)
     name = "BLEU: different prompts minus same prompt"
     assert measured[name] == pytest.approx(difference_of_means)
@@ -301,7 +276,7 @@ def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset):
 def test_a_model_that_always_says_the_same_is_insensitive(tokenizer, reciting):
     model = reciting(PROMPT, tokenizer.encode(" the"))
     text = Text(tokenizer, "")
-    result = values(prompt_sensitivity(model, text, StudySize(3, 30, 0), ["The cat", "A"]))
+    result = values(prompt_sensitivity(model, text, StudySize(3, 30, 0)))
     assert result["BLEU: different prompts"] == result["BLEU: same prompt"] == pytest.approx(1)
     assert result["share below 0.05: different prompts"] == 0
 
@@ -325,70 +300,51 @@ def test_entropies_equal_a_plain_loop(model, make_ids, options):
         assert total > 0.1
 
 
-def test_pairs_are_pooled_in_groups_of_four_texts():
-    texts = ["a b a b", "a b", "c", "", "d e", "d e f", "e f", "g h", "left out"]
-    # ab ba ab + ab: 2 of 4. de + de ef + ef + gh: 3 of 5. The ninth text fills no group.
-    assert pooled_distinct_2([text.split() for text in texts]).tolist() == [[2, 4], [3, 5]]
-
-
 def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, reciting):
     head, tail = tokenizer.encode(" saw the cat . It ran"), tokenizer.encode("\n \n The end")
-    model = reciting("The dog", head + tail)
-    tokens, train = len(head + tail), "dog saw the cat end"
-    result = sampling(model, Text(tokenizer, train), StudySize(8, tokens, 0), "The dog")
+    model = reciting(PROMPT, head + tail)
+    tokens, train = len(head + tail), "student saw the cat end"
+    result = sampling(model, Text(tokenizer, train), StudySize(8, tokens, 0))
     measured = values(result)
-    assert {text for row in result["rows"] for text in row["texts"]} == {
-        " saw the cat . It ran\n \n The end"
-    }
     for setting in ("temperature 0.7", "temperature 1.0", "top-k 10", "top-k 1000"):
-        assert measured[f"first sentence: {setting}"] == 3
+        assert set(result["rows"][setting]) == {" saw the cat . It ran\n \n The end"}
         assert measured[f"paragraph: {setting}"] == len(head)
-        assert measured[f"ended: {setting}"] == 1
         assert measured[f"attested pairs: {setting}"] == pytest.approx(3 / 8)
         assert measured[f"distinct-2: {setting}"] == 1
-        assert measured[f"pooled distinct-2: {setting}"] == 1 / 4
         assert measured[f"entropy: {setting}"] == pytest.approx(0, abs=1e-4)
     assert result["measures"]["distinct-2: top-k 10"]["of"] == "8 continuations"
-    assert result["measures"]["pooled distinct-2: top-k 10"]["of"] == "2 groups of 4 continuations"
 
 
 def test_the_end_of_the_text_ends_the_paragraph_and_what_counts(tokenizer, reciting):
     head = tokenizer.encode(" saw the cat")
-    model = reciting("The dog", [*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
+    model = reciting(PROMPT, [*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
     size = StudySize(8, len(head) + 3, 0)
-    result = sampling(model, Text(tokenizer, "a b"), size, "The dog")
-    measured, row = values(result), result["rows"][0]
-    assert set(row["texts"]) == {" saw the cat"}
-    assert row["entropy"][0][1] == len(head) + 1  # the end was drawn as well
-    assert measured["paragraph: temperature 0.7"] == len(head)
-    assert measured["ended: temperature 0.7"] == 1
+    result = sampling(model, Text(tokenizer, "a b"), size)
+    assert set(result["rows"]["temperature 0.7"]) == {" saw the cat"}
+    assert values(result)["paragraph: temperature 0.7"] == len(head)
 
 
 def test_a_paragraph_that_does_not_end_has_all_tokens(tokenizer, reciting):
-    model = reciting("The dog", tokenizer.encode(" the"))
-    dataset = Text(tokenizer, "a b")
-    measured = values(sampling(model, dataset, StudySize(8, 9, 0), "The dog"))
+    model = reciting(PROMPT, tokenizer.encode(" the"))
+    measured = values(sampling(model, Text(tokenizer, "a b"), StudySize(8, 9, 0)))
     assert measured["paragraph: temperature 0.7"] == 9
-    assert measured["ended: temperature 0.7"] == 0
 
 
 def test_settings_are_compared_sample_by_sample(model, dataset):
-    result = sampling(model, dataset, StudySize(9, 30, 0), "The cat")
-    measured = values(result)
-    rows = {row["setting"]: row for row in result["rows"]}
-    expected = complete(model, dataset.tokenizer, "The cat", 30, 9, temperature=0.7, seed=0)
-    assert rows["temperature 0.7"]["texts"] == expected
+    result = sampling(model, dataset, StudySize(9, 30, 0))
+    measured, texts = values(result), result["rows"]
+    expected = complete(model, dataset.tokenizer, PROMPT, 30, 9, temperature=0.7, seed=0)
+    assert texts["temperature 0.7"] == expected
     # The vocabulary has 300 tokens, so this is the same text from the same random numbers.
-    assert rows["top-k 1000"]["texts"] == rows["temperature 1.0"]["texts"]
-    assert rows["top-k 10"]["texts"] != rows["top-k 50"]["texts"]
+    assert texts["top-k 1000"] == texts["temperature 1.0"]
+    assert texts["top-k 10"] != texts["top-k 50"]
     for name in ("entropy", "attested pairs", "paragraph"):
-        counts = {setting: np.sum(row[name], axis=0) for setting, row in rows.items()}
         for one, other in (
             ("temperature 0.7", "temperature 1.0"),
             ("top-k 50", "top-k 10"),
             ("top-k 1000", "top-k 10"),
         ):
-            expected = np.divide(*counts[one]) - np.divide(*counts[other])
+            expected = measured[f"{name}: {one}"] - measured[f"{name}: {other}"]
             assert measured[f"{name}: {one} minus {other}"] == pytest.approx(expected)
     assert measured["entropy: temperature 0.7 minus temperature 1.0"] < -0.1
     assert measured["entropy: top-k 1000 minus top-k 10"] > 0.1
@@ -405,45 +361,40 @@ def test_ablation_of_a_model_that_repeats_itself_anyway(tokenizer, reciting):
     for heads in ("all heads", "without heads 1 and 2", "without heads 0 and 3"):
         assert result["greedy"][heads] == " the" * n
         assert measured[f"repetition: {heads}"] == pytest.approx((n - 1) / n)
-        assert measured[f"distinct-2: {heads}"] == pytest.approx(1 / (n - 1))
-        assert measured[f"most common word: {heads}"] == 1
     assert measured["repetition: without heads 1 and 2 minus all heads"] == 0
-    # "on on Mul on Mul on Mul on Mul", then four times "on Mul Mul": 9 times "on", 12 "Mul".
-    assert result["published"] == pytest.approx(
-        {"repetition": 19 / 21, "distinct-2": 4 / 20, "most common word": 12 / 21}
-    )
 
 
 def test_every_two_heads_are_removed_in_turn(model, tokenizer):
-    result = ablation(model, Text(tokenizer, ""), StudySize(4, 60, 0))
+    result = ablation(model, Text(tokenizer, ""), StudySize(20, 60, 0))
     measured = values(result)
     pairs = [f"without heads {a} and {b}" for a in range(4) for b in range(a + 1, 4)]
     assert list(result["greedy"]) == list(result["rows"]) == ["all heads", *pairs]
-    shares = {name: np.array(r["most common word"])[:, 0] for name, r in result["rows"].items()}
+    rates = {
+        name: np.array([repetition_rate(text.split()) for text in texts])
+        for name, texts in result["rows"].items()
+    }
     for name, mask in (
         ("all heads", None),
         ("without heads 1 and 2", torch.tensor([[1.0, 0, 0, 1]] * 2)),
         ("without heads 0 and 3", torch.tensor([[0.0, 1, 1, 0]] * 2)),
     ):
         texts = complete(
-            model, tokenizer, "The cat sat on", 60, 4, seed=0, head_mask=mask, **SAMPLING
+            model, tokenizer, "The cat sat on", 60, 20, seed=0, head_mask=mask, **SAMPLING
         )
-        expected = [max(map(t.split().count, t.split())) / len(t.split()) for t in texts]
-        np.testing.assert_allclose(shares[name], expected)
+        assert result["rows"][name] == texts
         greedy = complete(
             model, tokenizer, "The cat sat on", 60, temperature=0, head_mask=mask, fast=False
         )
         assert result["greedy"][name] == greedy[0]
         if mask is not None:
-            change = shares[name].mean() - shares["all heads"].mean()
-            assert change != 0
-            assert measured[f"most common word: {name} minus all heads"] == pytest.approx(change)
-    others = [shares[name].mean() for name in pairs if "1 and 2" not in name]
+            change = rates[name].mean() - rates["all heads"].mean()
+            assert measured[f"repetition: {name} minus all heads"] == pytest.approx(change)
+    others = [rates[name].mean() for name in pairs if "1 and 2" not in name]
     assert len(others) == 5
-    ours = measured["most common word: without heads 1 and 2"]
-    more = measured["most common word: without heads 1 and 2 minus mean of the other pairs"]
+    ours = measured["repetition: without heads 1 and 2"]
+    more = measured["repetition: without heads 1 and 2 minus mean of the other pairs"]
     assert more == pytest.approx(ours - np.mean(others))
-    assert abs(more) > 1e-3
+    assert abs(more) > 1e-4
 
 
 # -- claim 13 -------------------------------------------------------------------------------------
@@ -460,8 +411,7 @@ def encoded(model, dataset) -> list[torch.Tensor]:
 
 
 def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset, encoded):
-    result = attention(model, dataset, SENTENCES)
-    measured = values(result)
+    measured = values(attention(model, dataset, SENTENCES))
     sentences = [query_statistics(attention_maps(model, ids)).double() for ids in encoded]
     means = torch.cat(sentences, -1).mean(-1)  # (statistic, layer, head)
     for statistic, name in enumerate(("distance", "entropy", "previous")):
@@ -473,10 +423,7 @@ def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset, e
                 assert measured[f"{name}: layer {layer}, head {head}"] == pytest.approx(expected)
         first, last = means[statistic].mean(-1).tolist()
         assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(first - last)
-        third = sentences[2][statistic].mean((-2, -1)).tolist()
-        assert result["rows"][name][2] == pytest.approx(third)
     assert measured["distance: evenly spread"] == pytest.approx(means[3, 0, 0].item())
-    assert result["rows"]["positions"] == [len(ids) - 1 for ids in encoded]
     assert set(LOCAL) == {"distance", "entropy", "previous"}
 
 
@@ -490,8 +437,7 @@ def test_intervals_of_attention_are_over_sentences(model, tokenizer, dataset):
 
 
 def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset):
-    result = attention(model, dataset, SENTENCES)
-    measured = values(result)
+    measured = values(attention(model, dataset, SENTENCES))
     everything = []
     for subject, thing in zip(SUBJECTS.split(), THINGS.split(), strict=True):
         text = f" The {subject} sat on the {thing} and looked at the dog ."
@@ -511,7 +457,6 @@ def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset
         everything.append(received)
     means = np.mean(everything, axis=0)
     for word, name in enumerate(("to sat", "to the noun")):
-        np.testing.assert_allclose(result["rows"][name], np.array(everything)[:, word], rtol=1e-4)
         for layer in (0, 1):
             assert measured[f"{name}: layer {layer}"] == pytest.approx(means[word, layer], rel=1e-4)
         change = means[word, 0] - means[word, 1]
@@ -546,12 +491,11 @@ def test_no_noun_of_the_template_occurs_twice():
 @pytest.mark.parametrize(
     ("study", "size", "changes", "message"),
     [
-        (sampling, StudySize(7, 40, 0), {}, "groups of 4 continuations needs at least two"),
+        (sampling, StudySize(1, 40, 0), {}, "continuations needs at least two"),
         (sampling, StudySize(8, 96, 0), {}, "window of 96"),
         (ablation, StudySize(2, 5, 0), {"n_head": 1}, "heads 1 and 2, .* has 1 a layer"),
         (ablation, StudySize(2, 5, 0), {"n_head": 2}, "heads 1 and 2, .* has 2 a layer"),
-        (attention, StudySize(2, 5, 1), {}, "two sentences or more"),
-        (attention, StudySize(2, 5, 9), {"n_layer": 1}, "model with two"),
+        (attention, StudySize(2, 5, 1), {}, "sentences needs at least two"),
     ],
 )
 def test_what_cannot_be_studied_is_said(

@@ -10,10 +10,9 @@ from scipy.stats import ttest_1samp, ttest_rel
 from llmlite.audit.trends import (
     FACTORS,
     best_losses,
-    effect,
+    changes,
     epochs_to_reach,
-    interaction,
-    pairs,
+    mean,
     ranking,
 )
 from llmlite.config import SearchSpace
@@ -77,51 +76,38 @@ def test_a_run_counts_by_its_lowest_loss(epochs, losses):
     ],
 )
 def test_an_effect_is_scipys_paired_t_test(losses, factor, before, after, expected):
-    ours = effect(losses, factor, before, after)
+    ours = mean(changes(losses, factor, before, after))
     assert_interval(ours, of(losses, **{factor: after}), of(losses, **{factor: before}))
     assert ours.value == pytest.approx(expected, abs=0.03)
     assert ours.of == "12 pairs"
 
 
 def test_a_pair_differs_in_the_factor_alone(losses):
-    both = pairs(losses, "n_head", 2, 4)
-    assert both.columns.tolist() == ["before", "after"]
-    assert sorted(both.index.names) == sorted(set(FACTORS) - {"n_head"})
-    for index, row in both.iterrows():
-        rest = dict(zip(both.index.names, index, strict=True))
-        for side, heads in (("before", 2), ("after", 4)):
-            run = tuple((rest | {"n_head": heads})[factor] for factor in FACTORS)
-            assert row[side] == losses[run]
-
-
-def test_other_factors_can_be_held_fixed(losses):
-    shallow = effect(losses, "n_head", 2, 4, n_layer=2)
-    deep = effect(losses, "n_head", 2, 4, n_layer=6, learning_rate=1e-3)
-    assert_interval(shallow, of(losses, n_head=4, n_layer=2), of(losses, n_head=2, n_layer=2))
-    assert shallow.of == "6 pairs"
-    assert_interval(
-        deep,
-        of(losses, n_head=4, n_layer=6, learning_rate=1e-3),
-        of(losses, n_head=2, n_layer=6, learning_rate=1e-3),
-    )
-    assert deep.of == "3 pairs"
+    found = changes(losses, "n_head", 2, 4)
+    assert sorted(found.index.names) == sorted(set(FACTORS) - {"n_head"})
+    for index, change in found.items():
+        rest = dict(zip(found.index.names, index, strict=True))
+        two, four = (
+            losses[tuple((rest | {"n_head": heads})[factor] for factor in FACTORS)]
+            for heads in (2, 4)
+        )
+        assert change == four - two
 
 
 def test_a_run_without_a_partner_is_left_out(losses):
     partial = losses.drop([(1e-3, 2, 4, 64, 1), (5e-4, 6, 2, 64, 3)])
-    expected = pairs(losses, "n_head", 2, 4).drop([(1e-3, 2, 64, 1), (5e-4, 6, 64, 3)])
-    pd.testing.assert_frame_equal(pairs(partial, "n_head", 2, 4), expected)
-    assert effect(partial, "n_head", 2, 4).of == "10 pairs"
+    expected = changes(losses, "n_head", 2, 4).drop([(1e-3, 2, 64, 1), (5e-4, 6, 64, 3)])
+    pd.testing.assert_series_equal(changes(partial, "n_head", 2, 4), expected)
 
 
 def test_without_pairs_there_is_no_effect(losses, one_sentence):
     with pytest.raises(LLMLiteError, match="pairs needs at least two finite numbers") as error:
-        effect(losses, "n_head", 2, 8)
+        mean(changes(losses, "n_head", 2, 8))
     one_sentence(error)
 
 
-def test_an_interaction_is_the_difference_of_two_effects(losses):
-    ours = interaction(losses, "n_head", 2, 4, "n_layer", 2, 6)
+def test_a_change_of_changes_is_the_difference_of_two_effects(losses):
+    ours = mean(changes(changes(losses, "n_head", 2, 4), "n_layer", 2, 6))
     change = {n: of(losses, n_head=4, n_layer=n) - of(losses, n_head=2, n_layer=n) for n in (2, 6)}
     assert_interval(ours, change[6], change[2])
     assert ours.value == pytest.approx(BOTH, abs=0.03)
@@ -129,13 +115,9 @@ def test_an_interaction_is_the_difference_of_two_effects(losses):
     assert ours.of == "6 pairs"
 
 
-def test_an_interaction_needs_all_four_runs(losses):
+def test_a_change_of_changes_needs_all_four_runs(losses):
     partial = losses.drop([(1e-3, 2, 4, 64, 1)])
-    assert interaction(partial, "n_head", 2, 4, "n_layer", 2, 6).of == "5 pairs"
-    swapped = interaction(losses, "n_layer", 2, 6, "n_head", 2, 4)
-    assert swapped.value == pytest.approx(
-        interaction(losses, "n_head", 2, 4, "n_layer", 2, 6).value
-    )
+    assert len(changes(changes(partial, "n_head", 2, 4), "n_layer", 2, 6)) == 5
 
 
 def test_epochs_to_reach_a_loss_worked_out_by_hand():
