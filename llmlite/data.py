@@ -22,7 +22,7 @@ from llmlite.config import DataConfig, fingerprint
 from llmlite.files import DataError, replacing, tqdm, write_json
 from llmlite.parallel import world
 from llmlite.sources import SPLITS, Source, open_source, split_articles
-from llmlite.tokenizer import GPT2_SPLIT_PATTERN, BPETokenizer
+from llmlite.tokenizer import BPETokenizer
 
 BATCH = 1 << 22  # bytes of text that are encoded at once; a longer article is encoded in parts
 
@@ -258,7 +258,7 @@ def encode_parts(strings: Iterable[str], tokenizer) -> Iterator[tuple[bool, str,
     """(begins an article, text, ids) of each of `passages`. <|endoftext|> stands before each
     article, so that its first token has context."""
     start = np.array([tokenizer.eot_id], tokenizer.dtype)
-    for parts in passages(strings, can_cut=tokenizer.pattern == GPT2_SPLIT_PATTERN):
+    for parts in passages(strings):
         encoded = tokenizer.encode_batch_to_arrays([text for _, text in parts])
         for (begins, text), ids in zip(parts, encoded, strict=True):
             yield begins, text, np.concatenate((start, ids)) if begins else ids

@@ -14,7 +14,7 @@ from llmlite.files import CheckpointError, LLMLiteError, write_json
 from llmlite.model import GPT
 from llmlite.pretrained import MODEL, TOKENIZER, Pretrained, load_pretrained
 from llmlite.run import RECORD, environment, save_weights
-from llmlite.tokenizer import END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
+from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 from llmlite.tokenizer.export import imported
 
 # Our names in GPT2LMHeadModel's words: of modules, and in its configuration.
@@ -122,10 +122,8 @@ def _tokenizer_in(path: Path) -> BPETokenizer:
     theirs.no_truncation()  # settings of the last call before it was saved
     theirs.no_padding()
     content = json.loads(theirs.to_str())
-    ids, steps = content["model"]["vocab"], content["pre_tokenizer"].get("pretokenizers")
-    pattern = steps[0]["pattern"]["Regex"] if steps else GPT2_SPLIT_PATTERN
-    pairs = [(ids[left], ids[right]) for left, right in content["model"]["merges"]]
-    ours = BPETokenizer(pairs, pattern)
+    ids = content["model"]["vocab"]
+    ours = BPETokenizer([(ids[left], ids[right]) for left, right in content["model"]["merges"]])
     expected = ours.to_tokenizers()
     # A normalizer, a template, another split, a token more: whatever it is, it shows here.
     text = f" It's  e\u0301 ﬁ 日本\n\n12{END_OF_TEXT}".join([*ids, ""])

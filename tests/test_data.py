@@ -528,15 +528,6 @@ def test_a_stream_has_the_tokens_and_counts_of_the_text_in_memory(
             streamed.ids[split][0] = 0
 
 
-def test_a_tokenizer_of_another_pattern_gets_whole_articles(monkeypatch):
-    """Nothing is known of where such a pattern cuts."""
-    monkeypatch.setattr(data, "BATCH", 100)
-    text = "ab ab ba \n" * 200
-    tokenizer = BPETokenizer.train(text, 262, pattern=r"[\s\S]{1,7}")
-    ids = [i for *_, part in encode_parts(by_line(text), tokenizer) for i in part]
-    assert ids == [tokenizer.eot_id, *tokenizer.encode(text)]
-
-
 def test_the_tokenizer_learns_from_the_beginning_of_a_stream(start, write_folder):
     text = " aa ab ac .\n" * 100
     write_folder(train=text + " zq zq zq .\n" * 1000)

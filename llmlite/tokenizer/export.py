@@ -19,27 +19,17 @@ def imported(name: str):
 
 
 def as_tokenizers(ours):
-    """A `tokenizers.Tokenizer`; TokenizerError if merges make <|endoftext|> out of plain text."""
+    """A `tokenizers.Tokenizer`."""
     hf = imported("tokenizers")
     tokens = list(BYTE_CHARACTERS)
     for left, right in ours.merges:
         tokens.append(tokens[left] + tokens[right])
-    if END_OF_TEXT in tokens:
-        raise TokenizerError(
-            f"The merges make {END_OF_TEXT} out of ordinary text, so HF tokenizers cannot tell it "
-            "from the special token; use a split pattern that cuts it, as GPT-2's does."
-        )
     model = hf.models.BPE(
         vocab={token: i for i, token in enumerate([*tokens, END_OF_TEXT])},
         merges=[(tokens[left], tokens[right]) for left, right in ours.merges],
     )
     theirs = hf.Tokenizer(model)
-    is_gpt2 = ours.pattern == GPT2_SPLIT_PATTERN
-    byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=is_gpt2)
-    if not is_gpt2:
-        split = hf.pre_tokenizers.Split(hf.Regex(ours.pattern), "isolated")
-        byte_level = hf.pre_tokenizers.Sequence([split, byte_level])
-    theirs.pre_tokenizer = byte_level
+    theirs.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
     theirs.decoder = hf.decoders.ByteLevel()
     theirs.add_special_tokens([END_OF_TEXT])
     return theirs
@@ -49,7 +39,7 @@ def as_tiktoken(ours):
     """A `tiktoken.Encoding`."""
     return imported("tiktoken").Encoding(
         f"llmlite-{ours.fingerprint}",
-        pat_str=ours.pattern,
+        pat_str=GPT2_SPLIT_PATTERN,
         mergeable_ranks={token: i for i, token in enumerate(ours.token_bytes[:-1])},
         special_tokens={END_OF_TEXT: ours.eot_id},
         explicit_n_vocab=ours.vocab_size,

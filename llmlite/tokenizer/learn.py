@@ -24,13 +24,12 @@ def learn_merges(
     words: Words,
     counts: np.ndarray,
     n_merges: int,
-    min_count: int = 1,
     advance: Callable[[int], None] = lambda merges: None,
 ) -> list[Pair]:
     """The `n_merges` merges of `words` that occur `counts` times, in order (Sennrich et al., 2016).
 
     The most frequent pair of neighbours is merged first; among equals the one with the smaller left
-    id, then the smaller right id. Ends early when no pair occurs `min_count` times.
+    id, then the smaller right id. Ends early when no pair is left.
 
     Several merges are made in one step: pairs from the top of the order for as long as none ends
     with a token that another begins with. They never overlap in the text, so merging one leaves the
@@ -47,7 +46,7 @@ def learn_merges(
         while heap and len(merges) + len(batch) < n_merges:
             negative, left, right, pair = heap[0]
             count = int(pairs.count[pair])
-            if count < max(min_count, 1):
+            if count == 0:
                 heappop(heap)
             elif count != -negative:  # it has lost places since: put it back further down
                 heappop(heap)
