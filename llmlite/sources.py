@@ -48,8 +48,7 @@ class Source:
 
     @classmethod
     def of(cls, name: str, splits: dict[str, str]) -> "Source":
-        key = fingerprint("".join(splits.values()))
-        return cls(lambda split: [splits[split]], key, lambda sha256: name)
+        return cls(lambda split: [splits[split]], fingerprint(splits), lambda sha256: name)
 
     @cached_property
     def splits(self) -> dict[str, str]:

@@ -25,10 +25,8 @@ from llmlite.data import (
     Counts,
     Dataset,
     encode_parts,
-    first_sentences,
     head,
     mistakes,
-    passages,
 )
 from llmlite.files import DataError, TokenizerError
 from llmlite.sources import LEAST_BYTES, open_source, paper_split, sample_folder, split_articles
@@ -424,12 +422,13 @@ def test_too_few_articles_cannot_be_split(n, one_sentence):
     assert "official" in one_sentence(error)
 
 
-def test_first_sentences_are_those_of_paragraphs():
+def test_first_sentences_are_those_of_paragraphs(start, write_folder):
     text = (
         " \n = St . John = \n \n One , two . Three . \n No stop here \n Four . Five .\n Six . 7\n"
     )
-    assert first_sentences(text, limit=2) == [" One , two .", " Four ."]
-    assert first_sentences(text, limit=9) == [" One , two .", " Four .", " Six ."]
+    write_folder(test=text)
+    assert start().sentences(2) == [" One , two .", " Four ."]
+    assert start().sentences(9) == [" One , two .", " Four .", " Six ."]
 
 
 def test_counts_worked_out_by_hand():
@@ -471,24 +470,23 @@ def test_an_article_comes_in_parts_with_the_tokens_of_the_whole(text, batch):
     tokenizer = BPETokenizer.train(" Some text , and more .\n\r\n \n = T = \n \n" * 9, 270)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "BATCH", batch)
-        whole = list(chain(*passages(by_line(text), can_cut=False)))
         parts = list(encode_parts(by_line(text), tokenizer))
-    assert whole == [(True, article) for article in split_articles(text)]
     articles: list[list[str]] = []
     for begins, part, _ in parts:
         if begins:
             articles.append([])
         articles[-1].append(part)
-    assert ["".join(article) for article in articles] == [text for _, text in whole]
-    ids = [i for _, text in whole for i in [tokenizer.eot_id, *tokenizer.encode(text)]]
+    whole = split_articles(text)
+    assert ["".join(article) for article in articles] == whole
+    ids = [i for article in whole for i in [tokenizer.eot_id, *tokenizer.encode(article)]]
     assert [i for *_, part in parts for i in part] == ids
 
 
 @pytest.mark.parametrize("end", [" .\n", "\r\n"])
 def test_an_article_without_end_is_held_in_parts_only(monkeypatch, end):
     monkeypatch.setattr(data, "BATCH", 500)
-    parts = chain(*passages([" Word after word , line after line" + end] * 1000))
-    assert max(len(part) for _, part in parts) < 700
+    parts = encode_parts([" Word after word , line after line" + end] * 1000, BPETokenizer([]))
+    assert max(len(part) for _, part, _ in parts) < 700
 
 
 @pytest.mark.parametrize("n_bytes", [1, 999, 10_000, 10**8])
