@@ -194,25 +194,17 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _verified_name(files: dict[str, Path], name: str | None, sha256: dict[str, str]) -> str:
-    """What to call the text. Raises DataError where a file is not what a SHA256SUMS beside it says,
-    or WikiText-2's own checksums: if they fit some of the files only, the others are damaged."""
-    folder = files["train"].parent
-    sums, expected = folder / "SHA256SUMS", {}
-    if sums.is_file():
-        found = re.findall(r"^([0-9a-f]{64}) [ *](.+)$", sums.read_text("latin-1"), re.MULTILINE)
-        expected = {file: sha for sha, file in found}
-    genuine = any(sha256[split] == KNOWN_SHA256.get(file.name) for split, file in files.items())
-    if genuine:
-        expected |= KNOWN_SHA256
-        name = "wikitext-2-raw-v1" if files["test"].suffix == ".raw" else "wikitext-2-v1"
+    """What to call the text. DataError if only some files are WikiText-2's: others are damaged."""
+    known = {split: KNOWN_SHA256.get(file.name) for split, file in files.items()}
+    if not any(sha256[split] == known[split] for split in files):
+        return name or f"own text in {files['train'].resolve().parent.name}"
     for split, file in files.items():
-        found = sha256[split]
-        if found != expected.get(file.name, found):
+        if known[split] and sha256[split] != known[split]:
             raise DataError(
-                f"{file} is damaged or was changed: its SHA-256 is {found[:12]}…, expected "
-                f"{expected[file.name][:12]}…; fetch the file again."
+                f"{file} is damaged or was changed: its SHA-256 is {sha256[split][:12]}…, expected "
+                f"{known[split][:12]}…; fetch the file again."
             )
-    return name or f"own text in {folder.resolve().name}"
+    return "wikitext-2-raw-v1" if files["test"].suffix == ".raw" else "wikitext-2-v1"
 
 
 # -- any other text -------------------------------------------------------------------------------
@@ -220,9 +212,13 @@ def _verified_name(files: dict[str, Path], name: str | None, sha256: dict[str, s
 
 def _own_text(path: Path, without: Path) -> Source:
     """A file, or all text files below a folder in the order of their paths, a blank line between
-    two; cut 80/10/10 in that order: the end of the book judges, not sentences from its midst."""
-    documents, left_out = [], []
-    for file in _files_below(path, without) if path.is_dir() else [path]:
+    two; cut 80/10/10 in that order: the end of the book judges, not sentences from its midst.
+    Hidden files and folders (as `glob` has it) and those in `without` are left out."""
+    documents, left_out, made = [], [], without.resolve()
+    names = sorted(glob("**", root_dir=path, recursive=True)) if path.is_dir() else ["."]
+    for file in (path / name for name in names):
+        if not file.is_file() or file.resolve().is_relative_to(made):
+            continue
         try:
             documents.append(_document(file))
         except DataError:  # a picture, as a rule
@@ -240,13 +236,6 @@ def _own_text(path: Path, without: Path) -> Source:
         )
     name = "own text " + (path.resolve().name if path.is_dir() else path.stem)
     return Source.of(name, _splits(text, _cut(text, 0.8), _cut(text, 0.9)))
-
-
-def _files_below(folder: Path, without: Path) -> list[Path]:
-    """But for hidden ones, and those in hidden folders (as `glob` has it) and in `without`."""
-    paths = sorted(folder / name for name in glob("**", root_dir=folder, recursive=True))
-    made = without.resolve()
-    return [p for p in paths if p.is_file() and not p.resolve().is_relative_to(made)]
 
 
 def _document(path: Path) -> str:

@@ -133,23 +133,19 @@ class BPETokenizer:
             text_of += owners
         # … are merged together, once each …
         offsets = np.cumsum([0] + [len(part) for part in parts])
-        words = Words.join(parts)
-        if 2 * len(words) < sum(map(len, numbers)):  # else hardly a word occurs twice
-            words, number_of = distinct(words)
-        else:
-            number_of = np.arange(len(words))
+        words, number_of = distinct(Words.join(parts))
         ids, starts, sizes = self._merger.merge_words(words)
         ids = ids.astype(self.dtype)
         # … and their ids are copied to wherever they stand.
-        encoded, n_ids = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)]
+        encoded, ends, done = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)], 0
         for number, n_words, offset in zip(numbers, words_in, offsets, strict=False):
-            word = number_of[offset + number]
-            encoded.append(ragged(ids, starts[word], sizes[word]))
-            ends = np.concatenate(([0], np.cumsum(sizes[word])))
-            n_ids.append(np.diff(ends[np.concatenate(([0], np.cumsum(n_words)))]))
-        in_text = np.zeros(text_of[-1] + 1 if text_of else 0, np.int64)
-        np.add.at(in_text, text_of, np.concatenate(n_ids))
-        return np.concatenate(encoded), in_text.cumsum()
+            word = number_of.take(offset + number)
+            size = sizes.take(word)
+            encoded.append(ragged(ids, starts.take(word), size))
+            ends.append(done + np.append(0, size.cumsum()).take(n_words.cumsum()))  # of each piece
+            done += len(encoded[-1])
+        last_of_text = np.diff(text_of, append=-1) != 0
+        return np.concatenate(encoded), np.concatenate(ends)[last_of_text]
 
     @cached_property
     def _merger(self) -> Merger:
