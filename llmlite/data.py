@@ -80,10 +80,13 @@ class Dataset:
         """With other fields of `config`, or with a `tokenizer` that is not learnt here. What has
         been made and stays the same is shared."""
         other = Dataset(replace(self.config, **changes), self.folder, self.progress)
-        configs = self.config, other.config
-        if len({(c.source, c.name, c.stream, c.split == "paper") for c in configs}) == 1:
+        texts = {
+            (c.source, c.name, c.stream, c.split == "paper", c.tokenizer_bytes)
+            for c in (self.config, other.config)
+        }
+        if len(texts) == 1:
             other._source = self._source  # read once for both
-            if not tokenizer and len({(c.vocab_size, c.tokenizer_bytes) for c in configs}) == 1:
+            if not tokenizer and self.config.vocab_size == other.config.vocab_size:
                 made = vars(self).keys() & {"tokenizer", "_encoded", "ids", "_about"}
                 vars(other).update({name: vars(self)[name] for name in made})
         if tokenizer:
@@ -122,34 +125,20 @@ class Dataset:
     @property
     def _sha256(self) -> dict[str, str]:
         """Of the text of each split; that of a stream is known when it is encoded."""
-        if self.config.stream:
-            return {split: part.sha256 for split, part in self._encoded.items()}
-        return self._source.sha256
+        return self._source.sha256 or {split: part.sha256 for split, part in self._encoded.items()}
 
     @property
     def name(self) -> str:
         """As shown beside every result, e.g. "wikitext-2-v1, split 80/10/10"."""
         return self._source.name(self._sha256)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the text, however it is read."""
-        return fingerprint([self._sha256[split] for split in SPLITS])
-
     # -- tokens -----------------------------------------------------------------------------------
-
-    @property
-    def _key(self) -> str:
-        """What the files here are made from; of a stream it is known before it is read."""
-        if self.config.stream:
-            return fingerprint(self._source.key, self.config.tokenizer_bytes)
-        return self.fingerprint
 
     @cached_property
     def tokenizer(self) -> BPETokenizer:
         """Learnt from the training split alone; of a stream, from its first `tokenizer_bytes`."""
         n_bytes = self.config.tokenizer_bytes if self.config.stream else math.inf
-        path = self.folder / f"tokenizer-{self._key[:8]}-{self.config.vocab_size}.json"
+        path = self.folder / f"tokenizer-{self._source.key[:8]}-{self.config.vocab_size}.json"
         with world().main_first():
             if not path.exists():
                 text = head(self._source.strings("train"), n_bytes)
@@ -159,7 +148,7 @@ class Dataset:
     @cached_property
     def _encoded(self) -> dict[str, "Encoded"]:
         tokenizer = self.tokenizer  # made before processes wait for each other below
-        folder = self.folder / f"tokens-{self._key}-{tokenizer.fingerprint}"
+        folder = self.folder / f"tokens-{self._source.key}-{tokenizer.fingerprint}"
         folder.mkdir(parents=True, exist_ok=True)
         # Whoever comes second finds what the first has made.
         with world().main_first(), FileLock(folder / ".lock"):
@@ -195,7 +184,7 @@ class Dataset:
     def _about(self) -> dict[str, str]:
         return {
             "data": self.name,
-            "data_fingerprint": self.fingerprint,
+            "data_fingerprint": fingerprint(list(self._sha256.values())),
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
         }
 

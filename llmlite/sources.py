@@ -5,8 +5,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from glob import glob
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -40,28 +40,28 @@ _ARTICLE_START = re.compile(r"(?:(?<=\n)|\A) \n = (?!= ).+ = \n(?= \n)")
 
 @dataclass(frozen=True)
 class Source:
-    """Text of three splits, read anew each time; in memory once `splits` is asked for."""
+    """Text of three splits, read anew each time, or in memory."""
 
     strings: Callable[[str], Iterable[str]]  # split → its text, in parts
-    key: str  # stands for the text as long as it is not read
+    key: str  # stands for the text
     name: Callable[[dict[str, str]], str]  # the SHA-256 of each split → what to call the text
+    splits: dict[str, str] | None = None  # split → its text, where that is in memory, …
+    sha256: dict[str, str] | None = None  # … and its SHA-256
 
     @classmethod
     def of(cls, name: str, splits: dict[str, str]) -> "Source":
-        return cls(lambda split: [splits[split]], fingerprint(splits), lambda sha256: name)
+        sha256 = _sha256(splits)
+        key = fingerprint(list(sha256.values()))
+        return cls(lambda split: [splits[split]], key, lambda sha256: name, splits, sha256)
 
-    @cached_property
-    def splits(self) -> dict[str, str]:
-        return {split: "".join(self.strings(split)) for split in SPLITS}
 
-    @cached_property
-    def sha256(self) -> dict[str, str]:
-        return {s: hashlib.sha256(text.encode()).hexdigest() for s, text in self.splits.items()}
+def _sha256(splits: dict[str, str]) -> dict[str, str]:
+    return {split: hashlib.sha256(text.encode()).hexdigest() for split, text in splits.items()}
 
 
 def open_source(config: DataConfig, without: Path) -> Source:
-    """The text that `config` names, split as it says; files in the folder `without` are no text,
-    but what is made of it. Raises DataError."""
+    """The text that `config` names, split as it says, in memory if not as a stream; files in the
+    folder `without` are no text, but what is made of it. Raises DataError."""
     place = resolve_source(config.source)
     path = Path(place).expanduser()
     if place == "hub":
@@ -77,10 +77,13 @@ def open_source(config: DataConfig, without: Path) -> Source:
         source = _wikitext(path)
     else:
         source = _own_text(path, without)
+    if config.stream:  # then the text is not known yet from which the tokenizer learns
+        return replace(source, key=fingerprint(source.key, config.tokenizer_bytes))
+    splits = {split: "".join(source.strings(split)) for split in SPLITS}
+    name = source.name(_sha256(splits))
     if config.split == "paper":
-        name = f"{source.name(source.sha256)}, split 80/10/10"
-        return Source.of(name, paper_split("".join(source.splits.values())))
-    return source
+        name, splits = f"{name}, split 80/10/10", paper_split("".join(splits.values()))
+    return Source.of(name, splits)
 
 
 def resolve_source(source: str) -> str:

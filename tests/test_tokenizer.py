@@ -18,7 +18,8 @@ from llmlite.files import TokenizerError
 from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
 from llmlite.tokenizer import bpe as bpe_module
 from llmlite.tokenizer import words as words_module
-from llmlite.tokenizer.export import BYTE_CHARACTERS, imported
+from llmlite.tokenizer.bpe import imported
+from llmlite.tokenizer.learn import BYTE_CHARACTERS
 
 # Pairs that occur equally often, at every step, are what this text consists of.
 TIES = "".join(f" {a}{b}{c}" for a in "abcde" for b in "cdeab" for c in "éeda") + " aaaa aaaaaaa"

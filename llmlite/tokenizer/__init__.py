@@ -8,7 +8,6 @@ merges. Encoding applies them to each word, the earliest learnt first.
     learn    counted words → merges
     merge    words → token ids
     bpe      BPETokenizer, with all that a user calls
-    export   … as an object of HF tokenizers or tiktoken
 """
 
 from llmlite.tokenizer.bpe import BPETokenizer

@@ -10,8 +10,7 @@ import numpy as np
 
 from llmlite.config import fingerprint
 from llmlite.files import TokenizerError, replacing, tqdm
-from llmlite.tokenizer.export import as_tiktoken, as_tokenizers
-from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
+from llmlite.tokenizer.learn import BYTE_CHARACTERS, BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
 from llmlite.tokenizer.merge import Merger, merge_word
 from llmlite.tokenizer.words import (
     END_OF_TEXT,
@@ -207,8 +206,33 @@ class BPETokenizer:
 
     def to_tokenizers(self):
         """As a `tokenizers.Tokenizer`, whose `save` writes a tokenizer.json for transformers."""
-        return as_tokenizers(self)
+        hf, tokens = imported("tokenizers"), list(BYTE_CHARACTERS)
+        for left, right in self.merges:
+            tokens.append(tokens[left] + tokens[right])
+        model = hf.models.BPE(
+            vocab={token: i for i, token in enumerate([*tokens, END_OF_TEXT])},
+            merges=[(tokens[left], tokens[right]) for left, right in self.merges],
+        )
+        theirs = hf.Tokenizer(model)
+        theirs.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        theirs.decoder = hf.decoders.ByteLevel()
+        theirs.add_special_tokens([END_OF_TEXT])
+        return theirs
 
     def to_tiktoken(self):
         """The same tokenizer as a `tiktoken.Encoding`."""
-        return as_tiktoken(self)
+        return imported("tiktoken").Encoding(
+            f"llmlite-{self.fingerprint}",
+            pat_str=GPT2_SPLIT_PATTERN,
+            mergeable_ranks={token: i for i, token in enumerate(self.token_bytes[:-1])},
+            special_tokens={END_OF_TEXT: self.eot_id},
+            explicit_n_vocab=self.vocab_size,
+        )
+
+
+def imported(name: str):
+    """The module `name`, or TokenizerError that says how to get it."""
+    try:
+        return __import__(name)
+    except ImportError:
+        raise TokenizerError(f"This needs {name}: pip install {name}.") from None

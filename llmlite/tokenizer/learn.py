@@ -16,6 +16,9 @@ _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER = bytes(_PRINTABLE + sorted(set(range(256)) - set(_PRINTABLE)))
 ID_OF_BYTE = bytes(BYTE_ORDER.index(byte) for byte in range(256))
 BYTE_IDS = np.frombuffer(ID_OF_BYTE, np.uint8)  # the same as an array
+# How GPT-2's files write these bytes: those that print as themselves, the others from U+0100 on.
+BYTE_CHARACTERS = [chr(byte) for byte in _PRINTABLE]
+BYTE_CHARACTERS += [chr(256 + i) for i in range(256 - len(_PRINTABLE))]
 
 Pair = tuple[int, int]
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from llmlite.tokenizer import BYTE_ORDER, BPETokenizer
-from llmlite.tokenizer.export import BYTE_CHARACTERS
+from llmlite.tokenizer.learn import BYTE_CHARACTERS
 from llmlite.tokenizer.words import batches
 
 
