@@ -49,13 +49,9 @@ class BPETokenizer:
         self.eot_id = len(self.token_bytes)
         self.token_bytes.append(END_OF_TEXT.encode())
         self.vocab_size = len(self.token_bytes)
+        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)  # of its arrays
         self.fingerprint = fingerprint(FORMAT, GPT2_SPLIT_PATTERN, self.merges)
         self._cache: dict[str, list[int]] = {}
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The smallest unsigned type that holds every id."""
-        return np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
     def truncate(self, vocab_size: int) -> "BPETokenizer":
         """The tokenizer that training would have given for a smaller vocabulary."""
@@ -193,14 +189,12 @@ class BPETokenizer:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise TokenizerError(f"{path} is not an llmlite tokenizer (format {FORMAT}).")
         merges, pattern = content.get("merges"), content.get("pattern")
+        if pattern != GPT2_SPLIT_PATTERN:
+            raise TokenizerError(f"{path} splits words by another pattern than GPT-2's.")
         if fingerprint(FORMAT, pattern, merges) != content.get("fingerprint"):
             raise TokenizerError(
                 f"{path} is damaged or was edited: its content does not match its fingerprint; "
                 "train it again or restore the file."
-            )
-        if pattern != GPT2_SPLIT_PATTERN:
-            raise TokenizerError(
-                f"{path} splits words by another pattern than GPT-2's; train it again."
             )
         return cls(merges)
 

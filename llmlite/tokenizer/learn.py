@@ -4,7 +4,7 @@ Tokens 0 to 255 are the bytes in BYTE_ORDER, and merge r makes token 256 + r.
 """
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
@@ -44,16 +44,13 @@ def learn_merges(
     heap = pairs.entries(0)
     heapify(heap)
     merges: list[Pair] = []
-    while heap and len(merges) < n_merges:
+    while heap and heap[0][0] and len(merges) < n_merges:
         batch, begin, end = [], set(), set()  # pairs, and the tokens that they begin and end with
-        while heap and len(merges) + len(batch) < n_merges:
+        while heap and heap[0][0] and len(merges) + len(batch) < n_merges:
             negative, left, right, pair = heap[0]
             count = int(pairs.count[pair])
-            if count == 0:
-                heappop(heap)
-            elif count != -negative:  # it has lost places since: put it back further down
-                heappop(heap)
-                heappush(heap, (-count, left, right, pair))
+            if count != -negative:  # it has lost places since: put it back further down
+                heapreplace(heap, (-count, left, right, pair))
             elif batch and (left in end or right in begin or left == right):
                 break
             else:

@@ -1,8 +1,5 @@
-"""Bytes to token ids, by the merges of byte-pair encoding.
-
-A single word is merged as in a textbook; of many words, each step is a NumPy call that makes one
-merge in thousands of them.
-"""
+"""Words to token ids, by the merges of byte-pair encoding: a single word as in a textbook, of many
+words thousands in one step."""
 
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
