@@ -1,7 +1,5 @@
-"""From a source of text (sources.py) to token ids on disk (§III.A and III.B), for windows.py.
-
-A text larger than memory is never held: it is encoded a few megabytes at a time.
-"""
+"""From a source of text (sources.py) to token ids on disk (§III.A and III.B), for windows.py; as a
+stream a few megabytes at a time, so that a text larger than memory is never held."""
 
 import hashlib
 import json

@@ -31,10 +31,8 @@ CACHE = 1 << 16  # words whose ids are kept from one short text to the next
 
 
 class BPETokenizer:
-    """A vocabulary: 256 bytes, then one token a merge, then the special token <|endoftext|>.
-
-    merges: pairs of ids, in their order.
-    """
+    """A vocabulary: 256 bytes, one token for each of `merges`, which are pairs of ids in their
+    order, and the special token <|endoftext|>."""
 
     def __init__(self, merges: list[Pair]):
         self.merges = [tuple(pair) for pair in merges]

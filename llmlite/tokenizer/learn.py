@@ -1,7 +1,5 @@
-"""Learn the merges of byte-pair encoding from counted words, many in one step.
-
-Tokens 0 to 255 are the bytes in BYTE_ORDER, and merge r makes token 256 + r.
-"""
+"""Learn the merges of byte-pair encoding from counted words, many in one step. Tokens 0 to 255 are
+the bytes in BYTE_ORDER, and merge r makes token 256 + r."""
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace

@@ -1,8 +1,5 @@
-"""Text cut into words, and many words as one array: which are equal, and how often each occurs.
-
-A Python object for each of two million words would cost the time, so a word is a slice of one
-buffer, and words are cut and compared as arrays.
-"""
+"""Text cut into words, and many words as one array: which are equal, and how often each occurs. A
+Python object for each of two million would cost the time, so a word is a slice of one buffer."""
 
 import re
 from collections.abc import Iterable, Iterator
