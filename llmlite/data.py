@@ -1,10 +1,9 @@
-"""From a source of text (sources.py) to token ids on disk (§III.A and III.B), for windows.py.
-
-A text larger than memory is never held: it is encoded a few megabytes at a time.
-"""
+"""From a source of text (sources.py) to token ids on disk (§III.A and III.B), for windows.py; as a
+stream a few megabytes at a time, so that a text larger than memory is never held."""
 
 import hashlib
 import json
+import math
 import mmap
 import re
 from collections.abc import Iterable, Iterator
@@ -22,12 +21,12 @@ from llmlite.config import DataConfig, fingerprint
 from llmlite.files import DataError, replacing, tqdm, write_json
 from llmlite.parallel import world
 from llmlite.sources import SPLITS, Source, open_source, split_articles
-from llmlite.tokenizer import GPT2_SPLIT_PATTERN, BPETokenizer
+from llmlite.tokenizer import BPETokenizer
 
 BATCH = 1 << 22  # bytes of text that are encoded at once; a longer article is encoded in parts
 
-# The longest beginning after which a text can be cut and keeps its words.
-_whole_words = re.compile(r".*\S(?=[ \n])", re.DOTALL).match
+# The longest beginning after which a text can be cut and keeps its words; it may be empty.
+_whole_words = re.compile(r".*\S(?=[ \n])|", re.DOTALL).match
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,6 @@ def mistakes(data: DataConfig) -> dict[str, str]:
     return made
 
 
-def first_sentences(text: str, limit: int) -> list[str]:
-    """The first sentence of each of the first `limit` paragraphs that have a full stop."""
-    paragraphs = [line for line in text.split("\n") if " . " in line and not line.startswith(" =")]
-    return [line.split(" . ")[0] + " ." for line in paragraphs[:limit]]
-
-
 class Dataset:
     """Text of three splits, the tokenizer learnt from its training part, and token ids, made when
     first asked for. `folder` keeps the latter two under fingerprints of what they are made from."""
@@ -85,16 +78,15 @@ class Dataset:
         """With other fields of `config`, or with a `tokenizer` that is not learnt here. What has
         been made and stays the same is shared."""
         other = Dataset(replace(self.config, **changes), self.folder, self.progress)
-        configs = self.config, other.config
-        text, same_text = ((c.source, c.name, c.stream, c.split == "paper") for c in configs)
-        learnt, same_learnt = ((c.vocab_size, c.tokenizer_bytes) for c in configs)
-        if text == same_text:
+        texts = {
+            (c.source, c.name, c.stream, c.split == "paper", c.tokenizer_bytes)
+            for c in (self.config, other.config)
+        }
+        if len(texts) == 1:
             other._source = self._source  # read once for both
-            if learnt == same_learnt and tokenizer is None:
-                same = ("tokenizer", "_encoded", "ids", "_about")
-                vars(other).update(
-                    {name: made for name, made in vars(self).items() if name in same}
-                )
+            if not tokenizer and self.config.vocab_size == other.config.vocab_size:
+                made = vars(self).keys() & {"tokenizer", "_encoded", "ids", "_about"}
+                vars(other).update({name: vars(self)[name] for name in made})
         if tokenizer:
             other.tokenizer = tokenizer
         return other
@@ -123,47 +115,48 @@ class Dataset:
         return split_articles(self.text(split))
 
     def sentences(self, limit: int) -> list[str]:
-        """The first sentences of the test split."""
-        return first_sentences(head(self._source.strings("test"), BATCH), limit)
+        """Of the first `limit` paragraphs of the test split with a full stop, what is before it."""
+        lines = head(self._source.strings("test"), BATCH).split("\n")
+        paragraphs = [line for line in lines if " . " in line and not line.startswith(" =")]
+        return [line.split(" . ")[0] + " ." for line in paragraphs[:limit]]
 
     @property
     def _sha256(self) -> dict[str, str]:
-        """Of the text of each split."""
-        if self.config.stream:
-            return {split: part.sha256 for split, part in self._encoded.items()}
-        return self._source.sha256
+        """Of the text of each split; that of a stream is known when it is encoded."""
+        return self._source.sha256 or {split: part.sha256 for split, part in self._encoded.items()}
 
     @property
     def name(self) -> str:
         """As shown beside every result, e.g. "wikitext-2-v1, split 80/10/10"."""
         return self._source.name(self._sha256)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the text, however it is read."""
-        return fingerprint([self._sha256[split] for split in SPLITS])
-
     # -- tokens -----------------------------------------------------------------------------------
-
-    @property
-    def _key(self) -> str:
-        """What the files here are made from; of a stream it is known before it is read."""
-        if self.config.stream:
-            return fingerprint(self._source.key, self.config.tokenizer_bytes)
-        return self.fingerprint
 
     @cached_property
     def tokenizer(self) -> BPETokenizer:
         """Learnt from the training split alone; of a stream, from its first `tokenizer_bytes`."""
-        path = self.folder / f"tokenizer-{self._key[:8]}-{self.config.vocab_size}.json"
+        n_bytes = self.config.tokenizer_bytes if self.config.stream else math.inf
+        path = self.folder / f"tokenizer-{self._source.key[:8]}-{self.config.vocab_size}.json"
         with world().main_first():
             if not path.exists():
-                if self.config.stream:
-                    text = head(self._source.strings("train"), self.config.tokenizer_bytes)
-                else:
-                    text = self.text("train")
+                text = head(self._source.strings("train"), n_bytes)
                 BPETokenizer.train(text, self.config.vocab_size, progress=self.progress).save(path)
             return BPETokenizer.load(path)
+
+    @cached_property
+    def _encoded(self) -> dict[str, "Encoded"]:
+        tokenizer = self.tokenizer  # made before processes wait for each other below
+        folder = self.folder / f"tokens-{self._source.key}-{tokenizer.fingerprint}"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Whoever comes second finds what the first has made.
+        with world().main_first(), FileLock(folder / ".lock"):
+            for half_written in folder.glob(".*.tmp*"):  # by a process that was killed
+                half_written.unlink()
+            for split in SPLITS:
+                if not (folder / f"{split}.json").exists():
+                    strings = self._source.strings(split)
+                    Encoded.write(folder / split, strings, tokenizer, self.progress)
+            return {split: Encoded.read(folder / split) for split in SPLITS}
 
     @cached_property
     def ids(self) -> dict[str, Tensor] | dict[str, np.ndarray]:
@@ -180,25 +173,6 @@ class Dataset:
     def counts(self, split: str) -> Counts:
         return self._encoded[split].counts
 
-    @cached_property
-    def _encoded(self) -> dict[str, "Encoded"]:
-        tokenizer = self.tokenizer  # made before processes wait for each other below
-        folder = self.folder / f"tokens-{self._key}-{tokenizer.fingerprint}"
-        with world().main_first():
-            if not all((folder / f"{split}.json").exists() for split in SPLITS):
-                self._encode(tokenizer, folder)
-        return {split: Encoded.read(folder / split) for split in SPLITS}
-
-    def _encode(self, tokenizer: BPETokenizer, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # whoever comes second finds what the first has made
-            for half_written in folder.glob(".*.tmp*"):  # by a process that was killed
-                half_written.unlink()
-            for split in SPLITS:
-                if not (folder / f"{split}.json").exists():
-                    strings = self._source.strings(split)
-                    Encoded.write(folder / split, strings, tokenizer, self.progress)
-
     @property
     def about(self) -> dict[str, str]:
         """What a run's record says of its data, mistakes made on purpose included."""
@@ -208,7 +182,7 @@ class Dataset:
     def _about(self) -> dict[str, str]:
         return {
             "data": self.name,
-            "data_fingerprint": self.fingerprint,
+            "data_fingerprint": fingerprint(list(self._sha256.values())),
             "tokenizer_fingerprint": self.tokenizer.fingerprint,
         }
 
@@ -225,7 +199,7 @@ class Dataset:
 # -- text in parts, tokens on disk ----------------------------------------------------------------
 
 
-def head(strings: Iterable[str], n_bytes: int) -> str:
+def head(strings: Iterable[str], n_bytes: float) -> str:
     """The first strings, joined: `n_bytes` in UTF-8 or a few more; fewer at the end."""
     taken, size = [], 0
     for string in strings:
@@ -236,32 +210,21 @@ def head(strings: Iterable[str], n_bytes: int) -> str:
     return "".join(taken)
 
 
-def passages(strings: Iterable[str], can_cut: bool = True) -> Iterator[list[tuple[bool, str]]]:
-    """(begins an article, text), a list a BATCH: the articles of `split_articles`. can_cut: a long
-    one comes in parts, cut where GPT-2's pattern cuts."""
-
-    def articles(text: str) -> list[tuple[bool, str]]:
-        return [(begins or i > 0, article) for i, article in enumerate(split_articles(text))]
-
-    strings, begins, rest = iter(strings), True, ""
-    while part := head(strings, BATCH):  # the next strings
-        *parts, (begins, rest) = articles(rest + part)
-        # The last article may go on, and its last lines may turn out to be the next one's heading.
-        if can_cut and (cut := _whole_words(rest.rsplit("\n", 3)[0])):
-            parts.append((begins, cut[0]))
-            begins, rest = False, rest[cut.end() :]
-        yield parts
-    yield articles(rest)
-
-
 def encode_parts(strings: Iterable[str], tokenizer) -> Iterator[tuple[bool, str, np.ndarray]]:
-    """(begins an article, text, ids) of each of `passages`. <|endoftext|> stands before each
-    article, so that its first token has context."""
+    """(begins an article, text, ids) of one article after the other, long ones in parts.
+    <|endoftext|> stands before each article, so that its first token has context."""
     start = np.array([tokenizer.eot_id], tokenizer.dtype)
-    for parts in passages(strings, can_cut=tokenizer.pattern == GPT2_SPLIT_PATTERN):
-        encoded = tokenizer.encode_batch_to_arrays([text for _, text in parts])
-        for (begins, text), ids in zip(parts, encoded, strict=True):
+    strings, begins, rest = iter(strings), True, ""
+    while (part := head(strings, BATCH)) or rest:
+        *texts, last = split_articles(rest + part)
+        # More of the last one may follow, and its last lines may be the heading of the next.
+        end = _whole_words(last.rsplit("\n", 3)[0]).end() if part else len(last)
+        texts, rest = [*texts, last[:end]], last[end:]
+        encoded = tokenizer.encode_batch_to_arrays(texts)
+        for text, ids in zip(texts, encoded, strict=True):
             yield begins, text, np.concatenate((start, ids)) if begins else ids
+            begins = True
+        begins = False
 
 
 @dataclass(frozen=True)

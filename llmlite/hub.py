@@ -15,7 +15,7 @@ from llmlite.model import GPT
 from llmlite.pretrained import MODEL, TOKENIZER, Pretrained, load_pretrained
 from llmlite.run import RECORD, save_weights
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
-from llmlite.tokenizer.export import imported
+from llmlite.tokenizer.bpe import imported
 
 # Our names in GPT2LMHeadModel's words: of modules, and in its configuration.
 MODULES = {"token_embedding": "wte", "position_embedding": "wpe", "blocks": "h", "norm": "ln_f"}

@@ -5,8 +5,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from glob import glob
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -40,29 +40,28 @@ _ARTICLE_START = re.compile(r"(?:(?<=\n)|\A) \n = (?!= ).+ = \n(?= \n)")
 
 @dataclass(frozen=True)
 class Source:
-    """Text of three splits, read anew each time; in memory once `splits` is asked for."""
+    """Text of three splits, read anew each time, or in memory."""
 
     strings: Callable[[str], Iterable[str]]  # split → its text, in parts
-    key: str  # stands for the text as long as it is not read
+    key: str  # stands for the text
     name: Callable[[dict[str, str]], str]  # the SHA-256 of each split → what to call the text
+    splits: dict[str, str] | None = None  # split → its text, where that is in memory, …
+    sha256: dict[str, str] | None = None  # … and its SHA-256
 
     @classmethod
     def of(cls, name: str, splits: dict[str, str]) -> "Source":
-        key = fingerprint("".join(splits.values()))
-        return cls(lambda split: [splits[split]], key, lambda sha256: name)
+        sha256 = _sha256(splits)
+        key = fingerprint(list(sha256.values()))
+        return cls(lambda split: [splits[split]], key, lambda sha256: name, splits, sha256)
 
-    @cached_property
-    def splits(self) -> dict[str, str]:
-        return {split: "".join(self.strings(split)) for split in SPLITS}
 
-    @cached_property
-    def sha256(self) -> dict[str, str]:
-        return {s: hashlib.sha256(text.encode()).hexdigest() for s, text in self.splits.items()}
+def _sha256(splits: dict[str, str]) -> dict[str, str]:
+    return {split: hashlib.sha256(text.encode()).hexdigest() for split, text in splits.items()}
 
 
 def open_source(config: DataConfig, without: Path) -> Source:
-    """The text that `config` names, split as it says; files in the folder `without` are no text,
-    but what is made of it. Raises DataError."""
+    """The text that `config` names, split as it says, in memory if not as a stream; files in the
+    folder `without` are no text, but what is made of it. Raises DataError."""
     place = resolve_source(config.source)
     path = Path(place).expanduser()
     if place == "hub":
@@ -78,10 +77,13 @@ def open_source(config: DataConfig, without: Path) -> Source:
         source = _wikitext(path)
     else:
         source = _own_text(path, without)
+    if config.stream:  # then the text is not known yet from which the tokenizer learns
+        return replace(source, key=fingerprint(source.key, config.tokenizer_bytes))
+    splits = {split: "".join(source.strings(split)) for split in SPLITS}
+    name = source.name(_sha256(splits))
     if config.split == "paper":
-        name = f"{source.name(source.sha256)}, split 80/10/10"
-        return Source.of(name, paper_split("".join(source.splits.values())))
-    return source
+        name, splits = f"{name}, split 80/10/10", paper_split("".join(splits.values()))
+    return Source.of(name, splits)
 
 
 def resolve_source(source: str) -> str:
@@ -195,25 +197,17 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _verified_name(files: dict[str, Path], name: str | None, sha256: dict[str, str]) -> str:
-    """What to call the text. Raises DataError where a file is not what a SHA256SUMS beside it says,
-    or WikiText-2's own checksums: if they fit some of the files only, the others are damaged."""
-    folder = files["train"].parent
-    sums, expected = folder / "SHA256SUMS", {}
-    if sums.is_file():
-        found = re.findall(r"^([0-9a-f]{64}) [ *](.+)$", sums.read_text("latin-1"), re.MULTILINE)
-        expected = {file: sha for sha, file in found}
-    genuine = any(sha256[split] == KNOWN_SHA256.get(file.name) for split, file in files.items())
-    if genuine:
-        expected |= KNOWN_SHA256
-        name = "wikitext-2-raw-v1" if files["test"].suffix == ".raw" else "wikitext-2-v1"
+    """What to call the text. DataError if only some files are WikiText-2's: others are damaged."""
+    known = {split: KNOWN_SHA256.get(file.name) for split, file in files.items()}
+    if not any(sha256[split] == known[split] for split in files):
+        return name or f"own text in {files['train'].resolve().parent.name}"
     for split, file in files.items():
-        found = sha256[split]
-        if found != expected.get(file.name, found):
+        if known[split] and sha256[split] != known[split]:
             raise DataError(
-                f"{file} is damaged or was changed: its SHA-256 is {found[:12]}…, expected "
-                f"{expected[file.name][:12]}…; fetch the file again."
+                f"{file} is damaged or was changed: its SHA-256 is {sha256[split][:12]}…, expected "
+                f"{known[split][:12]}…; fetch the file again."
             )
-    return name or f"own text in {folder.resolve().name}"
+    return "wikitext-2-raw-v1" if files["test"].suffix == ".raw" else "wikitext-2-v1"
 
 
 # -- any other text -------------------------------------------------------------------------------
@@ -221,9 +215,13 @@ def _verified_name(files: dict[str, Path], name: str | None, sha256: dict[str, s
 
 def _own_text(path: Path, without: Path) -> Source:
     """A file, or all text files below a folder in the order of their paths, a blank line between
-    two; cut 80/10/10 in that order: the end of the book judges, not sentences from its midst."""
-    documents, left_out = [], []
-    for file in _files_below(path, without) if path.is_dir() else [path]:
+    two; cut 80/10/10 in that order: the end of the book judges, not sentences from its midst.
+    Hidden files and folders (as `glob` has it) and those in `without` are left out."""
+    documents, left_out, made = [], [], without.resolve()
+    names = sorted(glob("**", root_dir=path, recursive=True)) if path.is_dir() else ["."]
+    for file in (path / name for name in names):
+        if not file.is_file() or file.resolve().is_relative_to(made):
+            continue
         try:
             documents.append(_document(file))
         except DataError:  # a picture, as a rule
@@ -241,13 +239,6 @@ def _own_text(path: Path, without: Path) -> Source:
         )
     name = "own text " + (path.resolve().name if path.is_dir() else path.stem)
     return Source.of(name, _splits(text, _cut(text, 0.8), _cut(text, 0.9)))
-
-
-def _files_below(folder: Path, without: Path) -> list[Path]:
-    """But for hidden ones, and those in hidden folders (as `glob` has it) and in `without`."""
-    paths = sorted(folder / name for name in glob("**", root_dir=folder, recursive=True))
-    made = without.resolve()
-    return [p for p in paths if p.is_file() and not p.resolve().is_relative_to(made)]
 
 
 def _document(path: Path) -> str:

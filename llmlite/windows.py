@@ -1,8 +1,5 @@
-"""From token ids to batches of windows (§III.C).
-
-The mistakes in windows that the audit makes on purpose (notebook 08) are here and nowhere else: the
-fields `padding`, `shift` and `split="windows"` of DataConfig, whose defaults are the correct way.
-"""
+"""From token ids to batches of windows (§III.C), and all mistakes in them that the audit makes
+(notebook 08): `padding`, `shift` and `split="windows"` of DataConfig; the defaults are correct."""
 
 import re
 from collections.abc import Iterator
@@ -52,16 +49,12 @@ class TokenWindows(torch_data.Dataset):
             )
         self.ids, self.block_size, self.stride = ids, block_size, stride or block_size
         self.shift, self.only = shift, only
-        device = "cpu" if isinstance(ids, np.ndarray) else ids.device
-        self._offsets = torch.arange(block_size + 1, device=device)
+        self.device = torch.device("cpu") if isinstance(ids, np.ndarray) else ids.device
+        self._offsets = torch.arange(block_size + 1, device=self.device)
         self._length = (len(ids) - block_size - 1) // self.stride + 1 if only is None else len(only)
 
     def __len__(self) -> int:
         return self._length
-
-    @property
-    def device(self) -> torch.device:
-        return self._offsets.device
 
     def __getitem__(self, index) -> tuple[torch.Tensor, torch.Tensor]:
         index = torch.as_tensor(index, device=self.device)

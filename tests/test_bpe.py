@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmlite.files import TokenizerError
 from llmlite.tokenizer import merge
 from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
-from llmlite.tokenizer.merge import NEVER, Merger, merge_word
+from llmlite.tokenizer.merge import Merger, merge_word
 from llmlite.tokenizer.words import Words
 
 A, B, C = ID_OF_BYTE[ord("a")], ID_OF_BYTE[ord("b")], ID_OF_BYTE[ord("c")]
@@ -36,7 +35,7 @@ def merged(ids: list[int], pair: Pair, token: int) -> list[int]:
     return out
 
 
-def textbook_learning(words: list[str], counts: list[int], n: int, min_count: int) -> list[Pair]:
+def textbook_learning(words: list[str], counts: list[int], n: int = 10**6) -> list[Pair]:
     """Sennrich et al., 2016: count all pairs, merge the most frequent one, begin again."""
     split, merges = [ids_of(word) for word in words], []
     while len(merges) < n:
@@ -45,7 +44,7 @@ def textbook_learning(words: list[str], counts: list[int], n: int, min_count: in
             for pair in pairwise(ids):
                 pairs[pair] = pairs.get(pair, 0) + count
         best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
-        if best is None or pairs[best] < min_count:
+        if best is None:
             break
         split = [merged(ids, best, 256 + len(merges)) for ids in split]
         merges.append(best)
@@ -63,8 +62,8 @@ def textbook_merging(ids: list[int], rank: dict[Pair, int]) -> list[int]:
 # -- learning -------------------------------------------------------------------------------------
 
 
-def learn(words: list[str], counts: list[int], n: int = 10**6, min_count: int = 1) -> list[Pair]:
-    return learn_merges(words_of(words), np.array(counts, np.int64), n, min_count)
+def learn(words: list[str], counts: list[int], n: int = 10**6) -> list[Pair]:
+    return learn_merges(words_of(words), np.array(counts, np.int64), n)
 
 
 def test_the_byte_order_is_a_permutation():
@@ -113,21 +112,14 @@ runs = st.lists(
 @given(st.one_of(words_and_counts, words_of_three, runs))
 def test_merges_to_the_last_are_those_of_the_textbook(pairs):
     words, counts = [word for word, _ in pairs], [count for _, count in pairs]
-    assert learn(words, counts) == textbook_learning(words, counts, 10**6, 1)
+    assert learn(words, counts) == textbook_learning(words, counts)
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.one_of(words_and_counts, runs), st.integers(0, 12), st.integers(1, 8))
-def test_learning_ends_at_the_number_or_the_count_asked_for(pairs, n, min_count):
+@given(st.one_of(words_and_counts, runs), st.integers(0, 12))
+def test_learning_ends_at_the_number_asked_for(pairs, n):
     words, counts = [word for word, _ in pairs], [count for _, count in pairs]
-    assert learn(words, counts, n, min_count) == textbook_learning(words, counts, n, min_count)
-
-
-def test_pairs_below_the_least_count_are_not_merged():
-    words, counts = ["ab", "bc", "ca"], [5, 4, 3]
-    assert learn(words, counts, min_count=4) == [(A, B), (B, C)]
-    assert learn(words, counts, min_count=6) == []
-    assert learn(words, counts, min_count=0) == [(A, B), (B, C), (C, A)]
+    assert learn(words, counts, n) == textbook_learning(words, counts, n)
 
 
 def test_nothing_to_learn_gives_no_merges():
@@ -139,7 +131,7 @@ def test_nothing_to_learn_gives_no_merges():
 def test_progress_adds_up_to_the_number_of_merges():
     words = ["abcab", "bcabc", "aaaaaaa", "cabcab", "bbbb"]
     steps = []
-    merges = learn_merges(words_of(words), np.array([5, 4, 3, 2, 1]), 10**6, 1, steps.append)
+    merges = learn_merges(words_of(words), np.array([5, 4, 3, 2, 1]), 10**6, steps.append)
     assert sum(steps) == len(merges) > 5
     assert min(steps) >= 1
 
@@ -147,7 +139,7 @@ def test_progress_adds_up_to_the_number_of_merges():
 def test_large_counts_do_not_overflow():
     words, counts = ["ab", "bc", "abc", "aaaa"], [2**40, 2**40 + 1, 2**41, 2**40]
     # a+b and a+a 3 × 2⁴⁰, b+c one more
-    assert learn(words, counts) == textbook_learning(words, counts, 10**6, 1)
+    assert learn(words, counts) == textbook_learning(words, counts)
     assert learn(words, counts)[0] == (B, C)
 
 
@@ -222,9 +214,8 @@ def test_ranks_are_those_of_a_dict():
     absent = rng.integers(0, 60_000, (20_000, 2))
     asked = np.concatenate((np.array(merges), np.array(merges)[:, ::-1], absent))
     asked = asked[rng.permutation(len(asked))].astype(np.int32)
-    expected = [merger.rank.get(pair, NEVER) for pair in map(tuple, asked.tolist())]
+    expected = [merger.rank.get(pair, -1) for pair in map(tuple, asked.tolist())]
     ranks = merger.ranks(asked[:, 0].copy(), asked[:, 1].copy())
-    assert ranks.dtype == np.int32
     assert ranks.tolist() == expected
     assert merger.rank == {pair: i for i, pair in enumerate(merges)}
 
@@ -233,16 +224,7 @@ def test_ranks_are_those_of_a_dict():
 def test_ranks_of_few_merges_or_none(merges):
     left, right = np.divmod(np.arange(260 * 260, dtype=np.int32), np.int32(260))
     ranks = Merger(merges).ranks(left, right)
-    found = {
-        (left[i].item(), right[i].item()): ranks[i].item() for i in np.flatnonzero(ranks != NEVER)
-    }
+    found = {(left[i].item(), right[i].item()): ranks[i].item() for i in np.flatnonzero(ranks >= 0)}
     assert found == {pair: i for i, pair in enumerate(merges)}
     empty = np.zeros(0, np.int32)
     assert Merger(merges).ranks(empty, empty).tolist() == []
-
-
-def test_too_many_merges_are_refused(monkeypatch):
-    monkeypatch.setattr(merge, "MOST_TOKENS", 257)
-    Merger([(1, 2)])
-    with pytest.raises(TokenizerError, match="2 merges are too many"):
-        Merger([(1, 2), (3, 4)])

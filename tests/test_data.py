@@ -25,10 +25,8 @@ from llmlite.data import (
     Counts,
     Dataset,
     encode_parts,
-    first_sentences,
     head,
     mistakes,
-    passages,
 )
 from llmlite.files import DataError, TokenizerError
 from llmlite.sources import LEAST_BYTES, open_source, paper_split, sample_folder, split_articles
@@ -137,8 +135,9 @@ def test_the_hub_gives_the_same_text_as_the_files(write_hub, write_folder, calle
     folder = write_folder(**(other if called == "wikitext-2-v1" else TEXTS))
     from_hub = opened(source="hub", name=called)
     from_files = opened(source=str(folder))
-    streamed = opened(source="hub", name=called, stream=True)
-    assert from_hub.splits == streamed.splits == from_files.splits
+    strings = opened(source="hub", name=called, stream=True).strings
+    streamed = {split: "".join(strings(split)) for split in SPLITS}
+    assert from_hub.splits == streamed == from_files.splits
     assert name_of(from_hub) == called
 
 
@@ -212,22 +211,6 @@ def test_the_kind_of_files_that_is_complete_is_taken(write_folder):
     folder = write_folder("tokens")
     (folder / "wiki.test.raw").write_text("something else")
     assert opened(source=str(folder)).splits == TEXTS
-
-
-def sums(folder: Path, mark: str = " ") -> str:
-    paths = sorted(folder.glob("wiki.*"))
-    return "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()} {mark}{p.name}\n" for p in paths)
-
-
-@pytest.mark.parametrize("mark", [" ", "*"])  # how sha256sum marks text and binary files
-def test_a_file_that_differs_from_sha256sums_is_named(write_folder, mark, one_sentence):
-    folder = write_folder()
-    (folder / "SHA256SUMS").write_text("\n" + sums(folder, mark) + "0" * 64 + "  other.txt\n")
-    assert name_of(opened(source=str(folder))) == "own text in corpus"
-    write_folder(valid=TEXTS["valid"] + "x")
-    with pytest.raises(DataError, match=r"wiki\.valid\.tokens is damaged") as error:
-        name_of(opened(source=str(folder)))
-    one_sentence(error)
 
 
 def test_a_damaged_file_of_the_corpus_is_named_and_own_text_is_not(
@@ -424,12 +407,13 @@ def test_too_few_articles_cannot_be_split(n, one_sentence):
     assert "official" in one_sentence(error)
 
 
-def test_first_sentences_are_those_of_paragraphs():
+def test_first_sentences_are_those_of_paragraphs(start, write_folder):
     text = (
         " \n = St . John = \n \n One , two . Three . \n No stop here \n Four . Five .\n Six . 7\n"
     )
-    assert first_sentences(text, limit=2) == [" One , two .", " Four ."]
-    assert first_sentences(text, limit=9) == [" One , two .", " Four .", " Six ."]
+    write_folder(test=text)
+    assert start().sentences(2) == [" One , two .", " Four ."]
+    assert start().sentences(9) == [" One , two .", " Four .", " Six ."]
 
 
 def test_counts_worked_out_by_hand():
@@ -471,24 +455,23 @@ def test_an_article_comes_in_parts_with_the_tokens_of_the_whole(text, batch):
     tokenizer = BPETokenizer.train(" Some text , and more .\n\r\n \n = T = \n \n" * 9, 270)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "BATCH", batch)
-        whole = list(chain(*passages(by_line(text), can_cut=False)))
         parts = list(encode_parts(by_line(text), tokenizer))
-    assert whole == [(True, article) for article in split_articles(text)]
     articles: list[list[str]] = []
     for begins, part, _ in parts:
         if begins:
             articles.append([])
         articles[-1].append(part)
-    assert ["".join(article) for article in articles] == [text for _, text in whole]
-    ids = [i for _, text in whole for i in [tokenizer.eot_id, *tokenizer.encode(text)]]
+    whole = split_articles(text)
+    assert ["".join(article) for article in articles] == whole
+    ids = [i for article in whole for i in [tokenizer.eot_id, *tokenizer.encode(article)]]
     assert [i for *_, part in parts for i in part] == ids
 
 
 @pytest.mark.parametrize("end", [" .\n", "\r\n"])
 def test_an_article_without_end_is_held_in_parts_only(monkeypatch, end):
     monkeypatch.setattr(data, "BATCH", 500)
-    parts = chain(*passages([" Word after word , line after line" + end] * 1000))
-    assert max(len(part) for _, part in parts) < 700
+    parts = encode_parts([" Word after word , line after line" + end] * 1000, BPETokenizer([]))
+    assert max(len(part) for _, part, _ in parts) < 700
 
 
 @pytest.mark.parametrize("n_bytes", [1, 999, 10_000, 10**8])
@@ -528,15 +511,6 @@ def test_a_stream_has_the_tokens_and_counts_of_the_text_in_memory(
             streamed.ids[split][0] = 0
 
 
-def test_a_tokenizer_of_another_pattern_gets_whole_articles(monkeypatch):
-    """Nothing is known of where such a pattern cuts."""
-    monkeypatch.setattr(data, "BATCH", 100)
-    text = "ab ab ba \n" * 200
-    tokenizer = BPETokenizer.train(text, 262, pattern=r"[\s\S]{1,7}")
-    ids = [i for *_, part in encode_parts(by_line(text), tokenizer) for i in part]
-    assert ids == [tokenizer.eot_id, *tokenizer.encode(text)]
-
-
 def test_the_tokenizer_learns_from_the_beginning_of_a_stream(start, write_folder):
     text = " aa ab ac .\n" * 100
     write_folder(train=text + " zq zq zq .\n" * 1000)
@@ -570,7 +544,7 @@ def test_another_tokenizer_or_text_has_tokens_of_its_own(start, write_folder, st
     write_folder(test=TEXTS["test"] + " One more line .\n")
     changed = start(stream=stream)
     assert changed.tokenizer.decode(changed.ids["test"]).endswith(" One more line .\n")
-    assert changed.fingerprint != first.fingerprint
+    assert changed.about["data_fingerprint"] != first.about["data_fingerprint"]
     assert len(list(first.folder.glob("tokens-*"))) == 3
 
 
@@ -609,10 +583,7 @@ def test_a_stream_keeps_no_text(start, what, one_sentence):
     one_sentence(error)
 
 
-def test_a_stream_that_differs_from_sha256sums_or_is_empty_is_named(start, write_folder):
-    (write_folder() / "SHA256SUMS").write_text(f"{'0' * 64}  wiki.test.tokens\n")
-    with pytest.raises(DataError, match=r"wiki\.test\.tokens is damaged"):
-        start(stream=True).name  # noqa: B018
+def test_a_stream_that_is_empty_is_named(start, write_folder):
     write_folder(valid=" \n \n")
     with pytest.raises(DataError, match="valid split holds no text"):
         start(stream=True).ids  # noqa: B018

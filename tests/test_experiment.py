@@ -113,7 +113,7 @@ def test_another_text_is_never_answered_from_the_old_files(start, tmp_path, work
     assert second.tokenizer.fingerprint != first.tokenizer.fingerprint
     valid = second.dataset.ids["valid"].tolist()
     assert second.tokenizer.decode(valid).count("mountain") == 12
-    assert record["identity"]["data_fingerprint"] == second.dataset.fingerprint
+    assert record["identity"]["data_fingerprint"] == second.dataset.about["data_fingerprint"]
     runs = {retrained(second), *map(second.folder, second.grid("revised"))}
     assert runs.isdisjoint(path.parent for path in old)
     changed = [path.name for path, content in old.items() if path.read_bytes() != content]

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import product
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ from llmlite.files import TokenizerError
 from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
 from llmlite.tokenizer import bpe as bpe_module
 from llmlite.tokenizer import words as words_module
-from llmlite.tokenizer.export import BYTE_CHARACTERS, imported
+from llmlite.tokenizer.bpe import imported
+from llmlite.tokenizer.learn import BYTE_CHARACTERS
 
 # Pairs that occur equally often, at every step, are what this text consists of.
 TIES = "".join(f" {a}{b}{c}" for a in "abcde" for b in "cdeab" for c in "éeda") + " aaaa aaaaaaa"
@@ -42,7 +43,7 @@ VARIED = [
 ]
 
 
-def train_hf(text: str, vocab_size: int, min_frequency: int = 0):
+def train_hf(text: str, vocab_size: int):
     """HF's byte-level BPE with a vocabulary that leaves room for our special token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -53,7 +54,6 @@ def train_hf(text: str, vocab_size: int, min_frequency: int = 0):
         [text],
         trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
-            min_frequency=min_frequency,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -67,17 +67,9 @@ def merges_of_hf(tokenizer) -> list[tuple[int, int]]:
     return [(vocabulary[left], vocabulary[right]) for left, right in merges]
 
 
-LETTERS_OR_NOT = r"\p{L}+|[^\p{L}]+"
-
-
 @pytest.fixture(scope="module")
 def trained() -> BPETokenizer:
     return BPETokenizer.train(PROSE + TIES, 400)
-
-
-@pytest.fixture(scope="module", params=[GPT2_SPLIT_PATTERN, LETTERS_OR_NOT], ids=["GPT-2", "other"])
-def by_each_pattern(request) -> BPETokenizer:
-    return BPETokenizer.train(PROSE + TIES, 400, request.param)
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -165,44 +157,12 @@ def test_the_result_does_not_depend_on_the_hash_seed():
     assert prints[0].strip() == BPETokenizer.train(PROSE + TIES, 420).fingerprint
 
 
-def test_pairs_below_the_least_frequency_are_not_merged():
-    text = PROSE + TIES
-    tokenizer = BPETokenizer.train(text, 1000, min_frequency=3)
-    assert 257 < tokenizer.vocab_size < 1000
-    assert tokenizer.merges == merges_of_hf(train_hf(text, 1000, min_frequency=3))
-
-    def often(vocab_size: int) -> dict[tuple[int, int], int]:
-        """How often each pair stands side by side in a word, after so many merges."""
-        cut, pairs = tokenizer.truncate(vocab_size), {}
-        for word in regex.findall(GPT2_SPLIT_PATTERN, text):
-            for pair in pairwise(cut.encode(word)):
-                pairs[pair] = pairs.get(pair, 0) + 1
-        return pairs
-
-    for i, pair in enumerate(tokenizer.merges):
-        assert often(257 + i)[pair] >= 3
-    assert max(often(tokenizer.vocab_size).values()) == 2
-
-
-def test_a_least_frequency_changes_where_the_merges_end_and_nothing_else():
-    twice = BPETokenizer.train(PROSE + TIES, 1000, min_frequency=2)
-    assert 257 < twice.vocab_size < 600
-    assert twice.merges == BPETokenizer.train(PROSE + TIES, twice.vocab_size).merges
-    assert BPETokenizer.train(PROSE + TIES, 300, min_frequency=2).merges == twice.merges[:43]
-    assert BPETokenizer.train("ab", 300, min_frequency=2).merges == []
-
-
 @pytest.mark.parametrize("vocab_size", [257, 258, 333, 400])
 def test_a_smaller_vocabulary_is_the_one_that_training_gives(trained, vocab_size):
     smaller = trained.truncate(vocab_size)
     assert smaller.fingerprint == BPETokenizer.train(PROSE + TIES, vocab_size).fingerprint
     assert smaller.vocab_size == vocab_size
     assert smaller.decode([smaller.eot_id]) == END_OF_TEXT
-
-
-def test_a_pattern_that_matches_nothing_too_is_trained_with():
-    tokenizer = BPETokenizer.train("ab ab", 258, pattern=r"\w*|\s")
-    assert tokenizer.token_bytes[256] == b"ab"
 
 
 # -- encoding and decoding ------------------------------------------------------------------------
@@ -247,9 +207,7 @@ def test_the_array_holds_the_same_ids_in_the_smallest_type(trained):
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (65_537, np.uint32)])
 def test_16_bits_hold_ids_up_to_65535(vocab_size, dtype):
-    tokenizer = BPETokenizer([])
-    tokenizer.vocab_size = vocab_size
-    assert tokenizer.dtype == dtype
+    assert BPETokenizer(list(product(range(256), repeat=2))[: vocab_size - 257]).dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -323,12 +281,11 @@ def test_a_long_text_has_the_ids_of_its_words_one_by_one(trained, monkeypatch, b
     assert encode_together(trained, texts) == by_word
 
 
-def test_texts_encoded_together_have_the_ids_of_each(by_each_pattern):
-    tokenizer = by_each_pattern
+def test_texts_encoded_together_have_the_ids_of_each(trained):
     for texts in ([], [""], ["", ""], ["", "a", ""], VARIED, [*VARIED, PROSE * 9, "", TIES]):
-        each = [tokenizer.encode(text) for text in texts]
-        assert encode_together(tokenizer, texts) == each
-        arrays = tokenizer.encode_batch_to_arrays(iter(texts))
+        each = [trained.encode(text) for text in texts]
+        assert encode_together(trained, texts) == each
+        arrays = trained.encode_batch_to_arrays(iter(texts))
         assert [array.tolist() for array in arrays] == each
         assert all(array.dtype == np.uint16 for array in arrays)
 
@@ -356,28 +313,15 @@ def expected_text(tokenizer: BPETokenizer, ids) -> str:
     return b"".join(tokenizer.token_bytes[i] for i in ids).decode(errors="replace")
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 1 << 16])
-def test_random_ids_decode_to_the_text_of_their_bytes(trained, monkeypatch, chunk):
-    monkeypatch.setattr(bpe_module, "CHUNK", chunk)
-    long = BPETokenizer.train("a" * 100 + " " + "bcdefghijklmnopqrstuvwxyz" * 3 + "é日🙂", 300)
-    assert max(map(len, long.token_bytes)) > 24
+def test_random_ids_decode_to_the_text_of_their_bytes(trained):
     rng = np.random.default_rng(0)
-    for tokenizer in (trained, long, BPETokenizer([])):
+    for tokenizer in (trained, BPETokenizer([])):
         for size in (1, 2, 3, 50, 1000):
             ids = rng.integers(0, tokenizer.vocab_size, size)
             assert tokenizer.decode(ids) == expected_text(tokenizer, ids)
             assert tokenizer.decode(ids.tolist()) == expected_text(tokenizer, ids)
         for i in range(tokenizer.vocab_size):
             assert tokenizer.decode([i]) == expected_text(tokenizer, [i])
-
-
-@pytest.mark.parametrize("chunk", [1, 2, 3])
-def test_a_character_may_be_cut_between_chunks(trained, monkeypatch, chunk):
-    monkeypatch.setattr(bpe_module, "CHUNK", chunk)
-    ids = [BYTE_ORDER.index(byte) for byte in "日本🙂é".encode()]
-    assert trained.decode(ids) == "日本🙂é"
-    assert trained.decode(ids[:-1]) == "日本🙂\ufffd"
-    assert trained.decode(ids[1:4]) == "\ufffd\ufffd\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -423,10 +367,9 @@ def test_a_saved_tokenizer_comes_back_the_same(trained, tmp_path):
     assert content["vocab_size"] == 400
 
 
-def test_the_fingerprint_depends_on_merges_and_pattern(trained):
+def test_the_fingerprint_depends_on_the_merges(trained):
     assert BPETokenizer(trained.merges).fingerprint == trained.fingerprint
     assert BPETokenizer(trained.merges[:-1]).fingerprint != trained.fingerprint
-    assert BPETokenizer(trained.merges, pattern=r"\S+|\s+").fingerprint != trained.fingerprint
 
 
 def write(path, **changes) -> None:
@@ -446,7 +389,7 @@ def write(path, **changes) -> None:
         (lambda path: path.write_bytes(b'{"version": "1.0"}'), "not an llmlite tokenizer"),
         (lambda path: write(path, merges=[[64, 66]]), "damaged or was edited"),
         (lambda path: write(path, merges=None), "damaged or was edited"),
-        (lambda path: write(path, pattern=r"\S+"), "damaged or was edited"),
+        (lambda path: write(path, pattern=r"\S+"), "by another pattern than GPT-2's"),
         (lambda path: write(path, fingerprint="0" * 16), "damaged or was edited"),
     ],
 )
@@ -470,8 +413,6 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, make, said, on
         (lambda _: BPETokenizer.train(iter(["", ""]), 300), "no text to train on"),
         (lambda _: BPETokenizer.train(["a", b"b"], 257), "number 1 is a bytes"),
         (lambda _: BPETokenizer.train("good text \ud800", 257), r"U\+D800"),
-        (lambda _: BPETokenizer.train("a", 257, "("), r"'\(' is not valid"),
-        (lambda _: BPETokenizer([], None), "None is not valid"),
         (lambda _: BPETokenizer([(64, 65), (64, 257)]), r"Merge 2 joins \(64, 257\)"),
         (lambda _: BPETokenizer([(64, 65), (-1, 64)]), "Merge 2 joins"),
         (lambda _: BPETokenizer([(64, 65), (64, 65)]), "merged twice"),
@@ -483,7 +424,6 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, make, said, on
         (lambda trained: trained.encode_batch_to_arrays("not a list"), "in a list"),
         (lambda trained: trained.decode([5, -1]), "-1 is outside .*0 to 399"),
         (lambda trained: trained.decode(np.array([5, 400])), "400 is outside .*0 to 399"),
-        (lambda trained: trained.decode([5, 2**63]), "64 bits"),
         (lambda trained: trained.decode([1.0]), "integers in one dimension"),
         (lambda trained: trained.decode("abc"), "integers in one dimension"),
         (lambda trained: trained.decode([[5, 6]]), "integers in one dimension"),
@@ -511,28 +451,28 @@ def with_special(tokenizer: BPETokenizer, text: str) -> list[int]:
     return first + [i for ids in others for i in (tokenizer.eot_id, *ids)]
 
 
-def test_the_tokenizer_of_hf_gives_the_same_ids_and_texts(by_each_pattern):
-    theirs = by_each_pattern.to_tokenizers()
-    assert theirs.get_vocab_size() == by_each_pattern.vocab_size
-    assert theirs.token_to_id(END_OF_TEXT) == by_each_pattern.eot_id
+def test_the_tokenizer_of_hf_gives_the_same_ids_and_texts(trained):
+    theirs = trained.to_tokenizers()
+    assert theirs.get_vocab_size() == trained.vocab_size
+    assert theirs.token_to_id(END_OF_TEXT) == trained.eot_id
     for text in [*VARIED, PROSE, TIES, SPECIAL]:
-        ids = with_special(by_each_pattern, text)
+        ids = with_special(trained, text)
         assert theirs.encode(text).ids == ids
         assert theirs.decode(ids, skip_special_tokens=False) == text
 
 
-def test_tokenizer_json_is_loaded_by_transformers(by_each_pattern, tmp_path):
+def test_tokenizer_json_is_loaded_by_transformers(trained, tmp_path):
     from transformers import PreTrainedTokenizerFast
 
     path = tmp_path / "tokenizer.json"
-    by_each_pattern.to_tokenizers().save(str(path))
+    trained.to_tokenizers().save(str(path))
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token=END_OF_TEXT)
     for text in [*VARIED, PROSE, TIES, SPECIAL]:
-        ids = with_special(by_each_pattern, text)
+        ids = with_special(trained, text)
         assert theirs(text)["input_ids"] == ids
         assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
-    assert theirs.eos_token_id == by_each_pattern.eot_id
-    assert len(theirs) == by_each_pattern.vocab_size
+    assert theirs.eos_token_id == trained.eot_id
+    assert len(theirs) == trained.vocab_size
 
 
 def test_bytes_are_written_as_transformers_writes_them():
@@ -541,14 +481,14 @@ def test_bytes_are_written_as_transformers_writes_them():
     assert dict(zip(BYTE_ORDER, BYTE_CHARACTERS, strict=True)) == bytes_to_unicode()
 
 
-def test_tiktoken_gives_the_same_ids_and_texts(by_each_pattern):
-    theirs = by_each_pattern.to_tiktoken()
-    assert theirs.n_vocab == by_each_pattern.vocab_size
-    assert theirs.eot_token == by_each_pattern.eot_id
+def test_tiktoken_gives_the_same_ids_and_texts(trained):
+    theirs = trained.to_tiktoken()
+    assert theirs.n_vocab == trained.vocab_size
+    assert theirs.eot_token == trained.eot_id
     for text in [*VARIED, PROSE, TIES, SPECIAL]:
-        ids = by_each_pattern.encode(text)
+        ids = trained.encode(text)
         assert theirs.encode_ordinary(text) == ids
         assert theirs.decode(ids) == text
-        ids = with_special(by_each_pattern, text)
+        ids = with_special(trained, text)
         assert theirs.encode(text, allowed_special="all") == ids
-        assert by_each_pattern.decode(ids) == theirs.decode(ids) == text
+        assert trained.decode(ids) == theirs.decode(ids) == text

@@ -6,9 +6,8 @@ merges. Encoding applies them to each word, the earliest learnt first.
 
     words    text → words, as one array; which are equal, and how often they occur
     learn    counted words → merges
-    merge    words → token ids → bytes
+    merge    words → token ids
     bpe      BPETokenizer, with all that a user calls
-    export   … as an object of HF tokenizers or tiktoken
 """
 
 from llmlite.tokenizer.bpe import BPETokenizer

@@ -1,26 +1,26 @@
 """The tokenizer that a user calls: train, encode, decode, save, load, and pass on (§III.B)."""
 
-import codecs
 import json
 from collections.abc import Iterable
 from functools import cached_property
+from operator import index
 from pathlib import Path
 
 import numpy as np
 
 from llmlite.config import fingerprint
 from llmlite.files import TokenizerError, replacing, tqdm
-from llmlite.tokenizer.export import as_tiktoken, as_tokenizers
-from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
-from llmlite.tokenizer.merge import NOT_IDS, Decoder, Merger, merge_word
+from llmlite.tokenizer.learn import BYTE_CHARACTERS, BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
+from llmlite.tokenizer.merge import Merger, merge_word
 from llmlite.tokenizer.words import (
     END_OF_TEXT,
     GPT2_SPLIT_PATTERN,
-    Splitter,
     Words,
     as_bytes,
     batches,
+    cut,
     distinct,
+    gpt2_pattern,
     ragged,
     tally,
 )
@@ -28,19 +28,14 @@ from llmlite.tokenizer.words import (
 FORMAT = "llmlite-bpe-1"
 SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
 CACHE = 1 << 16  # words whose ids are kept from one short text to the next
-CHUNK = 1 << 15  # tokens that are decoded at once: their arrays stay in the processor's cache
 
 
 class BPETokenizer:
-    """A vocabulary: 256 bytes, then one token a merge, then the special token <|endoftext|>.
+    """A vocabulary: 256 bytes, one token for each of `merges`, which are pairs of ids in their
+    order, and the special token <|endoftext|>."""
 
-    merges: pairs of ids, in their order. pattern: a regular expression of words, which must match
-    every character for a text to survive unchanged.
-    """
-
-    def __init__(self, merges: list[Pair], pattern: str = GPT2_SPLIT_PATTERN):
+    def __init__(self, merges: list[Pair]):
         self.merges = [tuple(pair) for pair in merges]
-        self.pattern = pattern
         self.token_bytes = [bytes([byte]) for byte in BYTE_ORDER]
         for pair in self.merges:
             if not all(0 <= token < len(self.token_bytes) for token in pair):
@@ -52,56 +47,42 @@ class BPETokenizer:
         self.eot_id = len(self.token_bytes)
         self.token_bytes.append(END_OF_TEXT.encode())
         self.vocab_size = len(self.token_bytes)
-        self.fingerprint = fingerprint(FORMAT, pattern, self.merges)
-        self._splitter = Splitter(pattern)
+        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)  # of its arrays
+        self.fingerprint = fingerprint(FORMAT, GPT2_SPLIT_PATTERN, self.merges)
         self._cache: dict[str, list[int]] = {}
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The smallest unsigned type that holds every id."""
-        return np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
     def truncate(self, vocab_size: int) -> "BPETokenizer":
         """The tokenizer that training would have given for a smaller vocabulary."""
         if not 257 <= vocab_size <= self.vocab_size:
             allowed = f"257 to {self.vocab_size}"
             raise TokenizerError(f"It cannot be cut to {vocab_size}; allowed: {allowed}.")
-        return BPETokenizer(self.merges[: vocab_size - 257], self.pattern)
+        return BPETokenizer(self.merges[: vocab_size - 257])
 
     # -- training -----------------------------------------------------------------------------
 
     @classmethod
     def train(
-        cls,
-        text: str | Iterable[str],
-        vocab_size: int,
-        pattern: str = GPT2_SPLIT_PATTERN,
-        min_frequency: int = 1,
-        progress: bool = False,
+        cls, text: str | Iterable[str], vocab_size: int, progress: bool = False
     ) -> "BPETokenizer":
         """Learn `vocab_size - 257` merges from a text, or from texts that need not fit into memory.
-
-        With a `min_frequency` above 1 the vocabulary may end smaller: pairs that occur less often
-        are not merged. Raises TokenizerError if the text is empty, too small or not Unicode.
-        """
+        Raises TokenizerError if the text is empty, too small or not Unicode."""
         n_merges = vocab_size - 257
         if n_merges < 0:
             raise TokenizerError(
                 f"A vocabulary of {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need 257."
             )
-        splitter = Splitter(pattern)
-        pieces = batches([text] if isinstance(text, str) else text, splitter.is_gpt2)
-        words, counts = tally(splitter.cut(batch)[0] for batch, _ in pieces)
+        pieces = batches([text] if isinstance(text, str) else text)
+        words, counts = tally(cut(batch)[0] for batch, _ in pieces)
         if not len(words):
             raise TokenizerError("There is no text to train on; check where it is from.")
         with tqdm(total=n_merges, desc="Merges", unit="merge", disable=not progress) as bar:
-            merges = learn_merges(words, counts, n_merges, min_frequency, bar.update)
-        if len(merges) < n_merges and min_frequency <= 1:
+            merges = learn_merges(words, counts, n_merges, bar.update)
+        if len(merges) < n_merges:
             raise TokenizerError(
                 f"The text allows only {len(merges)} merges, a vocabulary of {len(merges) + 257}; "
                 f"{vocab_size} was asked for: use more text or a smaller data.vocab_size."
             )
-        return cls(merges, pattern)
+        return cls(merges)
 
     # -- encoding -----------------------------------------------------------------------------
 
@@ -112,7 +93,7 @@ class BPETokenizer:
         if len(text) > SHORT:
             return self.encode_to_array(text).tolist()
         ids, cache = [], self._cache
-        for word in self._splitter.find(text):
+        for word in gpt2_pattern().findall(text):
             found = cache.get(word)
             if found is None:
                 if len(cache) >= CACHE:
@@ -136,8 +117,8 @@ class BPETokenizer:
         distinct word once, and all of them together as arrays."""
         # The distinct words of each batch, and which of them each word of the batch is …
         parts, numbers, words_in, text_of = [], [], [], []
-        for pieces, owners in batches(texts, self._splitter.is_gpt2):
-            words, n_words = self._splitter.cut(pieces)
+        for pieces, owners in batches(texts):
+            words, n_words = cut(pieces)
             words, number = distinct(words)
             parts.append(Words.join([words]))  # a small buffer of its own
             numbers.append(number)
@@ -145,23 +126,19 @@ class BPETokenizer:
             text_of += owners
         # … are merged together, once each …
         offsets = np.cumsum([0] + [len(part) for part in parts])
-        words = Words.join(parts)
-        if 2 * len(words) < sum(map(len, numbers)):  # else hardly a word occurs twice
-            words, number_of = distinct(words)
-        else:
-            number_of = np.arange(len(words))
+        words, number_of = distinct(Words.join(parts))
         ids, starts, sizes = self._merger.merge_words(words)
         ids = ids.astype(self.dtype)
         # … and their ids are copied to wherever they stand.
-        encoded, n_ids = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)]
+        encoded, ends, done = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)], 0
         for number, n_words, offset in zip(numbers, words_in, offsets, strict=False):
-            word = number_of[offset + number]
-            encoded.append(ragged(ids, starts[word], sizes[word]))
-            ends = np.concatenate(([0], np.cumsum(sizes[word])))
-            n_ids.append(np.diff(ends[np.concatenate(([0], np.cumsum(n_words)))]))
-        in_text = np.zeros(text_of[-1] + 1 if text_of else 0, np.int64)
-        np.add.at(in_text, text_of, np.concatenate(n_ids))
-        return np.concatenate(encoded), in_text.cumsum()
+            word = number_of.take(offset + number)
+            size = sizes.take(word)
+            encoded.append(ragged(ids, starts.take(word), size))
+            ends.append(done + np.append(0, size.cumsum()).take(n_words.cumsum()))  # of each piece
+            done += len(encoded[-1])
+        last_of_text = np.diff(text_of, append=-1) != 0
+        return np.concatenate(encoded), np.concatenate(ends)[last_of_text]
 
     @cached_property
     def _merger(self) -> Merger:
@@ -173,18 +150,17 @@ class BPETokenizer:
         """The text of any ids, as a list, an array, a tensor or any iterable of integers; bytes
         that are not UTF-8 become U+FFFD. Raises TokenizerError for an id not in the vocabulary."""
         try:
-            ids = np.asarray(ids) if hasattr(ids, "__array__") else list(ids)
-            starts = range(0, len(ids), CHUNK)
-        except TypeError:  # a single number
-            raise TokenizerError(NOT_IDS) from None
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # a chunk may cut a character
-        chunks = (ids[start : start + CHUNK] for start in starts)
-        parts = [utf8.decode(self._decoder(chunk)) for chunk in chunks]
-        return "".join([*parts, utf8.decode(b"", final=True)])
-
-    @cached_property
-    def _decoder(self) -> Decoder:
-        return Decoder(self.token_bytes)
+            ids = [index(i) for i in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+        except TypeError:
+            raise TokenizerError(
+                "Token ids must be integers in one dimension, as `encode` gives them."
+            ) from None
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
+            raise TokenizerError(
+                f"Token id {wrong} is outside this vocabulary (0 to {self.vocab_size - 1})."
+            )
+        return b"".join([self.token_bytes[i] for i in ids]).decode(errors="replace")
 
     # -- files and other libraries ------------------------------------------------------------
 
@@ -194,7 +170,7 @@ class BPETokenizer:
             "fingerprint": self.fingerprint,
             "vocab_size": self.vocab_size,
             "special_tokens": {END_OF_TEXT: self.eot_id},
-            "pattern": self.pattern,
+            "pattern": GPT2_SPLIT_PATTERN,
             "merges": self.merges,
         }
         with replacing(path) as aside:
@@ -211,17 +187,44 @@ class BPETokenizer:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise TokenizerError(f"{path} is not an llmlite tokenizer (format {FORMAT}).")
         merges, pattern = content.get("merges"), content.get("pattern")
+        if pattern != GPT2_SPLIT_PATTERN:
+            raise TokenizerError(f"{path} splits words by another pattern than GPT-2's.")
         if fingerprint(FORMAT, pattern, merges) != content.get("fingerprint"):
             raise TokenizerError(
                 f"{path} is damaged or was edited: its content does not match its fingerprint; "
                 "train it again or restore the file."
             )
-        return cls(merges, pattern)
+        return cls(merges)
 
     def to_tokenizers(self):
         """As a `tokenizers.Tokenizer`, whose `save` writes a tokenizer.json for transformers."""
-        return as_tokenizers(self)
+        hf, tokens = imported("tokenizers"), list(BYTE_CHARACTERS)
+        for left, right in self.merges:
+            tokens.append(tokens[left] + tokens[right])
+        model = hf.models.BPE(
+            vocab={token: i for i, token in enumerate([*tokens, END_OF_TEXT])},
+            merges=[(tokens[left], tokens[right]) for left, right in self.merges],
+        )
+        theirs = hf.Tokenizer(model)
+        theirs.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        theirs.decoder = hf.decoders.ByteLevel()
+        theirs.add_special_tokens([END_OF_TEXT])
+        return theirs
 
     def to_tiktoken(self):
         """The same tokenizer as a `tiktoken.Encoding`."""
-        return as_tiktoken(self)
+        return imported("tiktoken").Encoding(
+            f"llmlite-{self.fingerprint}",
+            pat_str=GPT2_SPLIT_PATTERN,
+            mergeable_ranks={token: i for i, token in enumerate(self.token_bytes[:-1])},
+            special_tokens={END_OF_TEXT: self.eot_id},
+            explicit_n_vocab=self.vocab_size,
+        )
+
+
+def imported(name: str):
+    """The module `name`, or TokenizerError that says how to get it."""
+    try:
+        return __import__(name)
+    except ImportError:
+        raise TokenizerError(f"This needs {name}: pip install {name}.") from None

@@ -1,10 +1,8 @@
-"""Learn the merges of byte-pair encoding from counted words, many in one step.
-
-Tokens 0 to 255 are the bytes in BYTE_ORDER, and merge r makes token 256 + r.
-"""
+"""Learn the merges of byte-pair encoding from counted words, many in one step. Tokens 0 to 255 are
+the bytes in BYTE_ORDER, and merge r makes token 256 + r."""
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
@@ -16,6 +14,9 @@ _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER = bytes(_PRINTABLE + sorted(set(range(256)) - set(_PRINTABLE)))
 ID_OF_BYTE = bytes(BYTE_ORDER.index(byte) for byte in range(256))
 BYTE_IDS = np.frombuffer(ID_OF_BYTE, np.uint8)  # the same as an array
+# How GPT-2's files write these bytes: those that print as themselves, the others from U+0100 on.
+BYTE_CHARACTERS = [chr(byte) for byte in _PRINTABLE]
+BYTE_CHARACTERS += [chr(256 + i) for i in range(256 - len(_PRINTABLE))]
 
 Pair = tuple[int, int]
 
@@ -24,13 +25,12 @@ def learn_merges(
     words: Words,
     counts: np.ndarray,
     n_merges: int,
-    min_count: int = 1,
     advance: Callable[[int], None] = lambda merges: None,
 ) -> list[Pair]:
     """The `n_merges` merges of `words` that occur `counts` times, in order (Sennrich et al., 2016).
 
     The most frequent pair of neighbours is merged first; among equals the one with the smaller left
-    id, then the smaller right id. Ends early when no pair occurs `min_count` times.
+    id, then the smaller right id. Ends early when no pair is left.
 
     Several merges are made in one step: pairs from the top of the order for as long as none ends
     with a token that another begins with. They never overlap in the text, so merging one leaves the
@@ -42,16 +42,13 @@ def learn_merges(
     heap = pairs.entries(0)
     heapify(heap)
     merges: list[Pair] = []
-    while heap and len(merges) < n_merges:
+    while heap and heap[0][0] and len(merges) < n_merges:
         batch, begin, end = [], set(), set()  # pairs, and the tokens that they begin and end with
-        while heap and len(merges) + len(batch) < n_merges:
+        while heap and heap[0][0] and len(merges) + len(batch) < n_merges:
             negative, left, right, pair = heap[0]
             count = int(pairs.count[pair])
-            if count < max(min_count, 1):
-                heappop(heap)
-            elif count != -negative:  # it has lost places since: put it back further down
-                heappop(heap)
-                heappush(heap, (-count, left, right, pair))
+            if count != -negative:  # it has lost places since: put it back further down
+                heapreplace(heap, (-count, left, right, pair))
             elif batch and (left in end or right in begin or left == right):
                 break
             else:

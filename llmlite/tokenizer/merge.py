@@ -1,25 +1,18 @@
-"""Bytes to token ids, by the merges of byte-pair encoding, and token ids back to bytes.
+"""Words to token ids, by the merges of byte-pair encoding: a single word as in a textbook, of many
+words thousands in one step."""
 
-A single word is merged as in a textbook; of many words, each step is a NumPy call that makes one
-merge in thousands of them.
-"""
-
-import struct
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
-from llmlite.files import TokenizerError
 from llmlite.tokenizer.learn import BYTE_IDS, Pair
 from llmlite.tokenizer.words import Words
 
-NEVER = np.int32(2**31 - 1)  # the rank of a pair that is not merged
-MOST_TOKENS = 1 << 20  # so that two tokens and a rank fit into 64 bits
+NEVER = np.int32(2**31 - 1)  # when a pair is due that is not merged
 LONG = 128  # bytes; longer words are rare, and are merged one by one
 BLOCK = 1 << 18  # bytes of words that are merged together: enough to hide what a NumPy call costs
-NOT_IDS = "Token ids must be integers in one dimension, as `encode` gives them, of 64 bits at most."
-WIDTH = 16  # bytes that are decoded at once: nearly every token is shorter
 
 
 def merge_word(ids: list[int], rank: dict[Pair, int]) -> list[int]:
@@ -48,54 +41,13 @@ class Merger:
     """The merges as tables, to be applied to many words at once."""
 
     def __init__(self, merges: list[Pair]):
-        if len(merges) > MOST_TOKENS - 256:
-            raise TokenizerError(f"{len(merges):,} merges are too many (at most 2²⁰ tokens).")
         self.rank = {pair: rank for rank, pair in enumerate(merges)}
         pairs = np.array(merges, np.int64).reshape(-1, 2)
-        bytes_only = np.flatnonzero((pairs < 256).all(axis=1))
-        self._byte_rank = np.full(1 << 16, NEVER, np.int32)  # of (left, right) at left << 8 | right
-        self._byte_rank[pairs[bytes_only, 0] << 8 | pairs[bytes_only, 1]] = bytes_only
-
-        # The ranks of all pairs: a hash table with linear probing, an eighth full at most. A slot
-        # holds left, right and rank in one number, because what costs the time is going to memory.
-        self._bits = max(8, len(pairs).bit_length() + 3)
-        self._table = np.full(1 << self._bits, -1, np.int64)
-        key = pairs[:, 0] << 20 | pairs[:, 1]
-        entry = key << 24 | np.arange(len(pairs))
-        todo, slot = np.arange(len(pairs)), self._slot(key)
-        while len(todo):
-            free = self._table[slot] < 0
-            self._table[slot[free]] = entry[todo[free]]
-            left_over = self._table[slot] != entry[todo]
-            todo, slot = todo[left_over], self._following(slot[left_over])
-
-    def _slot(self, key: np.ndarray) -> np.ndarray:
-        mixed = key.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return (mixed >> np.uint64(64 - self._bits)).view(np.int64)
-
-    def _following(self, slot: np.ndarray) -> np.ndarray:
-        return (slot + 1) & ((1 << self._bits) - 1)
+        self._ranks = pd.Index(pairs[:, 0] << 32 | pairs[:, 1])  # a hash table, in effect
 
     def ranks(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """The rank of each pair (left[i], right[i]), NEVER where it is not merged: int32."""
-        key = left.astype(np.int64)
-        key <<= 20
-        key |= right
-        slot = self._slot(key)
-        entry = self._table.take(slot)
-        rank = (entry & 0xFFFFFF).astype(np.int32)
-        todo = np.flatnonzero(entry >> 24 != key)
-        rank[todo] = NEVER
-        todo = todo.take(np.flatnonzero(entry.take(todo) >= 0))  # an empty slot ends the search
-        slot, key = slot.take(todo), key.take(todo)
-        while len(todo):
-            slot = self._following(slot)
-            entry = self._table.take(slot)
-            hit = entry >> 24 == key
-            rank[todo[hit]] = entry[hit] & 0xFFFFFF
-            on = np.flatnonzero(~hit & (entry >= 0))
-            todo, slot, key = todo.take(on), slot.take(on), key.take(on)
-        return rank
+        """The rank of each pair (left[i], right[i]), -1 where it is not merged."""
+        return self._ranks.get_indexer(left.astype(np.int64) << 32 | right)
 
     def merge_words(self, words: Words) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids, starts, sizes): word i is merged to ids[starts[i] : starts[i] + sizes[i]]."""
@@ -127,99 +79,38 @@ class Merger:
 
         A word is a column of a grid, and each step makes one merge in every word that has one left.
         The least rank × height + row of a column is the merge that is due, and says where. Tokens
-        know their neighbours' rows. The grids are flat: a place is row × n + column.
+        know their neighbours' places, row × n + column; `none`, behind them, is that of no token.
         """
-        n, height = len(words), np.int32(words.lengths[-1])
-        lengths = words.lengths.astype(np.int32)
-        rows = np.arange(height, dtype=np.int32)[:, None]
-        token = words.data.take(words.starts + rows, mode="clip")  # after a word, anything will do
-        alive = rows < lengths
-        rank = self._byte_rank.take(token[:-1].astype(np.int64) << 8 | token[1:])
-        due = np.full((height, n), NEVER, np.int32)
-        np.copyto(due[:-1], rank * height + rows[:-1], where=(rank != NEVER) & alive[1:])
-        below = np.repeat(rows + 1, n)
-        above = below - np.int32(2)
-        token = token.ravel().astype(np.int32)
-        due_by_row, alive_by_row, alive, due = due, alive, alive.ravel(), due.ravel()
+        n, height = len(words), int(words.lengths[-1])
+        none = n * height
+        place, length = np.arange(none), np.tile(words.lengths, height)
+        row = place // n
+        alive = row < length
+        below = np.append(np.where(row + 1 < length, place + n, none), none)
+        above = np.append(np.where(row > 0, place - n, none), none)
+        token = words.data.take(np.tile(words.starts, height) + row, mode="clip")
+        token = np.append(token.astype(np.int32), -1)
+        due = np.full(none + 1, NEVER, np.int32)
+
+        def find_due(left: np.ndarray, right: np.ndarray) -> None:
+            rank = self.ranks(token.take(left), token.take(right))
+            due[left] = np.where(rank < 0, NEVER, rank * height + left // n)
+
+        find_due(place, below[:-1])
         while True:
-            least = due_by_row.min(axis=0)
+            least = due[:-1].reshape(height, n).min(axis=0)
             column = np.flatnonzero(least != NEVER)
             if not len(column):
-                by_word = token.reshape(alive_by_row.shape).T.ravel()
-                left = np.flatnonzero(alive_by_row.T.ravel())
-                return by_word.take(left), alive_by_row.sum(axis=0)
+                alive = alive.reshape(height, n)
+                return token[:-1].reshape(height, n).T[alive.T], alive.sum(axis=0)
             rank, row = np.divmod(least.take(column), height)
             upper = row * n + column  # the two tokens that become one
-            lower = below.take(upper) * n + column
-            token[upper] = made = rank + np.int32(256)
-            due[upper] = due[lower] = NEVER
+            lower = below.take(upper)
+            token[upper] = rank + 256
+            due[lower] = NEVER
             alive[lower] = False
-            row_below = below.take(lower)
-            below[upper] = row_below
-
+            below[upper] = after = below.take(lower)
+            above[after] = upper
             # The new token makes a pair with the token below it and with the one above, if any.
-            has = np.flatnonzero(row_below < lengths.take(column))
-            first, first_row = upper.take(has), row.take(has)
-            next_one = row_below.take(has) * n + column.take(has)
-            above[next_one] = first_row
-            row_above = above.take(upper)
-            has_too = np.flatnonzero(row_above >= 0)
-            previous_row = row_above.take(has_too)
-            previous = previous_row * n + column.take(has_too)
-            rank = self.ranks(
-                np.concatenate((made.take(has), token.take(previous))),
-                np.concatenate((token.take(next_one), made.take(has_too))),
-            )
-            found = rank != NEVER
-            rank *= height
-            rank += np.concatenate((first_row, previous_row))
-            due[np.concatenate((first, previous))] = np.where(found, rank, NEVER)
-
-
-class Decoder:
-    """The bytes of every token behind one another, and where each begins."""
-
-    def __init__(self, token_bytes: list[bytes]):
-        self._lengths = np.array([len(token) for token in token_bytes])
-        self._starts = self._lengths.cumsum() - self._lengths
-        self._blocks = _blocks(np.frombuffer(b"".join(token_bytes) + bytes(WIDTH), np.uint8))
-        self._first_block = self._blocks[self._starts]
-
-    def __call__(self, ids: list[int] | np.ndarray) -> bytes:
-        """The bytes of `ids`, one token behind the other."""
-        ids = self._checked(ids)
-        lengths = self._lengths.take(ids)
-        ends = lengths.cumsum()
-        starts = ends - lengths
-        out = np.empty(int(ends[-1]) + WIDTH, np.uint8)
-        block_at = _blocks(out)
-        # A block of each token, in order: what a shorter one writes too much, the next overwrites.
-        # Then the other blocks of the longer ones, which are rare.
-        block_at[starts] = self._first_block.take(ids)
-        longer, written = np.flatnonzero(lengths > WIDTH), WIDTH
-        while len(longer):
-            offset = np.minimum(written, lengths[longer] - WIDTH)
-            block_at[starts[longer] + offset] = self._blocks[self._starts[ids[longer]] + offset]
-            written += WIDTH
-            longer = longer[lengths[longer] > written]
-        return out[: ends[-1]].tobytes()
-
-    def _checked(self, ids: list[int] | np.ndarray) -> np.ndarray:
-        """`ids` as an array; TokenizerError for the first that is not in the vocabulary."""
-        try:
-            if isinstance(ids, list):  # takes half the time of np.array
-                ids = np.frombuffer(struct.pack(f"{len(ids)}q", *ids), np.int64)
-            if ids.ndim != 1 or ids.dtype.kind not in "iu":
-                raise TypeError
-        except (struct.error, TypeError):
-            raise TokenizerError(NOT_IDS) from None
-        size = len(self._lengths)
-        if ids.min() < 0 or ids.max() >= size:
-            wrong = ids[(ids < 0) | (ids >= size)][0]
-            raise TokenizerError(f"Token id {wrong} is outside this vocabulary (0 to {size - 1}).")
-        return ids
-
-
-def _blocks(data: np.ndarray) -> np.ndarray:
-    """A view of bytes (n,) as the blocks of WIDTH bytes from each byte on: (n - WIDTH + 1,)."""
-    return np.ndarray((len(data) - WIDTH + 1,), f"V{WIDTH}", data, strides=(1,))
+            before = above.take(upper)
+            find_due(np.concatenate((before, upper)), np.concatenate((upper, after)))

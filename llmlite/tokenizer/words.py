@@ -1,8 +1,5 @@
-"""Text cut into words, and many words as one array: which are equal, and how often each occurs.
-
-A Python object for each of two million words would cost the time, so a word is a slice of one
-buffer, and words are cut and compared as arrays.
-"""
+"""Text cut into words, and many words as one array: which are equal, and how often each occurs. A
+Python object for each of two million would cost the time, so a word is a slice of one buffer."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import regex
+import pandas as pd
 
 from llmlite.files import TokenizerError
 
@@ -23,6 +20,7 @@ GPT2_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
 OTHER, LETTER, NUMBER, SPACE, END = range(5)
 END_CODE = 0x110000  # stands before, between and after texts; no character has this code
 PADDING = 8  # zero bytes after the last word, so that 8 bytes can be read from any byte
+LONG = 63  # bytes; longer words are rare, and are compared one by one
 BATCH = 1 << 20  # characters that are cut into words at once: enough to hide a NumPy call's cost
 
 
@@ -101,33 +99,6 @@ def gpt2_pattern() -> re.Pattern:
 # -- text → words ---------------------------------------------------------------------------------
 
 
-class Splitter:
-    """Cuts text into words by a pattern: fast for GPT-2's, by `regex` for any other."""
-
-    def __init__(self, pattern: str):
-        self.is_gpt2 = pattern == GPT2_SPLIT_PATTERN
-        try:
-            self._pattern = gpt2_pattern() if self.is_gpt2 else regex.compile(pattern)
-        except (regex.error, TypeError) as error:
-            raise TokenizerError(f"The split pattern {pattern!r} is not valid: {error}.") from None
-
-    def find(self, text: str) -> list[str]:
-        """The words of `text`, one by one."""
-        if self.is_gpt2:
-            return self._pattern.findall(text)
-        # Other patterns may have groups, and may match nothing.
-        return [match[0] for match in self._pattern.finditer(text) if match[0]]
-
-    def cut(self, texts: list[str]) -> tuple[Words, np.ndarray]:
-        """The words of all `texts` in their order, and how many each text has."""
-        if self.is_gpt2:
-            return cut(texts)
-        found = [[as_bytes(word) for word in self.find(text)] for text in texts]
-        words = [word for words in found for word in words]
-        lengths = np.array([len(word) for word in words], np.int64)
-        return Words.of(b"".join(words), lengths), np.array([len(words) for words in found])
-
-
 def cut(texts: list[str]) -> tuple[Words, np.ndarray]:
     """The words of all `texts`, as `gpt2_pattern().findall` gives them, and how many each has."""
     mark = END_CODE.to_bytes(4, "little")
@@ -189,11 +160,11 @@ def as_bytes(text: str, encoding: str = "utf-8") -> bytes:
 # -- long texts in pieces -------------------------------------------------------------------------
 
 # Where a text can be cut and keeps its words: GPT-2's pattern joins a blank or a line end to what
-# stands before it only if that is white space too. Of another pattern nothing is known.
+# stands before it only if that is white space too.
 _SAFE = re.compile(r"\S(?=[ \n])")
 
 
-def batches(texts: Iterable[str], can_cut: bool) -> Iterator[tuple[list[str], list[int]]]:
+def batches(texts: Iterable[str]) -> Iterator[tuple[list[str], list[int]]]:
     """Lists of pieces of `texts`, together about BATCH characters, and each piece's text."""
     pieces, numbers, filled = [], [], 0
     if isinstance(texts, str):
@@ -203,8 +174,7 @@ def batches(texts: Iterable[str], can_cut: bool) -> Iterator[tuple[list[str], li
             raise TokenizerError(f"Text number {number} is a {type(text).__name__}, not a string.")
         start, end = 0, -1
         while end < len(text):  # once for an empty text too
-            near = max(start + BATCH - filled - 1, 0)
-            safe = _SAFE.search(text, near) if can_cut else None
+            safe = _SAFE.search(text, max(start + BATCH - filled - 1, 0))
             end = safe.end() if safe else len(text)
             pieces.append(text[start:end])
             numbers.append(number)
@@ -220,57 +190,33 @@ def batches(texts: Iterable[str], can_cut: bool) -> Iterator[tuple[list[str], li
 # -- equal words ----------------------------------------------------------------------------------
 
 
-def distinct(words: Words) -> tuple[Words, np.ndarray]:
-    """The words without repetitions, and the number of each word among them, int32 (words,)."""
-    stands_for = np.arange(len(words), dtype=np.int32)
-    shortest = -1
-    for width in (8, 16, 32, 64):
-        members = np.flatnonzero((words.lengths > shortest) & (words.lengths <= width))
-        _find_equal(words, members.astype(np.int32), width, stands_for)
-        shortest = width
-    seen: dict[bytes, int] = {}
-    for i in np.flatnonzero(words.lengths > shortest):  # rare
-        word = words.data[words.starts[i] : words.starts[i] + words.lengths[i]].tobytes()
-        stands_for[i] = seen.setdefault(word, i)
-    first = stands_for == np.arange(len(words), dtype=np.int32)
-    number = np.cumsum(first, dtype=np.int32) - np.int32(1)
-    return words.take(np.flatnonzero(first)), number.take(stands_for)
-
-
 _LOW_BYTES = np.array([256**n - 1 for n in range(9)], np.uint64)  # masks of 0 to 8 bytes
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio (Knuth, TAOCP 3, §6.4)
 
 
-def _find_equal(words: Words, members: np.ndarray, width: int, stands_for: np.ndarray) -> None:
-    """Let one of all equal words among `members`, of at most `width` bytes, stand for the others.
-
-    A hash table without probing: all words write their number into their slot, and one of them
-    stays. Words that equal it, byte for byte, are settled; the others try again with another hash.
-    """
-    starts, lengths = words.starts.take(members), words.lengths.take(members)
-    bytes_at = np.ndarray((len(words.data) - 7,), "<u8", words.data, strides=(1,))
-    lanes, mixed = [], lengths.astype(np.uint64)
-    for offset in range(0, width, 8):  # the word as 64-bit numbers, zeros after its end
-        inside = np.clip(lengths - offset, 0, 8)
-        lane = bytes_at[np.minimum(starts + offset, len(bytes_at) - 1)] & _LOW_BYTES.take(inside)
-        lanes.append(lane)
-        mixed = (mixed ^ lane) * _MIX
-        mixed ^= mixed >> np.uint64(29)
-
-    bits = max(8, len(members).bit_length())
-    slots = np.empty(1 << bits, np.int32)
-    todo, salt = np.arange(len(members), dtype=np.int32), _MIX
-    while len(todo):
-        slot = ((mixed.take(todo) * salt) >> np.uint64(64 - bits)).view(np.int64)
-        slots[slot] = todo
-        winner = slots.take(slot)
-        same = lengths.take(winner) == lengths.take(todo)
-        for lane in lanes:
-            same &= lane.take(winner) == lane.take(todo)
-        settled = np.flatnonzero(same)
-        stands_for[members.take(todo.take(settled))] = members.take(winner.take(settled))
-        todo = todo.take(np.flatnonzero(~same))
-        salt = np.uint64((int(salt) + 0x1F83D9ABFB41BD6A) % 2**64)  # an odd number again
+def distinct(words: Words) -> tuple[Words, np.ndarray]:
+    """The words without repetitions, and the number of each word among them, int64 (words,)."""
+    lengths, bytes_at = words.lengths, np.ndarray(len(words.data) - 7, "<u8", words.data, 0, 1)
+    # Seven bytes and the length as one number: of words that have no more, equal if the word is.
+    start = bytes_at[words.starts] & _LOW_BYTES.take(np.minimum(lengths, 7))
+    start |= np.minimum(lengths, 255).astype(np.uint64) << np.uint64(56)
+    number, known = pd.factorize(start)
+    n, longer = len(known), np.arange(len(words))
+    # Then the next eight bytes, of words that have them.
+    for offset in range(7, min(LONG, lengths.max(initial=0)), 8):
+        longer = longer[lengths.take(longer) > offset]
+        inside = np.minimum(lengths.take(longer) - offset, 8)
+        lane, _ = pd.factorize(bytes_at[words.starts.take(longer) + offset] & _LOW_BYTES[inside])
+        both, known = pd.factorize(number.take(longer) << 32 | lane)
+        number[longer] = n + both
+        n += len(known)
+    seen: dict[bytes, int] = {}
+    for i in np.flatnonzero(lengths > LONG):  # rare
+        word = words.data[words.starts[i] : words.starts[i] + lengths[i]].tobytes()
+        number[i] = n + seen.setdefault(word, len(seen))
+    one = np.full(n + len(seen), -1)  # any word of each number; -1 where longer words have left it
+    one[number] = np.arange(len(words))
+    used = one >= 0
+    return words.take(one[used]), (used.cumsum() - 1).take(number)
 
 
 def tally(parts: Iterable[Words]) -> tuple[Words, np.ndarray]:

@@ -155,9 +155,9 @@ def test_a_command_is_one_that_the_command_line_takes(whole):
     program, command, *words = shlex.split(whole.command("no-mask-deep"))
     assert (program, command) == ("llmlite", "run")
     words[words.index("tiny")] = "quick"  # the package has no profile tiny
-    parsed, work = parse(command, COMMANDS[command], words)
+    parsed = parse(command, COMMANDS[command], words)
     assert parsed.only == ("no-mask-deep",)
-    assert work.data.startswith("path/to/own-text-in-"), "nothing of this machine"
+    assert parsed.source.startswith("path/to/own-text-in-"), "nothing of this machine"
 
 
 # -- records --------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from llmlite.tokenizer import BPETokenizer
 
 OURS, THREADED, SINGLE, TIKTOKEN_THREADED, TIKTOKEN = CONTESTANTS
 SIZES = (8192, 16384, 32000)
-GOALS = {"training": 1.0, "encoding train": 1.0, "encoding": 1.5, "decoding": 1.0, "memory": 10.0}
+GOALS = {"training": 1.0, "encoding train": 1.0, "encoding": 1.5, "memory": 10.0}
 
 
 class Worker:
@@ -88,7 +88,6 @@ def main() -> None:
                 split: measure(workers, "encode", split, content, options.rounds, split)
                 for split, content in texts.items()
             },
-            "decoding": measure(workers, "decode", "train", text, options.rounds, "train"),
             "memory": {name: workers_memory(name, folder, sizes[-1]) for name in (OURS, THREADED)},
         }
         for worker in workers.values():
@@ -102,7 +101,7 @@ def main() -> None:
         data=corpus.name,
         bytes=len(text.encode()),
         rounds=options.rounds,
-        versions={name: version(name) for name in ("tokenizers", "tiktoken", "regex")},
+        versions={name: version(name) for name in ("tokenizers", "tiktoken")},
         **results,
     )
 
@@ -148,7 +147,7 @@ def measure(workers, task: str, argument, text: str, rounds: int, what: str) -> 
         name: (lambda worker=worker: worker(task, argument)["seconds"])
         for name, worker in able.items()
     }
-    title = {"train": "Training", "encode": "Encoding", "decode": "Decoding"}[task]
+    title = {"train": "Training", "encode": "Encoding"}[task]
     seconds = alternate(runs, rounds)
     return table(f"{title}: {what}", seconds, OURS, len(text.encode()), "bytes")
 
@@ -172,7 +171,6 @@ def ratios(results: dict) -> dict[str, dict[str, float]]:
     peers = [THREADED, SINGLE, TIKTOKEN]
     found = {f"training {k}": over(v, [THREADED]) for k, v in results["training"].items()}
     found |= {f"encoding {k}": over(v, peers) for k, v in results["encoding"].items()}
-    found["decoding"] = over(results["decoding"], [TIKTOKEN])
     found["memory of training, over the text's"] = results["memory"][OURS]
     print("\nOurs over the fastest peer (tiktoken with one thread, HF tokenizers with all)")
     rows = {}

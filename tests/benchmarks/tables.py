@@ -67,7 +67,6 @@ def tokenizer_speed(record: dict) -> str:
     """From the record of `make bench-tokenizer`."""
     tasks = {f"training, {size} tokens": rows for size, rows in record["training"].items()}
     tasks |= {f"encoding, {text}": rows for text, rows in record["encoding"].items()}
-    tasks["decoding"] = record["decoding"]
     ours, *peers = next(iter(record["encoding"].values()))
     rows = []
     for task, seconds in tasks.items():

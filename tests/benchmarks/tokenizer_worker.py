@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from llmlite.tokenizer import BYTE_ORDER, BPETokenizer
-from llmlite.tokenizer.export import BYTE_CHARACTERS
+from llmlite.tokenizer.learn import BYTE_CHARACTERS
 from llmlite.tokenizer.words import batches
 
 
@@ -50,9 +50,6 @@ class Ours:
     def encode(self, text):
         return self.tokenizer.encode(text)
 
-    def decode(self, ids):
-        return self.tokenizer.decode(ids)
-
 
 class HF(Ours):
     form = "by line"
@@ -81,9 +78,6 @@ class HF(Ours):
     def encode(self, text):
         return [i for line in self.tokenizer.encode_batch_fast(text) for i in line.ids]
 
-    def decode(self, ids):
-        return self.tokenizer.decode(ids)
-
 
 class Tiktoken(Ours):
     def __init__(self, tokenizer: BPETokenizer):
@@ -95,7 +89,7 @@ class Tiktoken(Ours):
 
 class TiktokenThreaded(Tiktoken):
     def encode(self, text):
-        parts = [part for group, _ in batches([text], can_cut=True) for part in group]
+        parts = [part for group, _ in batches([text]) for part in group]
         found = self.tokenizer.encode_ordinary_batch(parts, num_threads=os.cpu_count())
         return [i for ids in found for i in ids]
 
@@ -124,19 +118,11 @@ def answer(contestant: Ours, texts: dict[str, str], task: str, argument) -> dict
             return {"peak_bytes": grown, "text_bytes": len(texts["train"].encode())}
         return {"seconds": seconds, "result": digest(contestant.merges(trained)), "form": "merges"}
     text = texts[argument]
-    if task == "encode":
-        given = by_line(text) if contestant.form == "by line" else text
-        start = time.perf_counter()
-        result = contestant.encode(given)
-    else:
-        if isinstance(contestant, TiktokenThreaded):
-            return {}
-        given = contestant.encode(by_line(text) if contestant.form == "by line" else text)
-        start = time.perf_counter()
-        result = contestant.decode(given)
+    given = by_line(text) if contestant.form == "by line" else text
+    start = time.perf_counter()
+    result = contestant.encode(given)
     seconds = time.perf_counter() - start
-    form = contestant.form if task == "encode" else "text"
-    return {"seconds": seconds, "result": digest(result), "form": form}
+    return {"seconds": seconds, "result": digest(result), "form": contestant.form}
 
 
 def main() -> None:
