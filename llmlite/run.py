@@ -1,13 +1,4 @@
-"""A run: all that one training is, as data, and the folder that it leaves.
-
-    record.json       configuration, fingerprints, versions, device and the log of each epoch
-    steps.jsonl       a line an optimiser step: learning rate, loss, norm of the unscaled gradient
-    best.safetensors  weights with the lowest validation loss; its header says what they are
-    last.pt           all that is needed to carry on; gone once the run is finished
-    previous.pt       the checkpoint before it, used if the last one is damaged; likewise
-
-No pickle is ever executed.
-"""
+"""A run: all that one training is, as data, and the folder that it leaves."""
 
 import io
 import json
@@ -31,15 +22,18 @@ from safetensors.torch import load_file, save
 
 from llmlite import __version__
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
-from llmlite.files import CheckpointError, LLMLiteError, is_held, replacing, room_for, tqdm
+from llmlite.files import CheckpointError, LLMLiteError, is_held, replacing, tqdm
 from llmlite.model import GPT
 
 if TYPE_CHECKING:
     import pandas as pd  # imported where it is used: loading a model should not wait for it
 
 FORMAT = "llmlite-gpt-1"
-RECORD, STEPS, WEIGHTS = "record.json", "steps.jsonl", "best.safetensors"
-LAST, PREVIOUS = "last.pt", "previous.pt"
+RECORD = "record.json"  # configuration, fingerprints, versions, device and the log of each epoch
+STEPS = "steps.jsonl"  # a line an optimiser step: learning rate, loss, norm of the gradient
+WEIGHTS = "best.safetensors"  # of the lowest validation loss; the header says what they are
+LAST = "last.pt"  # all that is needed to carry on; gone once the run is finished
+PREVIOUS = "previous.pt"  # the checkpoint before it, used if the last is damaged; likewise
 
 
 @dataclass(frozen=True)
@@ -52,9 +46,8 @@ class Run:
     train: TrainConfig
     # name → function of (model, dataset) that gives what JSON can hold, kept as name.json
     measures: Mapping[str, Callable] = field(default_factory=dict, compare=False)
-    keeps: tuple[str, ...] = field(
-        default=(), compare=False
-    )  # an archive has all "steps", "weights"
+    # What an archive has of it besides the record: all "steps", "weights".
+    keeps: tuple[str, ...] = field(default=(), compare=False)
 
     def identity(self, about: dict[str, str]) -> dict:
         """All that the run is, for its record. about: of its dataset (see Dataset.about)."""
@@ -91,9 +84,9 @@ def read_record(folder: str | Path) -> dict | None:
 def finished_record(folder: str | Path, identity: dict | None = None) -> dict | None:
     """The record of a run that was trained to its end, and is this very run; else None."""
     record = read_record(folder)
-    if not record or record["status"] != "finished":
-        return None
-    return None if identity and difference(identity, record["identity"]) else record
+    finished = record and record["status"] == "finished"
+    other = finished and identity and difference(identity, record["identity"])
+    return record if finished and not other else None
 
 
 def difference(ours: dict, theirs: dict) -> str:
@@ -120,25 +113,6 @@ def typed_command() -> str | None:
 
 
 # -- log of steps ---------------------------------------------------------------------------------
-
-
-def append_steps(folder: Path, rows: list[dict]) -> None:
-    """Add rows to the log of steps; they are on the disk when this returns, as a checkpoint after
-    them needs."""
-    path = folder / STEPS
-    with room_for(path), open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def cut_steps(folder: Path, step: int) -> None:
-    """Cut the log of steps back to its first `step` rows, those before a checkpoint."""
-    path = folder / STEPS
-    # A kill may have left the last line short; all lines up to the checkpoint are whole.
-    rows = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    with replacing(path) as aside:
-        aside.write_text("".join(rows[:step]), encoding="utf-8")
 
 
 def read_steps(folder: str | Path) -> "pd.DataFrame":
@@ -223,12 +197,6 @@ def load_state(folder: Path, device: str | torch.device) -> dict | None:
             "the same call again to start the run from its beginning."
         )
     return None
-
-
-def remove_state(folder: Path) -> None:
-    """Delete the training state, which a finished run does not need: it is larger than the rest."""
-    for name in (LAST, PREVIOUS):
-        (folder / name).unlink(missing_ok=True)
 
 
 # -- where a number is from -----------------------------------------------------------------------
