@@ -1,8 +1,5 @@
-"""The GPT: a pre-norm decoder with tied embeddings (§III.D).
-
-Knows nothing about text or training. The shapes are GPT-2's (Radford et al., 2019), so that
-transformers' GPT2LMHeadModel gives the same logits from the same weights.
-"""
+"""The GPT: a pre-norm decoder with tied embeddings (§III.D). The shapes are GPT-2's (Radford et
+al., 2019): transformers' GPT2LMHeadModel gives the same logits from the same weights."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +19,7 @@ class Output(NamedTuple):
 
     logits: Tensor  # (batch, time, vocab_size)
     loss: Tensor | None  # mean cross-entropy in nats per token
-    attention: Tensor | None  # (n_layer, batch, n_head, time, cached + time), rows sum to 1
+    attention: Tensor | None  # (n_layer, batch, n_head, time, keys), rows sum to 1
 
 
 @torch.library.custom_op("llmlite::kept", mutates_args=())
@@ -227,8 +224,6 @@ class GPT(nn.Module):
             append = None if cache is None else partial(cache.append, layer)
             x, weights = block(x, heads, return_attention, append)
             attention.append(weights)
-        if return_attention and cache is not None:  # empty slots have weights, too: 0
-            attention = [weights[..., : cache.length] for weights in attention]
         return self.norm(x), attention
 
     def _check(self, ids: Tensor, head_mask: Tensor | None, cache: KVCache | None) -> None:
@@ -239,8 +234,6 @@ class GPT(nn.Module):
             wrong = f"{length} tokens are more than the model's window of {window}; keep the last."
         elif head_mask is not None and head_mask.shape != heads:
             wrong = f"head_mask is {tuple(head_mask.shape)}; make it (n_layer, n_head) = {heads}."
-        elif cache is not None and length > cache.capacity:
-            wrong = f"The cache has room for {cache.capacity} tokens, not {length}; make it larger."
         elif cache is not None and not self.config.causal:
             wrong = "Without the causal mask new tokens change older keys; feed the text uncached."
         if wrong:

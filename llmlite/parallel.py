@@ -1,6 +1,4 @@
-"""Training one model in several processes (data parallel), as `torchrun` starts them: gloo between
-CPUs, nccl between GPUs. Without torchrun there is a world of one.
-"""
+"""One model trained in several processes, as `torchrun` starts them; and the devices there are."""
 
 import os
 from collections.abc import Iterator

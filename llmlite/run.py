@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from llmlite import __version__
@@ -84,25 +84,21 @@ def read_record(folder: str | Path) -> dict | None:
 def finished_record(folder: str | Path, identity: dict | None = None) -> dict | None:
     """The record of a run that was trained to its end, and is this very run; else None."""
     record = read_record(folder)
-    finished = record and record["status"] == "finished"
-    other = finished and identity and difference(identity, record["identity"])
-    return record if finished and not other else None
+    if not record or record["status"] != "finished":
+        return None
+    return None if identity and difference(identity, record["identity"]) else record
 
 
-def difference(ours: dict, theirs: dict) -> str:
+def difference(ours: dict, theirs: dict, prefix: str = "") -> str:
     """What differs between the identities of two runs, in words; "" if they are the same run."""
-    ours, theirs = _flat(ours), _flat(theirs)
-    return ", ".join(
-        f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    )
-
-
-def _flat(identity: dict) -> dict:
-    """{"train": {"seed": 1}} → {"train.seed": 1}."""
-    parts = {k: v if isinstance(v, dict) else {"": v} for k, v in identity.items()}
-    return {f"{k}.{i}".rstrip("."): v for k, part in parts.items() for i, v in part.items()}
+    found = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        here, there = ours.get(key), theirs.get(key)
+        if isinstance(here, dict) and isinstance(there, dict):
+            found.append(difference(here, there, f"{key}."))
+        elif here != there:
+            found.append(f"{prefix}{key}: {there} there, {here} here")
+    return ", ".join(filter(None, found))
 
 
 def typed_command() -> str | None:
@@ -110,9 +106,6 @@ def typed_command() -> str | None:
     program = Path(sys.argv[0])
     typed = program.name == "llmlite" or program.parts[-2:] == ("cli", "__main__.py")
     return shlex.join(["llmlite", *sys.argv[1:]]) if typed else None
-
-
-# -- log of steps ---------------------------------------------------------------------------------
 
 
 def read_steps(folder: str | Path) -> "pd.DataFrame":
@@ -144,17 +137,14 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-    except FileNotFoundError:
-        raise CheckpointError(f"There is no model at {path}; train one first.") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} does not hold an llmlite model (format {FORMAT}).")
-    try:
+        if header.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
         model = GPT(ModelConfig(**json.loads(header["config"])))
         model.load_state_dict(load_file(path))
-    except (LookupError, ValueError, RuntimeError, TypeError, LLMLiteError) as error:
-        raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no model at {path}; train one first.") from None
+    except Exception as error:  # a damaged file has a dozen kinds
+        raise CheckpointError(f"{path} is damaged or no model of llmlite: {error}") from None
     return model.to(device).eval(), header
 
 
@@ -224,12 +214,9 @@ def device_name(device: str | torch.device) -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the clone that this package runs from, "+" if its files were changed since, or
-    "unknown".
-
-    Where the files were copied to without git, $LLMLITE_COMMIT says it: a hash, with "-dirty" after
-    it if files were changed.
-    """
+    """The commit of the clone that this package runs from, "+" if its files were changed since; of
+    an installed package the one that pip noted; else "unknown". For files that were copied without
+    git $LLMLITE_COMMIT says it: a hash, with "-dirty" after it if they were changed."""
     if given := os.environ.get("LLMLITE_COMMIT"):
         return given[:10] + ("+" if given.endswith("-dirty") else "")
     here = Path(__file__).resolve().parent
@@ -244,10 +231,10 @@ def commit() -> str:
             return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         pass  # no git, or no repository: the package was installed
-    try:  # pip notes the commit when it installs from a git address
+    try:
         noted = json.loads(distribution("llmlite").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
-        return "unknown"
+        noted = {}
     return noted.get("vcs_info", {}).get("commit_id", "unknown")[:10]
 
 
@@ -263,24 +250,22 @@ def runs_table(folder: str | Path) -> "pd.DataFrame":
     rows = []
     records = sorted(Path(folder).rglob(RECORD), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in records:
-        run = str(path.parent.relative_to(folder))
+        row = {"run": str(path.parent.relative_to(folder))}
         try:
             record = read_record(path.parent)
-            if "status" in record:  # else of a model that ships
-                rows.append({"run": run, **_row(record, path.parent)})
+            if "status" not in record:
+                continue  # of a model that ships
+            left = record["status"] == "running" and not is_held(path.parent)
+            row |= {
+                "state": "interrupted" if left else record["status"],
+                "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
+                "perplexity": record["best"]["perplexity"] if record["best"] else None,
+                "reason": record.get("reason", ""),
+                "command": record.get("command") or "",
+            }
         except (CheckpointError, LookupError, TypeError) as error:
-            rows.append({"run": run, "state": "damaged", "reason": f"{error}"})
+            row |= {"state": "damaged", "reason": f"{error}"}
+        rows.append(row)
     if not rows:
         raise LLMLiteError(f"There are no runs below {folder}; name another folder with --out.")
     return pd.DataFrame(rows)
-
-
-def _row(record: dict, run: Path) -> dict:
-    left = record["status"] == "running" and not is_held(run)
-    return {
-        "state": "interrupted" if left else record["status"],
-        "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
-        "perplexity": record["best"]["perplexity"] if record["best"] else None,
-        "reason": record.get("reason", ""),
-        "command": record.get("command") or "",
-    }

@@ -32,10 +32,6 @@ class StepLog:
         """What went before, such as writing files, is not training."""
         self._since = time.perf_counter()
 
-    def __len__(self) -> int:
-        """Steps that are not read yet."""
-        return len(self._pending)
-
     def add(self, step: int, epoch: int, rate: float, loss: Tensor, norm: Tensor, tokens: int):
         """loss: this process's share of the mean. norm: of the whole gradient, unscaled."""
         row = {"step": step, "epoch": epoch, "lr": rate, "loss": loss, "grad_norm": norm}
@@ -110,12 +106,6 @@ class StepLog:
             "seconds": sums["seconds"],
         }
 
-    def state_dict(self) -> dict:
-        return {"sums": self.sums, "skipped": self.skipped}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.sums, self.skipped = state["sums"], state["skipped"]
-
 
 def event_writer(folder: Path, step: int):
     """TensorBoard's, below a run's folder; what it was told of later steps than `step` is void."""
@@ -127,11 +117,3 @@ def event_writer(folder: Path, step: int):
             "'llmlite[tensorboard]'`."
         ) from None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-
-def show(events, group: str, rows: list[dict], names: tuple[str, ...]) -> None:
-    for row in rows:
-        for name in names:
-            if row[name] is not None:  # fp16 scaling left the step out
-                events.add_scalar(f"{group}/{name}", row[name], row["step"])
-    events.flush()

@@ -15,14 +15,7 @@ from torch.utils.data import DataLoader
 
 from llmlite.data import Dataset, mistakes
 from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate
-from llmlite.files import (
-    CheckpointError,
-    DivergedError,
-    LLMLiteError,
-    hold,
-    tqdm,
-    write_json,
-)
+from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tqdm, write_json
 from llmlite.metrics import (
     leak_floor,
     loss_by_position,
@@ -48,13 +41,14 @@ from llmlite.run import (
     save_weights,
     typed_command,
 )
-from llmlite.steplog import StepLog, event_writer, show
+from llmlite.steplog import StepLog, event_writer
 from llmlite.windows import EpochSampler, windows_of
 
 # Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
 # take as long to write as the steps themselves.
 CHECKPOINT_SECONDS = 30.0
 FLUSH_EVERY = 20  # steps between reads of the log on a CPU; a GPU would have to wait for each read
+KEPT = ("step", "epochs", "warning", "best")  # by a checkpoint, of the Trainer itself
 
 
 @dataclass(frozen=True)
@@ -166,7 +160,7 @@ class Trainer:
         self.model.train()
         epoch, config = len(self.epochs), self.config
         seen = (self.step - epoch * self.steps_per_epoch) * self.batch
-        flush_every = FLUSH_EVERY if self.device.type == "cpu" else math.inf
+        on_cpu = self.device.type == "cpu"
         self.log.start_clock()
         sampler = EpochSampler(
             self.windows, self.batch, config.seed, epoch, seen, self.world, self.epoch_windows
@@ -179,7 +173,7 @@ class Trainer:
             self._optimiser_step(inputs, targets, len(whole))
             self.bar.update()
             checkpoint = self._checkpoint_is_due()
-            if checkpoint or len(self.log) >= flush_every:
+            if checkpoint or (on_cpu and self.step % FLUSH_EVERY == 0):
                 self._flush()
             if checkpoint:
                 self._save()
@@ -209,8 +203,17 @@ class Trainer:
         self.bar.set_postfix_str(
             f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}, {self.log.speed:,.0f} tokens/s"
         )
-        if self.events:
-            show(self.events, "train", rows, ("loss", "lr", "grad_norm"))
+        self._show("train", rows, "loss", "lr", "grad_norm")
+
+    def _show(self, group: str, rows: list[dict], *names: str) -> None:
+        """To TensorBoard, if it is wanted."""
+        if not self.events:
+            return
+        for row in rows:
+            for name in names:
+                if row[name] is not None:  # fp16 scaling left the step out
+                    self.events.add_scalar(f"{group}/{name}", row[name], row["step"])
+        self.events.flush()
 
     def _end_epoch(self) -> None:
         """Validate, log the epoch, keep the weights if they are the best so far, checkpoint."""
@@ -238,8 +241,7 @@ class Trainer:
         if self.checkpoint_every or self._checkpoint_is_due():
             self._save()
         self._write_record("running")
-        if self.events:
-            show(self.events, "epoch", [epoch], ("train_loss", "valid_loss", "perplexity"))
+        self._show("epoch", [epoch], "train_loss", "valid_loss", "perplexity")
 
     def _validate(self) -> float:
         """Nats per token over the validation split; each process scores its part of the windows."""
@@ -273,11 +275,8 @@ class Trainer:
         cuda = self.device.type == "cuda"
         state = {
             "identity": self.identity,
-            "step": self.step,
-            "epochs": self.epochs,
-            "warning": self.warning,
-            "best": self.best,
-            "log": self.log.state_dict(),
+            **{name: getattr(self, name) for name in KEPT},
+            "log": {"sums": self.log.sums, "skipped": self.log.skipped},
             **self.engine.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -306,9 +305,9 @@ class Trainer:
                 "this one."
             )
         if state is not None:
-            self.step, self.epochs, self.best = state["step"], state["epochs"], state["best"]
-            self.warning = state["warning"]
-            self.log.load_state_dict(state["log"])
+            for name in KEPT:
+                setattr(self, name, state[name])
+            self.log.sums, self.log.skipped = state["log"]["sums"], state["log"]["skipped"]
             self.engine.load_state_dict(state)
             torch.set_rng_state(state["rng"].cpu())
             if state["cuda_rng"] is not None:

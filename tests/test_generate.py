@@ -15,7 +15,6 @@ from llmlite.generate import (
     PARAGRAPH,
     Decoder,
     GraphCache,
-    GraphStep,
     Step,
     _drawn,
     complete,
@@ -313,11 +312,11 @@ def test_a_recorded_step_gives_the_logits_of_all_later_ones(
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorder)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
     ids, decoder = make_ids(3, 14), Decoder(tiny_model, 3, capacity=14)
-    decoder.cache, decoder.graph = GraphCache(tiny_model, 3, 12), GraphStep()
+    decoder.cache = GraphCache(tiny_model, 3, 12)
     for end in range(prompt, 15):
         expected = from_scratch(tiny_model, ids[:, :end])
         torch.testing.assert_close(decoder(ids[:, :end]), expected, **CLOSE)
-    assert len(decoder.graph.graph.calls) > 30
+    assert len(decoder.cache.graph.calls) > 30
 
 
 def test_a_cache_for_graphs_gives_what_the_plain_one_gives(tiny_model, make_ids):

@@ -103,15 +103,15 @@ def header_of(**changes):
     return {"format": run.FORMAT, "config": json.dumps({**vars(CONFIG), **changes})}
 
 
-FOREIGN, UNFIT = "does not hold an llmlite model", "damaged or not a model"
+UNFIT = "damaged or no model of llmlite"
 
 
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        (None, FOREIGN),
-        ({"format": "pt"}, FOREIGN),
-        ({"format": "llmlite-gpt-0"}, FOREIGN),
+        (None, UNFIT),
+        ({"format": "pt"}, UNFIT),
+        ({"format": "llmlite-gpt-0"}, UNFIT),
         ({"format": run.FORMAT}, UNFIT),
         ({"format": run.FORMAT, "config": "{"}, UNFIT),
         ({"format": run.FORMAT, "config": "[]"}, UNFIT),
