@@ -1,6 +1,5 @@
 """One optimiser step: what it computes is in model.py, how that is made fast is here. What a fast
-path pays stands at its line, by the records in tests/benchmarks/records.
-"""
+path pays stands at its line, by the records in tests/benchmarks/records."""
 
 import functools
 import math
@@ -32,15 +31,11 @@ SMALL = 2**26  # bytes of a pass that on a CPU is mostly the calls of its operat
 # Longest window whose attention is spelled out on a GPU: the one kernel works on tiles of 64 × 128
 # scores. Measured is that it wins at 256, 5.83 ms a step to 7.71 (gpu-h100.json).
 SPELLED_OUT = 64
-# Of clipping and AdamW, on one parameter: 2 for the gradient's norm, 1 for clipping, 3 and 4 for
-# the two moments, 1 for the decay, 3 for root, epsilon and bias correction, 3 for the update.
-OPTIMISER_OPERATIONS = 17
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """The rate of step `step` (from 0) of `total` (Fig. 8): from 0 linearly to the peak at the end
-    of the warmup, then half a cosine to 0. A pure function, which cannot run ahead of the steps.
-    """
+    of the warmup, then half a cosine to 0."""
     if config.schedule == "fixed":
         return config.learning_rate
     warmup = round(config.warmup_fraction * total)
@@ -72,26 +67,21 @@ def parameter_groups(model: GPT, weight_decay: float) -> list[dict]:
 
 
 def step_operations(model: ModelConfig, windows: int) -> float:
-    """Floating-point operations of a step on `windows` full windows: matrix products, 2·m·k·n for
-    (m, k) @ (k, n), and the optimiser.
-    """
+    """Floating-point operations of a step's matrix products, 2·m·k·n for (m, k) @ (k, n), on
+    `windows` full windows; beside them the optimiser's 17 a parameter are few."""
     time, width = model.block_size, model.n_embd
     weights = model.n_layer * 12 * width**2 + model.vocab_size * width  # in products, not look-ups
     pairs = time * (time + 1) / 2 if model.causal else time**2  # of a query and a key that it sees
     attention = 2 * 2 * pairs * width * model.n_layer  # scores, and the weighted sum of values
-    forward = windows * (2 * time * weights + attention)
-    with torch.device("meta"):  # counts, and takes no memory
-        parameters = GPT(model).n_parameters()
     # Each product has two in the backward pass, one for each of its factors.
-    return 3 * forward + OPTIMISER_OPERATIONS * parameters
+    return 3 * windows * (2 * time * weights + attention)
 
 
 def piece_windows(
     model: ModelConfig, config: TrainConfig, dtype: torch.dtype | None, memory: float
 ) -> int:
     """Windows in a forward pass: of the accumulation's equal shares, the largest whose activations
-    take at most `memory` bytes, by an estimate; `batch_size` if none does.
-    """
+    take at most `memory` bytes, by an estimate; `batch_size` if none does."""
     itemsize = 4 if dtype is None else dtype.itemsize
     token_bytes = KEPT * itemsize * model.n_layer * model.n_embd + LOGIT_BYTES * model.vocab_size
     most = max(config.batch_size, memory / (token_bytes * model.block_size))
@@ -102,8 +92,7 @@ def piece_windows(
 @dataclass(frozen=True)
 class FastPaths:
     """Which of the fast paths to take; None: where it pays. Not a part of a run's identity: results
-    differ by rounding and, merged, by the units that are dropped out.
-    """
+    differ by rounding and, merged, by the units that are dropped out."""
 
     compile: bool | None = None
     graph: bool | None = None  # True has no effect on a CPU or with several processes
@@ -113,8 +102,7 @@ class FastPaths:
 
 class TrainingLoss(nn.Module):
     """The model's mean loss in nats per token, (windows, block_size) ids → scalar; compiled for
-    inputs of `shape`, if there is one, and no others.
-    """
+    inputs of `shape`, if there is one, and no others."""
 
     def __init__(self, model: GPT, shape: tuple[int, int] | None):
         super().__init__()
@@ -218,11 +206,9 @@ class Engine:
         return ", ".join(filter(None, (*self.used, self.graphing)))
 
     def step(self, inputs: Tensor, targets: Tensor, windows: int, rate: float):
-        """One update from this process's part of a batch of so many windows, (part, block_size).
-
-        Returns (this process's share of the mean loss, norm of the whole gradient before clipping,
-        unscaled unless `log_scaled_norm` is on), both still on the device.
-        """
+        """One update from this process's part of a batch of so many windows, (part, block_size) →
+        (this process's share of the mean loss, norm of the whole gradient before clipping, unscaled
+        unless `log_scaled_norm` is on), both still on the device."""
         for group in self.optimizer.param_groups:  # a tensor is what a graph reads
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
         with torch.cuda.device(self.device) if self.cuda else nullcontext():
@@ -278,8 +264,7 @@ class Engine:
 
     def _capture(self, batch: tuple[Tensor, Tensor]) -> tuple | None:
         """A step recorded without running it, and the tensors that it reads and writes; None where
-        it fails, which is then said and not tried again.
-        """
+        it fails, which is then said and not tried again."""
         self.optimizer.zero_grad(set_to_none=True)  # before the capture: it makes room
         batch = tuple(tensor.clone() for tensor in batch)
         random, scale = torch.cuda.get_rng_state(self.device), self.scaler.get_scale()

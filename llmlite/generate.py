@@ -64,11 +64,8 @@ def generate(
 
 
 def stream(model: GPT, ids: Tensor, max_new_tokens: int, **sampling) -> Iterator[Step]:
-    """The new tokens of `generate` for one text, `ids` (1, time), each as soon as it is sampled.
-
-    sampling: as in `generate`; the same gives the same tokens. Raises LLMLiteError at once, not at
-    the first token.
-    """
+    """The new tokens that `generate` gives for one text, `ids` (1, time), each as soon as it is
+    sampled. LLMLiteError at once, not at the first token."""
     if len(ids) > 1:
         raise LLMLiteError(f"A stream is of one text, not of {len(ids)}; use `generate` for more.")
     text, steps = _begin(model, ids, max_new_tokens, **sampling)
@@ -165,9 +162,7 @@ def complete(
 
 def pieces(tokenizer, steps: Iterable[Step]) -> Iterator[Piece]:
     """The text of a stream up to <|endoftext|>, as soon as it can be read: no character is cut.
-
-    Together the texts are what `tokenizer.decode` makes of the tokens.
-    """
+    Together the texts are what `tokenizer.decode` makes of the tokens."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     waiting = []  # tokens that spell a part of a character so far
     for step in steps:

@@ -18,7 +18,6 @@ class Output(NamedTuple):
     """What a forward pass gives; what was not asked for is None."""
 
     logits: Tensor  # (batch, time, vocab_size)
-    loss: Tensor | None  # mean cross-entropy in nats per token
     attention: Tensor | None  # (n_layer, batch, n_head, time, keys), rows sum to 1
 
 
@@ -52,11 +51,9 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of the tokens that went through the model, written in place.
-
-    Each layer has (batch, n_head, slots, head size) of both; `length` slots are filled, at most
-    `capacity`. A pass calls `extend` once and then `append` in each layer.
-    """
+    """Keys and values of the tokens that went through the model, (batch, n_head, slots, head size)
+    of both in each layer, written in place; `length` slots are filled, at most `capacity`. A pass
+    calls `extend` once and then `append` in each layer."""
 
     # Added at a time. Attention reads all slots and masks the empty ones, since memory is read two
     # to three times as fast without gaps; few are empty, for a copy of all of them now and then.
@@ -196,12 +193,11 @@ class GPT(nn.Module):
     def forward(
         self,
         ids: Tensor,
-        targets: Tensor | None = None,
         head_mask: Tensor | None = None,
         return_attention: bool = False,
         cache: KVCache | None = None,
     ) -> Output:
-        """ids, targets (batch, time) → Output.
+        """ids (batch, time) → Output.
 
         head_mask: (n_layer, n_head), multiplies each head's output; 0 removes the head (§IV.D).
         cache: holds what earlier calls have seen and takes up `ids`, the tokens that follow. Raises
@@ -209,10 +205,7 @@ class GPT(nn.Module):
         """
         x, attention = self.hidden(ids, head_mask, return_attention, cache)
         logits = F.linear(x, self.token_embedding.weight)  # (batch, time, vocab_size)
-        loss = None
-        if targets is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        return Output(logits, loss, torch.stack(attention) if return_attention else None)
+        return Output(logits, torch.stack(attention) if return_attention else None)
 
     def hidden(self, ids: Tensor, head_mask=None, return_attention=False, cache=None):
         """(what the logits are made of, (batch, time, n_embd); each layer's attention)."""

@@ -129,10 +129,8 @@ def save_weights(
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, dict[str, str]]:
-    """(model in float32 and evaluation mode, header) from what `save_weights` wrote.
-
-    Raises CheckpointError, naming the file, if it is missing, damaged or not ours.
-    """
+    """(model in float32 and evaluation mode, header) from what `save_weights` wrote;
+    CheckpointError, naming the file, if it is missing, damaged or not ours."""
     path = Path(path)
     try:
         with safe_open(path, "pt") as file:
@@ -162,11 +160,8 @@ def save_state(state: dict, folder: Path) -> None:
 
 
 def load_state(folder: Path, device: str | torch.device) -> dict | None:
-    """The last training state that is whole, tensors on `device`; None where there is none yet.
-
-    A damaged file is named on stderr and set aside, and the one before it used. CheckpointError if
-    none is whole.
-    """
+    """The last training state that is whole, tensors on `device`; None where there is none yet. A
+    damaged file is named on stderr and set aside; CheckpointError if none is whole."""
     found = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
     for path in found:
         try:

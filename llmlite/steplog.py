@@ -38,10 +38,8 @@ class StepLog:
         self._pending.append(row | {"tokens": tokens})
 
     def flush(self) -> list[dict]:
-        """Write the steps since the last flush, and give their rows.
-
-        Raises DivergedError if one of them shows that the run cannot come to anything.
-        """
+        """Write the steps since the last flush, and give their rows. DivergedError if one of them
+        shows that the run cannot come to anything."""
         if not self._pending:
             return []
         rows, sums = self._pending, self.sums
@@ -89,20 +87,15 @@ class StepLog:
                 f"{advice}."
             )
 
-    @property
-    def speed(self) -> float:
-        """Tokens/s in this epoch so far."""
-        return self.sums["tokens"] / self.sums["seconds"]
-
     def close_epoch(self) -> dict:
         """What the epoch's log says of its steps: means over tokens and over steps, and times."""
-        sums, speed = self.sums, self.speed
+        sums = self.sums
         self.sums = dict.fromkeys(SUMS, 0)
         return {
             "train_loss": sums["loss"] / sums["tokens"],
             "grad_norm": sums["norm"] / max(1, sums["norms"]),
             "skipped": sums["skipped"],
-            "tokens_per_second": speed,
+            "tokens_per_second": sums["tokens"] / sums["seconds"],
             "seconds": sums["seconds"],
         }
 

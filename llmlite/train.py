@@ -1,6 +1,5 @@
 """The trainer (§III.E): a Run and token ids → the run's folder (see run.py). Interrupted, even by
-SIGKILL, the same call carries on, and on a CPU ends with the same weights, bit for bit.
-"""
+SIGKILL, the same call carries on, and on a CPU ends with the same weights, bit for bit."""
 
 import math
 import sys
@@ -27,8 +26,6 @@ from llmlite.metrics import (
 from llmlite.model import GPT
 from llmlite.parallel import world
 from llmlite.run import (
-    LAST,
-    PREVIOUS,
     RECORD,
     WEIGHTS,
     Run,
@@ -114,24 +111,25 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------
 
     def fit(self) -> dict:
-        """Train to the end and return the run's record.
-
-        A run that fails (DivergedError; LLMLiteError where the memory does not suffice) leaves a
-        record that says why. BusyError if another process trains in the folder, CheckpointError if
-        it holds another run.
-        """
+        """Train to the end and return the run's record. A run that fails (DivergedError, or
+        LLMLiteError where memory runs out) leaves one that says why. BusyError if another process
+        trains in the folder, CheckpointError if it holds another run."""
         if record := self.world.from_main(finished_record(self.folder, self.identity)):
             return record
         with hold(self.folder) if self.world.main else nullcontext():
             self._resume()
             self._write_record("running")
             try:
-                self._train()
+                shown = {"desc": "Train", "unit": "step", "disable": not self.progress}
+                with tqdm(total=self.total_steps, initial=self.step, **shown) as self.bar:
+                    while len(self.epochs) < self.config.epochs and not self._stop_early():
+                        self._train_epoch()
+                        self._end_epoch()
                 self._write_best()
                 record = self._write_record("finished")
-                if self.world.main:  # it needs no state any more, which is larger than the rest
-                    for name in (LAST, PREVIOUS):
-                        (self.folder / name).unlink(missing_ok=True)
+                if self.world.main:
+                    for state in self.folder.glob("*.pt"):  # larger than all that is needed now
+                        state.unlink()
                 return record
             except DivergedError as error:
                 self._write_record("failed", str(error))
@@ -148,13 +146,6 @@ class Trainer:
             )
             self._write_record("failed", reason)
             raise LLMLiteError(reason)
-
-    def _train(self) -> None:
-        shown = {"desc": "Train", "unit": "step", "disable": not self.progress}
-        with tqdm(total=self.total_steps, initial=self.step, **shown) as self.bar:
-            while len(self.epochs) < self.config.epochs and not self._stop_early():
-                self._train_epoch()
-                self._end_epoch()
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -200,9 +191,7 @@ class Trainer:
         if not rows or not self.world.main:
             return
         loss = rows[-1]["loss"]
-        self.bar.set_postfix_str(
-            f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}, {self.log.speed:,.0f} tokens/s"
-        )
+        self.bar.set_postfix_str(f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}")
         self._show("train", rows, "loss", "lr", "grad_norm")
 
     def _show(self, group: str, rows: list[dict], *names: str) -> None:
