@@ -3,7 +3,6 @@
 import codecs
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,26 +13,6 @@ from llmlite.model import GPT, KVCache
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
 MOST_TOKENS = 1_000_000  # more at once are a slip, and might not fit in memory
-
-
-class Step(NamedTuple):
-    """A token of a stream, and how surprising it was to the model: −log(softmax of the logits)."""
-
-    token: int
-    nats: float
-
-
-class Piece(NamedTuple):
-    """Whole characters of a stream's text, and the tokens that completed them: none, if these are
-    what a text has left at its end that is no character."""
-
-    text: str
-    steps: list[Step]
-
-    @property
-    def probability(self) -> float:
-        """Of these tokens one after the other, as the model says."""
-        return math.exp(-sum(step.nats for step in self.steps))
 
 
 @torch.inference_mode()
@@ -63,14 +42,15 @@ def generate(
     return text
 
 
-def stream(model: GPT, ids: Tensor, max_new_tokens: int, **sampling) -> Iterator[Step]:
+def stream(model: GPT, ids: Tensor, max_new_tokens: int, **sampling) -> Iterator[tuple[int, float]]:
     """The new tokens that `generate` gives for one text, `ids` (1, time), each as soon as it is
-    sampled. LLMLiteError at once, not at the first token."""
+    sampled, with how surprising it was to the model: −log(softmax of the logits), in nats.
+    LLMLiteError at once, not at the first token."""
     if len(ids) > 1:
         raise LLMLiteError(f"A stream is of one text, not of {len(ids)}; use `generate` for more.")
     text, steps = _begin(model, ids, max_new_tokens, **sampling)
     return (
-        Step(token := int(text[0, end]), -logits[0].log_softmax(-1)[token].item())
+        (token := int(text[0, end]), -logits[0].log_softmax(-1)[token].item())
         for end, logits in steps
     )
 
@@ -160,20 +140,21 @@ def complete(
     return continuations
 
 
-def pieces(tokenizer, steps: Iterable[Step]) -> Iterator[Piece]:
-    """The text of a stream up to <|endoftext|>, as soon as it can be read: no character is cut.
-    Together the texts are what `tokenizer.decode` makes of the tokens."""
+def pieces(tokenizer, steps: Iterable[tuple[int, float]]) -> Iterator[tuple[str, list[float]]]:
+    """The text of a stream up to <|endoftext|>, as soon as it can be read, no character cut, and
+    the nats of the tokens that completed it: none for what is left at the end. Together the texts
+    are what `tokenizer.decode` makes of the tokens."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    waiting = []  # tokens that spell a part of a character so far
-    for step in steps:
-        if step.token == tokenizer.eot_id:
+    waiting = []  # nats of tokens that spell a part of a character so far
+    for token, nats in steps:
+        if token == tokenizer.eot_id:
             break
-        waiting.append(step)
-        if text := decoder.decode(tokenizer.token_bytes[step.token]):
-            yield Piece(text, waiting)
+        waiting.append(nats)
+        if text := decoder.decode(tokenizer.token_bytes[token]):
+            yield text, waiting
             waiting = []
     if text := decoder.decode(b"", final=True):
-        yield Piece(text, waiting)
+        yield text, waiting
 
 
 def remove_repeated_tokens(text: str) -> str:
