@@ -162,9 +162,7 @@ def remove_repeated_tokens(text: str) -> str:
     return " ".join(dict.fromkeys(text.split()))
 
 
-def check_sampling(
-    new: int, temperature: float, top_k: int | None, top_p: float | None, seed: int | None
-) -> None:
+def check_sampling(new: int, temperature: float, top_k=None, top_p=None, seed=None) -> None:
     """LLMLiteError that names the first of these that nothing can be sampled with."""
     greedy, drawn = temperature == 0, 0.01 <= temperature < math.inf
     allowed = {

@@ -2,7 +2,6 @@
 al., 2019): transformers' GPT2LMHeadModel gives the same logits from the same weights."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -108,9 +107,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(
-        self, x: Tensor, head_mask: Tensor | None, return_attention: bool, append: Callable | None
-    ):
+    def forward(self, x: Tensor, head_mask=None, return_attention=False, append=None):
         batch, time, width = x.shape
         heads = self.qkv(x).view(batch, time, 3, self.n_head, width // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (batch, head, time, head size)

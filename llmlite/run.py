@@ -67,9 +67,6 @@ class Run:
         return Path(runs) / f"{shape}-{fingerprint(parts)[:8]}"
 
 
-# -- record ---------------------------------------------------------------------------------------
-
-
 def read_record(folder: str | Path) -> dict | None:
     """The record of a run, None where there is none yet."""
     path = Path(folder) / RECORD
@@ -115,13 +112,11 @@ def read_steps(folder: str | Path) -> "pd.DataFrame":
     return pd.read_json(Path(folder) / STEPS, lines=True)
 
 
-# -- weights --------------------------------------------------------------------------------------
+# -- weights and states ---------------------------------------------------------------------------
 
 
-def save_weights(
-    config: ModelConfig, weights: dict[str, torch.Tensor], path: str | Path, **about: str
-) -> None:
-    """Write weights as safetensors; `about` (tokenizer fingerprint, data, …) goes in the header."""
+def save_weights(config: ModelConfig, weights: dict, path: str | Path, **about: str) -> None:
+    """Write weights (name → tensor) as safetensors; `about`, such as data, goes in the header."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     header = {"format": FORMAT, "config": json.dumps(asdict(config)), **about}
     with replacing(path) as aside:
@@ -144,9 +139,6 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     except Exception as error:  # a damaged file has a dozen kinds
         raise CheckpointError(f"{path} is damaged or no model of llmlite: {error}") from None
     return model.to(device).eval(), header
-
-
-# -- state ----------------------------------------------------------------------------------------
 
 
 def save_state(state: dict, folder: Path) -> None:
@@ -178,13 +170,12 @@ def load_state(folder: Path, device: str | torch.device) -> dict | None:
             tqdm.write(said, sys.stderr)
     if found:
         raise CheckpointError(
-            f"No checkpoint in {folder} is whole ({', '.join(path.name for path in found)}); make "
-            "the same call again to start the run from its beginning."
+            f"No checkpoint in {folder} is whole; make the same call again to start anew."
         )
     return None
 
 
-# -- where a number is from -----------------------------------------------------------------------
+# -- where a number is from, and what there is ----------------------------------------------------
 
 
 def environment(device: str | torch.device) -> dict[str, str]:
@@ -231,9 +222,6 @@ def commit() -> str:
     except PackageNotFoundError:
         noted = {}
     return noted.get("vcs_info", {}).get("commit_id", "unknown")[:10]
-
-
-# -- what there is --------------------------------------------------------------------------------
 
 
 def runs_table(folder: str | Path) -> "pd.DataFrame":

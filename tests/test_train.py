@@ -685,7 +685,7 @@ def test_when_both_checkpoints_are_damaged_the_run_says_so_and_then_starts_anew(
     damage(tmp_path / "last.pt", "half")
     assert load_state(tmp_path, "cpu")["step"] == 8  # checkpoints at steps 4, 8, 10
     damage(tmp_path / "previous.pt", "tampered")
-    with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole \(previous.pt\)"):
+    with pytest.raises(CheckpointError, match=r"No checkpoint .* is whole"):
         trainer(tmp_path).fit()
     trainer(tmp_path).fit()
     trainer(tmp_path / "whole").fit()
