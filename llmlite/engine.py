@@ -1,9 +1,5 @@
-"""One optimiser step: what it computes is in model.py, how that is made fast is here.
-
-Knows nothing about epochs, files or text. Without `TrainConfig.fast` it is the plain computation;
-what each fast path pays against it stands at its line, by the records in tests/benchmarks/records.
-Under torchrun each process takes its part of a batch, and the gradients are averaged.
-"""
+"""One optimiser step: what it computes is in model.py, how that is made fast is here. What a fast
+path pays stands at its line, by the records in tests/benchmarks/records."""
 
 import functools
 import math
@@ -35,15 +31,11 @@ SMALL = 2**26  # bytes of a pass that on a CPU is mostly the calls of its operat
 # Longest window whose attention is spelled out on a GPU: the one kernel works on tiles of 64 × 128
 # scores. Measured is that it wins at 256, 5.83 ms a step to 7.71 (gpu-h100.json).
 SPELLED_OUT = 64
-# Of clipping and AdamW, on one parameter: 2 for the gradient's norm, 1 for clipping, 3 and 4 for
-# the two moments, 1 for the decay, 3 for root, epsilon and bias correction, 3 for the update.
-OPTIMISER_OPERATIONS = 17
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """The rate of step `step` (from 0) of `total` (Fig. 8): from 0 linearly to the peak at the end
-    of the warmup, then half a cosine to 0. A pure function, which cannot run ahead of the steps.
-    """
+    of the warmup, then half a cosine to 0."""
     if config.schedule == "fixed":
         return config.learning_rate
     warmup = round(config.warmup_fraction * total)
@@ -74,48 +66,33 @@ def parameter_groups(model: GPT, weight_decay: float) -> list[dict]:
     return [decaying, {"params": vectors, "weight_decay": 0.0}]
 
 
-def parameters(model: ModelConfig) -> int:
-    """Trainable numbers of a GPT of this shape, the tied embedding once."""
-    width = model.n_embd
-    block = 12 * width**2 + 13 * width  # four matrices with biases, two norms
-    embeddings = (model.vocab_size + model.block_size) * width
-    return embeddings + model.n_layer * block + 2 * width
-
-
 def step_operations(model: ModelConfig, windows: int) -> float:
-    """Floating-point operations of a step on `windows` full windows: matrix products, 2·m·k·n for
-    (m, k) @ (k, n), and the optimiser.
-    """
+    """Floating-point operations of a step's matrix products, 2·m·k·n for (m, k) @ (k, n), on
+    `windows` full windows; beside them the optimiser's 17 a parameter are few."""
     time, width = model.block_size, model.n_embd
     weights = model.n_layer * 12 * width**2 + model.vocab_size * width  # in products, not look-ups
     pairs = time * (time + 1) / 2 if model.causal else time**2  # of a query and a key that it sees
     attention = 2 * 2 * pairs * width * model.n_layer  # scores, and the weighted sum of values
-    forward = windows * (2 * time * weights + attention)
     # Each product has two in the backward pass, one for each of its factors.
-    return 3 * forward + OPTIMISER_OPERATIONS * parameters(model)
+    return 3 * windows * (2 * time * weights + attention)
 
 
 def piece_windows(
     model: ModelConfig, config: TrainConfig, dtype: torch.dtype | None, memory: float
 ) -> int:
     """Windows in a forward pass: of the accumulation's equal shares, the largest whose activations
-    take at most `memory` bytes, by an estimate; `batch_size` if none does.
-    """
+    take at most `memory` bytes, by an estimate; `batch_size` if none does."""
     itemsize = 4 if dtype is None else dtype.itemsize
     token_bytes = KEPT * itemsize * model.n_layer * model.n_embd + LOGIT_BYTES * model.vocab_size
-    for merged in range(config.accumulation, 1, -1):
-        windows = merged * config.batch_size
-        fits = windows * model.block_size * token_bytes <= memory
-        if fits and config.accumulation % merged == 0:
-            return windows
-    return config.batch_size
+    most = max(config.batch_size, memory / (token_bytes * model.block_size))
+    shares = (n for n in range(1, config.accumulation + 1) if config.accumulation % n == 0)
+    return max(n * config.batch_size for n in shares if n * config.batch_size <= most)
 
 
 @dataclass(frozen=True)
 class FastPaths:
     """Which of the fast paths to take; None: where it pays. Not a part of a run's identity: results
-    differ by rounding and, merged, by the units that are dropped out.
-    """
+    differ by rounding and, merged, by the units that are dropped out."""
 
     compile: bool | None = None
     graph: bool | None = None  # True has no effect on a CPU or with several processes
@@ -125,8 +102,7 @@ class FastPaths:
 
 class TrainingLoss(nn.Module):
     """The model's mean loss in nats per token, (windows, block_size) ids → scalar; compiled for
-    inputs of `shape`, if there is one, and no others.
-    """
+    inputs of `shape`, if there is one, and no others."""
 
     def __init__(self, model: GPT, shape: tuple[int, int] | None):
         super().__init__()
@@ -164,11 +140,13 @@ class Engine:
         model: GPT,
         config: TrainConfig,
         dtype: torch.dtype | None,
-        operations: float,
+        steps: float,
         world: World,
         paths: FastPaths = FastPaths(),
     ):
-        """dtype: of autocast, None for float32. operations: of the whole run, floating-point."""
+        """dtype: of autocast, None for float32. steps: of the whole run."""
+        if not config.fast:
+            paths = FastPaths(compile=False, graph=False, merge=False, spell=False)
         self.model, self.config, self.dtype, self.world = model, config, dtype, world
         self.device, self.cuda = model.device, model.device.type == "cuda"
         shape, room = model.config, SMALL
@@ -176,21 +154,20 @@ class Engine:
             room = torch.cuda.get_device_properties(self.device).total_memory / 4
         self.batch = config.batch_size * config.accumulation  # windows in a step
         # Merged, 4 × 128 windows of 32 take 3.6 ms a step instead of 6.4 (gpu-h200.json).
-        memory = {None: room, True: math.inf, False: 0}[paths.merge if config.fast else False]
+        memory = {None: room, True: math.inf, False: 0}[paths.merge]
         self.piece = piece_windows(shape, config, dtype, memory)  # windows in a forward pass
 
         # A CPU's one kernel is made for float32, and knows no dropout: in bf16 transformers takes
         # 0.32 s a step with it, 0.24 with attention spelled out (train-cpu.json, window 128).
         pays = dtype is not None or shape.dropout > 0
         pays = shape.block_size <= SPELLED_OUT if self.cuda else pays
-        self.spelled = config.fast and (pays if paths.spell is None else paths.spell)
+        spelled = pays if paths.spell is None else paths.spell
         for block in model.blocks:
-            block.attention.spelled = self.spelled
+            block.attention.spelled = spelled
 
-        pays = operations > WORTH_COMPILING[self.device.type]
-        wanted = config.fast and (pays if paths.compile is None else paths.compile)
+        pays = steps * step_operations(shape, self.batch) > WORTH_COMPILING[self.device.type]
+        wanted = pays if paths.compile is None else paths.compile
         self.compiled = wanted and shutil.which("g++") is not None
-        self.lacks_compiler = wanted and not self.compiled
         if self.compiled:
             torch._dynamo.config.recompile_limit = SHAPES
         part = world.part(self.batch)
@@ -198,9 +175,16 @@ class Engine:
         loss = TrainingLoss(model, inputs if self.compiled else None)
         self.loss = DistributedDataParallel(loss) if world.size > 1 else loss
 
+        without = "uncompiled for want of g++" if wanted else "uncompiled"
+        pieces = self.piece // config.batch_size
+        self.used = [  # in words
+            ("compiled" if self.compiled else without) if config.fast else "plain",
+            "attention spelled out" if spelled else "",
+            f"{pieces} pieces merged" if pieces > 1 else "",
+        ]
+
         # Captured once, a graph cannot wait for other processes.
-        possible = config.fast and self.cuda and world.size == 1
-        self.graphs = possible and paths.graph is not False
+        self.graphs = self.cuda and world.size == 1 and paths.graph is not False
         self.graphing = ""  # in words, what came of the capture
         self._steps, self._captured = 0, None  # of whole batches, towards the next capture
 
@@ -219,21 +203,12 @@ class Engine:
     @property
     def how(self) -> str:
         """What was used so far, in words, for the record."""
-        if not self.config.fast:
-            return "plain"
-        compiled = "compiled" if self.compiled else "uncompiled"
-        compiled += " for want of g++" if self.lacks_compiler else ""
-        spelled = "attention spelled out" if self.spelled else ""
-        pieces = self.piece // self.config.batch_size
-        merged = f"{pieces} pieces merged" if pieces > 1 else ""
-        return ", ".join(filter(None, (compiled, spelled, merged, self.graphing)))
+        return ", ".join(filter(None, (*self.used, self.graphing)))
 
     def step(self, inputs: Tensor, targets: Tensor, windows: int, rate: float):
-        """One update from this process's part of a batch of so many windows, (part, block_size).
-
-        Returns (this process's share of the mean loss, norm of the whole gradient before clipping,
-        unscaled unless `log_scaled_norm` is on), both still on the device.
-        """
+        """One update from this process's part of a batch of so many windows, (part, block_size) →
+        (this process's share of the mean loss, norm of the whole gradient before clipping, unscaled
+        unless `log_scaled_norm` is on), both still on the device."""
         for group in self.optimizer.param_groups:  # a tensor is what a graph reads
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
         with torch.cuda.device(self.device) if self.cuda else nullcontext():
@@ -289,8 +264,7 @@ class Engine:
 
     def _capture(self, batch: tuple[Tensor, Tensor]) -> tuple | None:
         """A step recorded without running it, and the tensors that it reads and writes; None where
-        it fails, which is then said and not tried again.
-        """
+        it fails, which is then said and not tried again."""
         self.optimizer.zero_grad(set_to_none=True)  # before the capture: it makes room
         batch = tuple(tensor.clone() for tensor in batch)
         random, scale = torch.cuda.get_rng_state(self.device), self.scaler.get_scale()
@@ -334,13 +308,6 @@ class Engine:
             group["lr"], group["capturable"] = rate, capturable  # of this device, not of the file's
         if state["scaler"]:  # empty if the run so far was not in fp16: the scale then starts anew
             self.scaler.load_state_dict(state["scaler"])
-
-    def memory_advice(self) -> str:
-        """What to do where a batch did not fit into the device's memory."""
-        return (
-            f"{self.device} ran out of memory with {self.piece} windows in a forward pass; a "
-            "smaller batch_size with more accumulation, not merged (merge=False), is the same step."
-        )
 
 
 @functools.cache  # one for all engines, since libraries keep memory for each stream they have seen

@@ -18,8 +18,6 @@ if os.environ.get(HEADLESS_VARIABLE):
 else:  # widgets in a notebook that somebody watches, text everywhere else
     from tqdm.auto import tqdm as tqdm
 
-PATIENCE = 1.0  # seconds; whoever only looks whether a folder is held has it for an instant
-
 
 class LLMLiteError(Exception):
     """Bad input or an impossible request, in one sentence for a person: what, where and what to do.
@@ -44,10 +42,6 @@ class MissingRunError(LLMLiteError):
 
 class DivergedError(LLMLiteError):
     """The loss or the gradient became NaN or infinite; the run was stopped and says where."""
-
-
-class OutOfMemoryError(LLMLiteError):
-    """A batch did not fit into the device's memory; says which accumulation would."""
 
 
 class BusyError(LLMLiteError):
@@ -96,7 +90,8 @@ def hold(folder: str | Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / ".owner"
     try:
-        with FileLock(folder / ".lock", timeout=PATIENCE):
+        # Seconds, for who only looks whether a folder is held has it for an instant.
+        with FileLock(folder / ".lock", timeout=1.0):
             owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
             try:
                 yield
@@ -112,11 +107,8 @@ def hold(folder: str | Path) -> Iterator[None]:
 
 def is_held(folder: str | Path) -> bool:
     """Is a process at work in the folder? To find out takes its lock, for an instant."""
-    lock = Path(folder) / ".lock"
-    if not lock.exists():
-        return False
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(Path(folder) / ".lock", timeout=0):
             return False
     except Timeout:
         return True
@@ -124,6 +116,6 @@ def is_held(folder: str | Path) -> bool:
 
 def write_json(path: str | Path, content) -> None:
     """Write `content` as strict JSON: NaN and infinity are a programming error here."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as aside:
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         aside.write_text(text + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 import codecs
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,26 +13,6 @@ from llmlite.model import GPT, KVCache
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
 MOST_TOKENS = 1_000_000  # more at once are a slip, and might not fit in memory
-
-
-class Step(NamedTuple):
-    """A token of a stream, and how surprising it was to the model: −log(softmax of the logits)."""
-
-    token: int
-    nats: float
-
-
-class Piece(NamedTuple):
-    """Whole characters of a stream's text, and the tokens that completed them: none, if these are
-    what a text has left at its end that is no character."""
-
-    text: str
-    steps: list[Step]
-
-    @property
-    def probability(self) -> float:
-        """Of these tokens one after the other, as the model says."""
-        return math.exp(-sum(step.nats for step in self.steps))
 
 
 @torch.inference_mode()
@@ -55,39 +34,32 @@ def generate(
     tokens that hold this much probability (Holtzman et al., 2020). The last block_size tokens are
     the context. fast: with a key/value cache; False computes every step from scratch.
     """
-    sampling = temperature, top_k, top_p, seed, head_mask, fast
-    text, steps = _begin(model, ids, max_new_tokens, *sampling)
+    text, steps = _begin(
+        model, ids, max_new_tokens, temperature, top_k, top_p, seed, head_mask, fast
+    )
     for _ in tqdm(steps, "Generate", max_new_tokens, unit="token", disable=not progress):
         pass  # each writes a token into the text
     return text
 
 
-def stream(model: GPT, ids: Tensor, max_new_tokens: int, **sampling) -> Iterator[Step]:
-    """The new tokens of `generate` for one text, `ids` (1, time), each as soon as it is sampled.
-
-    sampling: as in `generate`; the same gives the same tokens. Raises LLMLiteError at once, not at
-    the first token.
-    """
+def stream(model: GPT, ids: Tensor, max_new_tokens: int, **sampling) -> Iterator[tuple[int, float]]:
+    """The new tokens that `generate` gives for one text, `ids` (1, time), each as soon as it is
+    sampled, with how surprising it was to the model: −log(softmax of the logits), in nats.
+    LLMLiteError at once, not at the first token."""
     if len(ids) > 1:
         raise LLMLiteError(f"A stream is of one text, not of {len(ids)}; use `generate` for more.")
-    return _stream(*_begin(model, ids, max_new_tokens, **sampling))
-
-
-@torch.inference_mode()
-def _stream(text: Tensor, steps: Iterator) -> Iterator[Step]:
-    for end, logits in steps:
-        token = int(text[0, end])
-        yield Step(token, -logits[0].log_softmax(-1)[token].item())
+    text, steps = _begin(model, ids, max_new_tokens, **sampling)
+    return (
+        (token := int(text[0, end]), -logits[0].log_softmax(-1)[token].item())
+        for end, logits in steps
+    )
 
 
 def _begin(
     model, ids, new, temperature=1.0, top_k=None, top_p=None, seed=None, head_mask=None, fast=True
 ) -> tuple[Tensor, Iterator[tuple[int, Tensor]]]:
-    """A text (batch, time + new) that begins with `ids`, and the steps that fill it up.
-
-    A step samples a token of each row, and yields its position and the logits that it was sampled
-    from, (batch, vocab_size), which the next step may overwrite.
-    """
+    """A text (batch, time + new) that begins with `ids`, and the steps that fill it up, each with
+    the position of its tokens and the logits, (batch, vocab_size), that they were sampled from."""
     check_sampling(new, temperature, top_k, top_p, seed)
     if ids.numel() == 0:
         raise LLMLiteError("Cannot generate: the prompt is empty.")
@@ -98,9 +70,10 @@ def _begin(
     model.eval()
     decoder = Decoder(model, batch, prompt + new, head_mask) if fast else None
 
+    @torch.inference_mode()
     def steps():
         for end in range(prompt, prompt + new):
-            if fast:
+            if decoder:
                 logits = decoder(text[:, :end])
             else:
                 window = text[:, max(0, end - model.config.block_size) : end]
@@ -117,8 +90,7 @@ def _begin(
 
 
 def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A token of each row: what torch.multinomial draws, without its checks, for which it waits
-    for the GPU at each token."""
+    """A token of each row, as torch.multinomial draws it, whose checks would wait for a GPU."""
     waiting = torch.empty_like(probabilities).exponential_(generator=generator)
     return _largest(probabilities / waiting)  # the first of exponential clocks at these rates
 
@@ -168,22 +140,21 @@ def complete(
     return continuations
 
 
-def pieces(tokenizer, steps: Iterable[Step]) -> Iterator[Piece]:
-    """The text of a stream up to <|endoftext|>, as soon as it can be read: no character is cut.
-
-    Together the texts are what `tokenizer.decode` makes of the tokens.
-    """
+def pieces(tokenizer, steps: Iterable[tuple[int, float]]) -> Iterator[tuple[str, list[float]]]:
+    """The text of a stream up to <|endoftext|>, as soon as it can be read, no character cut, and
+    the nats of the tokens that completed it: none for what is left at the end. Together the texts
+    are what `tokenizer.decode` makes of the tokens."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    waiting = []  # tokens that spell a part of a character so far
-    for step in steps:
-        if step.token == tokenizer.eot_id:
+    waiting = []  # nats of tokens that spell a part of a character so far
+    for token, nats in steps:
+        if token == tokenizer.eot_id:
             break
-        waiting.append(step)
-        if text := decoder.decode(tokenizer.token_bytes[step.token]):
-            yield Piece(text, waiting)
+        waiting.append(nats)
+        if text := decoder.decode(tokenizer.token_bytes[token]):
+            yield text, waiting
             waiting = []
     if text := decoder.decode(b"", final=True):
-        yield Piece(text, waiting)
+        yield text, waiting
 
 
 def remove_repeated_tokens(text: str) -> str:
@@ -191,43 +162,40 @@ def remove_repeated_tokens(text: str) -> str:
     return " ".join(dict.fromkeys(text.split()))
 
 
-def check_sampling(
-    new: int, temperature: float, top_k: int | None, top_p: float | None, seed: int | None
-) -> None:
+def check_sampling(new: int, temperature: float, top_k=None, top_p=None, seed=None) -> None:
     """LLMLiteError that names the first of these that nothing can be sampled with."""
-    wrong = None
-    if not 0 <= new <= MOST_TOKENS:
-        wrong = f"max_new_tokens is {new}; it must be 0 to {MOST_TOKENS:,}"
-    elif temperature != 0 and not 0.01 <= temperature < math.inf:
-        wrong = f"temperature is {temperature}; it must be 0 or at least 0.01"
-    elif top_k is not None and top_k < 1:
-        wrong = f"top_k is {top_k}; it must be 1 or more"
-    elif top_p is not None and not 0 < top_p <= 1:
-        wrong = f"top_p is {top_p}; it must be above 0 and at most 1"
-    elif seed is not None and not -(2**63) <= seed < 2**64:
-        wrong = f"seed is {seed}; it must fit into 64 bits"
-    if wrong:
-        raise LLMLiteError(f"Cannot generate: {wrong}.")
+    greedy, drawn = temperature == 0, 0.01 <= temperature < math.inf
+    allowed = {
+        f"max_new_tokens is {new}; it must be 0 to {MOST_TOKENS:,}": 0 <= new <= MOST_TOKENS,
+        f"temperature is {temperature}; it must be 0 or at least 0.01": greedy or drawn,
+        f"top_k is {top_k}; it must be 1 or more": top_k is None or top_k >= 1,
+        f"top_p is {top_p}; it must be above 0 and at most 1": top_p is None or 0 < top_p <= 1,
+        f"seed is {seed}; it must fit into 64 bits": seed is None or -(2**63) <= seed < 2**64,
+    }
+    for words, holds in allowed.items():
+        if not holds:
+            raise LLMLiteError(f"Cannot generate: {words}.")
 
 
 # -- the key/value cache at work ------------------------------------------------------------------
 
 
 class Decoder:
-    """decoder(text) → logits of the token that follows; `text` grows from call to call.
-
-    text: (batch, time up to `capacity`), of which the last block_size tokens are the context. The
-    logits, (batch, vocab_size), may be overwritten by the next call.
-    """
+    """decoder(text) → logits of the token that follows, (batch, vocab_size), which the next call
+    may overwrite. text: (batch, time up to `capacity`), grows from call to call."""
 
     def __init__(self, model: GPT, batch: int, capacity: int, head_mask: Tensor | None = None):
-        self.model, self.head_mask = model, head_mask
+        self.model, self.head_mask, self.blocks = model, head_mask, []
         model._check(torch.empty(1, 1), head_mask, None)  # a lean step does not
-        self.lean = LeanStep(model, head_mask)
+        for layer, block in enumerate(model.blocks):
+            linears = block.attention.qkv, block.attention.proj, block.up, block.down
+            products = ((linear.bias, linear.weight.t()) for linear in linears)
+            norms = ((norm.weight, norm.bias) for norm in (block.norm1, block.norm2))
+            heads = None if head_mask is None else head_mask[layer].view(-1, 1, 1)
+            self.blocks.append((heads, *norms, *products))
         self.project = projection(model.token_embedding.weight.detach(), batch)
-        on_cuda, capacity = model.device.type == "cuda", min(capacity, model.config.block_size)
-        self.cache = (GraphCache if on_cuda else KVCache)(model, batch, capacity)
-        self.graph = GraphStep() if on_cuda else None
+        kind = GraphCache if model.device.type == "cuda" else KVCache
+        self.cache = kind(model, batch, min(capacity, model.config.block_size))
 
     @torch.inference_mode()
     def __call__(self, text: Tensor) -> Tensor:
@@ -237,8 +205,8 @@ class Decoder:
         if text.size(1) > size or not causal:
             return self.feed(text[:, -size:], None)
         new = text[:, self.cache.length :]
-        if self.graph and new.size(1) == 1:
-            return self.graph(self.feed, new, self.cache)
+        if new.size(1) == 1 and isinstance(self.cache, GraphCache):
+            return self.cache.step(self.feed, new)
         return self.feed(new, self.cache)
 
     def feed(self, ids: Tensor, cache: KVCache | None) -> Tensor:
@@ -247,22 +215,10 @@ class Decoder:
         x, _ = self.model.hidden(ids, self.head_mask, cache=cache)
         return self.project(x[:, -1])  # of one position, not of all
 
-
-class LeanStep:
-    """step(ids, cache): GPT.hidden for one token a text, (batch, 1) → (batch, n_embd)."""
-
     # Without modules and a dimension of time: on a CPU, starting operations takes longer than
     # running them. Pays 1.4 × for one text, 1.1 × for 16 or 64.
-    def __init__(self, model: GPT, head_mask: Tensor | None):
-        self.model, self.blocks = model, []
-        for layer, block in enumerate(model.blocks):
-            linears = block.attention.qkv, block.attention.proj, block.up, block.down
-            products = ((linear.bias, linear.weight.t()) for linear in linears)
-            norms = ((norm.weight, norm.bias) for norm in (block.norm1, block.norm2))
-            heads = None if head_mask is None else head_mask[layer].view(-1, 1, 1)
-            self.blocks.append((heads, *norms, *products))
-
-    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+    def lean(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """GPT.hidden for one token a text, (batch, 1) → (batch, n_embd)."""
         tokens, positions = self.model.token_embedding, self.model.position_embedding
         shape, n_head = self.model.norm.normalized_shape, self.model.config.n_head
         x = F.embedding(ids[:, 0], tokens.weight) + positions.weight[cache.extend(1)]
@@ -290,12 +246,13 @@ def projection(weight: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
 
 
 class GraphCache(KVCache):
-    """A cache in which, from its second token on, no shape and no address changes: a recorded step
-    can be replayed, since where it writes and how far it looks is `next`, on the device."""
+    """A cache in which, from its second token on, no shape and no address changes: a step can be a
+    CUDA graph, since where it writes and how far it looks is `next`, on the device."""
 
     def __init__(self, model: GPT, batch: int, capacity: int):
         super().__init__(model, batch, capacity)
         self.next = torch.zeros(1, dtype=torch.int64, device=model.device)
+        self.graph = None
         self._grow(capacity)
 
     def extend(self, new: int) -> int | Tensor:
@@ -313,33 +270,25 @@ class GraphCache(KVCache):
         values.index_copy_(2, self.next, v)
         return keys, values, self.mask
 
-
-class GraphStep:
-    """step(feed, ids, cache): feed(ids, cache) for one token a text, ids (batch, 1), in one launch
-    instead of a hundred, of a CUDA graph that the first call records."""
-
-    graph = None
-
     # `feed` is not kept: a cycle would hold the cache's memory until Python looks for cycles.
-    def __call__(self, feed: Callable, ids: Tensor, cache: GraphCache) -> Tensor:
-        cache.next.fill_(cache.length)
+    def step(self, feed: Callable, ids: Tensor) -> Tensor:
+        """feed(ids, self) for one token a text, (batch, 1), in one launch instead of a hundred, of
+        a graph that the first call records."""
+        self.next.fill_(self.length)
         if self.graph is None:
-            self.ids = ids.clone()
+            self.ids, length = ids.clone(), self.length
             with torch.cuda.device(ids.device):  # streams and graphs are of the current device
-                self._record(feed, cache)
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):  # libraries set themselves up at a first run
+                    feed(self.ids, self)
+                torch.cuda.current_stream().wait_stream(stream)
+                self.length = length
+                self.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graph):
+                    self.logits = feed(self.ids, self)
+                self.length = length
         self.ids.copy_(ids)
         self.graph.replay()
-        cache.length += 1
+        self.length += 1
         return self.logits
-
-    def _record(self, feed: Callable, cache: GraphCache) -> None:
-        length, stream = cache.length, torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries set themselves up at a first run
-            feed(self.ids, cache)
-        torch.cuda.current_stream().wait_stream(stream)
-        cache.length = length
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits = feed(self.ids, cache)
-        cache.length = length

@@ -1,11 +1,7 @@
-"""The GPT: a pre-norm decoder with tied embeddings (§III.D).
-
-Knows nothing about text or training. The shapes are GPT-2's (Radford et al., 2019), so that
-transformers' GPT2LMHeadModel gives the same logits from the same weights.
-"""
+"""The GPT: a pre-norm decoder with tied embeddings (§III.D). The shapes are GPT-2's (Radford et
+al., 2019): transformers' GPT2LMHeadModel gives the same logits from the same weights."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -21,8 +17,7 @@ class Output(NamedTuple):
     """What a forward pass gives; what was not asked for is None."""
 
     logits: Tensor  # (batch, time, vocab_size)
-    loss: Tensor | None  # mean cross-entropy in nats per token
-    attention: Tensor | None  # (n_layer, batch, n_head, time, cached + time), rows sum to 1
+    attention: Tensor | None  # (n_layer, batch, n_head, time, keys), rows sum to 1
 
 
 @torch.library.custom_op("llmlite::kept", mutates_args=())
@@ -55,11 +50,9 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of the tokens that went through the model, written in place.
-
-    Each layer has (batch, n_head, slots, head size) of both; `length` slots are filled, at most
-    `capacity`. A pass calls `extend` once and then `append` in each layer.
-    """
+    """Keys and values of the tokens that went through the model, (batch, n_head, slots, head size)
+    of both in each layer, written in place; `length` slots are filled, at most `capacity`. A pass
+    calls `extend` once and then `append` in each layer."""
 
     # Added at a time. Attention reads all slots and masks the empty ones, since memory is read two
     # to three times as fast without gaps; few are empty, for a copy of all of them now and then.
@@ -114,9 +107,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(
-        self, x: Tensor, head_mask: Tensor | None, return_attention: bool, append: Callable | None
-    ):
+    def forward(self, x: Tensor, head_mask=None, return_attention=False, append=None):
         batch, time, width = x.shape
         heads = self.qkv(x).view(batch, time, 3, self.n_head, width // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (batch, head, time, head size)
@@ -199,12 +190,11 @@ class GPT(nn.Module):
     def forward(
         self,
         ids: Tensor,
-        targets: Tensor | None = None,
         head_mask: Tensor | None = None,
         return_attention: bool = False,
         cache: KVCache | None = None,
     ) -> Output:
-        """ids, targets (batch, time) → Output.
+        """ids (batch, time) → Output.
 
         head_mask: (n_layer, n_head), multiplies each head's output; 0 removes the head (§IV.D).
         cache: holds what earlier calls have seen and takes up `ids`, the tokens that follow. Raises
@@ -212,10 +202,7 @@ class GPT(nn.Module):
         """
         x, attention = self.hidden(ids, head_mask, return_attention, cache)
         logits = F.linear(x, self.token_embedding.weight)  # (batch, time, vocab_size)
-        loss = None
-        if targets is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        return Output(logits, loss, torch.stack(attention) if return_attention else None)
+        return Output(logits, torch.stack(attention) if return_attention else None)
 
     def hidden(self, ids: Tensor, head_mask=None, return_attention=False, cache=None):
         """(what the logits are made of, (batch, time, n_embd); each layer's attention)."""
@@ -227,8 +214,6 @@ class GPT(nn.Module):
             append = None if cache is None else partial(cache.append, layer)
             x, weights = block(x, heads, return_attention, append)
             attention.append(weights)
-        if return_attention and cache is not None:  # empty slots have weights, too: 0
-            attention = [weights[..., : cache.length] for weights in attention]
         return self.norm(x), attention
 
     def _check(self, ids: Tensor, head_mask: Tensor | None, cache: KVCache | None) -> None:
@@ -239,8 +224,6 @@ class GPT(nn.Module):
             wrong = f"{length} tokens are more than the model's window of {window}; keep the last."
         elif head_mask is not None and head_mask.shape != heads:
             wrong = f"head_mask is {tuple(head_mask.shape)}; make it (n_layer, n_head) = {heads}."
-        elif cache is not None and length > cache.capacity:
-            wrong = f"The cache has room for {cache.capacity} tokens, not {length}; make it larger."
         elif cache is not None and not self.config.causal:
             wrong = "Without the causal mask new tokens change older keys; feed the text uncached."
         if wrong:

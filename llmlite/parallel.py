@@ -1,6 +1,4 @@
-"""Training one model in several processes (data parallel), as `torchrun` starts them: gloo between
-CPUs, nccl between GPUs. Without torchrun there is a world of one.
-"""
+"""One model trained in several processes, as `torchrun` starts them; and the devices there are."""
 
 import os
 from collections.abc import Iterator
@@ -12,8 +10,6 @@ import torch
 import torch.distributed as dist
 
 from llmlite.files import LLMLiteError
-
-PATIENCE = timedelta(hours=2)  # that the others wait for what one prepares (tokenizer, token ids)
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,8 @@ def world() -> World:
     if not dist.is_initialized():
         if cuda := torch.cuda.is_available():
             torch.cuda.set_device(local_device())
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+        patience = timedelta(hours=2)  # of all with what one prepares: tokenizer, token ids
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
     return World(dist.get_rank(), dist.get_world_size())
 
 

@@ -1,13 +1,4 @@
-"""A run: all that one training is, as data, and the folder that it leaves.
-
-    record.json       configuration, fingerprints, versions, device and the log of each epoch
-    steps.jsonl       a line an optimiser step: learning rate, loss, norm of the unscaled gradient
-    best.safetensors  weights with the lowest validation loss; its header says what they are
-    last.pt           all that is needed to carry on; gone once the run is finished
-    previous.pt       the checkpoint before it, used if the last one is damaged; likewise
-
-No pickle is ever executed.
-"""
+"""A run: all that one training is, as data, and the folder that it leaves."""
 
 import io
 import json
@@ -26,20 +17,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from llmlite import __version__
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
-from llmlite.files import CheckpointError, LLMLiteError, is_held, replacing, room_for, tqdm
+from llmlite.files import CheckpointError, LLMLiteError, is_held, replacing, tqdm
 from llmlite.model import GPT
 
 if TYPE_CHECKING:
     import pandas as pd  # imported where it is used: loading a model should not wait for it
 
 FORMAT = "llmlite-gpt-1"
-RECORD, STEPS, WEIGHTS = "record.json", "steps.jsonl", "best.safetensors"
-LAST, PREVIOUS = "last.pt", "previous.pt"
+RECORD = "record.json"  # configuration, fingerprints, versions, device and the log of each epoch
+STEPS = "steps.jsonl"  # a line an optimiser step: learning rate, loss, norm of the gradient
+WEIGHTS = "best.safetensors"  # of the lowest validation loss; the header says what they are
+LAST = "last.pt"  # all that is needed to carry on; gone once the run is finished
+PREVIOUS = "previous.pt"  # the checkpoint before it, used if the last is damaged; likewise
 
 
 @dataclass(frozen=True)
@@ -52,9 +46,8 @@ class Run:
     train: TrainConfig
     # name → function of (model, dataset) that gives what JSON can hold, kept as name.json
     measures: Mapping[str, Callable] = field(default_factory=dict, compare=False)
-    keeps: tuple[str, ...] = field(
-        default=(), compare=False
-    )  # an archive has all "steps", "weights"
+    # What an archive has of it besides the record: all "steps", "weights".
+    keeps: tuple[str, ...] = field(default=(), compare=False)
 
     def identity(self, about: dict[str, str]) -> dict:
         """All that the run is, for its record. about: of its dataset (see Dataset.about)."""
@@ -72,9 +65,6 @@ class Run:
         shape = f"lr{rate:g}-{model.n_layer}l-{model.n_head}h-{model.n_embd}d"
         parts = [str(model), str(self.train), self.data.stride, about]
         return Path(runs) / f"{shape}-{fingerprint(parts)[:8]}"
-
-
-# -- record ---------------------------------------------------------------------------------------
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -96,20 +86,16 @@ def finished_record(folder: str | Path, identity: dict | None = None) -> dict | 
     return None if identity and difference(identity, record["identity"]) else record
 
 
-def difference(ours: dict, theirs: dict) -> str:
+def difference(ours: dict, theirs: dict, prefix: str = "") -> str:
     """What differs between the identities of two runs, in words; "" if they are the same run."""
-    ours, theirs = _flat(ours), _flat(theirs)
-    return ", ".join(
-        f"{key}: {theirs.get(key)} there, {ours.get(key)} here"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    )
-
-
-def _flat(identity: dict) -> dict:
-    """{"train": {"seed": 1}} → {"train.seed": 1}."""
-    parts = {k: v if isinstance(v, dict) else {"": v} for k, v in identity.items()}
-    return {f"{k}.{i}".rstrip("."): v for k, part in parts.items() for i, v in part.items()}
+    found = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        here, there = ours.get(key), theirs.get(key)
+        if isinstance(here, dict) and isinstance(there, dict):
+            found.append(difference(here, there, f"{key}."))
+        elif here != there:
+            found.append(f"{prefix}{key}: {there} there, {here} here")
+    return ", ".join(filter(None, found))
 
 
 def typed_command() -> str | None:
@@ -119,28 +105,6 @@ def typed_command() -> str | None:
     return shlex.join(["llmlite", *sys.argv[1:]]) if typed else None
 
 
-# -- log of steps ---------------------------------------------------------------------------------
-
-
-def append_steps(folder: Path, rows: list[dict]) -> None:
-    """Add rows to the log of steps; they are on the disk when this returns, as a checkpoint after
-    them needs."""
-    path = folder / STEPS
-    with room_for(path), open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def cut_steps(folder: Path, step: int) -> None:
-    """Cut the log of steps back to its first `step` rows, those before a checkpoint."""
-    path = folder / STEPS
-    # A kill may have left the last line short; all lines up to the checkpoint are whole.
-    rows = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    with replacing(path) as aside:
-        aside.write_text("".join(rows[:step]), encoding="utf-8")
-
-
 def read_steps(folder: str | Path) -> "pd.DataFrame":
     """The log of a run's optimiser steps: step (from 1), epoch (from 1), lr, loss, grad_norm."""
     import pandas as pd
@@ -148,13 +112,11 @@ def read_steps(folder: str | Path) -> "pd.DataFrame":
     return pd.read_json(Path(folder) / STEPS, lines=True)
 
 
-# -- weights --------------------------------------------------------------------------------------
+# -- weights and states ---------------------------------------------------------------------------
 
 
-def save_weights(
-    config: ModelConfig, weights: dict[str, torch.Tensor], path: str | Path, **about: str
-) -> None:
-    """Write weights as safetensors; `about` (tokenizer fingerprint, data, …) goes in the header."""
+def save_weights(config: ModelConfig, weights: dict, path: str | Path, **about: str) -> None:
+    """Write weights (name → tensor) as safetensors; `about`, such as data, goes in the header."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     header = {"format": FORMAT, "config": json.dumps(asdict(config)), **about}
     with replacing(path) as aside:
@@ -162,29 +124,21 @@ def save_weights(
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, dict[str, str]]:
-    """(model in float32 and evaluation mode, header) from what `save_weights` wrote.
-
-    Raises CheckpointError, naming the file, if it is missing, damaged or not ours.
-    """
+    """(model in float32 and evaluation mode, header) from what `save_weights` wrote;
+    CheckpointError, naming the file, if it is missing, damaged or not ours."""
     path = Path(path)
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-    except FileNotFoundError:
-        raise CheckpointError(f"There is no model at {path}; train one first.") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} does not hold an llmlite model (format {FORMAT}).")
-    try:
+        if header.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
         model = GPT(ModelConfig(**json.loads(header["config"])))
         model.load_state_dict(load_file(path))
-    except (LookupError, ValueError, RuntimeError, TypeError, LLMLiteError) as error:
-        raise CheckpointError(f"{path} is damaged or not a model: {error}") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no model at {path}; train one first.") from None
+    except Exception as error:  # a damaged file has a dozen kinds
+        raise CheckpointError(f"{path} is damaged or no model of llmlite: {error}") from None
     return model.to(device).eval(), header
-
-
-# -- state ----------------------------------------------------------------------------------------
 
 
 def save_state(state: dict, folder: Path) -> None:
@@ -198,11 +152,8 @@ def save_state(state: dict, folder: Path) -> None:
 
 
 def load_state(folder: Path, device: str | torch.device) -> dict | None:
-    """The last training state that is whole, tensors on `device`; None where there is none yet.
-
-    A damaged file is named on stderr and set aside, and the one before it used. CheckpointError if
-    none is whole.
-    """
+    """The last training state that is whole, tensors on `device`; None where there is none yet. A
+    damaged file is named on stderr and set aside; CheckpointError if none is whole."""
     found = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
     for path in found:
         try:
@@ -219,19 +170,12 @@ def load_state(folder: Path, device: str | torch.device) -> dict | None:
             tqdm.write(said, sys.stderr)
     if found:
         raise CheckpointError(
-            f"No checkpoint in {folder} is whole ({', '.join(path.name for path in found)}); make "
-            "the same call again to start the run from its beginning."
+            f"No checkpoint in {folder} is whole; make the same call again to start anew."
         )
     return None
 
 
-def remove_state(folder: Path) -> None:
-    """Delete the training state, which a finished run does not need: it is larger than the rest."""
-    for name in (LAST, PREVIOUS):
-        (folder / name).unlink(missing_ok=True)
-
-
-# -- where a number is from -----------------------------------------------------------------------
+# -- where a number is from, and what there is ----------------------------------------------------
 
 
 def environment(device: str | torch.device) -> dict[str, str]:
@@ -256,12 +200,9 @@ def device_name(device: str | torch.device) -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the clone that this package runs from, "+" if its files were changed since, or
-    "unknown".
-
-    Where the files were copied to without git, $LLMLITE_COMMIT says it: a hash, with "-dirty" after
-    it if files were changed.
-    """
+    """The commit of the clone that this package runs from, "+" if its files were changed since; of
+    an installed package the one that pip noted; else "unknown". For files that were copied without
+    git $LLMLITE_COMMIT says it: a hash, with "-dirty" after it if they were changed."""
     if given := os.environ.get("LLMLITE_COMMIT"):
         return given[:10] + ("+" if given.endswith("-dirty") else "")
     here = Path(__file__).resolve().parent
@@ -276,14 +217,11 @@ def commit() -> str:
             return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         pass  # no git, or no repository: the package was installed
-    try:  # pip notes the commit when it installs from a git address
+    try:
         noted = json.loads(distribution("llmlite").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
-        return "unknown"
+        noted = {}
     return noted.get("vcs_info", {}).get("commit_id", "unknown")[:10]
-
-
-# -- what there is --------------------------------------------------------------------------------
 
 
 def runs_table(folder: str | Path) -> "pd.DataFrame":
@@ -295,24 +233,22 @@ def runs_table(folder: str | Path) -> "pd.DataFrame":
     rows = []
     records = sorted(Path(folder).rglob(RECORD), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in records:
-        run = str(path.parent.relative_to(folder))
+        row = {"run": str(path.parent.relative_to(folder))}
         try:
             record = read_record(path.parent)
-            if "status" in record:  # else of a model that ships
-                rows.append({"run": run, **_row(record, path.parent)})
+            if "status" not in record:
+                continue  # of a model that ships
+            left = record["status"] == "running" and not is_held(path.parent)
+            row |= {
+                "state": "interrupted" if left else record["status"],
+                "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
+                "perplexity": record["best"]["perplexity"] if record["best"] else None,
+                "reason": record.get("reason", ""),
+                "command": record.get("command") or "",
+            }
         except (CheckpointError, LookupError, TypeError) as error:
-            rows.append({"run": run, "state": "damaged", "reason": f"{error}"})
+            row |= {"state": "damaged", "reason": f"{error}"}
+        rows.append(row)
     if not rows:
         raise LLMLiteError(f"There are no runs below {folder}; name another folder with --out.")
     return pd.DataFrame(rows)
-
-
-def _row(record: dict, run: Path) -> dict:
-    left = record["status"] == "running" and not is_held(run)
-    return {
-        "state": "interrupted" if left else record["status"],
-        "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
-        "perplexity": record["best"]["perplexity"] if record["best"] else None,
-        "reason": record.get("reason", ""),
-        "command": record.get("command") or "",
-    }

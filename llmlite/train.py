@@ -1,10 +1,5 @@
-"""The trainer (§III.E): epochs, early stopping, the log, and carrying on after anything.
-
-Knows nothing about text, and leaves how a step is computed to engine.py: it gets a Run and token
-ids and leaves the run's folder (see run.py). A run that was interrupted, even by SIGKILL in
-mid-epoch, carries on from its last checkpoint when the same call is made again, and on a CPU ends
-with the same weights, bit for bit. Under torchrun all processes make the same call.
-"""
+"""The trainer (§III.E): a Run and token ids → the run's folder (see run.py). Interrupted, even by
+SIGKILL, the same call carries on, and on a CPU ends with the same weights, bit for bit."""
 
 import math
 import sys
@@ -18,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llmlite.data import Dataset, mistakes
-from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate, step_operations
-from llmlite.files import CheckpointError, DivergedError, OutOfMemoryError, hold, tqdm, write_json
+from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate
+from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tqdm, write_json
 from llmlite.metrics import (
     leak_floor,
     loss_by_position,
@@ -34,25 +29,23 @@ from llmlite.run import (
     RECORD,
     WEIGHTS,
     Run,
-    append_steps,
-    cut_steps,
     difference,
     environment,
     finished_record,
     load_state,
     read_record,
-    remove_state,
     save_state,
     save_weights,
     typed_command,
 )
-from llmlite.steplog import EventFiles, StepLog
+from llmlite.steplog import StepLog, event_writer
 from llmlite.windows import EpochSampler, windows_of
 
 # Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
 # take as long to write as the steps themselves.
 CHECKPOINT_SECONDS = 30.0
 FLUSH_EVERY = 20  # steps between reads of the log on a CPU; a GPU would have to wait for each read
+KEPT = ("step", "epochs", "warning", "best")  # by a checkpoint, of the Trainer itself
 
 
 @dataclass(frozen=True)
@@ -80,59 +73,63 @@ class Trainer:
     def __init__(
         self, run: Run, dataset: Dataset, folder: str | Path, compute: Compute = Compute()
     ):
-        config, block_size = run.train, run.model.block_size
+        config, size = run.train, run.model.block_size
         self.run, self.config, self.folder, self.compute = run, config, Path(folder), compute
-        self.device = torch.device(compute.device)
-        self.world = world()
+        self.device, self.world = torch.device(compute.device), world()
         self.progress = compute.progress and self.world.main
         self.identity = run.identity(dataset.about)
         windows = windows_of(dataset, run.data, config, self.device)
         self.windows, self.valid_windows = windows["train"], windows["valid"]
         self.epoch_windows = min(len(self.windows), config.epoch_windows or len(self.windows))
-        self.leak_floor = leak_floor(dataset.ids["train"][: config.train_tokens], block_size)
+        self.leak_floor = leak_floor(dataset.ids["train"][: config.train_tokens], size)
         self.batch = config.batch_size * config.accumulation  # windows in an optimiser step
         self.steps_per_epoch = math.ceil(self.epoch_windows / self.batch)
         self.total_steps = self.steps_per_epoch * config.epochs
         # Several processes have to stop at the same step, and their clocks differ.
         self.checkpoint_every = config.checkpoint_every or (200 if self.world.size > 1 else None)
-        self.tokens_per_epoch = self.epoch_windows * block_size
+        self.tokens_per_epoch = self.epoch_windows * size
         self.dtype = autocast_dtype(config.amp, self.device)
-        self.events = EventFiles(self.folder) if compute.tensorboard and self.world.main else None
 
     def start(self) -> None:
         """The state before the first step, whatever was drawn or half trained in this process."""
         torch.manual_seed(self.config.seed)
         self.model = GPT(self.run.model).to(self.device)
-        operations = step_operations(self.run.model, self.batch) * self.total_steps
-        paths = self.compute.paths
-        self.engine = Engine(self.model, self.config, self.dtype, operations, self.world, paths)
-        self.log = StepLog(self.total_steps, self.world, may_skip=self.dtype == torch.float16)
+        how = self.dtype, self.total_steps, self.world, self.compute.paths
+        self.engine = Engine(self.model, self.config, *how)
+        self.log = StepLog(self.folder, self.total_steps, self.world, self.dtype)
         self.step = 0  # optimiser steps taken
         self.epochs: list[dict] = []  # the log of finished epochs
         self.best: dict[str, Tensor] = {}  # weights after the best epoch, on the device
-        self._best_is_written = False
-        self._saved_at = time.monotonic()
         self.warning: str | None = None  # of a loss that is too good to be true
+        self.events = None  # TensorBoard's writer
+        self._saved_at = time.monotonic()
+
+    @property
+    def best_epoch(self) -> dict | None:
+        return min(self.epochs, key=lambda epoch: epoch["valid_loss"], default=None)
 
     # -- the loop -----------------------------------------------------------------------------
 
     def fit(self) -> dict:
-        """Train to the end and return the run's record.
-
-        A run that fails (DivergedError, OutOfMemoryError) leaves a record that says why. BusyError
-        if another process trains in the folder, CheckpointError if it holds another run.
-        """
+        """Train to the end and return the run's record. A run that fails (DivergedError, or
+        LLMLiteError where memory runs out) leaves one that says why. BusyError if another process
+        trains in the folder, CheckpointError if it holds another run."""
         if record := self.world.from_main(finished_record(self.folder, self.identity)):
             return record
         with hold(self.folder) if self.world.main else nullcontext():
             self._resume()
             self._write_record("running")
             try:
-                self._train()
+                shown = {"desc": "Train", "unit": "step", "disable": not self.progress}
+                with tqdm(total=self.total_steps, initial=self.step, **shown) as self.bar:
+                    while len(self.epochs) < self.config.epochs and not self._stop_early():
+                        self._train_epoch()
+                        self._end_epoch()
                 self._write_best()
                 record = self._write_record("finished")
                 if self.world.main:
-                    remove_state(self.folder)
+                    for state in self.folder.glob("*.pt"):  # larger than all that is needed now
+                        state.unlink()
                 return record
             except DivergedError as error:
                 self._write_record("failed", str(error))
@@ -142,27 +139,19 @@ class Trainer:
             finally:
                 if self.events:
                     self.events.close()
-            advice = f"At step {self.step + 1}, {self.engine.memory_advice()}"
-            self._write_record("failed", advice)
-            raise OutOfMemoryError(advice)
-
-    def _train(self) -> None:
-        with tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            unit="step",
-            desc="Train",
-            disable=not self.progress,
-        ) as self.bar:
-            while len(self.epochs) < self.config.epochs and not self._stop_early():
-                self._train_epoch()
-                self._end_epoch()
+            reason = (
+                f"At step {self.step + 1}, {self.device} ran out of memory with "
+                f"{self.engine.piece} windows in a forward pass; a smaller batch_size with more "
+                "accumulation, not merged (merge=False), is the same step."
+            )
+            self._write_record("failed", reason)
+            raise LLMLiteError(reason)
 
     def _train_epoch(self) -> None:
         self.model.train()
         epoch, config = len(self.epochs), self.config
         seen = (self.step - epoch * self.steps_per_epoch) * self.batch
-        flush_every = FLUSH_EVERY if self.device.type == "cpu" else math.inf
+        on_cpu = self.device.type == "cpu"
         self.log.start_clock()
         sampler = EpochSampler(
             self.windows, self.batch, config.seed, epoch, seen, self.world, self.epoch_windows
@@ -175,7 +164,7 @@ class Trainer:
             self._optimiser_step(inputs, targets, len(whole))
             self.bar.update()
             checkpoint = self._checkpoint_is_due()
-            if checkpoint or len(self.log) >= flush_every:
+            if checkpoint or (on_cpu and self.step % FLUSH_EVERY == 0):
                 self._flush()
             if checkpoint:
                 self._save()
@@ -201,13 +190,19 @@ class Trainer:
         rows = self.log.flush()
         if not rows or not self.world.main:
             return
-        append_steps(self.folder, rows)
         loss = rows[-1]["loss"]
-        self.bar.set_postfix_str(
-            f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}, {self.log.speed:,.0f} tokens/s"
-        )
-        if self.events:
-            self.events.write("train", rows, ("loss", "lr", "grad_norm"))
+        self.bar.set_postfix_str(f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}")
+        self._show("train", rows, "loss", "lr", "grad_norm")
+
+    def _show(self, group: str, rows: list[dict], *names: str) -> None:
+        """To TensorBoard, if it is wanted."""
+        if not self.events:
+            return
+        for row in rows:
+            for name in names:
+                if row[name] is not None:  # fp16 scaling left the step out
+                    self.events.add_scalar(f"{group}/{name}", row[name], row["step"])
+        self.events.flush()
 
     def _end_epoch(self) -> None:
         """Validate, log the epoch, keep the weights if they are the best so far, checkpoint."""
@@ -217,7 +212,6 @@ class Trainer:
                 f"The validation loss became {valid_loss} after epoch {len(self.epochs) + 1}; "
                 "lower the learning rate."
             )
-        best = min((epoch["valid_loss"] for epoch in self.epochs), default=math.inf)
         epoch = {
             "epoch": len(self.epochs) + 1,
             "step": self.step,
@@ -229,17 +223,14 @@ class Trainer:
         self.epochs.append(epoch)
         if self.progress:
             tqdm.write(epoch_line(epoch), file=sys.stderr)
-        if not self.warning:
-            causal = self.run.model.causal
-            self.warning = warn_if_implausible(valid_loss, self.leak_floor, causal)
-        if valid_loss < best:
+        causal = self.run.model.causal
+        self.warning = self.warning or warn_if_implausible(valid_loss, self.leak_floor, causal)
+        if self.best_epoch is epoch:
             self.best = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
-            self._best_is_written = False
         if self.checkpoint_every or self._checkpoint_is_due():
             self._save()
         self._write_record("running")
-        if self.events:
-            self.events.write("epoch", [epoch], ("train_loss", "valid_loss", "perplexity"))
+        self._show("epoch", [epoch], "train_loss", "valid_loss", "perplexity")
 
     def _validate(self) -> float:
         """Nats per token over the validation split; each process scores its part of the windows."""
@@ -260,10 +251,8 @@ class Trainer:
 
     def _stop_early(self) -> bool:
         """Has the validation loss not improved for `patience` epochs?"""
-        if not self.config.patience or not self.epochs:
-            return False
-        best = min(self.epochs, key=lambda epoch: epoch["valid_loss"])
-        return len(self.epochs) - best["epoch"] >= self.config.patience
+        patience, best = self.config.patience, self.best_epoch
+        return bool(patience and best and len(self.epochs) - best["epoch"] >= patience)
 
     # -- files --------------------------------------------------------------------------------
 
@@ -275,11 +264,8 @@ class Trainer:
         cuda = self.device.type == "cuda"
         state = {
             "identity": self.identity,
-            "step": self.step,
-            "epochs": self.epochs,
-            "warning": self.warning,
-            "best": self.best,
-            "log": self.log.state_dict(),
+            **{name: getattr(self, name) for name in KEPT},
+            "log": {"sums": self.log.sums, "skipped": self.log.skipped},
             **self.engine.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -288,9 +274,7 @@ class Trainer:
         self.log.start_clock()
 
     def _write_best(self) -> None:
-        """Once for each best epoch that a checkpoint or the run's end has seen."""
-        if self.world.main and self.best and not self._best_is_written:
-            self._best_is_written = True
+        if self.world.main and self.best:
             about = {k: v for k, v in self.identity.items() if isinstance(v, str)}
             save_weights(self.run.model, self.best, self.folder / WEIGHTS, **about)
 
@@ -301,9 +285,8 @@ class Trainer:
             for half_written in self.folder.glob(".*.tmp*"):  # by a process that was killed
                 half_written.unlink()
             state = load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
-            # Of a finished run the record alone is left.
-            there = (state or read_record(self.folder) or {}).get("identity")
-        state, there = self.world.from_main((state, there))
+            there = state or read_record(self.folder)  # of a finished run that is all
+        state, there = self.world.from_main((state, there and there["identity"]))
         self.start()
         if there and (other := difference(self.identity, there)):
             raise CheckpointError(
@@ -311,9 +294,9 @@ class Trainer:
                 "this one."
             )
         if state is not None:
-            self.step, self.epochs, self.best = state["step"], state["epochs"], state["best"]
-            self.warning = state["warning"]
-            self.log.load_state_dict(state["log"])
+            for name in KEPT:
+                setattr(self, name, state[name])
+            self.log.sums, self.log.skipped = state["log"]["sums"], state["log"]["skipped"]
             self.engine.load_state_dict(state)
             torch.set_rng_state(state["rng"].cpu())
             if state["cuda_rng"] is not None:
@@ -322,7 +305,8 @@ class Trainer:
             torch.manual_seed(hash((self.config.seed, self.world.rank, self.step)))
             return
         self._write_best()  # the file may be newer than the checkpoint, or damaged
-        cut_steps(self.folder, self.step)
+        self.log.cut(self.step)
+        self.events = event_writer(self.folder, self.step) if self.compute.tensorboard else None
 
     def _write_record(self, status: str, reason: str | None = None) -> dict:
         record = {
@@ -339,7 +323,7 @@ class Trainer:
             "steps_per_epoch": self.steps_per_epoch,
             "tokens_per_epoch": self.tokens_per_epoch,
             "epochs": self.epochs,
-            "best": min(self.epochs, key=lambda epoch: epoch["valid_loss"], default=None),
+            "best": self.best_epoch,
             "seconds": sum(epoch["seconds"] for epoch in self.epochs),
         }
         if self.world.main:

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from llmlite.cli import chat, main
-from llmlite.generate import Piece, Step, complete
+from llmlite.generate import complete
 from llmlite.tokenizer import BPETokenizer
 
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": None}
@@ -55,13 +55,12 @@ def test_in_a_pipe_an_interrupt_ends_all(talk, monkeypatch):
 ENDLESS = """
 import time
 from llmlite.cli import chat
-from llmlite.generate import Step
 from llmlite.tokenizer import BPETokenizer
 
 def stream(*_, **__):
     while True:
         time.sleep(0.01)
-        yield Step(65, 0.5)
+        yield 65, 0.5
 
 chat.stream = stream
 chat.chat(None, BPETokenizer([]), "a tiny model", 1000, 0, True)
@@ -102,7 +101,7 @@ def test_ctrl_c_and_ctrl_d_at_a_real_terminal():
 
 
 def piece(text, *probabilities):
-    return Piece(text, [Step(0, -math.log(p)) for p in probabilities])
+    return text, [-math.log(p) for p in probabilities]
 
 
 def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(capsys):

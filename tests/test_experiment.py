@@ -161,14 +161,14 @@ def test_nothing_is_searched_for_where_the_configuration_is_known(start, work):
 
 
 def test_a_search_on_a_cluster_is_not_repeated_here(start, monkeypatch):
-    trained, train = [], Trainer._train
+    trained, train = [], Trainer._resume
 
     def on_ray(function, items, options, folder):
         function = pickle.loads(pickle.dumps(function))  # as for another machine
         yield from ((number, function(item)) for number, item in enumerate(items))
 
     monkeypatch.setattr("llmlite.plan.search.on_ray", on_ray)
-    monkeypatch.setattr(Trainer, "_train", lambda self: trained.append(1) or train(self))
+    monkeypatch.setattr(Trainer, "_resume", lambda self: trained.append(1) or train(self))
     experiment = start(**{"revised.space.learning_rate": (1e30, 1e-2)})
     table = experiment.search("revised", RayOptions("local"))
     assert table.status.tolist() == ["failed", "finished"]

@@ -15,8 +15,6 @@ from llmlite.generate import (
     PARAGRAPH,
     Decoder,
     GraphCache,
-    GraphStep,
-    Step,
     _drawn,
     complete,
     generate,
@@ -313,11 +311,11 @@ def test_a_recorded_step_gives_the_logits_of_all_later_ones(
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorder)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
     ids, decoder = make_ids(3, 14), Decoder(tiny_model, 3, capacity=14)
-    decoder.cache, decoder.graph = GraphCache(tiny_model, 3, 12), GraphStep()
+    decoder.cache = GraphCache(tiny_model, 3, 12)
     for end in range(prompt, 15):
         expected = from_scratch(tiny_model, ids[:, :end])
         torch.testing.assert_close(decoder(ids[:, :end]), expected, **CLOSE)
-    assert len(decoder.graph.graph.calls) > 30
+    assert len(decoder.cache.graph.calls) > 30
 
 
 def test_a_cache_for_graphs_gives_what_the_plain_one_gives(tiny_model, make_ids):
@@ -399,7 +397,7 @@ def test_the_cache_grows_while_the_text_does(tiny_config, make_model, make_ids):
 def test_a_stream_is_the_tokens_that_generate_gives(tiny_model, make_ids, prompt, options):
     ids, mask = make_ids(1, prompt), mask_heads(tiny_model.config, [1, 2])
     options = {"seed": 4, "head_mask": mask, **options}
-    tokens = [step.token for step in stream(tiny_model.train(), ids, 18, **options)]
+    tokens = [token for token, _ in stream(tiny_model.train(), ids, 18, **options)]
     assert tokens == generate(tiny_model, ids, 18, **options)[0, prompt:].tolist()
     assert len(tokens) == 18
 
@@ -407,11 +405,11 @@ def test_a_stream_is_the_tokens_that_generate_gives(tiny_model, make_ids, prompt
 def test_a_step_says_how_surprising_its_token_was_to_the_model(tiny_model, make_ids):
     """Over the whole vocabulary, whatever it was drawn from."""
     text = make_ids(1, 3)
-    for step in stream(tiny_model, text, 8, temperature=0.5, top_k=4, seed=2):
+    for token, nats in stream(tiny_model, text, 8, temperature=0.5, top_k=4, seed=2):
         with torch.no_grad():
-            expected = -tiny_model(text).logits[0, -1].log_softmax(-1)[step.token].item()
-        assert step.nats == pytest.approx(expected, abs=1e-4)
-        text = torch.cat([text, torch.tensor([[step.token]])], dim=1)
+            expected = -tiny_model(text).logits[0, -1].log_softmax(-1)[token].item()
+        assert nats == pytest.approx(expected, abs=1e-4)
+        text = torch.cat([text, torch.tensor([[token]])], dim=1)
     assert text.size(1) == 11
 
 
@@ -434,9 +432,9 @@ def test_several_texts_are_no_stream(tiny_model, make_ids, one_sentence):
     one_sentence(error)
 
 
-def steps_of(tokens) -> list[Step]:
+def steps_of(tokens) -> list[tuple[int, float]]:
     """Steps whose probabilities are a half, a quarter, an eighth, …"""
-    return [Step(token, (i + 1) * math.log(2)) for i, token in enumerate(tokens)]
+    return [(token, (i + 1) * math.log(2)) for i, token in enumerate(tokens)]
 
 
 @pytest.mark.parametrize(
@@ -456,21 +454,15 @@ def test_the_pieces_of_a_text_are_whole_characters(tokenizer, data, texts):
     id_of = {tokenizer.token_bytes[i]: i for i in range(256)}
     steps = steps_of(id_of[bytes([byte])] for byte in data)
     found = list(pieces(tokenizer, iter(steps)))
-    assert [piece.text for piece in found] == texts
-    assert "".join(texts) == tokenizer.decode([step.token for step in steps])
-    assert [step for piece in found for step in piece.steps] == steps
-
-
-def test_a_characters_probability_is_the_product_of_its_tokens(tokenizer):
-    id_of = {tokenizer.token_bytes[i]: i for i in range(256)}
-    (piece,) = pieces(tokenizer, steps_of([id_of[b"\xc3"], id_of[b"\xa9"]]))
-    assert piece.probability == pytest.approx(1 / 2 * 1 / 4)
+    assert [text for text, _ in found] == texts
+    assert "".join(texts) == tokenizer.decode([token for token, _ in steps])
+    assert [nats for _, its in found for nats in its] == [nats for _, nats in steps]
 
 
 def test_pieces_end_before_the_special_token_and_ask_for_no_more(tokenizer):
     steps = iter(steps_of([65, tokenizer.eot_id, 66]))
     assert len(list(pieces(tokenizer, steps))) == 1
-    assert next(steps).token == 66
+    assert next(steps)[0] == 66
 
 
 # -- text -----------------------------------------------------------------------------------------
@@ -488,7 +480,7 @@ def test_a_completion_continues_a_paragraph_that_starts_with_the_prompt(text_mod
 def test_pieces_of_a_stream_are_the_text_of_a_completion(text_model, tokenizer):
     options = {"seed": 3, "top_k": 50, "temperature": 0.8}
     steps = stream(text_model, prompt_ids(tokenizer, "The cat"), 40, **options)
-    text = "".join(piece.text for piece in pieces(tokenizer, steps))
+    text = "".join(text for text, _ in pieces(tokenizer, steps))
     assert complete(text_model, tokenizer, "The cat", 40, **options) == [text]
     assert text
 

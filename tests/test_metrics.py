@@ -16,6 +16,7 @@ from llmlite import metrics
 from llmlite.audit.causality import causal_leak
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Counts, Dataset
+from llmlite.engine import TrainingLoss
 from llmlite.files import LLMLiteError
 from llmlite.metrics import (
     ImplausibleLossWarning,
@@ -171,7 +172,8 @@ def test_without_the_causal_mask_the_loss_is_that_of_whole_windows(
     tiny_config, make_model, make_ids
 ):
     model, ids = make_model(replace(tiny_config, causal=False)), make_ids(25)
-    by_hand = sum(model(ids[i : i + 12][None], ids[i + 1 : i + 13][None]).loss for i in (0, 12))
+    loss = TrainingLoss(model, None)
+    by_hand = sum(loss(ids[i : i + 12][None], ids[i + 1 : i + 13][None]) for i in (0, 12))
     assert total_loss(model, ids)[0] == pytest.approx(12 * by_hand.item(), rel=1e-5)
 
 
@@ -439,7 +441,7 @@ def test_the_loss_at_each_position_is_that_of_a_plain_loop(
     assert (found.shape, found.dtype) == ((12,), torch.float64)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     inputs, targets = windows[torch.arange(5)]
-    mean = tiny_model(inputs, targets).loss.item()
+    mean = TrainingLoss(tiny_model, None)(inputs, targets).item()
     assert found.mean().item() == pytest.approx(mean, abs=1e-5)
 
 

@@ -57,13 +57,13 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def fits(monkeypatch):
     """The runs that were trained, in order, as (learning rate, heads)."""
-    calls, original = [], Trainer._train
+    calls, original = [], Trainer._resume
 
     def counted(self):
         calls.append((self.config.learning_rate, self.run.model.n_head))
         return original(self)
 
-    monkeypatch.setattr(Trainer, "_train", counted)
+    monkeypatch.setattr(Trainer, "_resume", counted)
     return calls
 
 

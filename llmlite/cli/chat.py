@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 
 from llmlite.files import LLMLiteError
-from llmlite.generate import Piece, pieces, prompt_ids, stream
+from llmlite.generate import pieces, prompt_ids, stream
 from llmlite.model import GPT
 
 # A terminal obeys these characters, so there they are replaced by their pictures.
@@ -17,28 +17,30 @@ PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"
 PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
-def print_text(beginning: str, continuation: Iterable[Piece], probabilities: bool = False) -> None:
+def print_text(
+    beginning: str, continuation: Iterable[tuple[str, list[float]]], probabilities: bool = False
+) -> None:
     """Both as one text, as it comes, and a line end even if the continuation is interrupted.
 
     probabilities: what the model gave each token is set behind it, as in ` the(0.34)`, the product
     where several tokens spell one character; then comes the mean surprise of all tokens.
     """
-    steps = []
+    nats = []  # of each token
     try:
         _write(beginning)
-        for piece in continuation:
-            if probabilities and piece.steps:
-                body = piece.text.rstrip("\n")  # a probability stands on the line of its token
-                _write(f"{body}({piece.probability:.2g}){piece.text[len(body) :]}")
+        for text, its_nats in continuation:
+            if probabilities and its_nats:
+                body = text.rstrip("\n")  # a probability stands on the line of its token
+                _write(f"{body}({math.exp(-sum(its_nats)):.2g}){text[len(body) :]}")
             else:
-                _write(piece.text)
-            steps += piece.steps
+                _write(text)
+            nats += its_nats
     finally:
         _write("\n")
-        if probabilities and steps:
-            mean = sum(step.nats for step in steps) / len(steps)
+        if probabilities and nats:
+            mean = sum(nats) / len(nats)
             _say(
-                f"Mean surprise of {len(steps)} tokens: {mean:.2f} nats per token, perplexity "
+                f"Mean surprise of {len(nats)} tokens: {mean:.2f} nats per token, perplexity "
                 f"{math.exp(mean):.1f}."
             )
 

@@ -16,6 +16,7 @@ from llmlite.cli import COMMANDS
 from llmlite.cli.options import parse
 from llmlite.config import AXES, SearchSpace
 from llmlite.data import SPLITS
+from llmlite.engine import TrainingLoss
 from llmlite.profiles import PROFILES
 from llmlite.run import read_steps
 from llmlite.windows import windows_of
@@ -203,7 +204,8 @@ def test_mistakes_are_in_the_records_and_in_the_windows_of_the_test(whole):
         inputs, targets = windows[torch.arange(len(windows))]
         assert (inputs.equal(targets)) is (name == "unshifted")
         with torch.inference_mode():
-            expected = whole.experiment.model_of(run)(inputs, targets).loss.item()
+            loss = TrainingLoss(whole.experiment.model_of(run), None)
+            expected = loss(inputs, targets).item()
         assert whole.record(name)["measures"]["test_loss"] == pytest.approx(expected, rel=1e-5)
 
 

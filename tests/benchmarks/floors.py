@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from llmlite.config import ModelConfig
-from llmlite.engine import parameters, step_operations
+from llmlite.engine import step_operations
+from llmlite.model import GPT
 
 STATE_BYTES = 4  # weights, gradients and both moments are float32, whatever the products are in
 
@@ -84,7 +85,7 @@ def step_bytes(model: ModelConfig, windows: int, bytes_per_value: int) -> float:
     second half (1), the wide layer before its activation function (4), and what enters the last
     norm (1). The rest follows from these element by element; logits are never stored.
     """
-    state = 4 * parameters(model) * STATE_BYTES
+    state = 4 * GPT(model).n_parameters() * STATE_BYTES
     kept = windows * model.block_size * (10 * model.n_layer + 1) * model.n_embd * bytes_per_value
     return 2.0 * (state + kept)
 

@@ -160,21 +160,21 @@ def transformers(case: Case) -> Callable:
 
     model = training_gpt2(case.shape).to(case.device)
 
-    def loss_of(x, y):
-        logits = model(x).logits
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
-
-    return _loop(case, model, torch.compile(loss_of, dynamic=False))
+    return _loop(case, model, torch.compile(lambda x, y: _loss(model, x, y), dynamic=False))
 
 
 def plain(case: Case, mode: str) -> Callable:
     """Our model as nanoGPT trains its own: the whole forward pass with its loss, compiled."""
     model = GPT(case.shape).to(case.device).train()
 
-    def loss_of(x, y):
-        return model(x, y).loss
+    return _loop(
+        case, model, torch.compile(lambda x, y: _loss(model, x, y), dynamic=False, mode=mode)
+    )
 
-    return _loop(case, model, torch.compile(loss_of, dynamic=False, mode=mode))
+
+def _loss(model, x, y) -> torch.Tensor:
+    logits = model(x).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
 
 
 class Timed:
