@@ -7,22 +7,28 @@ records, the trained model, and the one block of README.md that is written from 
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import tyro
 
 from llmlite import paper
-from llmlite.audit.scorecard import RECORDS, SCORECARD, SHORT
+from llmlite.audit import scorecard
+from llmlite.audit.claims import Evidence, headline
+from llmlite.audit.measures import together
+from llmlite.audit.runs import Audit
 from llmlite.experiment import SEEDS, Experiment, project_root
-from llmlite.files import LLMLiteError
+from llmlite.files import LLMLiteError, write_json
 from llmlite.intervals import over_seeds
+from llmlite.metrics import Score, evaluate
 from llmlite.plan.archive import stage
 from llmlite.plan.search import best_row
 from llmlite.plan.whole import whole_plan
-from llmlite.pretrained import ship
+from llmlite.pretrained import MODEL, TOKENIZER
 from llmlite.reproduce import write_notebook
-from llmlite.run import WEIGHTS
+from llmlite.run import RECORD, WEIGHTS, environment, finished_record, load_model, save_weights
 
+HERE = Path(__file__).resolve().parent
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
 START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md
 
@@ -56,39 +62,66 @@ vocabulary {data.vocab_size:,}, windows of {data.block_size} tokens, a new one e
 figures/publish.py from the run's records."""
 
 
+KEPT = ("command", "identity", "environment", "amp", "parameters", "steps_per_epoch", "epochs")
+
+PAGE = """\
+# Scorecard
+
+The paper's 16 claims, judged by the records of runs: {source} Intervals are 95%. The sections are \
+those of [notebook 08](../notebooks/08_reproduction_audit.ipynb); [audit.json](audit.json) \
+holds the runs' records, each with the command that made it.
+
+| # | claim | published | here | verdict | section | `llmlite run --only` |
+|---|---|---|---|---|---|---|
+{lines}
+"""
+LINE = "| {number} | {claim} | {published} | {ours} | **{verdict}** | {section} | {runs} |"
+SHORT_PAGE = """\
+**{headline}**
+
+| # | the paper's claim | verdict |
+|---|---|---|
+{lines}
+
+Here: {source} The numbers, with intervals: [scorecard](figures/scorecard.md); the runs' records, \
+with the command of each: [audit.json](figures/audit.json)."""
+SHORT_LINE = "| {number} | {claim} | {verdict} |"
+
+
 def publish(experiment: Experiment, root: Path) -> None:
     """Show in the clone at `root` what this experiment's run has made; what it has not made stays
     as it is. README.md changes where both the retraining and the audit are there."""
-    out, records = experiment.out, root / "figures" / "records"
+    out, figures = experiment.out, root / "figures"
     for notebook in sorted((out / "notebooks").glob("*.ipynb")):
         content = json.loads(notebook.read_text("utf-8"))
         # Whoever opens the published notebook starts from its own parameters, not this run's.
         cells = [c for c in content["cells"] if INJECTED not in c["metadata"].get("tags", [])]
         write_notebook(root / "notebooks" / notebook.name, content | {"cells": cells})
-    _publish_figures(out / "figures", root / "figures")
+    _publish_figures(out / "figures", figures)
     trained = [run for run in whole_plan(experiment) if experiment.is_trained(run)]
     if trained:
-        shutil.rmtree(records / "runs", ignore_errors=True)
-        stage(experiment, trained, records)
+        shutil.rmtree(figures / "records" / "runs", ignore_errors=True)
+        stage(experiment, trained, figures / "records")
+    audited = any((out / "notebooks").glob("08_*.ipynb"))
+    short = write_scorecard(Audit(experiment), figures) if audited else None
     if any(out.glob("runs/*/test_score.json")):
         table = results(experiment)
-        shutil.copyfile(out / SEEDS, records / SEEDS)
+        shutil.copyfile(out / SEEDS, figures / "records" / SEEDS)
         weights = experiment.folder(experiment.retraining()) / WEIGHTS
         # Of WikiText-2, as the model's card says; records alone have no weights.
         if experiment.dataset.name.startswith("wikitext") and weights.exists():
             ship(experiment, root / "llmlite" / "pretrained")
-        if (scorecard := out / "figures" / SHORT).exists():
+        if short:
             readme = root / "README.md"
-            block = f"{scorecard.read_text('utf-8')}\n\n{table}"
-            readme.write_text(with_block(readme.read_text("utf-8"), block), "utf-8")
+            text = with_block(readme.read_text("utf-8"), f"{short}\n\n{table}")
+            readme.write_text(text, "utf-8")
 
 
 def _publish_figures(made: Path, to: Path) -> None:
-    """Copy figures and what lies with them; the page has the captions of all that are there."""
+    """Copy figures; the page has the captions of all that are there."""
     to.mkdir(exist_ok=True)
-    for path in (*made.glob("*.png"), *made.glob("*.svg"), made / SCORECARD, made / RECORDS):
-        if path.exists():
-            shutil.copyfile(path, to / path.name)
+    for path in (*made.glob("*.png"), *made.glob("*.svg")):
+        shutil.copyfile(path, to / path.name)
     page = to / "README.md"
     captions = captions_in(page.read_text("utf-8")) if page.exists() else {}
     captions |= json.loads((made / "captions.json").read_text("utf-8"))
@@ -138,6 +171,98 @@ def results(experiment: Experiment) -> str:
         amp=record["amp"],
         seeds=f"{n} seeds with 95% intervals" if n > 1 else "one seed",
     )
+
+
+# -- the scorecard's pages ------------------------------------------------------------------------
+
+
+def write_scorecard(audit: Audit, folder: Path) -> str:
+    """scorecard.md, and the records behind it; what README.md has of it."""
+    experiment, evidence = audit.experiment, scorecard.evidence(audit)
+    rows = scorecard.scorecard(evidence)
+    source = (
+        f"profile {experiment.profile.name}, {experiment.dataset.name}, "
+        f"{experiment.made_on()}. {scorecard.scale(audit)}"
+    )
+    page, short = pages(rows, source, headline(evidence))
+    (folder / "scorecard.md").write_text(page, "utf-8")
+    write_json(folder / "audit.json", records(audit, evidence, rows))
+    return short
+
+
+def pages(rows: list[scorecard.Row], source: str, headline: str) -> list[str]:
+    """What goes into figures/ and into README.md. source: profile, data and device."""
+    made = []
+    for page, line in ((PAGE, LINE), (SHORT_PAGE, SHORT_LINE)):
+        lines = "\n".join(line.format(**asdict(row)) for row in rows)
+        made.append(page.format(lines=lines, source=source, headline=headline))
+    return made
+
+
+def records(audit: Audit, gathered: Evidence, rows: list[scorecard.Row]) -> dict:
+    """figures/audit.json: every run's record, with what was measured of it."""
+    experiment, runs = audit.experiment, {}
+    for name, record in gathered.leak.items():
+        runs[name] = {k: record[k] for k in (*KEPT, "measures", "skipped")}
+    for i, (name, run) in enumerate(audit.honest_runs.items()):
+        record, scores = experiment.train(run), experiment.measured(run, "scores")
+        runs[name] = {
+            **{k: record[k] for k in KEPT},
+            "command": audit.command(name),
+            "scores": {rule: asdict(together(articles)) for rule, articles in scores.items()},
+            "studies": {
+                study: {k: v for k, v in seeds[i].items() if k != "rows"}
+                for study, seeds in gathered.studies.items()
+            },
+        }
+    for name, grid in audit.grid_runs.items():
+        records = [record for run in grid if (record := finished_record(experiment.folder(run)))]
+        if records:
+            runs[name] = {
+                "command": audit.command(name),
+                "environment": records[0]["environment"],
+                "epochs": experiment.epochs(grid).to_dict("records"),
+            }
+    return {
+        "profile": experiment.profile.name,
+        "data": experiment.dataset.name,
+        "scorecard": [asdict(row) for row in rows],
+        "runs": runs,
+    }
+
+
+# -- the model ------------------------------------------------------------------------------------
+
+
+def ship(experiment, folder: Path) -> None:
+    """Write the trained model of an Experiment into `folder`, weights rounded to half precision.
+
+    The scores in its record are those of the rounded weights on the whole test split.
+    """
+    run, dataset, model = experiment.retrain(), experiment.dataset, experiment.model
+    half = {name: weight.half() for name, weight in model.state_dict().items()}
+    about = {name: str(value) for name, value in dataset.about.items()}
+    save_weights(model.config, half, folder / MODEL, **about)
+    experiment.tokenizer.save(folder / TOKENIZER)
+    rounded, _ = load_model(folder / MODEL, experiment.device)
+    taken_over = ("identity", "amp", "parameters", "best", "epochs", "environment")
+    record = {
+        "profile": experiment.profile.name,
+        **about,
+        "data_config": {k: v for k, v in asdict(experiment.data).items() if k != "source"},
+        **{key: run[key] for key in taken_over},
+        "scores": asdict(evaluate(rounded, dataset.ids["test"], dataset.counts("test"))),
+        "scored_in": environment(experiment.device),
+    }
+    write_json(folder / RECORD, record)
+    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+
+
+def model_card(record: dict) -> str:
+    """README.md of a shipped model, from its record."""
+    score, millions = Score(**record["scores"]), record["parameters"] / 1e6
+    template = (HERE / "card.md").read_text("utf-8")
+    return template.format(**record, score=score, last=record["epochs"][-1], millions=millions)
 
 
 def main(profile: str, out: Path, data: str | None = None) -> None:

@@ -6,25 +6,24 @@ import shutil
 
 import pytest
 import torch
+from publish import model_card
 from safetensors import safe_open
 
 from llmlite.files import CheckpointError, LLMLiteError
 from llmlite.metrics import Score, evaluate
 from llmlite.pretrained import (
-    CARD,
     FOLDER,
     MODEL,
     RECORD,
     TOKENIZER,
     load_pretrained,
-    model_card,
 )
 from llmlite.tokenizer import BPETokenizer
 
 
 def test_the_card_is_that_of_the_record():
     record = json.loads((FOLDER / RECORD).read_text("utf-8"))
-    assert (FOLDER / CARD).read_text("utf-8") == model_card(record)
+    assert (FOLDER / "README.md").read_text("utf-8") == model_card(record)
 
 
 def test_it_is_small_half_precision_and_what_its_record_says():
@@ -57,7 +56,7 @@ def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in (MODEL, TOKENIZER, RECORD, CARD):
+    for name in (MODEL, TOKENIZER, RECORD):
         shutil.copyfile(FOLDER / name, tmp_path / name)
     return tmp_path
 

@@ -5,14 +5,15 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import publish as tool
 import pytest
 from notebooks.tiny import PARAMETERS, make_notebook
-from publish import captions_in, gallery, publish, results, with_block
+from publish import captions_in, gallery, publish, results, ship, with_block
 
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.plan.archive import unpack
-from llmlite.pretrained import load_pretrained, ship
+from llmlite.pretrained import load_pretrained
 from llmlite.reproduce import clean, find_notebooks, report, run_notebooks
 
 
@@ -116,7 +117,6 @@ def trained(tmp_path_factory) -> Path:
     (out / "figures").mkdir()
     (out / "figures" / "01_x.png").write_bytes(b"picture")
     (out / "figures" / "captions.json").write_text('{"01_x": "What it shows. Profile quick."}')
-    (out / "figures" / "scorecard-short.md").write_text("**A headline.**")
     (out / "notebooks").mkdir()
     executed = make_notebook(out / "notebooks" / "01_a.ipynb", PARAMETERS, 'profile = "quick"', "1")
     content = nbformat.read(executed, 4)
@@ -146,7 +146,9 @@ def root(tmp_path) -> Path:
     return root
 
 
-def test_publish_copies_what_a_run_made_and_writes_its_results(experiment, root):
+def test_publish_copies_what_a_run_made_and_writes_its_results(experiment, root, monkeypatch):
+    make_notebook(experiment.out / "notebooks" / "08_b.ipynb", "1")
+    monkeypatch.setattr(tool, "write_scorecard", lambda audit, folder: "**A headline.**")
     publish(experiment, root)
     published = nbformat.read(root / "notebooks" / "01_a.ipynb", 4)
     assert [cell.source for cell in published.cells] == [PARAMETERS, "1"]

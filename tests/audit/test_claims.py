@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+from publish import pages
 
 from llmlite import paper
 from llmlite.audit import claims
@@ -20,9 +21,6 @@ from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence
 from llmlite.audit.runs import Audit
 from llmlite.audit.scorecard import (
     JUDGES,
-    SCORECARD,
-    SHORT,
-    pages,
     row,
     scorecard,
     to_frame,
@@ -553,7 +551,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_scorecard_as_a_table_has_a_line_a_claim_and_no_broken_cell(rows):
-    lines = pages(rows, "profile quick, a text, a CPU.", "")[SCORECARD].splitlines()
+    lines = pages(rows, "profile quick, a text, a CPU.", "")[0].splitlines()
     table = [cells(line) for line in lines if line.startswith("|")]
     assert [len(line) for line in table] == [7] * 18
     assert table[2:] == [
@@ -572,7 +570,7 @@ def test_the_scorecard_as_a_table_has_a_line_a_claim_and_no_broken_cell(rows):
 
 
 def test_the_short_scorecard_has_a_headline_claims_and_verdicts(rows):
-    lines = pages(rows, "profile quick, a text, a CPU.", "One. Two.")[SHORT].splitlines()
+    lines = pages(rows, "profile quick, a text, a CPU.", "One. Two.")[1].splitlines()
     assert lines[0] == "**One. Two.**"
     assert "profile quick, a text, a CPU." in lines[-1]
     table = [cells(line) for line in lines if line.startswith("|")]

@@ -27,7 +27,6 @@ from llmlite.audit.text import (
     sampling,
 )
 from llmlite.config import ModelConfig
-from llmlite.data import first_sentences
 from llmlite.files import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
 from llmlite.interpret import attention_maps, query_statistics
@@ -57,7 +56,8 @@ class Text:
         return {"train": self.train, "test": self.test}[split]
 
     def sentences(self, limit: int) -> list[str]:
-        return first_sentences(self.test, limit)
+        lines = [line for line in self.test.split("\n") if " . " in line]
+        return [line.split(" . ")[0] + " ." for line in lines[:limit]]
 
 
 @pytest.fixture(scope="module")
