@@ -7,6 +7,7 @@ records, the trained model, and the one block of README.md that is written from 
 import json
 import re
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -124,6 +125,8 @@ def _publish_figures(made: Path, to: Path) -> None:
         shutil.copyfile(path, to / path.name)
     page = to / "README.md"
     captions = captions_in(page.read_text("utf-8")) if page.exists() else {}
+    if not (made / "captions.json").exists():
+        raise LLMLiteError(f"There are no figures in {made}; run `llmlite reproduce` first.")
     captions |= json.loads((made / "captions.json").read_text("utf-8"))
     there = {name: text for name, text in captions.items() if (to / f"{name}.png").exists()}
     page.write_text(gallery(there), encoding="utf-8")
@@ -274,8 +277,13 @@ def main(profile: str, out: Path, data: str | None = None) -> None:
         data: where its text is from, as for llmlite; as the profile says if not given
     """
     root = project_root()
-    publish(Experiment(profile, data, out, "cpu"), root)
-    print(f"Published to {root / 'notebooks'}, {root / 'figures'} and {root / 'README.md'}")
+    try:
+        experiment = Experiment(profile, data, out, "cpu")
+        experiment.only_read = "publishing trains nothing; `llmlite run` does."
+        publish(experiment, root)
+    except LLMLiteError as error:
+        sys.exit(f"publish.py: {error}")
+    print(f"What {out} holds is shown in {root} now; `git diff --stat` says where.")
 
 
 if __name__ == "__main__":

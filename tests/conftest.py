@@ -64,7 +64,11 @@ def execution(tmp_path_factory) -> Iterator[Callable[[], tuple[Path, Path]]]:
     usual = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     with open(out / "log", "wb") as log:
         process = subprocess.Popen(
-            ["sh", "-c", f"{full} && cd '{clone}' && {make} render PROFILE=quick OUT=drawn"],
+            [
+                "sh",
+                "-c",
+                f"{full} && cd '{clone}' && {make} render PROFILE=quick OUT=runs/llmlite-quick",
+            ],
             start_new_session=True,
             cwd=REPOSITORY,
             env=os.environ | usual,

@@ -59,6 +59,9 @@ REFUSED = [
     ({"address": "127.0.0.1:1"}, "no Ray cluster to be had at '127.0.0.1:1'"),
     ({"address": "ray://127.0.0.1:1"}, "no Ray cluster to be had at 'ray://127.0.0.1:1'"),
     ({"address": "nonsense"}, "no Ray cluster to be had at 'nonsense'"),
+    ({"gpus_per_run": 2}, "2 GPUs"),
+    ({"gpus_per_run": -1}, "-1 GPUs"),
+    ({"cpus_per_run": 0}, "0 CPUs"),
 ]
 
 

@@ -63,7 +63,7 @@ def test_the_perplexities_and_figures_of_profile_quick(execution, tmp_path):
     clone, archive = execution()
     drawn = {path.stem for path in (clone / "figures").glob("*.png")}
     assert drawn >= set(GOLDENS["figures"])
-    unpack(archive, tmp_path)
+    unpack(archive, tmp_path, "quick")
     experiment = Experiment("quick", "sample", tmp_path, "cpu", progress=False)
     made = {run.name: experiment.folder(run) for run in whole_plan(experiment)}
     for name, golden in GOLDENS["quick"].items():

@@ -157,7 +157,8 @@ def test_when_the_time_is_over_the_rest_is_named(some_articles, tmp_path):
     runs = chosen(whole_plan(experiment))
     assert names(left) == names(run for run in runs if not experiment.is_done(run))
     assert left, "or it was not short"
-    assert unpack(archive, tmp_path / "b")["profile"] == "tiny"
+    with pytest.raises(LLMLiteError, match="is of profile tiny, not quick; say --profile"):
+        unpack(archive, tmp_path / "b", "quick")
     with pytest.raises(LLMLiteError, match="nothing to do in 0 minutes"):
         work(experiment, minutes=0)
 
@@ -194,7 +195,7 @@ def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_arti
     finally:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    unpack(archive, other.out)
+    unpack(archive, other.out, "tiny")
     before = files(other)
     assert work(other, FEW, archive=archive) == []
     assert before.items() <= files(other).items(), "nothing of it was made again"
@@ -227,7 +228,7 @@ def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, conte
     elif contents:
         archive.write_bytes(damaged[contents])
     with pytest.raises(CheckpointError) as error:
-        unpack(archive, out)
+        unpack(archive, out, "quick")
     assert str(archive) in one_sentence(error)
     assert not out.exists()
     assert not list(tmp_path.rglob("outside"))
@@ -256,14 +257,14 @@ def test_what_needs_a_gpu_is_missing_without_its_records(some_articles, tmp_path
 
 def test_a_seed_of_a_grid_that_is_missing_is_left_out(whole, some_articles, tmp_path):
     shared = chosen(whole_plan(whole.experiment), ["search-revised"])
-    unpack(pack(whole.experiment, shared, tmp_path / "a.tar.gz"), tmp_path)
+    unpack(pack(whole.experiment, shared, tmp_path / "a.tar.gz"), tmp_path, "tiny")
     audit = Audit(open_plan(some_articles, tmp_path, SHOWN))
     assert set(audit.grids("revised").seed) == {SEEDS[0]}
     assert len(audit.grids("first")) == 0
 
 
 def test_everything_is_read_from_an_archive_without_training(whole, some_articles, tmp_path):
-    unpack(whole.experiment.out / "all.tar.gz", tmp_path)
+    unpack(whole.experiment.out / "all.tar.gz", tmp_path, "tiny")
     experiment = open_plan(some_articles, tmp_path, SHOWN)
     audit, before = Audit(experiment), files(experiment)
     assert experiment.test_score() == whole.experiment.test_score()

@@ -204,7 +204,7 @@ def test_records_are_published_without_paths_of_ours_and_begin_another_run(
     records = [name for name in files if name.endswith((".json", ".md", ".csv"))]
     assert not [name for name in records if str(tmp_path).encode() in files[name]]
     there = tmp_path / "elsewhere"
-    unpack(root / "figures" / "records", there)
+    unpack(root / "figures" / "records", there, "quick")
     other = Experiment("quick", tmp_path / "data", there, "cpu", progress=False, **CUT)
     assert other.search("revised").perplexity.tolist() == experiment.search().perplexity.tolist()
     assert not list(there.rglob("*.pt")), "nothing was trained"

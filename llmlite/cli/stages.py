@@ -147,7 +147,7 @@ class RunPlan(Work):
         experiment = self.experiment(paths=FastPaths(self.compile, self.graph, self.merge))
         archive = self.archive or experiment.out / f"llmlite-{experiment.profile.name}.tar.gz"
         if start := self.start or (archive if archive.exists() else None):
-            unpack(start, experiment.out)
+            unpack(start, experiment.out, experiment.profile.name)
         runs = chosen(whole_plan(experiment), self.only)
         if self.list:
             for run in runs:
@@ -199,7 +199,7 @@ class Reproduce(Work):
         root, profile = project_root(), self.settings.name
         out = self.out or root / "runs" / profile
         if self.start:
-            unpack(self.start, out)
+            unpack(self.start, out, profile)
         notebooks = find_notebooks(root / "notebooks", self.only)
         print(f"Profile {profile}: {len(notebooks)} notebooks into {out}")
         print(report(run_notebooks(notebooks, out, profile, self.source, self.device), out))

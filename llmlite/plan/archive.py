@@ -74,16 +74,16 @@ def _halve(weights: Path, to: Path) -> None:
     save_weights(model.config, half, to, **about)
 
 
-def unpack(archive: Path, out: Path) -> dict:
+def unpack(archive: Path, out: Path, profile: str) -> None:
     """Put the runs of an archive, or of a folder that `stage` has left, into `out`, where they are
-    not there yet. Returns the manifest."""
+    not there yet. CheckpointError if they are of another profile."""
     try:
         if archive.is_dir():
-            return _take(archive, out, archive)
+            return _take(archive, out, profile, archive)
         with tempfile.TemporaryDirectory() as scratch:
             with tarfile.open(archive) as file:
                 file.extractall(scratch, filter="data")
-            return _take(Path(scratch), out, archive)
+            _take(Path(scratch), out, profile, archive)
     except FileNotFoundError:
         raise CheckpointError(f"There are no records of `llmlite run` at {archive}.") from None
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
@@ -92,13 +92,14 @@ def unpack(archive: Path, out: Path) -> dict:
         ) from None
 
 
-def _take(staged: Path, out: Path, archive: Path) -> dict:
+def _take(staged: Path, out: Path, profile: str, archive: Path) -> None:
     about = json.loads((staged / MANIFEST).read_text("utf-8"))
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise CheckpointError(f"{archive} holds no records of `llmlite run` ({FORMAT}).")
+    if (theirs := about.get("profile")) != profile:
+        raise CheckpointError(f"{archive} is of profile {theirs}, not {profile}; say --profile.")
     for path in (*staged.glob("runs/*/*"), *staged.glob("tokenizer-*.json")):
         to = out / path.relative_to(staged)
         if not to.exists():
             with replacing(to) as aside:
                 aside.write_bytes(path.read_bytes())
-    return about

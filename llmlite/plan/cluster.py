@@ -30,6 +30,13 @@ class RayOptions:
     gpus_per_run: float | None = None  # below 1: so many share a GPU; None: 1 with CUDA, else 0
     cpus_per_run: int = 1  # a run uses as many threads
 
+    def __post_init__(self):
+        if not 0 <= (self.gpus_per_run or 0) <= 1 or self.cpus_per_run < 1:
+            raise LLMLiteError(
+                f"A run cannot get {self.gpus_per_run} GPUs and {self.cpus_per_run} CPUs of a "
+                "cluster; allowed: 0 to 1 GPUs, the part of one that a run gets, and 1 CPU or more."
+            )
+
     def on(self, compute: Compute) -> tuple["RayOptions", Compute]:
         """How a run is computed there that was to be computed by `compute` here."""
         gpus = self.gpus_per_run
@@ -116,8 +123,7 @@ def _connect(ray, address: str) -> None:
 def _require_room(ray, cpus: int, gpus: float) -> None:
     """A task that no machine is large enough for would wait forever without a word."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = any(m.get("CPU", 0) >= cpus and m.get("GPU", 0) >= gpus for m in machines)
-    if not (fits and cpus >= 1 and gpus >= 0):
+    if not any(m.get("CPU", 0) >= cpus and m.get("GPU", 0) >= gpus for m in machines):
         raise LLMLiteError(
             f"No machine of the Ray cluster has {cpus} CPUs and {gpus:g} GPUs for a run; ask for "
             "less, or add such a machine first."
