@@ -93,6 +93,8 @@ def publish(experiment: Experiment, root: Path) -> None:
     """Show in the clone at `root` what this experiment's run has made; what it has not made stays
     as it is. README.md changes where both the retraining and the audit are there."""
     out, figures = experiment.out, root / "figures"
+    if not (out / "figures" / "captions.json").exists():
+        raise LLMLiteError(f"There are no figures in {out}; run `llmlite reproduce` first.")
     for notebook in sorted((out / "notebooks").glob("*.ipynb")):
         content = json.loads(notebook.read_text("utf-8"))
         # Whoever opens the published notebook starts from its own parameters, not this run's.
@@ -125,8 +127,6 @@ def _publish_figures(made: Path, to: Path) -> None:
         shutil.copyfile(path, to / path.name)
     page = to / "README.md"
     captions = captions_in(page.read_text("utf-8")) if page.exists() else {}
-    if not (made / "captions.json").exists():
-        raise LLMLiteError(f"There are no figures in {made}; run `llmlite reproduce` first.")
     captions |= json.loads((made / "captions.json").read_text("utf-8"))
     there = {name: text for name, text in captions.items() if (to / f"{name}.png").exists()}
     page.write_text(gallery(there), encoding="utf-8")

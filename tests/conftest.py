@@ -60,15 +60,12 @@ def execution(tmp_path_factory) -> Iterator[Callable[[], tuple[Path, Path]]]:
     (clone / "llmlite" / "experiment.py").touch()  # what tells a clone
     archive, make = out / "llmlite-quick.tar.gz", f"make -f '{REPOSITORY}/Makefile' INSTALLED="
     make += f" BIN='{Path(sys.executable).parent}' DATA=sample ARCHIVE='{archive}'"
+    render = f"{make} render PROFILE=quick OUT=runs/llmlite-quick"
     full = f"{make} full PROFILE=quick DEVICE='cpu --processes 2' OUT='{out}'"
     usual = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     with open(out / "log", "wb") as log:
         process = subprocess.Popen(
-            [
-                "sh",
-                "-c",
-                f"{full} && cd '{clone}' && {make} render PROFILE=quick OUT=runs/llmlite-quick",
-            ],
+            ["sh", "-c", f"{full} && cd '{clone}' && {render}"],
             start_new_session=True,
             cwd=REPOSITORY,
             env=os.environ | usual,
