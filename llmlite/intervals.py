@@ -5,7 +5,7 @@ over the seeds of a run (Student's t) for another training.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,11 +14,9 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from llmlite.files import LLMLiteError
-from llmlite.metrics import Score
 
 TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # as quantiles
 RESAMPLES = 10_000
-UNITS = {"word_perplexity": "words", "bits_per_byte": "bytes"}  # other statistics are per token
 
 
 @dataclass(frozen=True)
@@ -38,19 +36,6 @@ class Interval:
     __str__ = __format__
 
 
-def over_articles(scores: Sequence[Score], statistic: str) -> Interval:
-    """A statistic of all `scores`, one an article, together: a ratio of sums, as for a whole split.
-
-    statistic: a property of Score. The interval is over articles drawn again with replacement.
-    """
-    unit = UNITS.get(statistic, "tokens")
-    table = [(score.nats, getattr(score, unit)) for score in scores]
-    loss = bootstrap_sums(table, lambda sums: sums[:, 0] / sums[:, 1], "articles")
-    # Each statistic rises with the nats per unit, so it may be taken of their quantiles.
-    ends = (getattr(Score(x, 1, 1, 1), statistic) for x in (loss.value, loss.low, loss.high))
-    return Interval(*ends, loss.of)
-
-
 def over_seeds(values: ArrayLike, of: str = "seeds") -> Interval:
     """The mean of one number a seed, (seeds,), at least two, and Student's t interval of it."""
     values = _finite(values, of)
@@ -60,15 +45,13 @@ def over_seeds(values: ArrayLike, of: str = "seeds") -> Interval:
     return Interval(float(mean), float(mean - half), float(mean + half), f"{n} {of}")
 
 
-def paired(a: ArrayLike, b: ArrayLike) -> Interval:
-    """The mean of a - b, both (pairs,), and Student's t interval of it.
+def paired(differences: ArrayLike) -> Interval:
+    """`over_seeds` of differences within pairs, which share what else varies, such as a seed.
 
-    A pair shares what else varies, such as a seed. One pair says nothing of how far it would move:
-    its interval is all numbers.
+    One pair says nothing of how far it would move: its interval is all numbers.
     """
-    differences = _finite(np.subtract(a, b), "pairs", least=1)
     if len(differences) == 1:
-        return Interval(float(differences[0]), -math.inf, math.inf, "1 pair")
+        return Interval(float(np.sum(differences)), -math.inf, math.inf, "1 pair")
     return over_seeds(differences, "pairs")
 
 
@@ -94,9 +77,9 @@ def _drawn(n: int) -> np.ndarray:
     return drawn.astype(np.float64)
 
 
-def _finite(values: ArrayLike, of: str, least: int = 2) -> np.ndarray:
+def _finite(values: ArrayLike, of: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
-    if len(array) < least or not np.isfinite(array).all():
+    if len(array) < 2 or not np.isfinite(array).all():
         raise LLMLiteError(
             f"An interval over {of} needs at least two finite numbers and no others; of these "
             f"{len(array)}, {np.isfinite(array).sum()} are finite: leave out what diverged."

@@ -173,12 +173,17 @@ def token_losses(model, ids: Ids, stride: int | None = None) -> Tensor:
     return torch.cat([losses.flatten().cpu() for losses in window_losses(model, batches)])
 
 
+def batches_of(model, windows: TokenWindows, context: int = 0) -> Iterator[Batch]:
+    """All windows in their order, as many at a time as suit the model's device."""
+    indices = torch.arange(len(windows), device=windows.device)
+    for part in indices.split(windows_at_once(model.device, windows.block_size)):
+        yield *windows[part], context
+
+
 @torch.inference_mode()
 def loss_by_position(model, windows: TokenWindows) -> Tensor:
     """Nats per token at each position of the window, (block_size,) float64 on the CPU."""
-    indices = torch.arange(len(windows), device=windows.device)
-    parts = indices.split(windows_at_once(model.device, windows.block_size))
-    batches = ((*windows[part], 0) for part in parts)
+    batches = batches_of(model, windows)
     sums = sum(losses.double().sum(0) for losses in window_losses(model, batches))
     return sums.cpu() / len(windows)  # read once: each read would wait for the device
 
@@ -195,14 +200,9 @@ def article_scores(
     """A Score for each article of a split; together they are that of the split.
 
     losses: of ids[1:]. ids: with <|endoftext|> before each article; the one after it counts as its
-    last token. LLMLiteError if these do not belong together.
+    last token.
     """
     starts = np.flatnonzero(np.asarray(ids) == eot_id)
-    if len(starts) != len(articles) or len(losses) != len(ids) - 1 or starts[:1].tolist() != [0]:
-        raise LLMLiteError(
-            f"{len(losses)} losses, {len(ids)} ids with {len(starts)} ends of text (the first must "
-            f"be the first id) and {len(articles)} articles are not of the same split."
-        )
     parts = losses.double().tensor_split(starts[1:].tolist())
     counts = [Counts.of(text, articles=1) for text in articles]
     return [

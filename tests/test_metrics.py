@@ -347,22 +347,6 @@ def test_the_articles_of_the_sample_add_up_to_its_score(make_model, tmp_path):
         assert score.tokens == len(tokenizer.encode(text)) + 1  # its end
 
 
-@pytest.mark.parametrize(
-    ("losses", "ids", "articles"),
-    [
-        (3, [0, 5, 0, 6], ["one"]),
-        (3, [0, 5, 6, 7], ["one", "two"]),
-        (3, [5, 0, 6, 7], ["one"]),
-        (4, [0, 5, 6, 7], ["one"]),
-        (3, [5, 6, 7, 8], []),
-    ],
-)
-def test_articles_of_another_split_are_refused(losses, ids, articles, one_sentence):
-    with pytest.raises(LLMLiteError, match="not of the same split") as error:
-        article_scores(torch.ones(losses), torch.tensor(ids), articles, 0, "")
-    assert f"{len(articles)} articles" in one_sentence(error)
-
-
 # -- a loss that is too good to be true ----------------------------------------------------------
 
 MASKED = ModelConfig(vocab_size=13, block_size=16, n_layer=1, n_head=2, n_embd=32, dropout=0.0)

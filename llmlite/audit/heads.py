@@ -1,6 +1,7 @@
 """Claims 12 and 13 (§IV.D, IV.E): what removing heads does to the text, and where heads look.
-Studies as those of text.py."""
+Studies as those of text.py; STUDIES has them all."""
 
+import re
 from itertools import combinations
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import Counts, Measures, difference, measure_all
-from llmlite.audit.text import SAMPLING
+from llmlite.audit.samples import Counts, Measures, difference, measure_all, out_of
+from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
 from llmlite.generate import complete
@@ -49,8 +50,8 @@ def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     for name, heads in {ALL_HEADS: (), **pairs}.items():
         mask = mask_heads(model.config, heads).to(model.device)
         texts[name] = complete(*to_continue, size.samples, seed=0, head_mask=mask, **SAMPLING)
-        rates = [(repetition_rate(text.split()), 1) for text in texts[name]]
-        counts[name] = {"repetition": np.array(rates)}
+        rates = [repetition_rate(text.split()) for text in texts[name]]
+        counts[name] = {"repetition": out_of(rates)}
         greedy[name] = complete(*to_continue, temperature=0, head_mask=mask)[0]
     others = [counts[name]["repetition"] for name in pairs if name != ours]
     counts[OTHER_PAIRS] = {"repetition": np.mean(others, axis=0)}
@@ -109,27 +110,23 @@ def _looking_back(model: GPT, sentences: list[torch.Tensor]) -> Counts:
     positions = np.array([statistics.size(-1) for statistics in per_query])
     totals = np.stack([statistics.sum(-1).numpy() for statistics in per_query], axis=1)
     sums = dict(zip(STATISTICS, totals, strict=True))  # each (sentence, layer, head)
-    counts = {"evenly spread": {"distance": _out_of(sums["uniform_distance"][:, 0, 0], positions)}}
+    counts = {"evenly spread": {"distance": out_of(sums["uniform_distance"][:, 0, 0], positions)}}
     for layer in range(model.config.n_layer):
         heads = {name: sums[name][:, layer] for name in LOCAL}  # each (sentence, head)
-        counts[f"layer {layer}"] = {n: _out_of(h.mean(-1), positions) for n, h in heads.items()}
+        counts[f"layer {layer}"] = {n: out_of(h.mean(-1), positions) for n, h in heads.items()}
         for head in range(model.config.n_head):
-            own = {n: _out_of(h[:, head], positions) for n, h in heads.items()}
+            own = {n: out_of(h[:, head], positions) for n, h in heads.items()}
             counts[f"layer {layer}, head {head}"] = own
     return counts
-
-
-def _out_of(sums: np.ndarray, total: np.ndarray) -> np.ndarray:
-    return np.stack([sums, total], axis=1)
 
 
 def _looking_at_words(model: GPT, tokenizer, contrasts: list[tuple[str, str]]) -> Measures:
     """Of every layer, over the sentences of the template."""
     nouns = zip(SUBJECTS.split(), THINGS.split(), strict=True)
     received = np.stack([_received(model, tokenizer, *pair) for pair in nouns])
-    of, one = "sentences of one template", np.ones(len(received))
+    of = "sentences of one template"
     counts = {
-        f"layer {layer}": {"to sat": _out_of(verb, one), "to the noun": _out_of(noun, one)}
+        f"layer {layer}": {"to sat": out_of(verb), "to the noun": out_of(noun)}
         for layer, (verb, noun) in enumerate(received.transpose(2, 1, 0))
     }
     return measure_all(counts, contrasts, of) | {
@@ -148,14 +145,17 @@ def _received(model: GPT, tokenizer, subject: str, thing: str) -> np.ndarray:
     return torch.stack([attention_received(maps, i).mean(-1) for i in at]).double().numpy()
 
 
+# Each a function of (model, dataset, size), by the name that its records have on disk.
+STUDIES = {f.__name__: f for f in (coherence, prompt_sensitivity, sampling, ablation, attention)}
+
+
 def by_head(study: dict) -> pd.DataFrame:
     """A row a head of the study of attention: layer, head, and value, low and high of each
     statistic, as columns of two levels."""
     rows = {}
     for name, measure in study["measures"].items():
-        statistic, _, where = name.partition(": ")
-        if ", head " in where and " minus " not in where:
-            layer, head = (int(part.split()[-1]) for part in where.split(", "))
+        if found := re.fullmatch(r"(\w+): layer (\d+), head (\d+)", name):
+            statistic, layer, head = found.groups()
             for end in ("value", "low", "high"):
-                rows.setdefault((layer, head), {})[statistic, end] = measure[end]
+                rows.setdefault((int(layer), int(head)), {})[statistic, end] = measure[end]
     return pd.DataFrame(rows).T.rename_axis(["layer", "head"])

@@ -6,10 +6,10 @@ from functools import cached_property, partial
 
 import pandas as pd
 
+from llmlite.audit.heads import STUDIES
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import HEADS, audit_of, leak_runs
-from llmlite.audit.studies import STUDIES
 from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
 from llmlite.experiment import Experiment

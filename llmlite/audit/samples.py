@@ -9,12 +9,18 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from llmlite.files import LLMLiteError
 from llmlite.intervals import Interval, bootstrap_sums
 
 Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
 Measures = dict[str, dict[str, float | str]]  # name → an Interval's value, low, high and of
+
+
+def out_of(values: ArrayLike, total: ArrayLike = 1.0) -> np.ndarray:
+    """Counts of a value a sample, (samples,), out of as much in each, or out of 1."""
+    return np.stack(np.broadcast_arrays(values, total), axis=1)
 
 
 def share(sums: np.ndarray) -> np.ndarray:

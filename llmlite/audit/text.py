@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import measure, measure_all, share
+from llmlite.audit.samples import measure, measure_all, out_of, share
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
 from llmlite.generate import (
@@ -160,12 +160,8 @@ def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:
 def _bleu_counts(scores: list) -> dict[str, np.ndarray]:
     """scores: (samples, …), all comparisons of a sample."""
     scores = np.reshape(scores, (len(scores), -1))
-    total = np.full(len(scores), scores.shape[1])
-    below = (scores < paper.BLEU_THRESHOLD).sum(axis=1)
-    return {
-        f"share below {paper.BLEU_THRESHOLD}": np.stack([below, total], axis=1),
-        "BLEU": np.stack([scores.sum(axis=1), total], axis=1),
-    }
+    counted = {f"share below {paper.BLEU_THRESHOLD}": scores < paper.BLEU_THRESHOLD, "BLEU": scores}
+    return {name: out_of(c.sum(axis=1), scores.shape[1]) for name, c in counted.items()}
 
 
 # -- claim 11: a low temperature is more deterministic, a larger top-k more diverse ---------------
@@ -201,9 +197,9 @@ def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
         words = [continued_words(prompt, prompt + text) for text in texts[name]]
         counts[name] = {
             "entropy": entropies(model, drawn, start, [len(row) for row in new], options),
-            "distinct-2": np.array([(distinct_n(w, 2), 1) for w in words]),
+            "distinct-2": out_of([distinct_n(w, 2) for w in words]),
             "attested pairs": attested(words, known),
-            "paragraph": np.array([(_paragraph(row, tokenizer), 1) for row in new]),
+            "paragraph": out_of([_paragraph(row, tokenizer) for row in new]),
         }
     return {
         "samples": size.samples,
@@ -224,7 +220,7 @@ def entropies(model, ids: Tensor, start: int, steps: Sequence[int], options: dic
     for row, n in zip(ids, steps, strict=True):
         logits = model(row[None, : start + n - 1]).logits[0, start - 1 :].float()
         sums.append(torch.special.entr(next_token_probabilities(logits, **options)).sum())
-    return np.stack([torch.stack(sums).tolist(), steps], axis=1)  # read once: a read waits
+    return out_of(torch.stack(sums).tolist(), steps)  # read once: a read waits
 
 
 def _paragraph(ids: Sequence[int], tokenizer) -> int:
