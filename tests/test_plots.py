@@ -191,8 +191,8 @@ def test_hypotheses_and_facts_marks_every_cell():
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["C1", "C2"]
 
 
-def test_first_layer_maps_have_one_scale_and_show_line_ends():
-    fig = plots.first_layer_maps({"a": MAP, "b": MAP.T}, [" The", " cat", " sat", "\n"])
+def test_attention_maps_have_one_scale_and_show_line_ends():
+    fig = plots.attention_maps({"a": MAP, "b": MAP.T}, [" The", " cat", " sat", "\n"])
     first, second = (ax for ax in fig.axes if ax.images)
     assert np.array_equal(first.images[0].get_array(), MAP)
     assert np.array_equal(second.images[0].get_array(), MAP.T)
@@ -223,8 +223,8 @@ def test_effects_are_filled_where_their_interval_leaves_out_0():
     assert ax.get_xlabel() == "nats (below 0: better)"
 
 
-def test_head_intervals_draw_value_and_interval_of_every_head():
-    previous, distance = plots.head_intervals(HEADS).axes
+def test_attention_by_layer_draws_value_and_interval_of_every_head():
+    distance, previous, _ = plots.attention_by_layer(HEADS, 6.0).axes
     ends, value = (line.get_ydata().tolist() for line in previous.get_lines()[:2])
     assert (ends, list(value)) == ([0.3, 0.5], [0.4])
     assert [list(line.get_ydata()) for line in distance.get_lines()] == [
@@ -232,5 +232,7 @@ def test_head_intervals_draw_value_and_interval_of_every_head():
         [3.0],
         [4.0, 6.0],
         [5.0],
+        [3.0, 5.0],  # the layers' means
+        [6.0, 6.0],
     ]
     assert distance.get_lines()[2].get_xdata()[0] == pytest.approx(1 + 0.13 * 1.5)
