@@ -1,8 +1,6 @@
 """Does a language model see what it is to predict? A test of the causal mask, from outside: all
 tokens from some position on are changed, and in a causal model no logit before it may move."""
 
-from contextlib import ExitStack
-
 import torch
 
 from llmlite.files import LLMLiteError
@@ -24,10 +22,11 @@ def causal_leak(model, seed: int = 0) -> bool:
     """
     if model.config.block_size == 1 or model.config.vocab_size == 1:
         return False  # no token stands after another, or none can be another
-    with ExitStack() as at_the_end:
-        at_the_end.callback(model.train, model.training)  # back to the mode that it was in
-        model.eval()
-        later, allowed, noise = _largest_changes(model, seed)
+    training = model.training
+    try:
+        later, allowed, noise = _largest_changes(model.eval(), seed)
+    finally:
+        model.train(training)
     if noise * NOISE > allowed:
         raise LLMLiteError(
             f"The model's logits differ by up to {noise:.2g} from one pass to the next over the "

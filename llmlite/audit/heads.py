@@ -10,7 +10,7 @@ import torch
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import Counts, Measures, difference, measure_all, out_of
+from llmlite.audit.samples import Counts, measure_all, out_of
 from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
@@ -69,8 +69,6 @@ def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
 
 # -- claim 13: layer 0 looks at the token before, deeper layers more widely, and at "sat" ---------
 
-LOCAL = ("previous", "distance", "entropy")  # how locally a head looks
-
 # Of "The … sat on the … and looked at the dog .", the paper's sentence first. No word occurs twice,
 # so that sentences share no more than the template.
 SUBJECTS = (
@@ -96,43 +94,37 @@ def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     encoded = map(dataset.tokenizer.encode, dataset.sentences(size.sentences))
     sentences = [torch.tensor(ids[: model.config.block_size]) for ids in encoded if len(ids) > 1]
     ends = [("layer 0", f"layer {model.config.n_layer - 1}")]
-    return {
-        "samples": len(sentences),
-        "measures": measure_all(_looking_back(model, sentences), ends, of="sentences")
-        | _looking_at_words(model, dataset.tokenizer, ends),
-    }
+    back, at_words = _looking_back(model, sentences), _looking_at_words(model, dataset.tokenizer)
+    measures = measure_all(back, ends, of="sentences")
+    measures |= measure_all(at_words, ends, of="sentences of one template")
+    return {"samples": len(sentences), "measures": measures}
 
 
 def _looking_back(model: GPT, sentences: list[torch.Tensor]) -> Counts:
     """Of every layer, the mean of its heads, and every head: a sentence weighs as much as it has
     tokens."""
-    per_query = [query_statistics(attention_maps(model, ids)).double() for ids in sentences]
-    positions = np.array([statistics.size(-1) for statistics in per_query])
-    totals = np.stack([statistics.sum(-1).numpy() for statistics in per_query], axis=1)
-    sums = dict(zip(STATISTICS, totals, strict=True))  # each (sentence, layer, head)
-    counts = {"evenly spread": {"distance": out_of(sums["uniform_distance"][:, 0, 0], positions)}}
+    maps = (attention_maps(model, ids) for ids in sentences)
+    sums = np.stack([query_statistics(m).double().sum(-1).numpy() for m in maps], axis=-1)
+    n = np.array([len(ids) - 1 for ids in sentences])
+    counts = {"evenly spread": {"distance": out_of(n * (n + 1) / 4, n)}}  # q / 2 of token q
     for layer in range(model.config.n_layer):
-        heads = {name: sums[name][:, layer] for name in LOCAL}  # each (sentence, head)
-        counts[f"layer {layer}"] = {n: out_of(h.mean(-1), positions) for n, h in heads.items()}
-        for head in range(model.config.n_head):
-            own = {n: out_of(h[:, head], positions) for n, h in heads.items()}
-            counts[f"layer {layer}, head {head}"] = own
+        heads = sums[:, layer]  # (statistic, head, sentence)
+        parts = {f"layer {layer}": heads.mean(1)}
+        parts |= {f"layer {layer}, head {i}": heads[:, i] for i in range(model.config.n_head)}
+        for name, part in parts.items():
+            counts[name] = dict(zip(STATISTICS, (out_of(x, n) for x in part), strict=True))
     return counts
 
 
-def _looking_at_words(model: GPT, tokenizer, contrasts: list[tuple[str, str]]) -> Measures:
+def _looking_at_words(model: GPT, tokenizer) -> Counts:
     """Of every layer, over the sentences of the template."""
     nouns = zip(SUBJECTS.split(), THINGS.split(), strict=True)
-    received = np.stack([_received(model, tokenizer, *pair) for pair in nouns])
-    of = "sentences of one template"
-    counts = {
-        f"layer {layer}": {"to sat": out_of(verb), "to the noun": out_of(noun)}
-        for layer, (verb, noun) in enumerate(received.transpose(2, 1, 0))
-    }
-    return measure_all(counts, contrasts, of) | {
-        f"to sat minus to the noun: {layer}": difference(*named.values(), of)
-        for layer, named in counts.items()
-    }
+    received = np.stack([_received(model, tokenizer, *pair) for pair in nouns], axis=-1)
+    counts = {}
+    for layer, (verb, noun) in enumerate(received.transpose(1, 0, 2)):  # each (sentences,)
+        named = {"to sat": verb, "to the noun": noun, "to sat minus to the noun": verb - noun}
+        counts[f"layer {layer}"] = {name: out_of(values) for name, values in named.items()}
+    return counts
 
 
 def _received(model: GPT, tokenizer, subject: str, thing: str) -> np.ndarray:

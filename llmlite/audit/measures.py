@@ -82,21 +82,16 @@ def greedy(model: GPT, tokenizer) -> dict:
 def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
     """Layer 0 on one sentence, (head, query, key), and over sentences of the test split the mean
     weight of each head on the token before a token and on the one after it."""
-
-    def maps_of(text: str) -> tuple[list[int], torch.Tensor]:
-        ids = dataset.tokenizer.encode(text)[: model.config.block_size]
-        return ids, attention_maps(model, torch.tensor(ids))[0]
-
-    before, after, positions = 0, 0, 0
-    for sentence in dataset.sentences(sentences):
-        ids, maps = maps_of(sentence)
-        before += maps.diagonal(-1, 1, 2).sum(-1).double()
-        after += maps.diagonal(1, 1, 2).sum(-1).double()
-        positions += len(ids)
-    ids, maps = maps_of(SENTENCE)
+    texts = [*dataset.sentences(sentences), SENTENCE]
+    ids = [dataset.tokenizer.encode(text)[: model.config.block_size] for text in texts]
+    *maps, shown = (attention_maps(model, torch.tensor(text))[0] for text in ids)
+    before, after = (
+        sum(weights.diagonal(side, 1, 2).sum(-1).double() for weights in maps) for side in (-1, 1)
+    )
+    positions = sum(map(len, ids[:-1]))
     return {
-        "tokens": [dataset.tokenizer.decode([i]) for i in ids],
-        "map": np.round(maps.numpy(), 4).tolist(),
+        "tokens": [dataset.tokenizer.decode([i]) for i in ids[-1]],
+        "map": np.round(shown.numpy(), 4).tolist(),
         "previous": (before / positions).tolist(),
         "next": (after / positions).tolist(),
     }

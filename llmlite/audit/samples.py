@@ -38,14 +38,9 @@ def measure(counts: np.ndarray, of: str, statistic: Callable = share) -> dict[st
     return asdict(bootstrap_sums(counts, statistic, of=of))
 
 
-def difference(first: np.ndarray, second: np.ndarray, of: str) -> dict[str, float | str]:
-    """The share of `first` minus that of `second`, paired: row i of both is of one sample."""
-    both = np.stack([first, second], axis=1)
-    return measure(both, of, lambda sums: share(sums[:, 0]) - share(sums[:, 1]))
-
-
 def measure_all(counts: Counts, contrasts: Iterable[tuple[str, str]], of: str) -> Measures:
-    """Every share as "name: condition", every contrast as "name: condition minus condition"."""
+    """Every share as "name: condition", every contrast, of pairs of samples, as "name: condition
+    minus condition"."""
     measures = {
         f"{name}: {condition}": measure(rows, of)
         for condition, named in counts.items()
@@ -53,8 +48,13 @@ def measure_all(counts: Counts, contrasts: Iterable[tuple[str, str]], of: str) -
     }
     for one, other in contrasts:
         for name, rows in counts[one].items():
-            measures[f"{name}: {one} minus {other}"] = difference(rows, counts[other][name], of)
+            both = np.stack([rows, counts[other][name]], axis=1)
+            measures[f"{name}: {one} minus {other}"] = measure(both, of, _difference)
     return measures
+
+
+def _difference(sums: np.ndarray) -> np.ndarray:
+    return share(sums[:, 0]) - share(sums[:, 1])
 
 
 def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
