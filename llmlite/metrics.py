@@ -257,9 +257,7 @@ def bleu_matrix(texts: Sequence[str]) -> np.ndarray:
 
     words = [text.split() for text in texts]
     bleu = partial(sentence_bleu, smoothing_function=SmoothingFunction().method1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about n-grams that do not overlap, which is the point
-        return np.array([[bleu([row], column) for column in words] for row in words])
+    return np.array([[bleu([row], column) for column in words] for row in words])
 
 
 def off_diagonal(matrix: np.ndarray) -> np.ndarray:

@@ -24,7 +24,8 @@ def causal_leak(model, seed: int = 0) -> bool:
         return False  # no token stands after another, or none can be another
     training = model.training
     try:
-        later, allowed, noise = _largest_changes(model.eval(), seed)
+        model.eval()
+        later, allowed, noise = _largest_changes(model, seed)
     finally:
         model.train(training)
     if noise * NOISE > allowed:

@@ -89,13 +89,11 @@ class Audit:
 
     def leaks(self) -> dict[str, dict]:
         """`record` of each of `leak_runs`, but for those that are missing and cannot be made."""
-        made, missing = {}, []
+        made = {}
         for name in self.leak_runs:
-            try:
+            with suppress(MissingRunError):
                 made[name] = self.record(name)
-            except MissingRunError:
-                missing.append(name)
-        if missing:
+        if missing := [name for name in self.leak_runs if name not in made]:
             print(f"Missing: {', '.join(missing)}; {self.experiment.only_read}")
         return made
 
