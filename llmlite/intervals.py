@@ -1,15 +1,16 @@
 """How far a number would move if chance fell otherwise: 95% intervals. Knows nothing about models.
 
-Over the articles of a text (bootstrap, Efron and Tibshirani, 1993) they answer for another text;
+Over the samples of a text (bootstrap, Efron and Tibshirani, 1993) they answer for another text;
 over the seeds of a run (Student's t) for another training.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
@@ -17,6 +18,7 @@ from llmlite.files import LLMLiteError
 
 TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # as quantiles
 RESAMPLES = 10_000
+Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,65 @@ def paired(differences: ArrayLike) -> Interval:
     return over_seeds(differences, "pairs")
 
 
-def bootstrap_sums(
-    samples: ArrayLike, statistic: Callable[[np.ndarray], np.ndarray], of: str
-) -> Interval:
+# -- of counts: so much, out of so much -----------------------------------------------------------
+
+
+def out_of(values: ArrayLike, total: ArrayLike = 1.0) -> np.ndarray:
+    """Counts, (samples, 2), of a value a sample, out of as much in each, or out of 1."""
+    return np.stack(np.broadcast_arrays(values, total), axis=1)
+
+
+def share(sums: np.ndarray) -> np.ndarray:
+    """(…, 2) → (…): all that was counted over all that it was counted out of, so a long text weighs
+    more than a short one."""
+    if not np.all(sums[..., 1]):
+        raise LLMLiteError(
+            "The texts are too short to count anything in; ask for more samples or tokens."
+        )
+    return sums[..., 0] / sums[..., 1]
+
+
+def over_samples(samples: ArrayLike, of: str, statistic: Callable = share) -> Interval:
     """What depends on the sum of `samples` alone, and its percentiles over samples drawn again: as
     scipy.stats.bootstrap has it, a hundred times as fast.
 
-    samples: (samples, …), at least two. statistic: takes sums, (resamples, …), and gives
-    (resamples,). `of`: what the samples are, in the plural.
+    samples: (samples, …), at least two. `of`: what they are, in the plural. statistic: takes sums,
+    (resamples, …), and gives (resamples,).
     """
     samples = _finite(samples, of)
     low, high = np.quantile(statistic(np.tensordot(_drawn(len(samples)), samples, 1)), TAILS)
     (value,) = statistic(samples.sum(axis=0, keepdims=True))
     return Interval(float(value), float(low), float(high), f"{len(samples)} {of}")
+
+
+def measure_all(counts: Counts, contrasts: Iterable[tuple[str, str]], of: str) -> dict:
+    """Every share as "name: condition", every contrast, of pairs of samples, as "name: condition
+    minus condition": its Interval's value, low, high and of."""
+    measures = {
+        f"{name}: {condition}": asdict(over_samples(rows, of))
+        for condition, named in counts.items()
+        for name, rows in named.items()
+    }
+    for one, other in contrasts:
+        for name, rows in counts[one].items():
+            both = np.stack([rows, counts[other][name]], axis=1)
+            measures[f"{name}: {one} minus {other}"] = asdict(over_samples(both, of, _difference))
+    return measures
+
+
+def _difference(sums: np.ndarray) -> np.ndarray:
+    return share(sums[:, 0]) - share(sums[:, 1])
+
+
+def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
+    """A row a measure whose name holds `only`, a column a seed's study: value and interval."""
+    heads = ["value"] if len(seeds) == 1 else [f"seed {i}" for i in range(1, len(seeds) + 1)]
+    rows = {}
+    for name, first in seeds[0]["measures"].items():
+        if only in name:
+            found = (Interval(**study["measures"][name]) for study in seeds)
+            rows[name] = [*(f"{interval:.3f}" for interval in found), first["of"]]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*heads, "over"])
 
 
 @lru_cache(maxsize=8)  # the same few for dozens of measures; longer to draw than to use

@@ -9,7 +9,7 @@ from scipy import stats
 
 from llmlite.audit.measures import over_articles, together
 from llmlite.files import LLMLiteError
-from llmlite.intervals import Interval, bootstrap_sums, over_seeds, paired
+from llmlite.intervals import Interval, over_samples, over_seeds, paired
 from llmlite.metrics import Score
 
 
@@ -136,7 +136,7 @@ def test_an_interval_is_written_with_as_many_digits_as_asked_for():
     ("call", "expected"),
     [
         (lambda: over_seeds([3.0]), "seeds needs at least two"),
-        (lambda: bootstrap_sums([], np.asarray, "prompts"), "prompts needs at least two"),
+        (lambda: over_samples([], "prompts"), "prompts needs at least two"),
         (lambda: paired([]), "pairs needs at least two"),
         (lambda: over_seeds([1.0, math.nan, 2.0]), "seeds needs .* of these 3, 2 are finite"),
         (lambda: paired([1.0, math.inf]), "of these 2, 1 are finite"),
@@ -155,7 +155,7 @@ def test_sums_give_the_interval_that_scipys_bootstrap_gives():
         ratios = sums[..., 0] / sums[..., 1]
         return (ratios[..., 0] - ratios[..., 1]) / ratios[..., 2]
 
-    ours = bootstrap_sums(samples, contrast, of="texts")
+    ours = over_samples(samples, "texts", contrast)
     theirs = stats.bootstrap(
         (samples,),
         lambda drawn, axis: contrast(np.moveaxis(drawn.sum(axis), -1, 0)),  # (3, 2, resamples)
@@ -167,12 +167,12 @@ def test_sums_give_the_interval_that_scipys_bootstrap_gives():
     assert ours.value == pytest.approx(contrast(samples.sum(axis=0)), rel=1e-12)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
     assert ours.of == "40 texts"
-    assert ours == bootstrap_sums(samples, contrast, of="texts")
+    assert ours == over_samples(samples, "texts", contrast)
 
 
 def test_the_draws_are_made_once_for_all_measures(monkeypatch):
     drawn, rng = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or rng(seed))
     for values in (range(37), range(100, 137)):
-        bootstrap_sums(values, np.asarray, "texts")
+        over_samples(values, "texts", np.asarray)
     assert drawn == [0]

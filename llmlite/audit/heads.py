@@ -10,7 +10,6 @@ import torch
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import Counts, measure_all, out_of
 from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
@@ -22,6 +21,7 @@ from llmlite.interpret import (
     mask_heads,
     query_statistics,
 )
+from llmlite.intervals import Counts, measure_all, out_of
 from llmlite.metrics import repetition_rate
 from llmlite.model import GPT
 

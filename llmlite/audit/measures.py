@@ -11,11 +11,10 @@ from llmlite import paper
 from llmlite.audit.causality import causal_leak
 from llmlite.audit.harness import harness_scores, pages
 from llmlite.audit.plan import AuditConfig
-from llmlite.audit.samples import measure
 from llmlite.data import Dataset
 from llmlite.generate import complete
 from llmlite.interpret import attention_maps
-from llmlite.intervals import Interval, over_seeds
+from llmlite.intervals import Interval, over_samples, over_seeds
 from llmlite.metrics import (
     Score,
     article_scores,
@@ -132,10 +131,11 @@ def over_articles(articles: list[dict], unit: str) -> Interval | float:
     """One of UNITS of all articles together; of one, as of a text without headings, no interval."""
     if len(articles) == 1:
         return getattr(together(articles), unit)
-    loss = measure([(article["nats"], article[UNITS[unit]]) for article in articles], "articles")
+    counts = [(article["nats"], article[UNITS[unit]]) for article in articles]
+    loss = over_samples(counts, "articles")
     # Each of UNITS rises with the nats, so it may be taken of their quantiles.
-    ends = (getattr(Score(loss[end], 1, 1, 1), unit) for end in ("value", "low", "high"))
-    return Interval(*ends, loss["of"])
+    ends = (getattr(Score(x, 1, 1, 1), unit) for x in (loss.value, loss.low, loss.high))
+    return Interval(*ends, loss.of)
 
 
 def over(seeds: list[dict[str, list[dict]]], rule: str, unit: str) -> Interval:

@@ -5,6 +5,7 @@ low, high and of) and `rows`, the texts that were drawn, but for those that BLEU
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import measure, measure_all, out_of, share
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
 from llmlite.generate import (
@@ -23,6 +23,7 @@ from llmlite.generate import (
     prompt_ids,
     remove_repeated_tokens,
 )
+from llmlite.intervals import measure_all, out_of, over_samples, share
 from llmlite.metrics import bleu_matrix, distinct_n, off_diagonal
 from llmlite.model import GPT
 
@@ -113,7 +114,8 @@ def position(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str,
             )
         return (at - start) / (end - start)
 
-    return measure(np.stack([counts, zero, one], axis=1), "continuations", on_scale)
+    both = np.stack([counts, zero, one], axis=1)
+    return asdict(over_samples(both, "continuations", on_scale))
 
 
 # -- claim 10: most BLEU scores between wordings of a prompt are low ------------------------------

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from llmlite import paper
 from llmlite.audit import text as studies
 from llmlite.audit.heads import SUBJECTS, THINGS, ablation, attention
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import measure, measure_all, share
 from llmlite.audit.text import (
     SAMPLING,
     attested,
@@ -30,7 +29,7 @@ from llmlite.config import ModelConfig
 from llmlite.files import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
 from llmlite.interpret import STATISTICS, attention_maps, query_statistics
-from llmlite.intervals import bootstrap_sums
+from llmlite.intervals import measure_all, share
 from llmlite.metrics import repetition_rate
 from llmlite.model import GPT
 from llmlite.sources import sample_folder
@@ -121,13 +120,6 @@ def test_a_share_of_nothing_is_refused(one_sentence):
     with pytest.raises(LLMLiteError, match="too short") as error:
         share(np.array([[1, 2], [0, 0]]))
     one_sentence(error)
-
-
-def test_a_measure_is_the_bootstraps_interval():
-    counts = np.array([[1, 2], [3, 6], [0, 2], [5, 5]])
-    expected = bootstrap_sums(counts, share, "texts")
-    assert measure(counts, "texts") == asdict(expected)
-    assert expected.low < expected.value < expected.high
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> dict:
