@@ -68,15 +68,11 @@ def perplexity(loss: float) -> float:
 def windows_over(ids: Ids, size: int, stride: int | None, batch_size: int) -> Iterator[Batch]:
     """Batches of windows of up to `size` inputs that score ids[1:], each token once, in order.
 
-    stride: as in `token_losses`. LLMLiteError for nothing to score, or a stride that skips tokens.
+    stride: as in `token_losses`. LLMLiteError for nothing to score.
     """
     tokens = len(ids) - 1
     if tokens < 1:
         raise LLMLiteError(f"A loss needs a text of two tokens or more; this one has {len(ids)}.")
-    if stride is not None and not 1 <= stride <= size:
-        raise LLMLiteError(
-            f"A window of {size} tokens cannot slide by {stride}; choose a stride from 1 to {size}."
-        )
     if stride is None:
         end = tokens // size * size  # of the last whole window
         parts = [(range(0, end, size), size, 0), (range(end, tokens, size), tokens - end, 0)]
@@ -192,23 +188,6 @@ def evaluate(model, ids: Ids, counts: Counts, progress: str | None = None) -> Sc
     """The Score of `model` on a split: its ids, and the counts of the text that they spell."""
     sums = total_loss(model, ids, progress=progress)
     return Score(*sums, counts.words_and_line_ends, counts.bytes, context_in_words(model.config))
-
-
-def article_scores(
-    losses: Tensor, ids: Ids, articles: Sequence[str], eot_id: int, context: str
-) -> list[Score]:
-    """A Score for each article of a split; together they are that of the split.
-
-    losses: of ids[1:]. ids: with <|endoftext|> before each article; the one after it counts as its
-    last token.
-    """
-    starts = np.flatnonzero(np.asarray(ids) == eot_id)
-    parts = losses.double().tensor_split(starts[1:].tolist())
-    counts = [Counts.of(text, articles=1) for text in articles]
-    return [
-        Score(part.sum().item(), len(part), count.words_and_line_ends, count.bytes, context)
-        for part, count in zip(parts, counts, strict=True)
-    ]
 
 
 # -- a loss that is too good to be true -----------------------------------------------------------

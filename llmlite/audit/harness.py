@@ -18,16 +18,8 @@ from llmlite.metrics import Score, token_losses
 _BEFORE = [(" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")]
 _BEFORE += [(f" {mark} ", f"{mark} ") for mark in ":;.!?,"]
 _PAIRS = ("()", "[]", "{}", '""', "''")  # no space inside
-_AFTER = (
-    ("= = = =", "===="),
-    ("= = =", "==="),
-    ("= =", "=="),
-    (" ° ", "°"),
-    (" \n", "\n"),
-    ("\n ", "\n"),
-    (" N ", " 1 "),
-    (" 's", "'s"),
-)
+_AFTER = [("= = = =", "===="), ("= = =", "==="), ("= =", "=="), (" ° ", "°")]
+_AFTER += [(" \n", "\n"), ("\n ", "\n"), (" N ", " 1 "), (" 's", "'s")]
 
 
 def pages(text: str) -> list[str]:

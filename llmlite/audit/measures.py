@@ -11,13 +11,12 @@ from llmlite import paper
 from llmlite.audit.causality import causal_leak
 from llmlite.audit.harness import harness_scores, pages
 from llmlite.audit.plan import AuditConfig
-from llmlite.data import Dataset
+from llmlite.data import Counts, Dataset
 from llmlite.generate import complete
 from llmlite.interpret import attention_maps
 from llmlite.intervals import Interval, over_samples, over_seeds
 from llmlite.metrics import (
     Score,
-    article_scores,
     batches_of,
     context_in_words,
     loss_by_position,
@@ -32,12 +31,8 @@ from llmlite.windows import TokenWindows, to_tensor, windows_of
 SENTENCE = " The cat sat on the mat and looked at the dog ."  # of the attention maps
 GENERATED = 24  # tokens of the greedy continuation
 # A statistic of a Score, and what it divides the nats by.
-UNITS = {
-    "loss": "tokens",
-    "perplexity": "tokens",
-    "word_perplexity": "words",
-    "bits_per_byte": "bytes",
-}
+UNITS = {"loss": "tokens", "perplexity": "tokens"}
+UNITS |= {"word_perplexity": "words", "bits_per_byte": "bytes"}
 
 
 def predicted(model: GPT, dataset: Dataset, run: Run, config: AuditConfig) -> dict:
@@ -102,12 +97,17 @@ def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
 def comparable(model: GPT, dataset: Dataset) -> dict[str, list[dict]]:
     """How a model predicts the test split, by three rules: rule → a Score an article."""
     tokenizer, ids, half = dataset.tokenizer, dataset.ids["test"], model.config.block_size // 2
-    articles = dataset.articles("test")
+    # <|endoftext|> stands before each article; the one after it counts as its last token.
+    starts = np.flatnonzero(np.asarray(ids) == tokenizer.eot_id)[1:].tolist()
+    counts = [Counts.of(article, articles=1) for article in dataset.articles("test")]
     rules = {}
     for name, stride in (("side by side", None), ("sliding by half a window", half)):
-        losses = token_losses(model, ids, stride)
+        parts = token_losses(model, ids, stride).double().tensor_split(starts)
         context = context_in_words(model.config, stride)
-        rules[name] = article_scores(losses, ids, articles, tokenizer.eot_id, context)
+        rules[name] = [
+            Score(part.sum().item(), len(part), count.words_and_line_ends, count.bytes, context)
+            for part, count in zip(parts, counts, strict=True)
+        ]
     rules["lm-evaluation-harness"] = harness_scores(model, tokenizer, pages(dataset.text("test")))
     return {name: [asdict(score) for score in scores] for name, scores in rules.items()}
 
