@@ -57,16 +57,22 @@ HEADS = pd.DataFrame(
     ),
 )
 PAPER = (1.171, 1.1858)
+OF_EPOCH = EPOCHS.set_index("epoch")
+LOSSES = (
+    {"training": OF_EPOCH.train_loss, "validation": OF_EPOCH.valid_loss},
+    {"validation": OF_EPOCH.perplexity},
+    "title",
+    PAPER,
+)
 
 FIGURES = {
     "article_lengths": ({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
     "token_lengths": ([0, 4, 3, 2], [0, 9, 5, 1]),
     "token_strips": ({"a": [b" the", b"\n", b"\xc3", b" $x$"], "": [b"word"] * 40}, "title"),
     "tokens_per_word": ({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
-    "learning_curves": ({"a": EPOCHS, "b": EPOCHS}, "title", PAPER),
     "final_perplexities": (TABLE, "n_layer", "n_head", "learning_rate", "title"),
     "learning_rate_schedule": (STEPS, STEPS),
-    "losses": (EPOCHS, 2, PAPER),
+    "losses": LOSSES,
     "gradient_norm": (STEPS, 1.0, 5, (1e5, 2e5)),
     "next_tokens": ([" the", " \n"], [0.4, 0.1], "The cat"),
     "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"], 0.15),

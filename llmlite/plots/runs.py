@@ -18,22 +18,6 @@ PER_WORD = "perplexity per word and line end"
 
 
 @style.figure
-def learning_curves(curves: dict[str, pd.DataFrame], title: str, published: Range) -> Figure:
-    """Fig. 3. curves: label → a run's epochs, with the columns epoch, perplexity, train_loss."""
-    fig, (left, right) = style.subplots(1, 2, page=True)
-    for i, (label, epochs) in enumerate(curves.items()):
-        left.plot(epochs.epoch, epochs.perplexity, **style.series(i))
-        right.plot(epochs.epoch, epochs.train_loss, label=label, **style.series(i))
-    left.set(xlabel="epoch", ylabel="validation perplexity per token")
-    right.set(xlabel="epoch", ylabel="training loss, nats per token")
-    style.integers(left, right)
-    style.published_values(left, *published)
-    right.legend()
-    fig.suptitle(title)
-    return fig
-
-
-@style.figure
 def final_perplexities(
     table: pd.DataFrame, x: str, by: str, panel: str, title: str, published: Range | None = None
 ) -> Figure:
@@ -81,20 +65,21 @@ def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame) -> Figu
 
 
 @style.figure
-def losses(epochs: pd.DataFrame, best: int, published: Range) -> Figure:
-    """Fig. 9. epochs: columns epoch, train_loss, valid_loss, perplexity; best: the epoch kept."""
+def losses(
+    loss: dict[str, pd.Series], perplexity: dict[str, pd.Series], title: str, published: Range
+) -> Figure:
+    """Figs. 3 and 9. Both: label → what is shown, by epoch; a label has one look in both."""
     fig, (left, right) = style.subplots(1, 2, page=True)
-    left.plot(epochs.epoch, epochs.train_loss, label="training", **style.series(0))
-    left.plot(epochs.epoch, epochs.valid_loss, label="validation", **style.series(1))
+    looks = {label: style.series(i) for i, label in enumerate(loss)}
+    for ax, curves in ((left, loss), (right, perplexity)):
+        for label, values in curves.items():
+            ax.plot(values.index, values, label=label, **looks[label])
     left.legend()
-    left.set(xlabel="epoch", ylabel="loss, nats per token", title="Loss")
-    right.plot(epochs.epoch, epochs.perplexity, **style.series(1))
-    kept = epochs[epochs.epoch == best].iloc[0]
-    style.note(right, f"kept: {kept.perplexity:.1f}", (best, kept.perplexity), up=12, ha="center")
-    right.margins(0.12, 0.15)
-    right.set(xlabel="epoch", ylabel="perplexity per token", title="Validation perplexity")
+    left.set(xlabel="epoch", ylabel="loss, nats per token")
+    right.set(xlabel="epoch", ylabel="validation perplexity per token")
     style.integers(left, right)
     style.published_values(right, *published)
+    fig.suptitle(title)
     return fig
 
 
