@@ -33,11 +33,9 @@ WITHOUT = "without heads {} and {}"
 
 def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """Repetition in continuations of the paper's prompt without two heads in every layer: each two
-    in turn, so that the paper's can be told from any two, and all heads as the control.
-
-    All are drawn with the same random numbers, so sample i is compared with sample i. `greedy`
-    holds the likeliest tokens' text. Raises LLMLiteError for a model without the paper's heads.
-    """
+    in turn, so that the paper's can be told from any two, and all heads as the control; drawn as in
+    `sampling`. `greedy` holds the likeliest tokens' text. Raises LLMLiteError for a model without
+    the paper's heads."""
     pairs = {WITHOUT.format(*p): p for p in combinations(range(model.config.n_head), 2)}
     ours = WITHOUT.format(*paper.ABLATED_HEADS)
     if ours not in pairs:
@@ -82,14 +80,10 @@ THINGS = (
 
 
 def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """How far each layer and head looks back, over the test split's sentences without their first
-    tokens, by `interpret.query_statistics`; "evenly spread" is the distance of even attention.
-
-    And how much later tokens look at the verb "sat" and at the noun before it, by
-    `interpret.attention_received`: 1 is even attention. Its sentences differ in their nouns only,
-    so its intervals speak for this template alone.
-
-    Raises LLMLiteError for fewer than two sentences.
+    """How far each layer and head looks back over the test split's sentences, by
+    `interpret.query_statistics`; "evenly spread" is the distance of even attention. And how much
+    later tokens look at the verb "sat" and at the noun before it, by `attention_received`: those
+    sentences differ in their nouns only, so their intervals speak for this template alone.
     """
     encoded = map(dataset.tokenizer.encode, dataset.sentences(size.sentences))
     sentences = [torch.tensor(ids[: model.config.block_size]) for ids in encoded if len(ids) > 1]

@@ -42,24 +42,13 @@ class AuditConfig:
     study: StudySize = StudySize()
 
 
-_QUICK = TrainConfig(
-    epochs=10,
-    batch_size=4,
-    accumulation=4,
-    epoch_windows=1_280,
-    learning_rate=4e-3,
-    amp="off",
-    valid_tokens=4_097,
-    patience=0,
-)
+_QUICK = TrainConfig(epochs=10, batch_size=4, accumulation=4, epoch_windows=1_280, patience=0)
+_QUICK = replace(_QUICK, learning_rate=4e-3, amp="off", valid_tokens=4_097)
 _QUICK_GRID = {"train_tokens": 6_000, "valid_tokens": 2_000}
 _SMALL = replace(_QUICK, epoch_windows=12_800, learning_rate=1e-3, valid_tokens=65_537)
 _FULL = TrainConfig(epochs=10, batch_size=128, accumulation=4, patience=0)
 _FULL_SHORT = replace(_FULL, epoch_windows=256_000)
-
-
 _OF_SMALL, _OF_FULL = PROFILES["small"], PROFILES["full"]
-
 
 AUDITS = {
     "quick": AuditConfig(

@@ -1,8 +1,7 @@
 """Claims 9 to 11 (§IV.B, IV.C): is the text coherent, and what do wording and sampling do to it?
 
-A study measures and does not judge. It gives what JSON can hold: among it `measures` (name → value,
-low, high and of) and `rows`, the texts that were drawn, but for those that BLEU compares.
-"""
+A study gives what JSON can hold: among it `measures`, as `intervals.measure_all` names them, and
+`rows`, the texts that were drawn, but for those that BLEU compares."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -47,11 +46,8 @@ def continued_words(prompt: str, text: str) -> list[str]:
 
 def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """How like real text the paper's continuation is, before and after the paper's filter, which
-    leaves each word once; real text and shuffled words are the controls.
-
-    "position" is where a kind's share of attested pairs lies on the scale from that of real words
-    shuffled, 0, to that of real text, 1.
-    """
+    leaves each word once: "position" is where its share of attested pairs lies on the scale from
+    that of real words shuffled, 0, to that of real text, 1."""
     prompt, rng = paper.GENERATION_PROMPT, np.random.default_rng(0)
     how = {"n": size.samples, "seed": 0, **SAMPLING}
     drawn = complete(model, dataset.tokenizer, prompt, size.tokens, **how)
@@ -136,8 +132,7 @@ DIFFERENT, SAME = "different prompts", "same prompt"
 
 def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """BLEU between continuations of different PROMPTS, and of the same prompt as the control: a
-    low BLEU can be put down to the wording only as far as it is lower than the latter.
-    """
+    low BLEU can be put down to the wording only as far as it is lower than the latter."""
     n = size.samples
     # A seed a prompt: with a common one, texts would look alike by chance.
     drawn = [
@@ -175,12 +170,9 @@ COMPARED = [(LOW, HIGH), *((f"top-k {k}", "top-k 10") for k in (50, 200, 1000))]
 
 
 def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """What temperature and top-k do to continuations of the paper's prompt, by SETTINGS and
-    COMPARED: "paragraph" is its tokens before its end.
-
-    All settings draw with the same random numbers, so sample i is compared with sample i. A top-k
-    beyond the vocabulary keeps all of it. Raises LLMLiteError for a text longer than the window.
-    """
+    """What SETTINGS do to continuations of the paper's prompt; "paragraph" is its tokens before its
+    end. All draw with the same random numbers, so sample i is compared with sample i. Raises
+    LLMLiteError for a text longer than the window."""
     prompt, tokenizer, end = paper.GENERATION_PROMPT, dataset.tokenizer, dataset.tokenizer.eot_id
     ids = prompt_ids(tokenizer, prompt).repeat(size.samples, 1)
     start = ids.size(1)
