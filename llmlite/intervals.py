@@ -107,6 +107,16 @@ def _difference(sums: np.ndarray) -> np.ndarray:
     return share(sums[:, 0]) - share(sums[:, 1])
 
 
+def by_condition(study: dict, name: str) -> dict[str, Interval]:
+    """All shares of one name that a study measured, without their contrasts."""
+    start = f"{name}: "
+    return {
+        key.removeprefix(start): Interval(**measure)
+        for key, measure in study["measures"].items()
+        if key.startswith(start) and " minus " not in key
+    }
+
+
 def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
     """A row a measure whose name holds `only`, a column a seed's study: value and interval."""
     heads = ["value"] if len(seeds) == 1 else [f"seed {i}" for i in range(1, len(seeds) + 1)]

@@ -25,10 +25,6 @@ TABLE = pd.DataFrame(
         for h in (2, 4)
     ]
 )
-SAMPLED = {
-    f"d: {name}": {"value": low + 0.1, "low": low, "high": low + 0.3, "of": "9 texts"}
-    for name, low in (("top-k 5", 0.2), ("top-k 50", 0.6), ("top-k 50 minus top-k 5", 0.4))
-}
 MAP = np.tril(np.full((4, 4), 0.25))
 
 PER_WORD = "perplexity per word and line end"
@@ -76,7 +72,6 @@ FIGURES = {
     "gradient_norm": (STEPS, 1.0, 5, (1e5, 2e5)),
     "next_tokens": ([" the", " \n"], [0.4, 0.1], "The cat"),
     "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"], 0.15),
-    "sampling_settings": (SAMPLED, {"d": "distinct"}),
     "head_effects": (np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
     "attention_maps": ({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", " \n"]),
     "attention_grid": (np.broadcast_to(MAP, (2, 3, 4, 4)),),
@@ -87,5 +82,5 @@ FIGURES = {
     "window_sizes": (WINDOWS, 0.3),
     "hypotheses_and_facts": (CELLS, VALUES),
     "yardsticks": (YARDSTICKS, "ours", OURS, ("paper", 1.17)),
-    "effects": (INTERVALS, "nats"),
+    "intervals": ({"nats": INTERVALS, "more": INTERVALS}, True),
 }

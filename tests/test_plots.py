@@ -14,7 +14,6 @@ from plot_cases import (
     INTERVALS,
     LOSSES,
     MAP,
-    SAMPLED,
     STEPS,
     TABLE,
     VALUES,
@@ -110,12 +109,6 @@ def test_bleu_from_the_threshold_on_has_a_frame():
     assert 0.05 in [line.get_ydata()[0] for line in bar.get_lines()]
 
 
-def test_a_setting_has_its_value_and_interval_and_differences_are_left_out():
-    (ax,) = plots.sampling_settings(SAMPLED, {"d": "distinct"}).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["top-k 5", "top-k 50"]
-    assert [line.get_xdata()[0] for line in ax.get_lines()] == pytest.approx([0.2, 0.3, 0.6, 0.7])
-
-
 def test_final_perplexities_puts_each_configuration_in_its_panel():
     fig = plots.final_perplexities(TABLE, "n_layer", "n_head", "learning_rate", "title")
     first = fig.axes[0]  # learning rate 0.0005; two heads are drawn first
@@ -209,17 +202,17 @@ def test_yardsticks_put_ours_in_its_place_with_its_interval():
     assert filled == [True, True, False], "open where the comparison is not exact"
 
 
-def test_effects_are_filled_where_their_interval_leaves_out_0():
-    ax = plots.effects(INTERVALS, "nats").axes[0]
+def test_intervals_are_filled_where_they_leave_out_0():
+    ax = plots.intervals({"nats": INTERVALS}, zero=True).axes[0]
     lines = {line.get_marker(): [] for line in ax.get_lines()}
     for line in ax.get_lines():
         lines[line.get_marker()].append(line)
-    assert [line.get_xydata().tolist() for line in lines["o"]] == [[[0.1, 0]], [[-0.2, 1]]]
-    assert [line.get_markerfacecolor() == "white" for line in lines["o"]] == [True, False]
+    assert [line.get_xydata().tolist() for line in lines["o"]] == [[[-0.2, 0]], [[0.1, 1]]]
+    assert [line.get_markerfacecolor() == "white" for line in lines["o"]] == [False, True]
     whiskers = [line.get_xydata().tolist() for line in lines["None"]][:2]
-    assert whiskers == [[[-0.1, 0], [0.3, 0]], [[-0.3, 1], [-0.1, 1]]]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["not clear", "clear"]
-    assert ax.get_xlabel() == "nats (below 0: better)"
+    assert whiskers == [[[-0.3, 0], [-0.1, 0]], [[-0.1, 1], [0.3, 1]]]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["clear", "not clear"]
+    assert ax.get_xlabel() == "nats"
 
 
 def test_attention_by_layer_draws_value_and_interval_of_every_head():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from llmlite import paper
 from llmlite.audit.hypotheses import rate_error
-from llmlite.intervals import Interval, over_seeds
+from llmlite.intervals import Interval, by_condition, over_seeds
 from llmlite.metrics import perplexity
 
 REPRODUCED, NOT = "reproduced", "not reproduced"
@@ -179,8 +179,7 @@ def claim_13(e: Evidence) -> tuple[str, str]:
     """More weight on the token before and less distance in layer 0 than in the last layer; more
     attention to "sat" in the last one, and there more than to the noun before it."""
     seeds = e.studies["attention"]
-    layers = (name.removeprefix("to sat: layer ") for name in seeds[0]["measures"])
-    deepest = max(int(layer) for layer in layers if layer.isdigit())
+    deepest = max(int(layer.split()[-1]) for layer in by_condition(seeds[0], "to sat"))
     contrast = f"layer 0 minus layer {deepest}"
     parts = {f"previous: {contrast}": 1, f"distance: {contrast}": -1, f"to sat: {contrast}": -1}
     parts[f"to sat minus to the noun: layer {deepest}"] = 1

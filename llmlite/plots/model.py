@@ -140,27 +140,6 @@ def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) ->
     return fig
 
 
-@style.figure
-def sampling_settings(measures: dict[str, dict], titles: dict[str, str]) -> Figure:
-    """§IV.C. measures: of `audit.text.sampling`; titles: name → title. A panel a name, a row a
-    setting, with its 95% interval."""
-    fig, (axes,) = style.subplots(1, len(titles), 2.2, page=True, sharey=True, squeeze=False)
-    for ax, (name, title) in zip(axes, titles.items(), strict=True):
-        settings = {
-            key.removeprefix(f"{name}: "): measure
-            for key, measure in measures.items()
-            if key.startswith(f"{name}: ") and " minus " not in key
-        }
-        for row, measure in enumerate(settings.values()):
-            ax.plot([measure["low"], measure["high"]], [row, row], color=style.BLUE)
-            ax.plot(measure["value"], row, "o", color=style.BLUE)
-        ax.set_yticks(range(len(settings)), settings)
-        ax.set(xlabel=title)
-        ax.margins(0.12, 0.1)
-    axes[0].invert_yaxis()
-    return fig
-
-
 # -- heads ----------------------------------------------------------------------------------------
 
 

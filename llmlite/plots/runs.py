@@ -235,18 +235,22 @@ def yardsticks(
 
 
 @style.figure
-def effects(intervals: dict[str, Interval], unit: str) -> Figure:
-    """Effects with their 95% intervals; filled where an interval leaves out 0."""
-    fig, ax = style.subplots(height=0.33 * len(intervals) + 0.8, page=True)
-    for place, interval in enumerate(reversed(intervals.values())):
-        value, low, high = interval.value, interval.low, interval.high
-        clear = low > 0 or high < 0
-        colour = style.BLUE if clear else style.UNCLEAR
-        if np.isfinite(high - low):  # a single pair has none
-            ax.plot([low, high], [place, place], color=colour, linewidth=2)
-        ax.plot(value, place, "o", color=colour, mfc=colour if clear else "white")
-    ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(range(len(intervals)), [fill(name, 30) for name in intervals][::-1])
-    ax.set(xlabel=f"{unit} (below 0: better)")
-    ax.margins(y=0.1)
+def intervals(panels: dict[str, dict[str, Interval]], zero: bool = False) -> Figure:
+    """Values with their 95% intervals: a panel a title, a row a name; open where an interval holds
+    0, which is drawn if `zero`."""
+    height = 0.33 * max(map(len, panels.values())) + 0.8
+    fig, (axes,) = style.subplots(1, len(panels), height, page=True, sharey=True, squeeze=False)
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        for place, row in enumerate(rows.values()):
+            clear = row.low > 0 or row.high < 0
+            colour = style.BLUE if clear else style.UNCLEAR
+            if np.isfinite(row.high - row.low):  # a single pair has none
+                ax.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
+            ax.plot(row.value, place, "o", color=colour, mfc=colour if clear else "white")
+        if zero:
+            ax.axvline(0, color="black", linewidth=0.8)
+        ax.set_yticks(range(len(rows)), [fill(name, 30) for name in rows])
+        ax.set(xlabel=title)
+        ax.margins(0.12, 0.1)
+    axes[0].invert_yaxis()
     return fig
