@@ -111,24 +111,20 @@ def _looking_back(model: GPT, sentences: list[torch.Tensor]) -> Counts:
 
 
 def _looking_at_words(model: GPT, tokenizer) -> Counts:
-    """Of every layer, over the sentences of the template."""
-    nouns = zip(SUBJECTS.split(), THINGS.split(), strict=True)
-    received = np.stack([_received(model, tokenizer, *pair) for pair in nouns], axis=-1)
+    """Of every layer, the mean of its heads, over the sentences of the template."""
+    received = []
+    for subject, thing in zip(SUBJECTS.split(), THINGS.split(), strict=True):
+        noun = f" The {subject}"
+        verb = f"{noun} sat"
+        ids = torch.tensor(tokenizer.encode(f"{verb} on the {thing} and looked at the dog ."))
+        maps = attention_maps(model, ids)
+        at = [len(tokenizer.encode(text)) - 1 for text in (verb, noun)]  # a word's last token
+        received.append([attention_received(maps, i).mean(-1).double().numpy() for i in at])
     counts = {}
-    for layer, (verb, noun) in enumerate(received.transpose(1, 0, 2)):  # each (sentences,)
+    for layer, (verb, noun) in enumerate(np.transpose(received)):  # each (word, sentence)
         named = {"to sat": verb, "to the noun": noun, "to sat minus to the noun": verb - noun}
         counts[f"layer {layer}"] = {name: out_of(values) for name, values in named.items()}
     return counts
-
-
-def _received(model: GPT, tokenizer, subject: str, thing: str) -> np.ndarray:
-    """What the verb and the noun before it get from later tokens: (2, layer), mean over heads."""
-    noun = f" The {subject}"
-    verb = f"{noun} sat"
-    ids = torch.tensor(tokenizer.encode(f"{verb} on the {thing} and looked at the dog ."))
-    maps = attention_maps(model, ids)
-    at = [len(tokenizer.encode(text)) - 1 for text in (verb, noun)]  # a word's last token
-    return torch.stack([attention_received(maps, i).mean(-1) for i in at]).double().numpy()
 
 
 # Each a function of (model, dataset, size), by the name that its records have on disk.
