@@ -105,24 +105,37 @@ def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
     """The paper's log beside ours, C3 to C5. plain, scaled: the records of "no-mask" and of
     "scaled-norm"."""
     last, end = plain["epochs"][-1], scaled["epochs"][-1]
-    ratio = last["train_loss"] / last["valid_loss"]
-    undivided = ratio * plain["identity"]["train"]["accumulation"]
-    published = [f"{a / b:.2f}" for a, b in (paper.ACCUMULATED_LOSSES, paper.PLAIN_LOSSES)]
-    published += ["{:.1e} to {:.1e}".format(*paper.SCALED_NORMS)]
-    published += ["{:g} to {:g}".format(*paper.PLAIN_NORMS), "not stated", "warned", "warned"]
-    here = {
-        "training over validation loss, logged after the division": f"{ratio:.2f}",
-        "training over validation loss, logged before": f"{undivided:.2f}",
-        "gradient norm, logged before unscaling (fp16)": f"{end['grad_norm']:.1e}",
-        "gradient norm, logged after": f"{last['grad_norm']:.3f}",
-        "optimiser steps skipped for overflow (fp16)": f"{scaled['skipped']} of {end['step']}",
-    }
-    for mistake, warns in {
-        "the first step is skipped for overflow": scheduler_warns(overflow=True),
-        "stepped at every batch": scheduler_warns(every_batch=True),
-    }.items():
-        here[f"scheduler, if {mistake}"] = "warned" if warns else "no warning"
-    return pd.DataFrame({"paper": published, "here": here.values()}, here.keys())
+    ratio, parts = (
+        last["train_loss"] / last["valid_loss"],
+        plain["identity"]["train"]["accumulation"],
+    )
+    divided, undivided = (a / b for a, b in (paper.ACCUMULATED_LOSSES, paper.PLAIN_LOSSES))
+    scaled_norms = "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS)
+    plain_norms = "{:g} to {:g}".format(*paper.PLAIN_NORMS)
+    said = {True: "warned", False: "no warning"}
+    overflow, batches = (
+        said[scheduler_warns(overflow=True)],
+        said[scheduler_warns(every_batch=True)],
+    )
+    skipped = f"{scaled['skipped']} of {end['step']}"
+    rows = [
+        (
+            "training over validation loss, logged after the division",
+            f"{divided:.2f}",
+            f"{ratio:.2f}",
+        ),
+        (
+            "training over validation loss, logged before",
+            f"{undivided:.2f}",
+            f"{ratio * parts:.2f}",
+        ),
+        ("gradient norm, logged before unscaling (fp16)", scaled_norms, f"{end['grad_norm']:.1e}"),
+        ("gradient norm, logged after", plain_norms, f"{last['grad_norm']:.3f}"),
+        ("optimiser steps skipped for overflow (fp16)", "not stated", skipped),
+        ("scheduler, if the first step is skipped for overflow", "warned", overflow),
+        ("scheduler, if stepped at every batch", "warned", batches),
+    ]
+    return pd.DataFrame(rows, columns=["", "paper", "here"]).set_index("").rename_axis(None)
 
 
 # -- arithmetic on the paper's own numbers --------------------------------------------------------
