@@ -105,37 +105,28 @@ def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
     """The paper's log beside ours, C3 to C5. plain, scaled: the records of "no-mask" and of
     "scaled-norm"."""
     last, end = plain["epochs"][-1], scaled["epochs"][-1]
-    ratio, parts = (
-        last["train_loss"] / last["valid_loss"],
-        plain["identity"]["train"]["accumulation"],
+    after = last["train_loss"] / last["valid_loss"]
+    before = after * plain["identity"]["train"]["accumulation"]
+    divided, undivided = (
+        f"{train / valid:.2f}" for train, valid in (paper.ACCUMULATED_LOSSES, paper.PLAIN_LOSSES)
     )
-    divided, undivided = (a / b for a, b in (paper.ACCUMULATED_LOSSES, paper.PLAIN_LOSSES))
     scaled_norms = "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS)
     plain_norms = "{:g} to {:g}".format(*paper.PLAIN_NORMS)
-    said = {True: "warned", False: "no warning"}
-    overflow, batches = (
-        said[scheduler_warns(overflow=True)],
-        said[scheduler_warns(every_batch=True)],
-    )
     skipped = f"{scaled['skipped']} of {end['step']}"
-    rows = [
-        (
-            "training over validation loss, logged after the division",
-            f"{divided:.2f}",
-            f"{ratio:.2f}",
-        ),
-        (
-            "training over validation loss, logged before",
-            f"{undivided:.2f}",
-            f"{ratio * parts:.2f}",
-        ),
-        ("gradient norm, logged before unscaling (fp16)", scaled_norms, f"{end['grad_norm']:.1e}"),
-        ("gradient norm, logged after", plain_norms, f"{last['grad_norm']:.3f}"),
-        ("optimiser steps skipped for overflow (fp16)", "not stated", skipped),
-        ("scheduler, if the first step is skipped for overflow", "warned", overflow),
-        ("scheduler, if stepped at every batch", "warned", batches),
-    ]
-    return pd.DataFrame(rows, columns=["", "paper", "here"]).set_index("").rename_axis(None)
+    rows = {
+        "training over validation loss, logged after the division": (divided, f"{after:.2f}"),
+        "training over validation loss, logged before": (undivided, f"{before:.2f}"),
+        "gradient norm, logged before unscaling (fp16)": (scaled_norms, f"{end['grad_norm']:.1e}"),
+        "gradient norm, logged after": (plain_norms, f"{last['grad_norm']:.3f}"),
+        "optimiser steps skipped for overflow (fp16)": ("not stated", skipped),
+    }
+    for why, how in (
+        ("the first step is skipped for overflow", {"overflow": True}),
+        ("stepped at every batch", {"every_batch": True}),
+    ):
+        warned = "warned" if scheduler_warns(**how) else "no warning"
+        rows[f"scheduler, if {why}"] = "warned", warned
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["paper", "here"])
 
 
 # -- arithmetic on the paper's own numbers --------------------------------------------------------
