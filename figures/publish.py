@@ -182,7 +182,7 @@ def results(experiment: Experiment) -> str:
 def write_scorecard(audit: Audit, folder: Path) -> str:
     """scorecard.md, and the records behind it; what README.md has of it."""
     experiment, evidence = audit.experiment, scorecard.evidence(audit)
-    rows = scorecard.scorecard(evidence)
+    rows = scorecard.scorecard(evidence).reset_index().to_dict("records")
     source = (
         f"profile {experiment.profile.name}, {experiment.dataset.name}, "
         f"{experiment.made_on()}. {scorecard.scale(audit)}"
@@ -193,16 +193,16 @@ def write_scorecard(audit: Audit, folder: Path) -> str:
     return short
 
 
-def pages(rows: list[scorecard.Row], source: str, headline: str) -> list[str]:
+def pages(rows: list[dict], source: str, headline: str) -> list[str]:
     """What goes into figures/ and into README.md. source: profile, data and device."""
     made = []
     for page, line in ((PAGE, LINE), (SHORT_PAGE, SHORT_LINE)):
-        lines = "\n".join(line.format(**asdict(row)) for row in rows)
+        lines = "\n".join(line.format(**row) for row in rows)
         made.append(page.format(lines=lines, source=source, headline=headline))
     return made
 
 
-def records(audit: Audit, gathered: Evidence, rows: list[scorecard.Row]) -> dict:
+def records(audit: Audit, gathered: Evidence, rows: list[dict]) -> dict:
     """figures/audit.json: every run's record, with what was measured of it."""
     experiment, runs = audit.experiment, {}
     for name, record in gathered.leak.items():
@@ -229,7 +229,7 @@ def records(audit: Audit, gathered: Evidence, rows: list[scorecard.Row]) -> dict
     return {
         "profile": experiment.profile.name,
         "data": experiment.dataset.name,
-        "scorecard": [asdict(row) for row in rows],
+        "scorecard": rows,
         "runs": runs,
     }
 

@@ -15,8 +15,8 @@ import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
 
+from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
-from llmlite.audit.studies import STUDIES
 from llmlite.config import AXES, TrainConfig, with_data
 from llmlite.data import Dataset
 from llmlite.engine import FastPaths

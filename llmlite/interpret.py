@@ -59,9 +59,9 @@ def attention_maps(model: GPT, ids: Tensor) -> Tensor:
     return output.attention[:, 0].float().cpu()
 
 
-# distance: mean number of tokens looked back. entropy: of the weights, nats; 0 is one token alone.
-# previous: weight on the token before. uniform_distance: what even attention would have.
-STATISTICS = ("distance", "entropy", "previous", "uniform_distance")
+# previous: weight on the token before. distance: mean number of tokens looked back. entropy: of the
+# weights, nats; 0 is one token alone.
+STATISTICS = ("previous", "distance", "entropy")
 
 
 def query_statistics(maps: Tensor) -> Tensor:
@@ -69,13 +69,9 @@ def query_statistics(maps: Tensor) -> Tensor:
     maps (layer, head, query, key) → (statistic, layer, head, query - 1)."""
     query = torch.arange(maps.size(-1))
     back = (query.unsqueeze(1) - query).clamp(min=0).float()  # (query, key)
-    statistics = [
-        (maps * back).sum(-1),
-        torch.special.entr(maps).sum(-1),
-        torch.nn.functional.pad(maps.diagonal(-1, dim1=-2, dim2=-1), (1, 0)),
-        (query / 2).expand(maps.shape[:3]),
-    ]
-    return torch.stack(statistics)[..., 1:]
+    distance, entropy = (maps * back).sum(-1), torch.special.entr(maps).sum(-1)
+    previous = maps.diagonal(-1, dim1=-2, dim2=-1)
+    return torch.stack([previous, distance[..., 1:], entropy[..., 1:]])
 
 
 def attention_received(maps: Tensor, position: int) -> Tensor:

@@ -1,24 +1,24 @@
 """How far a number would move if chance fell otherwise: 95% intervals. Knows nothing about models.
 
-Over the articles of a text (bootstrap, Efron and Tibshirani, 1993) they answer for another text;
+Over the samples of a text (bootstrap, Efron and Tibshirani, 1993) they answer for another text;
 over the seeds of a run (Student's t) for another training.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from llmlite.files import LLMLiteError
-from llmlite.metrics import Score
 
 TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # as quantiles
 RESAMPLES = 10_000
-UNITS = {"word_perplexity": "words", "bits_per_byte": "bytes"}  # other statistics are per token
+Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,6 @@ class Interval:
     __str__ = __format__
 
 
-def over_articles(scores: Sequence[Score], statistic: str) -> Interval:
-    """A statistic of all `scores`, one an article, together: a ratio of sums, as for a whole split.
-
-    statistic: a property of Score. The interval is over articles drawn again with replacement.
-    """
-    unit = UNITS.get(statistic, "tokens")
-    table = [(score.nats, getattr(score, unit)) for score in scores]
-    loss = bootstrap_sums(table, lambda sums: sums[:, 0] / sums[:, 1], "articles")
-    # Each statistic rises with the nats per unit, so it may be taken of their quantiles.
-    ends = (getattr(Score(x, 1, 1, 1), statistic) for x in (loss.value, loss.low, loss.high))
-    return Interval(*ends, loss.of)
-
-
 def over_seeds(values: ArrayLike, of: str = "seeds") -> Interval:
     """The mean of one number a seed, (seeds,), at least two, and Student's t interval of it."""
     values = _finite(values, of)
@@ -60,31 +47,85 @@ def over_seeds(values: ArrayLike, of: str = "seeds") -> Interval:
     return Interval(float(mean), float(mean - half), float(mean + half), f"{n} {of}")
 
 
-def paired(a: ArrayLike, b: ArrayLike) -> Interval:
-    """The mean of a - b, both (pairs,), and Student's t interval of it.
+def paired(differences: ArrayLike) -> Interval:
+    """`over_seeds` of differences within pairs, which share what else varies, such as a seed.
 
-    A pair shares what else varies, such as a seed. One pair says nothing of how far it would move:
-    its interval is all numbers.
+    One pair says nothing of how far it would move: its interval is all numbers.
     """
-    differences = _finite(np.subtract(a, b), "pairs", least=1)
     if len(differences) == 1:
-        return Interval(float(differences[0]), -math.inf, math.inf, "1 pair")
+        return Interval(float(np.sum(differences)), -math.inf, math.inf, "1 pair")
     return over_seeds(differences, "pairs")
 
 
-def bootstrap_sums(
-    samples: ArrayLike, statistic: Callable[[np.ndarray], np.ndarray], of: str
-) -> Interval:
+# -- of counts: so much, out of so much -----------------------------------------------------------
+
+
+def out_of(values: ArrayLike, total: ArrayLike = 1.0) -> np.ndarray:
+    """Counts, (samples, 2), of a value a sample, out of as much in each, or out of 1."""
+    return np.stack(np.broadcast_arrays(values, total), axis=1)
+
+
+def share(sums: np.ndarray) -> np.ndarray:
+    """(…, 2) → (…): all that was counted over all that it was counted out of, so a long text weighs
+    more than a short one."""
+    if not np.all(sums[..., 1]):
+        raise LLMLiteError(
+            "The texts are too short to count anything in; ask for more samples or tokens."
+        )
+    return sums[..., 0] / sums[..., 1]
+
+
+def over_samples(samples: ArrayLike, of: str, statistic: Callable = share) -> Interval:
     """What depends on the sum of `samples` alone, and its percentiles over samples drawn again: as
     scipy.stats.bootstrap has it, a hundred times as fast.
 
-    samples: (samples, …), at least two. statistic: takes sums, (resamples, …), and gives
-    (resamples,). `of`: what the samples are, in the plural.
+    samples: (samples, …), at least two. `of`: what they are, in the plural. statistic: takes sums,
+    (resamples, …), and gives (resamples,).
     """
     samples = _finite(samples, of)
     low, high = np.quantile(statistic(np.tensordot(_drawn(len(samples)), samples, 1)), TAILS)
     (value,) = statistic(samples.sum(axis=0, keepdims=True))
     return Interval(float(value), float(low), float(high), f"{len(samples)} {of}")
+
+
+def measure_all(counts: Counts, contrasts: Iterable[tuple[str, str]], of: str) -> dict:
+    """Every share as "name: condition", every contrast, of pairs of samples, as "name: condition
+    minus condition": its Interval's value, low, high and of."""
+    measures = {
+        f"{name}: {condition}": asdict(over_samples(rows, of))
+        for condition, named in counts.items()
+        for name, rows in named.items()
+    }
+    for one, other in contrasts:
+        for name, rows in counts[one].items():
+            both = np.stack([rows, counts[other][name]], axis=1)
+            measures[f"{name}: {one} minus {other}"] = asdict(over_samples(both, of, _difference))
+    return measures
+
+
+def _difference(sums: np.ndarray) -> np.ndarray:
+    return share(sums[:, 0]) - share(sums[:, 1])
+
+
+def by_condition(study: dict, name: str) -> dict[str, Interval]:
+    """All shares of one name that a study measured, without their contrasts."""
+    start = f"{name}: "
+    return {
+        key.removeprefix(start): Interval(**measure)
+        for key, measure in study["measures"].items()
+        if key.startswith(start) and " minus " not in key
+    }
+
+
+def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
+    """A row a measure whose name holds `only`, a column a seed's study: value and interval."""
+    heads = ["value"] if len(seeds) == 1 else [f"seed {i}" for i in range(1, len(seeds) + 1)]
+    rows = {}
+    for name, first in seeds[0]["measures"].items():
+        if only in name:
+            found = (Interval(**study["measures"][name]) for study in seeds)
+            rows[name] = [*(f"{interval:.3f}" for interval in found), first["of"]]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*heads, "over"])
 
 
 @lru_cache(maxsize=8)  # the same few for dozens of measures; longer to draw than to use
@@ -94,9 +135,9 @@ def _drawn(n: int) -> np.ndarray:
     return drawn.astype(np.float64)
 
 
-def _finite(values: ArrayLike, of: str, least: int = 2) -> np.ndarray:
+def _finite(values: ArrayLike, of: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
-    if len(array) < least or not np.isfinite(array).all():
+    if len(array) < 2 or not np.isfinite(array).all():
         raise LLMLiteError(
             f"An interval over {of} needs at least two finite numbers and no others; of these "
             f"{len(array)}, {np.isfinite(array).sum()} are finite: leave out what diverged."

@@ -68,15 +68,11 @@ def perplexity(loss: float) -> float:
 def windows_over(ids: Ids, size: int, stride: int | None, batch_size: int) -> Iterator[Batch]:
     """Batches of windows of up to `size` inputs that score ids[1:], each token once, in order.
 
-    stride: as in `token_losses`. LLMLiteError for nothing to score, or a stride that skips tokens.
+    stride: as in `token_losses`. LLMLiteError for nothing to score.
     """
     tokens = len(ids) - 1
     if tokens < 1:
         raise LLMLiteError(f"A loss needs a text of two tokens or more; this one has {len(ids)}.")
-    if stride is not None and not 1 <= stride <= size:
-        raise LLMLiteError(
-            f"A window of {size} tokens cannot slide by {stride}; choose a stride from 1 to {size}."
-        )
     if stride is None:
         end = tokens // size * size  # of the last whole window
         parts = [(range(0, end, size), size, 0), (range(end, tokens, size), tokens - end, 0)]
@@ -173,12 +169,17 @@ def token_losses(model, ids: Ids, stride: int | None = None) -> Tensor:
     return torch.cat([losses.flatten().cpu() for losses in window_losses(model, batches)])
 
 
+def batches_of(model, windows: TokenWindows, context: int = 0) -> Iterator[Batch]:
+    """All windows in their order, as many at a time as suit the model's device."""
+    indices = torch.arange(len(windows), device=windows.device)
+    for part in indices.split(windows_at_once(model.device, windows.block_size)):
+        yield *windows[part], context
+
+
 @torch.inference_mode()
 def loss_by_position(model, windows: TokenWindows) -> Tensor:
     """Nats per token at each position of the window, (block_size,) float64 on the CPU."""
-    indices = torch.arange(len(windows), device=windows.device)
-    parts = indices.split(windows_at_once(model.device, windows.block_size))
-    batches = ((*windows[part], 0) for part in parts)
+    batches = batches_of(model, windows)
     sums = sum(losses.double().sum(0) for losses in window_losses(model, batches))
     return sums.cpu() / len(windows)  # read once: each read would wait for the device
 
@@ -187,28 +188,6 @@ def evaluate(model, ids: Ids, counts: Counts, progress: str | None = None) -> Sc
     """The Score of `model` on a split: its ids, and the counts of the text that they spell."""
     sums = total_loss(model, ids, progress=progress)
     return Score(*sums, counts.words_and_line_ends, counts.bytes, context_in_words(model.config))
-
-
-def article_scores(
-    losses: Tensor, ids: Ids, articles: Sequence[str], eot_id: int, context: str
-) -> list[Score]:
-    """A Score for each article of a split; together they are that of the split.
-
-    losses: of ids[1:]. ids: with <|endoftext|> before each article; the one after it counts as its
-    last token. LLMLiteError if these do not belong together.
-    """
-    starts = np.flatnonzero(np.asarray(ids) == eot_id)
-    if len(starts) != len(articles) or len(losses) != len(ids) - 1 or starts[:1].tolist() != [0]:
-        raise LLMLiteError(
-            f"{len(losses)} losses, {len(ids)} ids with {len(starts)} ends of text (the first must "
-            f"be the first id) and {len(articles)} articles are not of the same split."
-        )
-    parts = losses.double().tensor_split(starts[1:].tolist())
-    counts = [Counts.of(text, articles=1) for text in articles]
-    return [
-        Score(part.sum().item(), len(part), count.words_and_line_ends, count.bytes, context)
-        for part, count in zip(parts, counts, strict=True)
-    ]
 
 
 # -- a loss that is too good to be true -----------------------------------------------------------
@@ -257,9 +236,7 @@ def bleu_matrix(texts: Sequence[str]) -> np.ndarray:
 
     words = [text.split() for text in texts]
     bleu = partial(sentence_bleu, smoothing_function=SmoothingFunction().method1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about n-grams that do not overlap, which is the point
-        return np.array([[bleu([row], column) for column in words] for row in words])
+    return np.array([[bleu([row], column) for column in words] for row in words])
 
 
 def off_diagonal(matrix: np.ndarray) -> np.ndarray:

@@ -25,24 +25,6 @@ TABLE = pd.DataFrame(
         for h in (2, 4)
     ]
 )
-STATISTICS = pd.DataFrame(
-    [
-        {
-            "layer": layer,
-            "head": head,
-            "distance": 3.0 + layer,
-            "previous": 0.4 - 0.1 * head,
-            "entropy": 1.0,
-            "uniform_distance": 6.0,
-        }
-        for layer in range(2)
-        for head in range(4)
-    ]
-)
-SAMPLED = {
-    f"d: {name}": {"value": low + 0.1, "low": low, "high": low + 0.3, "of": "9 texts"}
-    for name, low in (("top-k 5", 0.2), ("top-k 50", 0.6), ("top-k 50 minus top-k 5", 0.4))
-}
 MAP = np.tril(np.full((4, 4), 0.25))
 
 PER_WORD = "perplexity per word and line end"
@@ -64,36 +46,41 @@ WINDOWS = pd.DataFrame(
 CELLS = pd.DataFrame({"C1": [FITS, FAILS], "C2": [SILENT, FITS]}, ["no mask", "padding"])
 VALUES = pd.DataFrame({"C1": ["0.16", "5.1"], "C2": ["", "5,000"]}, ["no mask", "padding"])
 HEADS = pd.DataFrame(
-    [[0.4, 0.3, 0.5, 3.0, 2.0, 4.0], [0.2, 0.1, 0.3, 5.0, 4.0, 6.0]],
+    [[0.4, 0.3, 0.5, 3.0, 2.0, 4.0] * 2, [0.2, 0.1, 0.3, 5.0, 4.0, 6.0] * 2],
     pd.MultiIndex.from_tuples([(0, 0), (1, 3)], names=["layer", "head"]),
-    pd.MultiIndex.from_product([["previous", "distance"], ["value", "low", "high"]]),
+    pd.MultiIndex.from_product(
+        [["previous", "distance", "entropy", "more"], ["value", "low", "high"]]
+    ),
 )
 PAPER = (1.171, 1.1858)
+OF_EPOCH = EPOCHS.set_index("epoch")
+LOSSES = (
+    {"training": OF_EPOCH.train_loss, "validation": OF_EPOCH.valid_loss},
+    {"validation": OF_EPOCH.perplexity},
+    "title",
+    PAPER,
+)
 
 FIGURES = {
     "article_lengths": ({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
     "token_lengths": ([0, 4, 3, 2], [0, 9, 5, 1]),
     "token_strips": ({"a": [b" the", b"\n", b"\xc3", b" $x$"], "": [b"word"] * 40}, "title"),
     "tokens_per_word": ({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
-    "learning_curves": ({"a": EPOCHS, "b": EPOCHS}, "title", PAPER),
     "final_perplexities": (TABLE, "n_layer", "n_head", "learning_rate", "title"),
     "learning_rate_schedule": (STEPS, STEPS),
-    "losses": (EPOCHS, 2, PAPER),
+    "losses": LOSSES,
     "gradient_norm": (STEPS, 1.0, 5, (1e5, 2e5)),
     "next_tokens": ([" the", " \n"], [0.4, 0.1], "The cat"),
     "bleu_heatmap": (np.array([[1.0, 0.1], [0.2, 1.0]]), ["A", "B"], 0.15),
-    "sampling_settings": (SAMPLED, {"d": "distinct"}),
     "head_effects": (np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
-    "attention_map": (MAP, [" The", " cat", " sat", " \n"], "layer 0, head 0"),
+    "attention_maps": ({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", " \n"]),
     "attention_grid": (np.broadcast_to(MAP, (2, 3, 4, 4)),),
-    "attention_by_layer": (STATISTICS,),
+    "attention_by_layer": (HEADS, 6.0),
     "loss_by_position": ({"mask": [5.0, 4.0, 4.5], "no mask": [0.01, 0.02, 6.0]}, 0.158),
     "positions_by_run": ({"mask": [5.0, 4.0, 4.5], "padding": [4.0, 0.1]}, 0.158),
     "published_curves": ({"2 layers": ({1: 0.22, 10: 0.16}, [0.23, 0.2, 0.17])},),
     "window_sizes": (WINDOWS, 0.3),
     "hypotheses_and_facts": (CELLS, VALUES),
-    "first_layer_maps": ({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", " \n"]),
     "yardsticks": (YARDSTICKS, "ours", OURS, ("paper", 1.17)),
-    "effects": (INTERVALS, "nats"),
-    "head_intervals": (HEADS,),
+    "intervals": ({"nats": INTERVALS, "more": INTERVALS}, True),
 }

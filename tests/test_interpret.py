@@ -99,24 +99,23 @@ def test_the_statistics_of_tokens_equal_a_plain_loop(tiny_config, make_model, ma
     model = make_model(replace(tiny_config, causal=causal))
     maps = attention_maps(model, make_ids(9))
     statistics = query_statistics(maps)
-    assert statistics.shape == (4, 2, 4, 8)
+    assert statistics.shape == (3, 2, 4, 8)
     for (layer, head, q), _ in np.ndenumerate(statistics[0].numpy()):
         weights = maps[layer, head, q + 1].tolist()
         expected = [
+            weights[q],
             sum(w * max(q + 1 - k, 0) for k, w in enumerate(weights)),
             -sum(w * math.log(w) for w in weights if w > 0),
-            weights[q],
-            (q + 1) / 2,  # the mean of 0, 1, … q + 1
         ]
         np.testing.assert_allclose(statistics[:, layer, head, q], expected, rtol=1e-4)
 
 
 def test_the_statistics_of_a_token_worked_out_by_hand():
     maps = torch.tensor([[[[1.0, 0, 0], [0.25, 0.75, 0], [0.5, 0.25, 0.25]]]])
-    second = [0.25, 0.25 * math.log(4) + 0.75 * math.log(4 / 3), 0.25, 0.5]
-    third = [0.5 * 2 + 0.25, 0.5 * math.log(2) + 0.5 * math.log(4), 0.25, 1.0]
+    second = [0.25, 0.25, 0.25 * math.log(4) + 0.75 * math.log(4 / 3)]
+    third = [0.25, 0.5 * 2 + 0.25, 0.5 * math.log(2) + 0.5 * math.log(4)]
     statistics = query_statistics(maps)
-    assert statistics.shape == (4, 1, 1, 2)
+    assert statistics.shape == (3, 1, 1, 2)
     torch.testing.assert_close(statistics[:, 0, 0].T, torch.tensor([second, third]))
 
 

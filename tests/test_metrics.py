@@ -21,7 +21,6 @@ from llmlite.files import LLMLiteError
 from llmlite.metrics import (
     ImplausibleLossWarning,
     Score,
-    article_scores,
     bleu_matrix,
     context_in_words,
     distinct_n,
@@ -39,7 +38,6 @@ from llmlite.metrics import (
     windows_over,
 )
 from llmlite.run import Run, read_record
-from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 
@@ -278,14 +276,6 @@ def test_token_losses_add_up_to_the_total(tiny_model, make_ids):
     assert losses.double().sum().item() == pytest.approx(nats, rel=1e-12)
 
 
-@pytest.mark.parametrize("stride", [0, -1, 13])
-def test_a_stride_that_leaves_tokens_out_is_refused(tiny_model, make_ids, stride, one_sentence):
-    with pytest.raises(LLMLiteError, match=f"cannot slide by {stride}; .* 1 to 12") as error:
-        token_losses(tiny_model.train(), make_ids(30), stride)
-    one_sentence(error)
-    assert tiny_model.training
-
-
 @pytest.mark.parametrize("score", [total_loss, token_losses])
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_a_text_without_a_second_token_is_refused(
@@ -318,49 +308,6 @@ def test_the_score_of_a_split(tiny_model, make_ids):
     nats, _ = total_loss(tiny_model, ids)
     assert score == Score(nats, 39, 4, 16, "1 to 12 tokens (windows side by side)")
     assert Score(**asdict(score)) == score
-
-
-def test_articles_worked_out_by_hand():
-    # 0 is the end of text: two articles of 2 and 3 tokens. The second 0 is the first one's end.
-    ids = torch.tensor([0, 5, 6, 0, 7, 8, 9])
-    losses = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-    first, second = article_scores(losses, ids, ["two words\n", " é \n"], 0, "all of it")
-    assert first == Score(nats=7, tokens=3, words=3, bytes=10, context="all of it")
-    assert second == Score(nats=56, tokens=3, words=2, bytes=5, context="all of it")
-
-
-def test_the_articles_of_the_sample_add_up_to_its_score(make_model, tmp_path):
-    dataset = Dataset(DataConfig(source="sample"), tmp_path, progress=False)
-    tokenizer = BPETokenizer.train(dataset.text("test"), 300)
-    dataset = dataset.like(tokenizer)
-    model = make_model(ModelConfig(300, block_size=32, n_layer=1, n_head=1, n_embd=8))
-    ids, texts = dataset.ids["test"], dataset.articles("test")
-    whole = evaluate(model, ids, dataset.counts("test"))
-    losses = token_losses(model, ids)
-    scores = article_scores(losses, ids, texts, tokenizer.eot_id, whole.context)
-    assert len(scores) == 48
-    assert {score.context for score in scores} == {whole.context}
-    for name in ("tokens", "words", "bytes"):
-        assert sum(getattr(score, name) for score in scores) == getattr(whole, name)
-    assert math.fsum(score.nats for score in scores) == pytest.approx(whole.nats, rel=1e-12)
-    for text, score in zip(texts[:-1], scores, strict=False):
-        assert score.tokens == len(tokenizer.encode(text)) + 1  # its end
-
-
-@pytest.mark.parametrize(
-    ("losses", "ids", "articles"),
-    [
-        (3, [0, 5, 0, 6], ["one"]),
-        (3, [0, 5, 6, 7], ["one", "two"]),
-        (3, [5, 0, 6, 7], ["one"]),
-        (4, [0, 5, 6, 7], ["one"]),
-        (3, [5, 6, 7, 8], []),
-    ],
-)
-def test_articles_of_another_split_are_refused(losses, ids, articles, one_sentence):
-    with pytest.raises(LLMLiteError, match="not of the same split") as error:
-        article_scores(torch.ones(losses), torch.tensor(ids), articles, 0, "")
-    assert f"{len(articles)} articles" in one_sentence(error)
 
 
 # -- a loss that is too good to be true ----------------------------------------------------------

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from tiny_plan import PROFILE, SEEDS, files, one_core, open_plan
 
+from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
-from llmlite.audit.studies import STUDIES
 from llmlite.files import CheckpointError, LLMLiteError, MissingRunError
 from llmlite.plan import runner
 from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack

@@ -12,9 +12,8 @@ from plot_cases import (
     FIGURES,
     HEADS,
     INTERVALS,
+    LOSSES,
     MAP,
-    PAPER,
-    SAMPLED,
     STEPS,
     TABLE,
     VALUES,
@@ -92,13 +91,12 @@ def test_the_papers_schedule_is_drawn_over_the_width_of_ours():
 
 
 def test_losses_draws_both_losses_and_the_perplexity():
-    left, right = plots.losses(EPOCHS, 2, PAPER).axes
+    left, right = plots.losses(*LOSSES).axes
     assert drawn(left) == [
         EPOCHS[["epoch", "train_loss"]].values.tolist(),
         EPOCHS[["epoch", "valid_loss"]].values.tolist(),
     ]
     assert drawn(right)[0] == EPOCHS[["epoch", "perplexity"]].values.tolist()
-    assert "66.7" in right.texts[0].get_text(), "the epoch that was kept is marked"
 
 
 def test_bleu_from_the_threshold_on_has_a_frame():
@@ -109,12 +107,6 @@ def test_bleu_from_the_threshold_on_has_a_frame():
     (frame,) = ax.patches
     assert (round(frame.get_x() + frame.get_width() / 2), round(frame.get_y() + 0.45)) == (1, 0)
     assert 0.05 in [line.get_ydata()[0] for line in bar.get_lines()]
-
-
-def test_a_setting_has_its_value_and_interval_and_differences_are_left_out():
-    (ax,) = plots.sampling_settings(SAMPLED, {"d": "distinct"}).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["top-k 5", "top-k 50"]
-    assert [line.get_xdata()[0] for line in ax.get_lines()] == pytest.approx([0.2, 0.3, 0.6, 0.7])
 
 
 def test_final_perplexities_puts_each_configuration_in_its_panel():
@@ -191,8 +183,8 @@ def test_hypotheses_and_facts_marks_every_cell():
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["C1", "C2"]
 
 
-def test_first_layer_maps_have_one_scale_and_show_line_ends():
-    fig = plots.first_layer_maps({"a": MAP, "b": MAP.T}, [" The", " cat", " sat", "\n"])
+def test_attention_maps_have_one_scale_and_show_line_ends():
+    fig = plots.attention_maps({"a": MAP, "b": MAP.T}, [" The", " cat", " sat", "\n"])
     first, second = (ax for ax in fig.axes if ax.images)
     assert np.array_equal(first.images[0].get_array(), MAP)
     assert np.array_equal(second.images[0].get_array(), MAP.T)
@@ -210,21 +202,21 @@ def test_yardsticks_put_ours_in_its_place_with_its_interval():
     assert filled == [True, True, False], "open where the comparison is not exact"
 
 
-def test_effects_are_filled_where_their_interval_leaves_out_0():
-    ax = plots.effects(INTERVALS, "nats").axes[0]
+def test_intervals_are_filled_where_they_leave_out_0():
+    ax = plots.intervals({"nats": INTERVALS}, zero=True).axes[0]
     lines = {line.get_marker(): [] for line in ax.get_lines()}
     for line in ax.get_lines():
         lines[line.get_marker()].append(line)
-    assert [line.get_xydata().tolist() for line in lines["o"]] == [[[0.1, 0]], [[-0.2, 1]]]
-    assert [line.get_markerfacecolor() == "white" for line in lines["o"]] == [True, False]
+    assert [line.get_xydata().tolist() for line in lines["o"]] == [[[-0.2, 0]], [[0.1, 1]]]
+    assert [line.get_markerfacecolor() == "white" for line in lines["o"]] == [False, True]
     whiskers = [line.get_xydata().tolist() for line in lines["None"]][:2]
-    assert whiskers == [[[-0.1, 0], [0.3, 0]], [[-0.3, 1], [-0.1, 1]]]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["not clear", "clear"]
-    assert ax.get_xlabel() == "nats (below 0: better)"
+    assert whiskers == [[[-0.3, 0], [-0.1, 0]], [[-0.1, 1], [0.3, 1]]]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["clear", "not clear"]
+    assert ax.get_xlabel() == "nats"
 
 
-def test_head_intervals_draw_value_and_interval_of_every_head():
-    previous, distance = plots.head_intervals(HEADS).axes
+def test_attention_by_layer_draws_value_and_interval_of_every_head():
+    distance, previous, _ = plots.attention_by_layer(HEADS, 6.0).axes
     ends, value = (line.get_ydata().tolist() for line in previous.get_lines()[:2])
     assert (ends, list(value)) == ([0.3, 0.5], [0.4])
     assert [list(line.get_ydata()) for line in distance.get_lines()] == [
@@ -232,5 +224,7 @@ def test_head_intervals_draw_value_and_interval_of_every_head():
         [3.0],
         [4.0, 6.0],
         [5.0],
+        [3.0, 5.0],  # the layers' means
+        [6.0, 6.0],
     ]
     assert distance.get_lines()[2].get_xdata()[0] == pytest.approx(1 + 0.13 * 1.5)

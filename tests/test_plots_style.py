@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from plot_cases import EPOCHS, PAPER
+from plot_cases import LOSSES
 
 from llmlite import plots
 from llmlite.plots import style
@@ -34,9 +34,9 @@ def test_the_papers_values_are_lines_on_the_scale_and_words_off_it(mode, values,
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_a_saved_figure_has_the_same_bytes_whatever_the_style_outside(suffix, tmp_path):
-    style.save(plots.losses(EPOCHS, 2, PAPER), tmp_path / f"a{suffix}")
+    style.save(plots.losses(*LOSSES), tmp_path / f"a{suffix}")
     with plt.rc_context({"lines.linewidth": 9, "svg.fonttype": "none", "savefig.dpi": 20}):
-        figure = plots.losses(EPOCHS, 2, PAPER)
+        figure = plots.losses(*LOSSES)
         style.save(figure, tmp_path / f"b{suffix}")
         style.save(figure, tmp_path / f"c{suffix}")  # and saving it changes nothing
     first, *others = ((tmp_path / f"{name}{suffix}").read_bytes() for name in "abc")

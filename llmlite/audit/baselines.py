@@ -2,8 +2,9 @@
 line end, as the literature on WikiText counts: models over different tokens share a table."""
 
 import math
+import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,6 @@ from llmlite.metrics import Score
 ORDER = 5  # of the n-gram model: the usual one of the literature
 PUBLISHED_ON = "wikitext-2-v1"  # with its official splits
 UNKNOWN = "<unk>"  # what WikiText's tokens files hold for every word outside the vocabulary
-LINE_END = "\n"
 
 
 @dataclass(frozen=True)
@@ -79,23 +79,17 @@ def unigram_log_probabilities(train: np.ndarray, ids: np.ndarray, vocab_size: in
 def word_ids(train: str, text: str) -> tuple[np.ndarray, np.ndarray, int]:
     """(ids of `train`, ids of `text`, vocabulary size) of words and line ends: int64, (words,). The
     vocabulary is what `train` holds, <unk> among it; any other word of `text` becomes that."""
-    train_words, words = _words_and_line_ends(train), _words_and_line_ends(text)
-    index = {word: i for i, word in enumerate(dict.fromkeys(train_words))}
-    unknown = index.get(UNKNOWN)
-    train_ids, ids = ([index.get(w, unknown) for w in part] for part in (train_words, words))
-    return np.array(train_ids, np.int64), np.array(ids, np.int64), len(index)
-
-
-def _words_and_line_ends(text: str) -> list[str]:
-    *lines, rest = text.split(LINE_END)
-    words = [word for line in lines for word in (*line.split(), LINE_END)]
-    return words + rest.split()
+    train_words, words = (re.findall(r"\n|\S+", part) for part in (train, text))
+    train_ids, vocabulary = pd.factorize(np.array(train_words, object))
+    index = pd.Index(vocabulary)
+    ids = index.get_indexer(words)
+    return train_ids, np.where(ids < 0, index.get_indexer([UNKNOWN]), ids), len(index)
 
 
 def table(baselines: Iterable[Baseline]) -> pd.DataFrame:
     """A row each, the lowest perplexity first; bits per byte are NaN where nobody published it."""
-    rows = pd.DataFrame([asdict(baseline) for baseline in baselines])
-    rows = rows.astype({"bits_per_byte": float}).sort_values("perplexity", ignore_index=True)
+    rows = pd.DataFrame(list(baselines)).astype({"bits_per_byte": float})
+    rows = rows.sort_values("perplexity", ignore_index=True)
     unit = "perplexity per word and line end"
     return rows.set_axis(["model", unit, "bits per byte", "exact", "remark", "source"], axis=1)
 

@@ -2,6 +2,7 @@
 the evidence and gives what came out here, with its interval, unit and number of runs, and a
 verdict, by a rule that stands in the function."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,12 @@ import pandas as pd
 
 from llmlite import paper
 from llmlite.audit.hypotheses import rate_error
-from llmlite.intervals import Interval, over_seeds
+from llmlite.intervals import Interval, by_condition, over_seeds
 from llmlite.metrics import perplexity
 
 REPRODUCED, NOT = "reproduced", "not reproduced"
 FLAWED, UNCLEAR = "reproduced only with the flaw", "cannot be judged"
+ENDS = "low", "high"  # of an interval
 
 
 @dataclass(frozen=True)
@@ -129,87 +131,76 @@ def claim_16(e: Evidence) -> tuple[str, str]:
 
 
 # -- text and attention: a study of each seed's model ---------------------------------------------
-#
-# A claim holds if it holds in each of them, fails if it fails in each, and cannot be judged else.
 
 
 def claim_9(e: Evidence) -> tuple[str, str]:
     """Coherent: nearer to real text than to real text's words shuffled."""
     seeds, name = e.studies["coherence"], "position: filtered"
-    low, high = _reach(seeds, name)
     ours = (
-        f"{_values(seeds, name)} on a scale from real words shuffled, 0, to real text, 1 "
-        f"(unfiltered {_values(seeds, 'position: generated', False)})"
+        f"{_values(seeds, name, True)} on a scale from real words shuffled, 0, to real text, 1 "
+        f"(unfiltered {_values(seeds, 'position: generated')})"
     )
-    return ours, verdict(low > 0.5, high < 0.5)
+    return ours, _judged(seeds, {name: 1}, 0.5)
 
 
 def claim_10(e: Evidence) -> tuple[str, str]:
     """Most: more than half of the scores."""
     seeds, below = e.studies["prompt_sensitivity"], f"share below {paper.BLEU_THRESHOLD}"
     different, same = f"{below}: different prompts", f"{below}: same prompt"
-    low, high = _reach(seeds, different)
-    lowered = _reach(seeds, "BLEU: different prompts minus same prompt")[1] < 0
+    lowered = _judged(seeds, {"BLEU: different prompts minus same prompt": -1}) == REPRODUCED
     shown = "the wording lowers it" if lowered else "no effect of the wording is shown"
     ours = (
-        f"{_values(seeds, different)}; between samples of one prompt "
-        f"{_values(seeds, same, False)}: {shown}"
+        f"{_values(seeds, different, True)}; between samples of one prompt "
+        f"{_values(seeds, same)}: {shown}"
     )
-    return ours, verdict(low > 0.5, high < 0.5)
+    return ours, _judged(seeds, {different: 1}, 0.5)
 
 
 def claim_11(e: Evidence) -> tuple[str, str]:
+    seeds, larger = e.studies["sampling"], "top-k 1000 minus top-k 10"
     cooler = f"temperature {paper.LOW_TEMPERATURE} minus temperature 1.0"
-    larger = "top-k 1000 minus top-k 10"
-    signs = {
-        f"entropy: {cooler}": -1,
-        f"paragraph: {cooler}": -1,
-        f"distinct-2: {larger}": 1,
-        f"attested pairs: {larger}": -1,
-    }
-    shown, found = _parts(e.studies["sampling"], signs)
-    return f"0.7 against 1.0, and top-k 1,000 against 10: {', '.join(shown)}", found
+    parts = {f"entropy: {cooler}": -1, f"paragraph: {cooler}": -1}
+    parts |= {f"distinct-2: {larger}": 1, f"attested pairs: {larger}": -1}
+    shown = ", ".join(_parts(seeds, parts))
+    return f"0.7 against 1.0, and top-k 1,000 against 10: {shown}", _judged(seeds, parts)
 
 
 def claim_12(e: Evidence) -> tuple[str, str]:
     """Heads 1 and 2 in particular: more repetition without them than with all heads."""
     seeds, ours = e.studies["ablation"], "repetition: without heads 1 and 2"
-    low, high = _reach(seeds, f"{ours} minus all heads")
     shown = (
-        f"repetition {_values(seeds, f'{ours} minus all heads')}; against other pairs of heads "
-        f"{_values(seeds, f'{ours} minus mean of the other pairs', False)}"
+        f"repetition {_values(seeds, f'{ours} minus all heads', True)}; against other pairs of "
+        f"heads {_values(seeds, f'{ours} minus mean of the other pairs')}"
     )
-    return shown, verdict(low > 0, high <= 0)
+    return shown, _judged(seeds, {f"{ours} minus all heads": 1})
 
 
 def claim_13(e: Evidence) -> tuple[str, str]:
     """More weight on the token before and less distance in layer 0 than in the last layer; more
     attention to "sat" in the last one, and there more than to the noun before it."""
     seeds = e.studies["attention"]
-    layers = (name.removeprefix("to sat: layer ") for name in seeds[0]["measures"])
-    deepest = max(int(layer) for layer in layers if layer.isdigit())
+    deepest = max(int(layer.split()[-1]) for layer in by_condition(seeds[0], "to sat"))
     contrast = f"layer 0 minus layer {deepest}"
-    signs = {f"previous: {contrast}": 1, f"distance: {contrast}": -1, f"to sat: {contrast}": -1}
-    signs[f"to sat minus to the noun: layer {deepest}"] = 1
-    shown, found = _parts(seeds, signs)
-    return f"{contrast}: {'; '.join(shown)}", found
+    parts = {f"previous: {contrast}": 1, f"distance: {contrast}": -1, f"to sat: {contrast}": -1}
+    parts[f"to sat minus to the noun: layer {deepest}"] = 1
+    return f"{contrast}: {'; '.join(_parts(seeds, parts))}", _judged(seeds, parts)
 
 
-def _reach(seeds: list[dict], name: str) -> tuple[float, float]:
-    """The lowest and the highest end of a measure's intervals, over all seeds."""
-    measures = [seed["measures"][name] for seed in seeds]
-    return min(m["low"] for m in measures), max(m["high"] for m in measures)
+def _judged(seeds: list[dict], parts: dict[str, int], threshold: float = 0.0) -> str:
+    """parts: measures with the side of the threshold, 1 above and -1 below, on which the claim has
+    them. It holds if every seed's interval lies there, and fails if of one part none reaches it."""
+    ends = [
+        [sign * (seed["measures"][name][end] - threshold) for seed in seeds for end in ENDS]
+        for name, sign in parts.items()
+    ]
+    return verdict(min(map(min, ends)) > 0, min(map(max, ends)) <= 0)
 
 
-def _parts(seeds: list[dict], signs: dict[str, int]) -> tuple[list[str], str]:
-    """A claim of several parts, each a measure with the sign that the claim gives it: the values of
-    each, and a verdict. One part with the other sign refutes the claim."""
-    ends = [sorted(end * sign for end in _reach(seeds, name)) for name, sign in signs.items()]
-    shown = [f"{name.split(':')[0]} {_values(seeds, name, False)}" for name in signs]
-    return shown, verdict(all(low > 0 for low, _ in ends), any(high < 0 for _, high in ends))
+def _parts(seeds: list[dict], names: Iterable[str]) -> list[str]:
+    return [f"{name.split(':')[0]} {_values(seeds, name)}" for name in names]
 
 
-def _values(seeds: list[dict], name: str, interval: bool = True) -> str:
+def _values(seeds: list[dict], name: str, interval: bool = False) -> str:
     """Each seed's value, the first with its interval."""
     first, *others = (Interval(**seed["measures"][name]) for seed in seeds)
     shown = f"{first:.2f}" if interval else f"{first.value:.2f}"

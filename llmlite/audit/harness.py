@@ -1,10 +1,8 @@
 """Scores by the rule of lm-evaluation-harness's task `wikitext` (version 2), the common yardstick.
 
-A document is a page, its text goes through a detokeniser, each is scored alone from the
-end-of-text token on in whole windows side by side, and nats are divided by the words and the bytes
-of the page as it was before. So a word here is not the word of metrics.py: do not compare the two.
-Published numbers are of wikitext-2-raw-v1, whole. Checked against lm_eval 0.4.13.
-"""
+A page's text goes through a detokeniser, is scored alone from the end-of-text token on, and nats
+are divided by the words and bytes that it had before: a word here is not the word of metrics.py.
+Published numbers are of wikitext-2-raw-v1, whole. Checked against lm_eval 0.4.13."""
 
 import re
 from collections.abc import Sequence
@@ -18,16 +16,8 @@ from llmlite.metrics import Score, token_losses
 _BEFORE = [(" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")]
 _BEFORE += [(f" {mark} ", f"{mark} ") for mark in ":;.!?,"]
 _PAIRS = ("()", "[]", "{}", '""', "''")  # no space inside
-_AFTER = (
-    ("= = = =", "===="),
-    ("= = =", "==="),
-    ("= =", "=="),
-    (" ° ", "°"),
-    (" \n", "\n"),
-    ("\n ", "\n"),
-    (" N ", " 1 "),
-    (" 's", "'s"),
-)
+_AFTER = [("= = = =", "===="), ("= = =", "==="), ("= =", "=="), (" ° ", "°")]
+_AFTER += [(" \n", "\n"), ("\n ", "\n"), (" N ", " 1 "), (" 's", "'s")]
 
 
 def pages(text: str) -> list[str]:

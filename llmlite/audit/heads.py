@@ -1,6 +1,7 @@
 """Claims 12 and 13 (§IV.D, IV.E): what removing heads does to the text, and where heads look.
-Studies as those of text.py."""
+Studies as those of text.py; STUDIES has them all."""
 
+import re
 from itertools import combinations
 
 import numpy as np
@@ -9,8 +10,7 @@ import torch
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import Counts, Measures, difference, measure_all
-from llmlite.audit.text import SAMPLING
+from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
 from llmlite.generate import complete
@@ -21,6 +21,7 @@ from llmlite.interpret import (
     mask_heads,
     query_statistics,
 )
+from llmlite.intervals import Counts, measure_all, out_of
 from llmlite.metrics import repetition_rate
 from llmlite.model import GPT
 
@@ -32,11 +33,9 @@ WITHOUT = "without heads {} and {}"
 
 def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """Repetition in continuations of the paper's prompt without two heads in every layer: each two
-    in turn, so that the paper's can be told from any two, and all heads as the control.
-
-    All are drawn with the same random numbers, so sample i is compared with sample i. `greedy`
-    holds the likeliest tokens' text. Raises LLMLiteError for a model without the paper's heads.
-    """
+    in turn, so that the paper's can be told from any two, and all heads as the control; drawn as in
+    `sampling`. `greedy` holds the likeliest tokens' text. Raises LLMLiteError for a model without
+    the paper's heads."""
     pairs = {WITHOUT.format(*p): p for p in combinations(range(model.config.n_head), 2)}
     ours = WITHOUT.format(*paper.ABLATED_HEADS)
     if ours not in pairs:
@@ -49,8 +48,8 @@ def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     for name, heads in {ALL_HEADS: (), **pairs}.items():
         mask = mask_heads(model.config, heads).to(model.device)
         texts[name] = complete(*to_continue, size.samples, seed=0, head_mask=mask, **SAMPLING)
-        rates = [(repetition_rate(text.split()), 1) for text in texts[name]]
-        counts[name] = {"repetition": np.array(rates)}
+        rates = [repetition_rate(text.split()) for text in texts[name]]
+        counts[name] = {"repetition": out_of(rates)}
         greedy[name] = complete(*to_continue, temperature=0, head_mask=mask)[0]
     others = [counts[name]["repetition"] for name in pairs if name != ours]
     counts[OTHER_PAIRS] = {"repetition": np.mean(others, axis=0)}
@@ -68,8 +67,6 @@ def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
 
 # -- claim 13: layer 0 looks at the token before, deeper layers more widely, and at "sat" ---------
 
-LOCAL = ("previous", "distance", "entropy")  # how locally a head looks
-
 # Of "The … sat on the … and looked at the dog .", the paper's sentence first. No word occurs twice,
 # so that sentences share no more than the template.
 SUBJECTS = (
@@ -83,69 +80,55 @@ THINGS = (
 
 
 def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """How far each layer and head looks back, over the test split's sentences without their first
-    tokens, by `interpret.query_statistics`; "evenly spread" is the distance of even attention.
-
-    And how much later tokens look at the verb "sat" and at the noun before it, by
-    `interpret.attention_received`: 1 is even attention. Its sentences differ in their nouns only,
-    so its intervals speak for this template alone.
-
-    Raises LLMLiteError for fewer than two sentences.
+    """How far each layer and head looks back over the test split's sentences, by
+    `interpret.query_statistics`; "evenly spread" is the distance of even attention. And how much
+    later tokens look at the verb "sat" and at the noun before it, by `attention_received`: those
+    sentences differ in their nouns only, so their intervals speak for this template alone.
     """
     encoded = map(dataset.tokenizer.encode, dataset.sentences(size.sentences))
     sentences = [torch.tensor(ids[: model.config.block_size]) for ids in encoded if len(ids) > 1]
     ends = [("layer 0", f"layer {model.config.n_layer - 1}")]
-    return {
-        "samples": len(sentences),
-        "measures": measure_all(_looking_back(model, sentences), ends, of="sentences")
-        | _looking_at_words(model, dataset.tokenizer, ends),
-    }
+    back, at_words = _looking_back(model, sentences), _looking_at_words(model, dataset.tokenizer)
+    measures = measure_all(back, ends, of="sentences")
+    measures |= measure_all(at_words, ends, of="sentences of one template")
+    return {"samples": len(sentences), "measures": measures}
 
 
 def _looking_back(model: GPT, sentences: list[torch.Tensor]) -> Counts:
     """Of every layer, the mean of its heads, and every head: a sentence weighs as much as it has
     tokens."""
-    per_query = [query_statistics(attention_maps(model, ids)).double() for ids in sentences]
-    positions = np.array([statistics.size(-1) for statistics in per_query])
-    totals = np.stack([statistics.sum(-1).numpy() for statistics in per_query], axis=1)
-    sums = dict(zip(STATISTICS, totals, strict=True))  # each (sentence, layer, head)
-    counts = {"evenly spread": {"distance": _out_of(sums["uniform_distance"][:, 0, 0], positions)}}
+    maps = (attention_maps(model, ids) for ids in sentences)
+    sums = np.stack([query_statistics(m).double().sum(-1).numpy() for m in maps], axis=-1)
+    n = np.array([len(ids) - 1 for ids in sentences])
+    counts = {"evenly spread": {"distance": out_of(n * (n + 1) / 4, n)}}  # q / 2 of token q
     for layer in range(model.config.n_layer):
-        heads = {name: sums[name][:, layer] for name in LOCAL}  # each (sentence, head)
-        counts[f"layer {layer}"] = {n: _out_of(h.mean(-1), positions) for n, h in heads.items()}
-        for head in range(model.config.n_head):
-            own = {n: _out_of(h[:, head], positions) for n, h in heads.items()}
-            counts[f"layer {layer}, head {head}"] = own
+        heads = sums[:, layer]  # (statistic, head, sentence)
+        parts = {f"layer {layer}": heads.mean(1)}
+        parts |= {f"layer {layer}, head {i}": heads[:, i] for i in range(model.config.n_head)}
+        for name, part in parts.items():
+            counts[name] = dict(zip(STATISTICS, (out_of(x, n) for x in part), strict=True))
     return counts
 
 
-def _out_of(sums: np.ndarray, total: np.ndarray) -> np.ndarray:
-    return np.stack([sums, total], axis=1)
+def _looking_at_words(model: GPT, tokenizer) -> Counts:
+    """Of every layer, the mean of its heads, over the sentences of the template."""
+    received = []
+    for subject, thing in zip(SUBJECTS.split(), THINGS.split(), strict=True):
+        noun = f" The {subject}"
+        verb = f"{noun} sat"
+        ids = torch.tensor(tokenizer.encode(f"{verb} on the {thing} and looked at the dog ."))
+        maps = attention_maps(model, ids)
+        at = [len(tokenizer.encode(text)) - 1 for text in (verb, noun)]  # a word's last token
+        received.append([attention_received(maps, i).mean(-1).double().numpy() for i in at])
+    counts = {}
+    for layer, (verb, noun) in enumerate(np.transpose(received)):  # each (word, sentence)
+        named = {"to sat": verb, "to the noun": noun, "to sat minus to the noun": verb - noun}
+        counts[f"layer {layer}"] = {name: out_of(values) for name, values in named.items()}
+    return counts
 
 
-def _looking_at_words(model: GPT, tokenizer, contrasts: list[tuple[str, str]]) -> Measures:
-    """Of every layer, over the sentences of the template."""
-    nouns = zip(SUBJECTS.split(), THINGS.split(), strict=True)
-    received = np.stack([_received(model, tokenizer, *pair) for pair in nouns])
-    of, one = "sentences of one template", np.ones(len(received))
-    counts = {
-        f"layer {layer}": {"to sat": _out_of(verb, one), "to the noun": _out_of(noun, one)}
-        for layer, (verb, noun) in enumerate(received.transpose(2, 1, 0))
-    }
-    return measure_all(counts, contrasts, of) | {
-        f"to sat minus to the noun: {layer}": difference(*named.values(), of)
-        for layer, named in counts.items()
-    }
-
-
-def _received(model: GPT, tokenizer, subject: str, thing: str) -> np.ndarray:
-    """What the verb and the noun before it get from later tokens: (2, layer), mean over heads."""
-    noun = f" The {subject}"
-    verb = f"{noun} sat"
-    ids = torch.tensor(tokenizer.encode(f"{verb} on the {thing} and looked at the dog ."))
-    maps = attention_maps(model, ids)
-    at = [len(tokenizer.encode(text)) - 1 for text in (verb, noun)]  # a word's last token
-    return torch.stack([attention_received(maps, i).mean(-1) for i in at]).double().numpy()
+# Each a function of (model, dataset, size), by the name that its records have on disk.
+STUDIES = {f.__name__: f for f in (coherence, prompt_sensitivity, sampling, ablation, attention)}
 
 
 def by_head(study: dict) -> pd.DataFrame:
@@ -153,9 +136,8 @@ def by_head(study: dict) -> pd.DataFrame:
     statistic, as columns of two levels."""
     rows = {}
     for name, measure in study["measures"].items():
-        statistic, _, where = name.partition(": ")
-        if ", head " in where and " minus " not in where:
-            layer, head = (int(part.split()[-1]) for part in where.split(", "))
+        if found := re.fullmatch(r"(\w+): layer (\d+), head (\d+)", name):
+            statistic, layer, head = found.groups()
             for end in ("value", "low", "high"):
-                rows.setdefault((layer, head), {})[statistic, end] = measure[end]
+                rows.setdefault((int(layer), int(head)), {})[statistic, end] = measure[end]
     return pd.DataFrame(rows).T.rename_axis(["layer", "head"])

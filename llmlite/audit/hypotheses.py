@@ -3,6 +3,7 @@ hypotheses.toml, written before anything was measured, against the records of pl
 
 import warnings
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -49,8 +50,8 @@ FACTS = {
 
 def predictions() -> pd.DataFrame:
     """What each hypothesis predicts, as stated before the runs."""
-    said = [(h.name, h.switch, h.predicts) for h in HYPOTHESES]
-    return pd.DataFrame(said, columns=["hypothesis", "switch", "predicts"]).set_index("hypothesis")
+    said = pd.DataFrame(HYPOTHESES)[["name", "switch", "predicts"]]
+    return said.set_index("name").rename_axis("hypothesis")
 
 
 def mistakes_of_the_windows() -> dict[str, str]:
@@ -90,18 +91,14 @@ def measured(records: dict[str, dict]) -> pd.DataFrame:
 def windows_times_loss(records: dict[str, dict]) -> pd.DataFrame:
     """The leading explanation's sharpest prediction: mean loss × window = loss at the last
     position, whatever the window. A row a run."""
-    rows = {}
-    for name, record in records.items():
-        losses = record["measures"]["loss_by_position"]
-        mean, window, last = float(np.mean(losses)), len(losses), losses[-1]
-        rows[name] = {
-            "window": window,
-            "mean loss": mean,
-            "predicted: last position / window": last / window,
-            "loss at the last position": last,
-            "mean loss × window": mean * window,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+    positions = {n: np.array(r["measures"]["loss_by_position"]) for n, r in records.items()}
+    rows = {
+        name: [len(x), x.mean(), x[-1] / len(x), x[-1], x.mean() * len(x)]
+        for name, x in positions.items()
+    }
+    columns = ["window", "mean loss", "predicted: last position / window"]
+    columns += ["loss at the last position", "mean loss × window"]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("run")
 
 
 def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
@@ -115,10 +112,6 @@ def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
     )
     scaled_norms = "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS)
     plain_norms = "{:g} to {:g}".format(*paper.PLAIN_NORMS)
-    overflow, every_batch = (
-        "warned" if scheduler_warns(**how) else "no warning"
-        for how in ({"overflow": True}, {"every_batch": True})
-    )
     skipped = f"{scaled['skipped']} of {end['step']}"
     rows = {
         "training over validation loss, logged after the division": (divided, f"{after:.2f}"),
@@ -126,9 +119,13 @@ def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
         "gradient norm, logged before unscaling (fp16)": (scaled_norms, f"{end['grad_norm']:.1e}"),
         "gradient norm, logged after": (plain_norms, f"{last['grad_norm']:.3f}"),
         "optimiser steps skipped for overflow (fp16)": ("not stated", skipped),
-        "scheduler, if the first step is skipped for overflow": ("warned", overflow),
-        "scheduler, if stepped at every batch": ("warned", every_batch),
     }
+    for why, how in (
+        ("the first step is skipped for overflow", {"overflow": True}),
+        ("stepped at every batch", {"every_batch": True}),
+    ):
+        warned = "warned" if scheduler_warns(**how) else "no warning"
+        rows[f"scheduler, if {why}"] = "warned", warned
     return pd.DataFrame.from_dict(rows, orient="index", columns=["paper", "here"])
 
 
@@ -195,14 +192,13 @@ def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, p
     """(verdicts, values): hypotheses × facts, and first what the paper has. records: by name of the
     run. steps: as `Audit.steps` gives them; the vocabulary counts that is nearest to the paper's.
     """
-    verdicts, values = {"the paper": {}}, {"the paper": FACTS}
     steps = steps.loc[np.log(steps["stride 1"] / EPOCH_STEPS).abs().idxmin()]
+    cells = {"the paper": {fact: (SILENT, value) for fact, value in FACTS.items()}}
     for h in HYPOTHESES:
-        cells = _cells(h, records[h.run], records["scaled-norm"], steps)
-        verdicts[h.name] = {fact: FITS if fit else FAILS for fact, (fit, _) in cells.items()}
-        values[h.name] = {fact: value for fact, (_, value) in cells.items()}
-    verdicts, values = (pd.DataFrame(table, FACTS).T for table in (verdicts, values))
-    return verdicts.fillna(SILENT), values.fillna("")
+        found = _cells(h, records[h.run], records["scaled-norm"], steps)
+        cells[h.name] = {fact: found.get(fact, (SILENT, "")) for fact in FACTS}
+    table = pd.DataFrame(cells, FACTS).T
+    return table.map(itemgetter(0)), table.map(itemgetter(1))
 
 
 def _cells(h: Hypothesis, record: dict, scaled: dict, steps: pd.Series) -> dict[str, tuple]:
@@ -235,4 +231,4 @@ def _cells(h: Hypothesis, record: dict, scaled: dict, steps: pd.Series) -> dict[
     if h.tenth:
         error = rate_error(0.1)
         cells["C6 rates in the log"] = error < 0.002, f"off by {error:.1%}"
-    return cells
+    return {fact: (FITS if fit else FAILS, value) for fact, (fit, value) in cells.items()}

@@ -1,6 +1,7 @@
 """What is measured of a trained model: what hypotheses predict, and scores that can be compared."""
 
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,19 +11,18 @@ from llmlite import paper
 from llmlite.audit.causality import causal_leak
 from llmlite.audit.harness import harness_scores, pages
 from llmlite.audit.plan import AuditConfig
-from llmlite.data import Dataset
+from llmlite.data import Counts, Dataset
 from llmlite.generate import complete
 from llmlite.interpret import attention_maps
-from llmlite.intervals import Interval, over_articles, over_seeds
+from llmlite.intervals import Interval, over_samples, over_seeds
 from llmlite.metrics import (
     Score,
-    article_scores,
+    batches_of,
     context_in_words,
     loss_by_position,
-    losses_of,
     repetition_rate,
     token_losses,
-    windows_at_once,
+    window_losses,
 )
 from llmlite.model import GPT
 from llmlite.run import Run, device_name
@@ -30,7 +30,9 @@ from llmlite.windows import TokenWindows, to_tensor, windows_of
 
 SENTENCE = " The cat sat on the mat and looked at the dog ."  # of the attention maps
 GENERATED = 24  # tokens of the greedy continuation
-UNITS = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
+# A statistic of a Score, and what it divides the nats by.
+UNITS = {"loss": "tokens", "perplexity": "tokens"}
+UNITS |= {"word_perplexity": "words", "bits_per_byte": "bytes"}
 
 
 def predicted(model: GPT, dataset: Dataset, run: Run, config: AuditConfig) -> dict:
@@ -53,16 +55,11 @@ def last_position(model: GPT, ids: torch.Tensor, limit: int) -> dict[str, float]
     """The true loss, with or without a mask: of predicting what no window shows, the token after
     its end, in nats per token. ids: (tokens,), of which `limit` windows are scored, spread evenly.
     error: the mean's standard error."""
-    model.eval()
-    size, device = model.config.block_size, model.device
+    size = model.config.block_size
     starts = np.unique(np.linspace(0, len(ids) - size - 1, limit).astype(np.int64))
-    windows = TokenWindows(to_tensor(ids, device), size, 1, only=to_tensor(starts, device))
-    losses = []
-    for index in torch.arange(len(windows), device=device).split(windows_at_once(device, size)):
-        inputs, targets = windows[index]
-        hidden, _ = model.hidden(inputs)
-        losses.append(losses_of(model, hidden[:, -1], targets[:, -1]))
-    losses = torch.cat(losses).double().cpu()
+    ids, starts = to_tensor(ids, model.device), to_tensor(starts, model.device)
+    batches = batches_of(model, TokenWindows(ids, size, 1, only=starts), context=size - 1)
+    losses = torch.cat(list(window_losses(model, batches))).flatten().double().cpu()
     error = losses.std() / len(losses) ** 0.5
     return {"nats": losses.mean().item(), "error": error.item(), "windows": len(losses)}
 
@@ -79,21 +76,16 @@ def greedy(model: GPT, tokenizer) -> dict:
 def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
     """Layer 0 on one sentence, (head, query, key), and over sentences of the test split the mean
     weight of each head on the token before a token and on the one after it."""
-
-    def maps_of(text: str) -> tuple[list[int], torch.Tensor]:
-        ids = dataset.tokenizer.encode(text)[: model.config.block_size]
-        return ids, attention_maps(model, torch.tensor(ids))[0]
-
-    before, after, positions = 0, 0, 0
-    for sentence in dataset.sentences(sentences):
-        ids, maps = maps_of(sentence)
-        before += maps.diagonal(-1, 1, 2).sum(-1).double()
-        after += maps.diagonal(1, 1, 2).sum(-1).double()
-        positions += len(ids)
-    ids, maps = maps_of(SENTENCE)
+    texts = [*dataset.sentences(sentences), SENTENCE]
+    ids = [dataset.tokenizer.encode(text)[: model.config.block_size] for text in texts]
+    *maps, shown = (attention_maps(model, torch.tensor(text))[0] for text in ids)
+    before, after = (
+        sum(weights.diagonal(side, 1, 2).sum(-1).double() for weights in maps) for side in (-1, 1)
+    )
+    positions = sum(map(len, ids[:-1]))
     return {
-        "tokens": [dataset.tokenizer.decode([i]) for i in ids],
-        "map": np.round(maps.numpy(), 4).tolist(),
+        "tokens": [dataset.tokenizer.decode([i]) for i in ids[-1]],
+        "map": np.round(shown.numpy(), 4).tolist(),
         "previous": (before / positions).tolist(),
         "next": (after / positions).tolist(),
     }
@@ -105,12 +97,17 @@ def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
 def comparable(model: GPT, dataset: Dataset) -> dict[str, list[dict]]:
     """How a model predicts the test split, by three rules: rule → a Score an article."""
     tokenizer, ids, half = dataset.tokenizer, dataset.ids["test"], model.config.block_size // 2
-    articles = dataset.articles("test")
+    # <|endoftext|> stands before each article; the one after it counts as its last token.
+    starts = np.flatnonzero(np.asarray(ids) == tokenizer.eot_id)[1:].tolist()
+    counts = [Counts.of(article, articles=1) for article in dataset.articles("test")]
     rules = {}
     for name, stride in (("side by side", None), ("sliding by half a window", half)):
-        losses = token_losses(model, ids, stride)
+        parts = token_losses(model, ids, stride).double().tensor_split(starts)
         context = context_in_words(model.config, stride)
-        rules[name] = article_scores(losses, ids, articles, tokenizer.eot_id, context)
+        rules[name] = [
+            Score(part.sum().item(), len(part), count.words_and_line_ends, count.bytes, context)
+            for part, count in zip(parts, counts, strict=True)
+        ]
     rules["lm-evaluation-harness"] = harness_scores(model, tokenizer, pages(dataset.text("test")))
     return {name: [asdict(score) for score in scores] for name, scores in rules.items()}
 
@@ -119,21 +116,26 @@ def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
     """A row a rule: each of UNITS with its interval over the first seed's articles, and over the
     seeds if there are several; and the context. seeds: as `comparable` gives them."""
     rows = {}
-    for rule, first in seeds[0].items():
-        articles = [Score(**article) for article in first]
-        several = len(articles) > 1  # else of a text without headings; no interval
-        rows[rule, "articles"] = [
-            over_articles(articles, unit) if several else getattr(articles[0], unit)
-            for unit in UNITS
-        ]
+    for rule, articles in seeds[0].items():
+        kinds = {"articles": partial(over_articles, articles)}
         if len(seeds) > 1:
-            rows[rule, "seeds"] = [over(seeds, rule, unit) for unit in UNITS]
-    shown = {
-        (rule, kind): [*(f"{interval:.4g}" for interval in found), seeds[0][rule][0]["context"]]
-        for (rule, kind), found in rows.items()
-    }
-    table = pd.DataFrame(shown, [*UNITS, "context"]).T
+            kinds["seeds"] = partial(over, seeds, rule)
+        for kind, interval in kinds.items():
+            shown = [f"{interval(unit):.4g}" for unit in UNITS]
+            rows[rule, kind] = [*shown, articles[0]["context"]]
+    table = pd.DataFrame(rows, [*UNITS, "context"]).T
     return table.rename_axis(["rule", "interval over"])
+
+
+def over_articles(articles: list[dict], unit: str) -> Interval | float:
+    """One of UNITS of all articles together; of one, as of a text without headings, no interval."""
+    if len(articles) == 1:
+        return getattr(together(articles), unit)
+    counts = [(article["nats"], article[UNITS[unit]]) for article in articles]
+    loss = over_samples(counts, "articles")
+    # Each of UNITS rises with the nats, so it may be taken of their quantiles.
+    ends = (getattr(Score(x, 1, 1, 1), unit) for x in (loss.value, loss.low, loss.high))
+    return Interval(*ends, loss.of)
 
 
 def over(seeds: list[dict[str, list[dict]]], rule: str, unit: str) -> Interval:

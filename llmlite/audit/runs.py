@@ -6,10 +6,10 @@ from functools import cached_property, partial
 
 import pandas as pd
 
+from llmlite.audit.heads import STUDIES
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
 from llmlite.audit.plan import HEADS, audit_of, leak_runs
-from llmlite.audit.studies import STUDIES
 from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
 from llmlite.experiment import Experiment
@@ -89,13 +89,11 @@ class Audit:
 
     def leaks(self) -> dict[str, dict]:
         """`record` of each of `leak_runs`, but for those that are missing and cannot be made."""
-        made, missing = {}, []
+        made = {}
         for name in self.leak_runs:
-            try:
+            with suppress(MissingRunError):
                 made[name] = self.record(name)
-            except MissingRunError:
-                missing.append(name)
-        if missing:
+        if missing := [name for name in self.leak_runs if name not in made]:
             print(f"Missing: {', '.join(missing)}; {self.experiment.only_read}")
         return made
 

@@ -1,34 +1,19 @@
 """The scorecard: all claims with their verdicts, and the records that they rest on."""
 
-from dataclasses import dataclass
-
 import pandas as pd
 
 from llmlite import paper
 from llmlite.audit import claims, trends, wording
 from llmlite.audit.claims import Evidence
+from llmlite.audit.heads import STUDIES
 from llmlite.audit.measures import together
 from llmlite.audit.runs import LONGER, Audit
-from llmlite.audit.studies import STUDIES
 from llmlite.run import read_steps
 
 CLAIMS = {claim["number"]: claim for claim in wording.rows("claims")}
 # The judge of claim 7 is `claim_7`, in claims.py or trends.py: from the evidence to what came out
 # here and a verdict.
 JUDGES = {number: (vars(claims) | vars(trends))[f"claim_{number}"] for number in CLAIMS}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A claim's line of the scorecard."""
-
-    number: int
-    claim: str
-    published: str
-    ours: str  # with its interval, unit and number of runs
-    verdict: str
-    section: str  # of notebook 08, that shows it
-    runs: str  # whose records it is from, as `llmlite run --only` takes them
 
 
 def evidence(audit: Audit) -> Evidence:
@@ -45,21 +30,18 @@ def evidence(audit: Audit) -> Evidence:
     )
 
 
-def scorecard(e: Evidence) -> list[Row]:
-    """All 16 claims, in their order."""
-    return [row(number, e) for number in CLAIMS]
+def scorecard(e: Evidence) -> pd.DataFrame:
+    """A row a claim, by number: what stands of it in claims.toml; `ours`, what came out here, with
+    its interval, unit and number of runs; and the verdict."""
+    columns = ["claim", "published", "ours", "verdict", "section", "runs"]
+    return pd.DataFrame([row(number, e) for number in CLAIMS]).set_index("number")[columns]
 
 
-def row(number: int, e: Evidence) -> Row:
+def row(number: int, e: Evidence) -> pd.Series:
     said, half_rate = CLAIMS[number], paper.FINAL_PERPLEXITY[5e-4, 2, 2]
-    ours, verdict = JUDGES[number](e)
     published = said["published"].format(paper=paper, half_rate=half_rate)
-    return Row(**said | {"published": published, "ours": ours, "verdict": verdict})
-
-
-def to_frame(rows: list[Row]) -> pd.DataFrame:
-    """A row a claim, by number: claim, published, ours, verdict, section."""
-    return pd.DataFrame(rows).set_index("number").drop(columns="runs")
+    ours, verdict = JUDGES[number](e)
+    return pd.Series(said | {"published": published, "ours": ours, "verdict": verdict})
 
 
 def scale(audit: Audit) -> str:

@@ -1,10 +1,10 @@
 """Claims 9 to 11 (§IV.B, IV.C): is the text coherent, and what do wording and sampling do to it?
 
-A study measures and does not judge. It gives what JSON can hold: among it `measures` (name → value,
-low, high and of) and `rows`, the texts that were drawn, but for those that BLEU compares.
-"""
+A study gives what JSON can hold: among it `measures`, as `intervals.measure_all` names them, and
+`rows`, the texts that were drawn, but for those that BLEU compares."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from llmlite import paper
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import measure, measure_all, share
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
 from llmlite.generate import (
@@ -23,6 +22,7 @@ from llmlite.generate import (
     prompt_ids,
     remove_repeated_tokens,
 )
+from llmlite.intervals import measure_all, out_of, over_samples, share
 from llmlite.metrics import bleu_matrix, distinct_n, off_diagonal
 from llmlite.model import GPT
 
@@ -46,11 +46,8 @@ def continued_words(prompt: str, text: str) -> list[str]:
 
 def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """How like real text the paper's continuation is, before and after the paper's filter, which
-    leaves each word once; real text and shuffled words are the controls.
-
-    "position" is where a kind's share of attested pairs lies on the scale from that of real words
-    shuffled, 0, to that of real text, 1.
-    """
+    leaves each word once: "position" is where its share of attested pairs lies on the scale from
+    that of real words shuffled, 0, to that of real text, 1."""
     prompt, rng = paper.GENERATION_PROMPT, np.random.default_rng(0)
     how = {"n": size.samples, "seed": 0, **SAMPLING}
     drawn = complete(model, dataset.tokenizer, prompt, size.tokens, **how)
@@ -113,7 +110,8 @@ def position(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str,
             )
         return (at - start) / (end - start)
 
-    return measure(np.stack([counts, zero, one], axis=1), "continuations", on_scale)
+    both = np.stack([counts, zero, one], axis=1)
+    return asdict(over_samples(both, "continuations", on_scale))
 
 
 # -- claim 10: most BLEU scores between wordings of a prompt are low ------------------------------
@@ -134,8 +132,7 @@ DIFFERENT, SAME = "different prompts", "same prompt"
 
 def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     """BLEU between continuations of different PROMPTS, and of the same prompt as the control: a
-    low BLEU can be put down to the wording only as far as it is lower than the latter.
-    """
+    low BLEU can be put down to the wording only as far as it is lower than the latter."""
     n = size.samples
     # A seed a prompt: with a common one, texts would look alike by chance.
     drawn = [
@@ -160,12 +157,8 @@ def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:
 def _bleu_counts(scores: list) -> dict[str, np.ndarray]:
     """scores: (samples, …), all comparisons of a sample."""
     scores = np.reshape(scores, (len(scores), -1))
-    total = np.full(len(scores), scores.shape[1])
-    below = (scores < paper.BLEU_THRESHOLD).sum(axis=1)
-    return {
-        f"share below {paper.BLEU_THRESHOLD}": np.stack([below, total], axis=1),
-        "BLEU": np.stack([scores.sum(axis=1), total], axis=1),
-    }
+    counted = {f"share below {paper.BLEU_THRESHOLD}": scores < paper.BLEU_THRESHOLD, "BLEU": scores}
+    return {name: out_of(c.sum(axis=1), scores.shape[1]) for name, c in counted.items()}
 
 
 # -- claim 11: a low temperature is more deterministic, a larger top-k more diverse ---------------
@@ -177,12 +170,9 @@ COMPARED = [(LOW, HIGH), *((f"top-k {k}", "top-k 10") for k in (50, 200, 1000))]
 
 
 def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """What temperature and top-k do to continuations of the paper's prompt, by SETTINGS and
-    COMPARED: "paragraph" is its tokens before its end.
-
-    All settings draw with the same random numbers, so sample i is compared with sample i. A top-k
-    beyond the vocabulary keeps all of it. Raises LLMLiteError for a text longer than the window.
-    """
+    """What SETTINGS do to continuations of the paper's prompt; "paragraph" is its tokens before its
+    end. All draw with the same random numbers, so sample i is compared with sample i. Raises
+    LLMLiteError for a text longer than the window."""
     prompt, tokenizer, end = paper.GENERATION_PROMPT, dataset.tokenizer, dataset.tokenizer.eot_id
     ids = prompt_ids(tokenizer, prompt).repeat(size.samples, 1)
     start = ids.size(1)
@@ -201,9 +191,9 @@ def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
         words = [continued_words(prompt, prompt + text) for text in texts[name]]
         counts[name] = {
             "entropy": entropies(model, drawn, start, [len(row) for row in new], options),
-            "distinct-2": np.array([(distinct_n(w, 2), 1) for w in words]),
+            "distinct-2": out_of([distinct_n(w, 2) for w in words]),
             "attested pairs": attested(words, known),
-            "paragraph": np.array([(_paragraph(row, tokenizer), 1) for row in new]),
+            "paragraph": out_of([_paragraph(row, tokenizer) for row in new]),
         }
     return {
         "samples": size.samples,
@@ -224,7 +214,7 @@ def entropies(model, ids: Tensor, start: int, steps: Sequence[int], options: dic
     for row, n in zip(ids, steps, strict=True):
         logits = model(row[None, : start + n - 1]).logits[0, start - 1 :].float()
         sums.append(torch.special.entr(next_token_probabilities(logits, **options)).sum())
-    return np.stack([torch.stack(sums).tolist(), steps], axis=1)  # read once: a read waits
+    return out_of(torch.stack(sums).tolist(), steps)  # read once: a read waits
 
 
 def _paragraph(ids: Sequence[int], tokenizer) -> int:

@@ -19,16 +19,12 @@ def best_losses(epochs: pd.DataFrame) -> pd.Series:
     return epochs.groupby(FACTORS).valid_loss.min()
 
 
-def changes(losses: pd.Series, factor: str, before, after) -> pd.Series:
-    """Of each pair of runs that differ in `factor` alone, the loss with `after` minus that with
-    `before`, indexed by the other factors. losses: as `best_losses` gives them, or changes."""
-    both = losses.unstack(factor).reindex(columns=[before, after])
-    return (both.iloc[:, 1] - both.iloc[:, 0]).dropna()
-
-
-def mean(changes: pd.Series) -> Interval:
-    """Of as many pairs, with Student's t interval."""
-    return paired(changes, np.zeros(len(changes)))
+def changes(losses: pd.Series, factor: str) -> pd.Series:
+    """Of each pair of runs that differ in `factor` alone, the loss with its largest value minus
+    that with its smallest, indexed by the other factors. losses: as `best_losses` gives them, or
+    changes."""
+    by_value = losses.unstack(factor)  # its columns are sorted
+    return (by_value.iloc[:, -1] - by_value.iloc[:, 0]).dropna()
 
 
 def epochs_to_reach(epochs: pd.DataFrame, targets: pd.Series) -> pd.Series:
@@ -53,7 +49,7 @@ def ranking(losses: pd.Series) -> pd.DataFrame:
     for configuration, loss in means.items():
         behind = Interval(0.0, np.nan, np.nan, "itself")
         if configuration != best:
-            behind = paired(*by_seed.loc[[configuration, best]].dropna(axis=1).to_numpy())
+            behind = paired((by_seed.loc[configuration] - by_seed.loc[best]).dropna())
         rows.append([*configuration, loss, behind.value, behind.low, behind.high])
     table = pd.DataFrame(rows, columns=[*AXES, "loss", "behind", "low", "high"])
     return table.sort_values("loss", ignore_index=True)
@@ -62,52 +58,45 @@ def ranking(losses: pd.Series) -> pd.DataFrame:
 # -- the effects that claims 4 to 8 are about -----------------------------------------------------
 
 
-def trend_effects(e: Evidence) -> dict[str, Interval]:
-    """In nats per token of the lowest validation loss, by name."""
-    effects = {
-        f"twice the epochs ({e.longer.epoch.max()})": _from_grid_to_grid(e.revised, e.longer)
+def effects(e: Evidence) -> dict[str, Interval]:
+    """Of a grid's largest value of a factor compared with the smallest, or of what one grid does
+    otherwise than another, over the runs that both hold."""
+    first, revised, longer = map(best_losses, (e.first, e.revised, e.longer))
+    heads = changes(revised, "n_head")
+    layers = heads.index.get_level_values("n_layer")
+    found = {"epochs": longer - revised}
+    if len(first):
+        found |= {"width": changes(first, "n_embd"), "schedule": revised - first}
+    found |= {
+        "layers": changes(revised, "n_layer"),
+        "heads": heads,
+        "half the rate": -changes(revised, "learning_rate"),
+        "shallow": heads[layers == layers.min()],
+        "deep": heads[layers == layers.max()],
+        "deep minus shallow": changes(heads, "n_layer"),
     }
-    if not e.first.empty:
-        width = "width {} to {}".format(*_ends(e.first.n_embd))
-        effects[width] = _across(e.first, "n_embd")
-        schedule = "fixed rate to twice the batch, warmup + cosine"
-        effects[schedule] = _from_grid_to_grid(e.first, e.revised)
+    return {name: paired(change.dropna()) for name, change in found.items()}
+
+
+def trend_effects(e: Evidence) -> dict[str, Interval]:
+    """`effects`, named by what is compared."""
     layers, heads = _ends(e.revised.n_layer), "heads {} to {}".format(*_ends(e.revised.n_head))
     low, high = _ends(e.revised.learning_rate)
-    effects["layers {} to {}".format(*layers)] = _across(e.revised, "n_layer")
-    effects[heads] = _across(e.revised, "n_head")
-    effects[f"learning rate {high:g} to {low:g}"] = _halved_rate(e)
-    _, shallow, deep = _heads_by_layers(e)
-    effects |= {f"{heads}, {layers[0]} layers": shallow, f"{heads}, {layers[1]} layers": deep}
-    return effects
-
-
-def _across(epochs: pd.DataFrame, factor: str) -> Interval:
-    """The effect of a grid's largest value of `factor`, compared with the smallest."""
-    return mean(changes(best_losses(epochs), factor, *_ends(epochs[factor])))
-
-
-def _halved_rate(e: Evidence) -> Interval:
-    low, high = _ends(e.revised.learning_rate)
-    return mean(changes(best_losses(e.revised), "learning_rate", high, low))
-
-
-def _heads_by_layers(e: Evidence) -> tuple[Interval, Interval, Interval]:
-    """The effect of the heads: by how much it is greater in the deepest models than in the
-    shallowest, in the shallowest, in the deepest."""
-    layers = _ends(e.revised.n_layer)
-    heads = changes(best_losses(e.revised), "n_head", *_ends(e.revised.n_head))
-    parts = (heads[heads.index.get_level_values("n_layer") == n] for n in layers)
-    return mean(changes(heads, "n_layer", *layers)), *map(mean, parts)
-
-
-def _from_grid_to_grid(before: pd.DataFrame, after: pd.DataFrame) -> Interval:
-    """The effect of what one grid does otherwise, over the runs that both hold."""
-    return mean((best_losses(after) - best_losses(before)).dropna())
+    names = {
+        "epochs": f"twice the epochs ({e.longer.epoch.max()})",
+        "width": "width {} to {}".format(*_ends(e.first.n_embd)),
+        "schedule": "fixed rate to twice the batch, warmup + cosine",
+        "layers": "layers {} to {}".format(*layers),
+        "heads": heads,
+        "half the rate": f"learning rate {high:g} to {low:g}",
+        "shallow": f"{heads}, {layers[0]} layers",
+        "deep": f"{heads}, {layers[1]} layers",
+    }
+    return {names[name]: effect for name, effect in effects(e).items() if name in names}
 
 
 def _ends(column: pd.Series) -> tuple:
-    return column.min().item(), column.max().item()
+    return column.min(), column.max()
 
 
 # -- claims ---------------------------------------------------------------------------------------
@@ -118,18 +107,14 @@ def claim_1(e: Evidence) -> tuple[str, str]:
     shapes = table[list(AXES)]
     names = ["({:g}, {:g}, {:g}, {:g})".format(*shape) for shape in shapes.to_numpy()]
     corner = (shapes == shapes.max()).all(axis=1).idxmax()  # as the paper's best is of its grid
-    ours, second = table.iloc[corner], table.iloc[1]
+    row = table.iloc[corner or 1]  # the corner, or what comes after it
+    behind = f"{Interval(row.behind, row.low, row.high, ''):.3f} nats"
     if corner == 0:
-        found = f"{names[0]} is best, by {_nats(second)} over {names[1]}"
-        judged = verdict(second.low > 0, False)
+        found = f"{names[0]} is best, by {behind} over {names[1]}"
     else:
-        found = f"{names[0]} is best; {names[corner]} is {_nats(ours)} behind"
-        judged = verdict(False, ours.low > 0)
+        found = f"{names[0]} is best; {names[corner]} is {behind} behind"
+    judged = verdict(corner == 0 and row.low > 0, corner > 0 and row.low > 0)
     return f"{found} ({seeds} seed{'s' if seeds > 1 else ''})", judged
-
-
-def _nats(row: pd.Series) -> str:
-    return f"{Interval(row.behind, row.low, row.high, ''):.3f} nats"
 
 
 def claim_2(e: Evidence) -> tuple[str, str]:
@@ -151,7 +136,7 @@ def claim_2(e: Evidence) -> tuple[str, str]:
 
 def claim_4(e: Evidence) -> tuple[str, str]:
     """Marginal: less than 2% of the loss."""
-    gain, loss = _from_grid_to_grid(e.revised, e.longer), best_losses(e.longer).mean()
+    gain, loss = effects(e)["epochs"], best_losses(e.longer).mean()
     ours = f"{gain:+.3f} nats, {-gain.value / loss:.1%} of the loss ({gain.of})"
     return ours, verdict(-gain.low / loss < 0.02, -gain.high / loss > 0.02)
 
@@ -162,10 +147,9 @@ NO_FIRST_GRID = "the first grid has not been run", UNCLEAR
 def claim_5(e: Evidence) -> tuple[str, str]:
     if e.first.empty:
         return NO_FIRST_GRID
-    width = _across(e.first, "n_embd")
-    depth, heads = _across(e.revised, "n_layer"), _across(e.revised, "n_head")
-    low, high = _size(width)
-    others = _size(depth), _size(heads)
+    found = effects(e)
+    width, depth, heads = (found[name] for name in ("width", "layers", "heads"))
+    (low, high), *others = map(_size, (width, depth, heads))
     ours = (
         f"width {width:+.3f}; depth {depth:+.3f}; heads {heads:+.3f} nats, smallest to largest "
         f"({width.of})"
@@ -182,7 +166,7 @@ def _size(interval: Interval) -> tuple[float, float]:
 def claim_6(e: Evidence) -> tuple[str, str]:
     if e.first.empty:
         return NO_FIRST_GRID
-    gain, fixed = _from_grid_to_grid(e.first, e.revised), best_losses(e.first)
+    gain, fixed = effects(e)["schedule"], best_losses(e.first)
     fixed = fixed[fixed.index.isin(best_losses(e.revised).index)]
     sooner = (epochs_to_reach(e.revised, fixed) < epochs_to_reach(e.first, fixed)).mean()
     ours = f"{gain:+.3f} nats; sooner as good as the fixed rate's best in {sooner:.0%} ({gain.of})"
@@ -190,13 +174,14 @@ def claim_6(e: Evidence) -> tuple[str, str]:
 
 
 def claim_7(e: Evidence) -> tuple[str, str]:
-    change = _halved_rate(e)
+    change = effects(e)["half the rate"]
     return f"{change:+.3f} nats ({change.of})", verdict(change.low > 0, change.high < 0)
 
 
 def claim_8(e: Evidence) -> tuple[str, str]:
     heads, layers = _ends(e.revised.n_head), _ends(e.revised.n_layer)
-    more, shallow, deep = _heads_by_layers(e)
+    found = effects(e)
+    shallow, deep, more = found["shallow"], found["deep"], found["deep minus shallow"]
     holds = deep.high < 0 and more.high < 0 and not shallow.high < 0
     ours = (
         f"{heads[0]} to {heads[1]} heads: {shallow:+.3f} nats with {layers[0]} layers, {deep:+.3f} "

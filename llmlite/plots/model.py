@@ -1,13 +1,12 @@
 """Notebooks 01 and 04 to 08: text in tokens, what the model writes, and what its heads do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
@@ -141,27 +140,6 @@ def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) ->
     return fig
 
 
-@style.figure
-def sampling_settings(measures: dict[str, dict], titles: dict[str, str]) -> Figure:
-    """§IV.C. measures: of `audit.text.sampling`; titles: name → title. A panel a name, a row a
-    setting, with its 95% interval."""
-    fig, (axes,) = style.subplots(1, len(titles), 2.2, page=True, sharey=True, squeeze=False)
-    for ax, (name, title) in zip(axes, titles.items(), strict=True):
-        settings = {
-            key.removeprefix(f"{name}: "): measure
-            for key, measure in measures.items()
-            if key.startswith(f"{name}: ") and " minus " not in key
-        }
-        for row, measure in enumerate(settings.values()):
-            ax.plot([measure["low"], measure["high"]], [row, row], color=style.BLUE)
-            ax.plot(measure["value"], row, "o", color=style.BLUE)
-        ax.set_yticks(range(len(settings)), settings)
-        ax.set(xlabel=title)
-        ax.margins(0.12, 0.1)
-    axes[0].invert_yaxis()
-    return fig
-
-
 # -- heads ----------------------------------------------------------------------------------------
 
 
@@ -180,25 +158,15 @@ def head_effects(effects: np.ndarray, baseline: float) -> Figure:
 
 
 @style.figure
-def attention_map(weights: np.ndarray, tokens: Sequence[str], title: str) -> Figure:
-    """Figs. 6 and 7. weights: (query, key) of one head, rows sum to 1."""
-    many = len(tokens) > 18
-    return _maps({title: weights}, tokens, 1, 6.6 if many else 4.4, page=many)
-
-
-@style.figure
-def first_layer_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
-    """One head of layer 0 each. maps: title → (query, key), rows sum to 1; of one sentence."""
-    return _maps(maps, tokens, 3, 2.75, page=True, fontsize=style.SMALL)
-
-
-def _maps(maps: dict, tokens: Sequence[str], columns: int, height: float, page: bool, **looks):
-    """Maps of one sentence, `height` inches each; tokens are named at the left and lowest ones."""
-    columns = min(columns, len(maps))
-    rows = -(-len(maps) // columns)
+def attention_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
+    """Figs. 6 and 7: maps of one sentence, each of one head; the tokens are named at the left and
+    lowest ones. maps: title → (query, key), rows sum to 1."""
+    columns = min(3, len(maps))
+    rows, page = -(-len(maps) // columns), len(maps) > 1 or len(tokens) > 18
+    height = 2.75 * rows if len(maps) > 1 else 6.6 if page else 4.4
+    looks = {"family": "monospace", "fontsize": style.SMALL if len(maps) > 1 else None}
     labels = [token.replace("\n", "↵") for token in tokens]
-    looks = {"family": "monospace", **looks}
-    fig, axes = style.subplots(rows, columns, height * rows, page, boxed=True, squeeze=False)
+    fig, axes = style.subplots(rows, columns, height, page, boxed=True, squeeze=False)
     for place, (title, weights) in enumerate(maps.items()):
         ax, left, lowest = axes.flat[place], place % columns == 0, place + columns >= len(maps)
         image = ax.imshow(weights, norm=ATTENTION_SCALE)
@@ -227,46 +195,27 @@ def attention_grid(maps: np.ndarray) -> Figure:
 
 
 @style.figure
-def attention_by_layer(statistics: pd.DataFrame) -> Figure:
-    """A dot a head, a line the mean. statistics: a row a head, with the columns layer, head, those
-    of STATISTICS, and uniform_distance, what even attention would have."""
-    fig, axes = style.subplots(1, len(STATISTICS), 2.8, page=True)
-    for ax, column in zip(axes, STATISTICS, strict=True):
-        for head, part in statistics.groupby("head"):
-            ax.plot(part.layer, part[column], label=f"head {head}", **_dots(head))
-        mean = statistics.groupby("layer")[column].mean()
-        ax.plot(mean.index, mean, color="black", linewidth=1, label="layer's mean")
-    even = statistics.uniform_distance.iloc[0]
-    axes[0].axhline(even, color="black", linestyle=":", label="spread evenly")
-    _label(fig, axes, STATISTICS)
-    return fig
+def attention_by_layer(table: pd.DataFrame, even: float) -> Figure:
+    """Figs. 6 and 7 in numbers: a dot a head, with its 95% interval, and a line the layer's mean.
 
-
-@style.figure
-def head_intervals(table: pd.DataFrame) -> Figure:
-    """Figs. 6 and 7 in numbers. table: a row a (layer, head); of "previous" and "distance" the
-    columns value, low and high."""
-    fig, axes = style.subplots(1, 2, 2.9, page=True)
-    shown = "previous", "distance"
-    for ax, statistic in zip(axes, shown, strict=True):
+    table: a row a (layer, head); of each of STATISTICS the columns value, low and high. even: the
+    distance of even attention.
+    """
+    fig, axes = style.subplots(1, len(STATISTICS), 2.9, page=True)
+    style.integers(*axes)
+    for ax, (statistic, name) in zip(axes, STATISTICS.items(), strict=True):
         for head, part in table[statistic].groupby("head"):
-            places, looks = part.index.get_level_values("layer") + 0.13 * (head - 1.5), _dots(head)
+            looks = style.series(head) | {"linestyle": "", "markersize": 4}
+            places = part.index.get_level_values("layer") + 0.13 * (head - 1.5)
             ax.plot([places, places], [part.low, part.high], color=looks["color"])
             ax.plot(places, part.value, label=f"head {head}", **looks)
-    _label(fig, axes, shown)
-    return fig
-
-
-def _dots(head: int) -> dict:
-    return style.series(head) | {"linestyle": "", "markersize": 5}
-
-
-def _label(fig: Figure, axes: Sequence[Axes], statistics: Iterable[str]) -> None:
-    style.integers(*axes)
-    for ax, statistic in zip(axes, statistics, strict=True):
-        ax.set(xlabel="layer", ylabel=STATISTICS[statistic])
+        mean = table[statistic].value.groupby("layer").mean()
+        ax.plot(mean.index, mean, color="black", linewidth=1, label="layer's mean")
+        ax.set(xlabel="layer", ylabel=name)
         ax.margins(0.1)
         ax.set_ylim(bottom=0)
+    axes[0].axhline(even, color="black", linestyle=":", label="spread evenly")
     handles, labels = axes[0].get_legend_handles_labels()
     ncols = min(6, len(labels))
     fig.legend(handles, labels, loc="outside lower center", ncols=ncols, columnspacing=1.2)
+    return fig

@@ -18,22 +18,6 @@ PER_WORD = "perplexity per word and line end"
 
 
 @style.figure
-def learning_curves(curves: dict[str, pd.DataFrame], title: str, published: Range) -> Figure:
-    """Fig. 3. curves: label → a run's epochs, with the columns epoch, perplexity, train_loss."""
-    fig, (left, right) = style.subplots(1, 2, page=True)
-    for i, (label, epochs) in enumerate(curves.items()):
-        left.plot(epochs.epoch, epochs.perplexity, **style.series(i))
-        right.plot(epochs.epoch, epochs.train_loss, label=label, **style.series(i))
-    left.set(xlabel="epoch", ylabel="validation perplexity per token")
-    right.set(xlabel="epoch", ylabel="training loss, nats per token")
-    style.integers(left, right)
-    style.published_values(left, *published)
-    right.legend()
-    fig.suptitle(title)
-    return fig
-
-
-@style.figure
 def final_perplexities(
     table: pd.DataFrame, x: str, by: str, panel: str, title: str, published: Range | None = None
 ) -> Figure:
@@ -81,20 +65,21 @@ def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame) -> Figu
 
 
 @style.figure
-def losses(epochs: pd.DataFrame, best: int, published: Range) -> Figure:
-    """Fig. 9. epochs: columns epoch, train_loss, valid_loss, perplexity; best: the epoch kept."""
+def losses(
+    loss: dict[str, pd.Series], perplexity: dict[str, pd.Series], title: str, published: Range
+) -> Figure:
+    """Figs. 3 and 9. Both: label → what is shown, by epoch; a label has one look in both."""
     fig, (left, right) = style.subplots(1, 2, page=True)
-    left.plot(epochs.epoch, epochs.train_loss, label="training", **style.series(0))
-    left.plot(epochs.epoch, epochs.valid_loss, label="validation", **style.series(1))
+    looks = {label: style.series(i) for i, label in enumerate(loss)}
+    for ax, curves in ((left, loss), (right, perplexity)):
+        for label, values in curves.items():
+            ax.plot(values.index, values, label=label, **looks[label])
     left.legend()
-    left.set(xlabel="epoch", ylabel="loss, nats per token", title="Loss")
-    right.plot(epochs.epoch, epochs.perplexity, **style.series(1))
-    kept = epochs[epochs.epoch == best].iloc[0]
-    style.note(right, f"kept: {kept.perplexity:.1f}", (best, kept.perplexity), up=12, ha="center")
-    right.margins(0.12, 0.15)
-    right.set(xlabel="epoch", ylabel="perplexity per token", title="Validation perplexity")
+    left.set(xlabel="epoch", ylabel="loss, nats per token")
+    right.set(xlabel="epoch", ylabel="validation perplexity per token")
     style.integers(left, right)
     style.published_values(right, *published)
+    fig.suptitle(title)
     return fig
 
 
@@ -250,18 +235,22 @@ def yardsticks(
 
 
 @style.figure
-def effects(intervals: dict[str, Interval], unit: str) -> Figure:
-    """Effects with their 95% intervals; filled where an interval leaves out 0."""
-    fig, ax = style.subplots(height=0.33 * len(intervals) + 0.8, page=True)
-    for place, interval in enumerate(reversed(intervals.values())):
-        value, low, high = interval.value, interval.low, interval.high
-        clear = low > 0 or high < 0
-        colour = style.BLUE if clear else style.UNCLEAR
-        if np.isfinite(high - low):  # a single pair has none
-            ax.plot([low, high], [place, place], color=colour, linewidth=2)
-        ax.plot(value, place, "o", color=colour, mfc=colour if clear else "white")
-    ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(range(len(intervals)), [fill(name, 30) for name in intervals][::-1])
-    ax.set(xlabel=f"{unit} (below 0: better)")
-    ax.margins(y=0.1)
+def intervals(panels: dict[str, dict[str, Interval]], zero: bool = False) -> Figure:
+    """Values with their 95% intervals: a panel a title, a row a name; open where an interval holds
+    0, which is drawn if `zero`."""
+    height = 0.33 * max(map(len, panels.values())) + 0.8
+    fig, (axes,) = style.subplots(1, len(panels), height, page=True, sharey=True, squeeze=False)
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        for place, row in enumerate(rows.values()):
+            clear = row.low > 0 or row.high < 0
+            colour = style.BLUE if clear else style.UNCLEAR
+            if np.isfinite(row.high - row.low):  # a single pair has none
+                ax.plot([row.low, row.high], [place, place], color=colour, linewidth=2)
+            ax.plot(row.value, place, "o", color=colour, mfc=colour if clear else "white")
+        if zero:
+            ax.axvline(0, color="black", linewidth=0.8)
+        ax.set_yticks(range(len(rows)), [fill(name, 30) for name in rows])
+        ax.set(xlabel=title)
+        ax.margins(0.12, 0.1)
+    axes[0].invert_yaxis()
     return fig

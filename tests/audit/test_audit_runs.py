@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_plan import ARTICLES, AUDIT, PROFILE, SEEDS, open_plan
 
+from llmlite.audit.heads import STUDIES
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.plan import AUDITS, leak_runs
 from llmlite.audit.runs import Audit
-from llmlite.audit.studies import STUDIES
 from llmlite.cli import COMMANDS
 from llmlite.cli.options import parse
 from llmlite.config import AXES, SearchSpace

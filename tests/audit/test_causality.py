@@ -112,42 +112,13 @@ def test_a_model_without_a_leak_has_none_in_several_passes(
 
 
 @pytest.mark.parametrize("passes_of", [1, 2, 5, 10])
-def test_every_pass_has_one_shape_and_a_row_that_was_not_changed(
-    tiny_config, fresh, passes_of, monkeypatch
-):
+def test_every_pass_has_one_shape(tiny_config, fresh, passes_of, monkeypatch):
     monkeypatch.setattr(causality, "LOGITS", passes_of * 12 * 61)
     model, passes = fresh(tiny_config), []
     model.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0]))
     causal_leak(model)
     assert len(passes) == 1 + -(-11 // passes_of)
-    assert {tuple(ids.shape) for ids in passes} == {(passes_of + 1, 12)}
-    assert all(torch.equal(ids[-1], passes[0][-1]) for ids in passes)
-
-
-class Noisy:
-    """A model whose logits move by N(0, scale) in every pass, as if sums had another order."""
-
-    def __init__(self, model: GPT, scale: float):
-        self.model, self.scale = model, scale
-        self.config, self.device, self.training = model.config, model.device, False
-        self.generator = torch.Generator().manual_seed(0)
-
-    def eval(self) -> None:
-        self.model.eval()
-
-    def train(self, mode: bool) -> None:
-        self.training = mode
-
-    def __call__(self, ids: torch.Tensor):
-        logits = self.model(ids).logits
-        noise = torch.randn(logits.shape, generator=self.generator)
-        return SimpleNamespace(logits=logits + self.scale * noise)
-
-
-@pytest.mark.parametrize("scale", [1e-7, 1e-5, 1e-4])
-def test_noise_alone_does_not_fire_it(tiny_config, make_model, scale):
-    assert not causal_leak(Noisy(make_model(tiny_config), scale))
-    assert causal_leak(Noisy(make_model(replace(tiny_config, causal=False)), scale))
+    assert {tuple(ids.shape) for ids in passes} == {(passes_of, 12)}
 
 
 def test_a_change_of_the_size_of_rounding_does_not_fire_it(tiny_config, make_model):
@@ -158,12 +129,6 @@ def test_a_change_of_the_size_of_rounding_does_not_fire_it(tiny_config, make_mod
     change = (model(before[None]).logits - model(after[None]).logits)[0, :11].abs().max()
     assert 0 < change < 1e-7
     assert not causal_leak(model)
-
-
-def test_too_much_noise_to_tell_is_refused(tiny_config, make_model, one_sentence):
-    with pytest.raises(LLMLiteError, match="from one pass to the next") as error:
-        causal_leak(Noisy(make_model(tiny_config), 10.0))
-    one_sentence(error)
 
 
 class Sums:

@@ -19,15 +19,11 @@ from llmlite import paper
 from llmlite.audit import claims
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence
 from llmlite.audit.runs import Audit
-from llmlite.audit.scorecard import (
-    JUDGES,
-    row,
-    scorecard,
-    to_frame,
-)
-from llmlite.audit.trends import best_losses, changes, mean, trend_effects
+from llmlite.audit.scorecard import JUDGES, row, scorecard
+from llmlite.audit.trends import best_losses, changes, trend_effects
 from llmlite.config import SearchSpace
 from llmlite.experiment import Experiment
+from llmlite.intervals import paired
 
 SEEDS = (1, 2, 3)
 REVISED = SearchSpace((1e-3, 5e-4), (2, 6), (2, 4), (128,))
@@ -451,7 +447,7 @@ def test_trend_effects_are_those_that_the_claims_are_about():
             "heads 2 to 4, 6 layers": -0.7,
         }
     )
-    assert effects["width 64 to 256"] == mean(changes(best_losses(e.first), "n_embd", 64, 256))
+    assert effects["width 64 to 256"] == paired(changes(best_losses(e.first), "n_embd"))
     assert [interval.of for interval in effects.values()] == [
         f"{n} pairs" for n in (3, 24, 24, 12, 12, 12, 6, 6)
     ]
@@ -516,7 +512,7 @@ def test_claim_16_is_arithmetic_and_cannot_be_judged():
 
 @pytest.fixture(scope="module")
 def rows():
-    return scorecard(EVIDENCE)
+    return list(scorecard(EVIDENCE).reset_index().itertuples(index=False))
 
 
 def test_the_scorecard_is_all_claims_in_their_order(rows):
@@ -551,7 +547,9 @@ def cells(line: str) -> list[str]:
 
 
 def test_the_scorecard_as_a_table_has_a_line_a_claim_and_no_broken_cell(rows):
-    lines = pages(rows, "profile quick, a text, a CPU.", "")[0].splitlines()
+    lines = pages([row._asdict() for row in rows], "profile quick, a text, a CPU.", "")[
+        0
+    ].splitlines()
     table = [cells(line) for line in lines if line.startswith("|")]
     assert [len(line) for line in table] == [7] * 18
     assert table[2:] == [
@@ -570,19 +568,14 @@ def test_the_scorecard_as_a_table_has_a_line_a_claim_and_no_broken_cell(rows):
 
 
 def test_the_short_scorecard_has_a_headline_claims_and_verdicts(rows):
-    lines = pages(rows, "profile quick, a text, a CPU.", "One. Two.")[1].splitlines()
+    lines = pages([row._asdict() for row in rows], "profile quick, a text, a CPU.", "One. Two.")[
+        1
+    ].splitlines()
     assert lines[0] == "**One. Two.**"
     assert "profile quick, a text, a CPU." in lines[-1]
     table = [cells(line) for line in lines if line.startswith("|")]
     assert len(table) == 18
     assert table[2:] == [[str(row.number), row.claim, row.verdict] for row in rows]
-
-
-def test_the_scorecard_as_a_frame_is_by_number(rows):
-    table = to_frame(rows)
-    assert table.index.tolist() == list(range(1, 17))
-    assert table.columns.tolist() == ["claim", "published", "ours", "verdict", "section"]
-    assert table.loc[7, "ours"] == rows[6].ours
 
 
 # -- the end of it --------------------------------------------------------------------------------

@@ -85,6 +85,10 @@ def test_scores_are_of_the_whole_test_split_by_each_rule(whole):
             found = getattr(measures.together(scores[rule]), unit)
             assert found == pytest.approx(getattr(expected, unit))
         assert {article["context"] for article in scores[rule]} == {expected.context}
+        # An article's tokens, and the end of text after all but the last.
+        tokens = [len(experiment.tokenizer.encode(text)) + 1 for text in dataset.articles("test")]
+        tokens[-1] -= 1
+        assert [article["tokens"] for article in scores[rule]] == tokens
 
 
 # -- intervals ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,9 +12,8 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from llmlite import paper
 from llmlite.audit import text as studies
-from llmlite.audit.heads import LOCAL, SUBJECTS, THINGS, ablation, attention
+from llmlite.audit.heads import SUBJECTS, THINGS, ablation, attention
 from llmlite.audit.plan import StudySize
-from llmlite.audit.samples import difference, measure, measure_all, share
 from llmlite.audit.text import (
     SAMPLING,
     attested,
@@ -29,8 +28,8 @@ from llmlite.audit.text import (
 from llmlite.config import ModelConfig
 from llmlite.files import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
-from llmlite.interpret import attention_maps, query_statistics
-from llmlite.intervals import bootstrap_sums
+from llmlite.interpret import STATISTICS, attention_maps, query_statistics
+from llmlite.intervals import measure_all, share
 from llmlite.metrics import repetition_rate
 from llmlite.model import GPT
 from llmlite.sources import sample_folder
@@ -123,20 +122,19 @@ def test_a_share_of_nothing_is_refused(one_sentence):
     one_sentence(error)
 
 
-def test_a_measure_is_the_bootstraps_interval():
-    counts = np.array([[1, 2], [3, 6], [0, 2], [5, 5]])
-    expected = bootstrap_sums(counts, share, "texts")
-    assert measure(counts, "texts") == asdict(expected)
-    assert expected.low < expected.value < expected.high
+def difference(first: np.ndarray, second: np.ndarray) -> dict:
+    return measure_all({"a": {"x": first}, "b": {"x": second}}, [("a", "b")], "pairs")[
+        "x: a minus b"
+    ]
 
 
 def test_a_difference_is_of_shares_and_keeps_pairs_together():
     second = np.array([[float(i), 1] for i in range(10)])
     first = second + np.array([0.5, 0])  # each sample half a unit more: paired, nothing varies
-    paired = difference(first, second, "pairs")
+    paired = difference(first, second)
     assert [paired[key] for key in ("value", "low", "high")] == pytest.approx([0.5] * 3)
     # 6 of 8 minus 1 of 4, which the mean over samples, (3/4 + 3/4) / 2 - (0 + 1) / 2, would miss.
-    unequal = difference(np.array([[3, 4], [3, 4]]), np.array([[0, 3], [1, 1]]), "pairs")
+    unequal = difference(np.array([[3, 4], [3, 4]]), np.array([[0, 3], [1, 1]]))
     assert unequal["value"] == pytest.approx(6 / 8 - 1 / 4)
 
 
@@ -414,7 +412,7 @@ def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset, e
     measured = values(attention(model, dataset, SENTENCES))
     sentences = [query_statistics(attention_maps(model, ids)).double() for ids in encoded]
     means = torch.cat(sentences, -1).mean(-1)  # (statistic, layer, head)
-    for statistic, name in enumerate(("distance", "entropy", "previous")):
+    for statistic, name in enumerate(STATISTICS):
         for layer in (0, 1):
             whole = means[statistic, layer].mean().item()
             assert measured[f"{name}: layer {layer}"] == pytest.approx(whole)
@@ -423,8 +421,8 @@ def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset, e
                 assert measured[f"{name}: layer {layer}, head {head}"] == pytest.approx(expected)
         first, last = means[statistic].mean(-1).tolist()
         assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(first - last)
-    assert measured["distance: evenly spread"] == pytest.approx(means[3, 0, 0].item())
-    assert set(LOCAL) == {"distance", "entropy", "previous"}
+    even = np.mean([q / 2 for ids in encoded for q in range(1, len(ids))])
+    assert measured["distance: evenly spread"] == pytest.approx(even)
 
 
 def test_intervals_of_attention_are_over_sentences(model, tokenizer, dataset):

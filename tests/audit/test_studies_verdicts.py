@@ -6,8 +6,8 @@ import pytest
 
 from llmlite.audit.claims import NOT, REPRODUCED, UNCLEAR
 from llmlite.audit.heads import by_head
-from llmlite.audit.samples import study_table
 from llmlite.audit.scorecard import row
+from llmlite.intervals import study_table
 
 
 def measure(low: float, high: float) -> dict:

@@ -12,11 +12,10 @@ from llmlite.audit.trends import (
     best_losses,
     changes,
     epochs_to_reach,
-    mean,
     ranking,
 )
 from llmlite.config import SearchSpace
-from llmlite.files import LLMLiteError
+from llmlite.intervals import paired
 
 SPACE = SearchSpace((1e-3, 5e-4), (2, 6), (2, 4), (64,))
 SEEDS = (1, 2, 3)
@@ -69,21 +68,20 @@ def test_a_run_counts_by_its_lowest_loss(epochs, losses):
 @pytest.mark.parametrize(
     ("factor", "before", "after", "expected"),
     [
-        ("learning_rate", 1e-3, 5e-4, RATE),
+        ("learning_rate", 5e-4, 1e-3, -RATE),
         ("n_layer", 2, 6, DEPTH + BOTH / 2),
         ("n_head", 2, 4, HEADS + BOTH / 2),
-        ("n_head", 4, 2, -HEADS - BOTH / 2),
     ],
 )
 def test_an_effect_is_scipys_paired_t_test(losses, factor, before, after, expected):
-    ours = mean(changes(losses, factor, before, after))
+    ours = paired(changes(losses, factor))
     assert_interval(ours, of(losses, **{factor: after}), of(losses, **{factor: before}))
     assert ours.value == pytest.approx(expected, abs=0.03)
     assert ours.of == "12 pairs"
 
 
 def test_a_pair_differs_in_the_factor_alone(losses):
-    found = changes(losses, "n_head", 2, 4)
+    found = changes(losses, "n_head")
     assert sorted(found.index.names) == sorted(set(FACTORS) - {"n_head"})
     for index, change in found.items():
         rest = dict(zip(found.index.names, index, strict=True))
@@ -96,18 +94,12 @@ def test_a_pair_differs_in_the_factor_alone(losses):
 
 def test_a_run_without_a_partner_is_left_out(losses):
     partial = losses.drop([(1e-3, 2, 4, 64, 1), (5e-4, 6, 2, 64, 3)])
-    expected = changes(losses, "n_head", 2, 4).drop([(1e-3, 2, 64, 1), (5e-4, 6, 64, 3)])
-    pd.testing.assert_series_equal(changes(partial, "n_head", 2, 4), expected)
-
-
-def test_without_pairs_there_is_no_effect(losses, one_sentence):
-    with pytest.raises(LLMLiteError, match="pairs needs at least two finite numbers") as error:
-        mean(changes(losses, "n_head", 2, 8))
-    one_sentence(error)
+    expected = changes(losses, "n_head").drop([(1e-3, 2, 64, 1), (5e-4, 6, 64, 3)])
+    pd.testing.assert_series_equal(changes(partial, "n_head"), expected)
 
 
 def test_a_change_of_changes_is_the_difference_of_two_effects(losses):
-    ours = mean(changes(changes(losses, "n_head", 2, 4), "n_layer", 2, 6))
+    ours = paired(changes(changes(losses, "n_head"), "n_layer"))
     change = {n: of(losses, n_head=4, n_layer=n) - of(losses, n_head=2, n_layer=n) for n in (2, 6)}
     assert_interval(ours, change[6], change[2])
     assert ours.value == pytest.approx(BOTH, abs=0.03)
@@ -117,7 +109,7 @@ def test_a_change_of_changes_is_the_difference_of_two_effects(losses):
 
 def test_a_change_of_changes_needs_all_four_runs(losses):
     partial = losses.drop([(1e-3, 2, 4, 64, 1)])
-    assert len(changes(changes(partial, "n_head", 2, 4), "n_layer", 2, 6)) == 5
+    assert len(changes(changes(partial, "n_head"), "n_layer")) == 5
 
 
 def test_epochs_to_reach_a_loss_worked_out_by_hand():
