@@ -120,15 +120,15 @@ class BPETokenizer:
         for pieces, owners in batches(texts):
             words, n_words = cut(pieces)
             words, number = distinct(words)
-            parts.append(Words.join([words]))  # a small buffer of its own
+            parts.append(words)
             numbers.append(number)
             words_in.append(n_words)
             text_of += owners
         # … are merged together, once each …
         offsets = np.cumsum([0] + [len(part) for part in parts])
         words, number_of = distinct(Words.join(parts))
-        ids, starts, sizes = self._merger.merge_words(words)
-        ids = ids.astype(self.dtype)
+        ids, sizes = self._merger.merge_words(words)
+        ids, starts = ids.astype(self.dtype), sizes.cumsum() - sizes
         # … and their ids are copied to wherever they stand.
         encoded, ends, done = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)], 0
         for number, n_words, offset in zip(numbers, words_in, offsets, strict=False):

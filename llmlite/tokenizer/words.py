@@ -138,9 +138,8 @@ def _keep_contractions(code: np.ndarray, kind: np.ndarray, begins: np.ndarray) -
     at = at[(kind[at - 1] != OTHER) & (code[at - 1] != ord(" "))]
     first, second = code[at + 1], code[np.minimum(at + 2, len(code) - 1)]
     one = np.isin(first, [ord(letter) for letter in "sdmt"])
-    two = np.zeros(len(at), bool)
-    for letters in ("ll", "ve", "re"):
-        two |= (first == ord(letters[0])) & (second == ord(letters[1]))
+    pairs = [ord(a) << 32 | ord(b) for a, b in ("ll", "ve", "re")]
+    two = np.isin(first.astype(np.int64) << 32 | second, pairs)
     begins[at[one | two] + 1] = False
     begins[at[one] + 2] = True
     begins[at[two] + 3] = True
@@ -194,7 +193,8 @@ _LOW_BYTES = np.array([256**n - 1 for n in range(9)], np.uint64)  # masks of 0 t
 
 
 def distinct(words: Words) -> tuple[Words, np.ndarray]:
-    """The words without repetitions, and the number of each word among them, int64 (words,)."""
+    """The words without repetitions, in a buffer of their own, and the number of each word among
+    them, int64 (words,)."""
     lengths, bytes_at = words.lengths, np.ndarray(len(words.data) - 7, "<u8", words.data, 0, 1)
     # Seven bytes and the length as one number: of words that have no more, equal if the word is.
     start = bytes_at[words.starts] & _LOW_BYTES.take(np.minimum(lengths, 7))
@@ -216,16 +216,15 @@ def distinct(words: Words) -> tuple[Words, np.ndarray]:
     one = np.full(n + len(seen), -1)  # any word of each number; -1 where longer words have left it
     one[number] = np.arange(len(words))
     used = one >= 0
-    return words.take(one[used]), (used.cumsum() - 1).take(number)
+    return Words.join([words.take(one[used])]), (used.cumsum() - 1).take(number)
 
 
 def tally(parts: Iterable[Words]) -> tuple[Words, np.ndarray]:
     """The distinct words of all parts, and how often each occurs: int64 (words,)."""
-    known, counts = Words.join([]), np.zeros(0, np.int64)
+    found, counts = [], [np.zeros(0)]
     for part in parts:
-        new, number = distinct(part)
-        occurs = np.concatenate((counts, np.bincount(number, minlength=len(new))))
-        known, number = distinct(Words.join([known, new]))
-        counts = np.zeros(len(known), np.int64)
-        np.add.at(counts, number, occurs)
-    return known, counts
+        words, number = distinct(part)
+        found.append(words)
+        counts.append(np.bincount(number))
+    words, number = distinct(Words.join(found))
+    return words, np.bincount(number, np.concatenate(counts), len(words)).astype(np.int64)
