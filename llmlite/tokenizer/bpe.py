@@ -186,10 +186,10 @@ class BPETokenizer:
             raise TokenizerError(f"{path} cannot be read as a tokenizer: {error}.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise TokenizerError(f"{path} is not an llmlite tokenizer (format {FORMAT}).")
-        merges, pattern = content.get("merges"), content.get("pattern")
-        if pattern != GPT2_SPLIT_PATTERN:
+        merges = content.get("merges")
+        if content.get("pattern") != GPT2_SPLIT_PATTERN:
             raise TokenizerError(f"{path} splits words by another pattern than GPT-2's.")
-        if fingerprint(FORMAT, pattern, merges) != content.get("fingerprint"):
+        if fingerprint(FORMAT, GPT2_SPLIT_PATTERN, merges) != content.get("fingerprint"):
             raise TokenizerError(
                 f"{path} is damaged or was edited: its content does not match its fingerprint; "
                 "train it again or restore the file."
