@@ -50,29 +50,25 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of the tokens that went through the model, (batch, n_head, slots, head size)
-    of both in each layer, written in place; `length` slots are filled, at most `capacity`. A pass
-    calls `extend` once and then `append` in each layer. Where it writes and how far it looks is on
-    the device, so that a pass for one token can be a CUDA graph: no shape and no address changes.
-    """
-
-    # Added at a time on a CPU. Attention reads all slots and masks the empty ones, since memory is
-    # read two to three times as fast without gaps; few are empty, for a copy of all now and then.
-    SLOTS = 32
+    """Keys and values of the tokens that went through the model, (batch, n_head, capacity, head
+    size) of both in each layer, written in place; `length` of them are filled. A pass calls
+    `extend` once and then `append` in each layer. Where it writes and how far it looks is on the
+    device, so that a pass for one token can be a CUDA graph: no shape and no address changes."""
 
     def __init__(self, model: "GPT", batch: int, capacity: int):
         config, weight = model.config, model.token_embedding.weight
-        empty = weight.new_zeros(batch, config.n_head, 0, config.n_embd // config.n_head)
-        self.keys, self.values = [empty] * config.n_layer, [empty] * config.n_layer
-        self.capacity, self.length = capacity, 0
+        # Attention reads all slots and masks the empty ones, since memory is read two to three
+        # times as fast without gaps. Zeros: a masked slot counts 0 times, and 0 × NaN would be NaN.
+        shape = batch, config.n_head, capacity, config.n_embd // config.n_head
+        self.keys = [weight.new_zeros(shape) for _ in range(config.n_layer)]
+        self.values = [weight.new_zeros(shape) for _ in range(config.n_layer)]
+        self.length = 0
         self.next = torch.zeros(1, dtype=torch.int64, device=weight.device)  # `length`, there
-        self.slots = torch.arange(0, device=weight.device)
+        self.slots = torch.arange(capacity, device=weight.device)
 
     def extend(self, new: int) -> Tensor:
-        """Make room for so many tokens and give their positions."""
+        """The positions of so many tokens, which follow."""
         self.length += new
-        if self.length > len(self.slots):
-            self._grow()
         self.positions = self.next + torch.arange(new, device=self.next.device)
         self.next += new
         # Is added to the scores, (new, slots), 0 or -inf.
@@ -92,16 +88,6 @@ class KVCache:
         """Forget the tokens from position `length` on."""
         self.length = length
         self.next.fill_(length)
-
-    def _grow(self) -> None:
-        on_cpu, slots = self.next.device.type == "cpu", self.capacity
-        if on_cpu:
-            slots = min(slots, math.ceil(self.length / self.SLOTS) * self.SLOTS)
-        # With zeros: a masked slot is multiplied by 0, and 0 × NaN would be NaN.
-        padding = 0, 0, 0, slots - len(self.slots)
-        self.keys = [F.pad(keys, padding) for keys in self.keys]
-        self.values = [F.pad(values, padding) for values in self.values]
-        self.slots = torch.arange(slots, device=self.slots.device)
 
 
 class Attention(nn.Module):

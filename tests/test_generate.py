@@ -356,18 +356,6 @@ def test_a_decoder_lets_go_of_its_memory_at_once(tiny_model, make_ids):
     assert cache() is None
 
 
-def test_the_cache_grows_while_the_text_does(tiny_config, make_model, make_ids):
-    model = make_model(replace(tiny_config, block_size=80))
-    ids, cache, slots = make_ids(2, 80), KVCache(model, 2, capacity=70), []
-    with torch.no_grad():
-        full = model(ids).logits
-        for start in range(70):
-            logits = model(ids[:, start : start + 1], cache=cache).logits
-            torch.testing.assert_close(logits, full[:, start : start + 1], **CLOSE)
-            slots.append(cache.keys[0].size(2))
-    assert slots == [32] * 32 + [64] * 32 + [70] * 6
-
-
 # -- one token at a time --------------------------------------------------------------------------
 
 

@@ -27,7 +27,6 @@ from llmlite.tokenizer.words import (
 
 FORMAT = "llmlite-bpe-1"
 SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
-CACHE = 1 << 16  # words whose ids are kept from one short text to the next
 
 
 class BPETokenizer:
@@ -49,7 +48,6 @@ class BPETokenizer:
         self.vocab_size = len(self.token_bytes)
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)  # of its arrays
         self.fingerprint = fingerprint(FORMAT, GPT2_SPLIT_PATTERN, self.merges)
-        self._cache: dict[str, list[int]] = {}
 
     def truncate(self, vocab_size: int) -> "BPETokenizer":
         """The tokenizer that training would have given for a smaller vocabulary."""
@@ -92,15 +90,9 @@ class BPETokenizer:
             raise TokenizerError(f"`encode` takes a string, not a {type(text).__name__}.")
         if len(text) > SHORT:
             return self.encode_to_array(text).tolist()
-        ids, cache = [], self._cache
+        ids = []
         for word in gpt2_pattern().findall(text):
-            found = cache.get(word)
-            if found is None:
-                if len(cache) >= CACHE:
-                    cache.clear()
-                single_bytes = list(as_bytes(word).translate(ID_OF_BYTE))
-                found = cache[word] = merge_word(single_bytes, self._merger.rank)
-            ids += found
+            ids += merge_word(list(as_bytes(word).translate(ID_OF_BYTE)), self._merger.rank)
         return ids
 
     def encode_to_array(self, text: str) -> np.ndarray:
