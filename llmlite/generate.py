@@ -194,8 +194,8 @@ class Decoder:
             heads = None if head_mask is None else head_mask[layer].view(-1, 1, 1)
             self.blocks.append((heads, *norms, *products))
         self.project = projection(model.token_embedding.weight.detach(), batch)
-        kind = GraphCache if model.device.type == "cuda" else KVCache
-        self.cache = kind(model, batch, min(capacity, model.config.block_size))
+        self.cache = KVCache(model, batch, min(capacity, model.config.block_size))
+        self.by_graph, self.graph = model.device.type == "cuda", None
 
     @torch.inference_mode()
     def __call__(self, text: Tensor) -> Tensor:
@@ -205,9 +205,31 @@ class Decoder:
         if text.size(1) > size or not causal:
             return self.feed(text[:, -size:], None)
         new = text[:, self.cache.length :]
-        if new.size(1) == 1 and isinstance(self.cache, GraphCache):
-            return self.cache.step(self.feed, new)
+        if new.size(1) == 1 and self.by_graph:
+            return self.replay(new)
         return self.feed(new, self.cache)
+
+    def replay(self, ids: Tensor) -> Tensor:
+        """`feed` for one token a text, (batch, 1), in one launch instead of a hundred, of a graph
+        that the first call records."""
+        cache, length = self.cache, self.cache.length
+        if self.graph is None:
+            self.ids = ids.clone()
+            with torch.cuda.device(ids.device):  # streams and graphs are of the current device
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):  # libraries set themselves up at a first run
+                    self.feed(self.ids, cache)
+                torch.cuda.current_stream().wait_stream(stream)
+                cache.rewind(length)
+                self.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graph):
+                    self.logits = self.feed(self.ids, cache)
+                cache.rewind(length)
+        self.ids.copy_(ids)
+        self.graph.replay()
+        cache.length = length + 1
+        return self.logits
 
     def feed(self, ids: Tensor, cache: KVCache | None) -> Tensor:
         if cache is not None and ids.size(1) == 1:
@@ -221,7 +243,7 @@ class Decoder:
         """GPT.hidden for one token a text, (batch, 1) → (batch, n_embd)."""
         tokens, positions = self.model.token_embedding, self.model.position_embedding
         shape, n_head = self.model.norm.normalized_shape, self.model.config.n_head
-        x = F.embedding(ids[:, 0], tokens.weight) + positions.weight[cache.extend(1)]
+        x = F.embedding(ids[:, 0], tokens.weight) + F.embedding(cache.extend(1), positions.weight)
         for layer, (heads, norm1, norm2, qkv, proj, up, down) in enumerate(self.blocks):
             mixed = torch.addmm(qkv[0], torch.layer_norm(x, shape, *norm1), qkv[1])
             q, k, v = mixed.view(len(x), 3, n_head, 1, -1).unbind(1)  # (batch, head, 1, head size)
@@ -243,52 +265,3 @@ def projection(weight: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
     columns = weight.t().contiguous()  # for one row on a CPU: pays 1.2 ×
     return lambda x: x @ columns
-
-
-class GraphCache(KVCache):
-    """A cache in which, from its second token on, no shape and no address changes: a step can be a
-    CUDA graph, since where it writes and how far it looks is `next`, on the device."""
-
-    def __init__(self, model: GPT, batch: int, capacity: int):
-        super().__init__(model, batch, capacity)
-        self.next = torch.zeros(1, dtype=torch.int64, device=model.device)
-        self.graph = None
-        self._grow(capacity)
-
-    def extend(self, new: int) -> int | Tensor:
-        if new > 1:  # the prompt
-            return super().extend(new)
-        self.length += 1
-        self.mask = self.mask_from(self.next)
-        return self.next
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if k.size(2) > 1:
-            return super().append(layer, k, v)
-        keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(2, self.next, k)
-        values.index_copy_(2, self.next, v)
-        return keys, values, self.mask
-
-    # `feed` is not kept: a cycle would hold the cache's memory until Python looks for cycles.
-    def step(self, feed: Callable, ids: Tensor) -> Tensor:
-        """feed(ids, self) for one token a text, (batch, 1), in one launch instead of a hundred, of
-        a graph that the first call records."""
-        self.next.fill_(self.length)
-        if self.graph is None:
-            self.ids, length = ids.clone(), self.length
-            with torch.cuda.device(ids.device):  # streams and graphs are of the current device
-                stream = torch.cuda.Stream()
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):  # libraries set themselves up at a first run
-                    feed(self.ids, self)
-                torch.cuda.current_stream().wait_stream(stream)
-                self.length = length
-                self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph):
-                    self.logits = feed(self.ids, self)
-                self.length = length
-        self.ids.copy_(ids)
-        self.graph.replay()
-        self.length += 1
-        return self.logits

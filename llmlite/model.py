@@ -50,48 +50,44 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of the tokens that went through the model, (batch, n_head, slots, head size)
-    of both in each layer, written in place; `length` slots are filled, at most `capacity`. A pass
-    calls `extend` once and then `append` in each layer."""
-
-    # Added at a time. Attention reads all slots and masks the empty ones, since memory is read two
-    # to three times as fast without gaps; few are empty, for a copy of all of them now and then.
-    SLOTS = 32
+    """Keys and values of the tokens that went through the model, (batch, n_head, capacity, head
+    size) of both in each layer, written in place; `length` of them are filled. A pass calls
+    `extend` once and then `append` in each layer. Where it writes and how far it looks is on the
+    device, so that a pass for one token can be a CUDA graph: no shape and no address changes."""
 
     def __init__(self, model: "GPT", batch: int, capacity: int):
         config, weight = model.config, model.token_embedding.weight
-        empty = weight.new_zeros(batch, config.n_head, 0, config.n_embd // config.n_head)
-        self.keys, self.values = [empty] * config.n_layer, [empty] * config.n_layer
-        self.capacity, self.length, self.start = capacity, 0, 0  # start: of the last pass
-        self.slots = torch.arange(0, device=weight.device)
+        # Attention reads all slots and masks the empty ones, since memory is read two to three
+        # times as fast without gaps. Zeros: a masked slot counts 0 times, and 0 × NaN would be NaN.
+        shape = batch, config.n_head, capacity, config.n_embd // config.n_head
+        self.keys = [weight.new_zeros(shape) for _ in range(config.n_layer)]
+        self.values = [weight.new_zeros(shape) for _ in range(config.n_layer)]
+        self.length = 0
+        self.next = torch.zeros(1, dtype=torch.int64, device=weight.device)  # `length`, there
+        self.slots = torch.arange(capacity, device=weight.device)
 
-    def extend(self, new: int) -> int | Tensor:
-        """Make room for so many tokens and give the position of the first."""
-        self.start, self.length = self.length, self.length + new
-        if self.length > len(self.slots):
-            self._grow(min(self.capacity, math.ceil(self.length / self.SLOTS) * self.SLOTS))
-        queries = torch.arange(self.start, self.length, device=self.slots.device)
-        self.mask = self.mask_from(queries)
-        return self.start
-
-    def mask_from(self, queries: Tensor) -> Tensor:
-        """Is added to the scores of queries at these positions: (queries, slots), 0 or -inf."""
-        hidden = self.slots > queries.unsqueeze(1)
-        return torch.zeros_like(hidden, dtype=self.keys[0].dtype).masked_fill_(hidden, -math.inf)
+    def extend(self, new: int) -> Tensor:
+        """The positions of so many tokens, which follow."""
+        self.length += new
+        self.positions = self.next + torch.arange(new, device=self.next.device)
+        self.next += new
+        # Is added to the scores, (new, slots), 0 or -inf.
+        hidden = self.slots > self.positions.unsqueeze(1)
+        self.mask = torch.zeros_like(hidden, dtype=self.keys[0].dtype)
+        self.mask.masked_fill_(hidden, -math.inf)
+        return self.positions
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take up a layer's new keys and values; gives those of all slots, and the mask."""
         keys, values = self.keys[layer], self.values[layer]
-        keys[:, :, self.start : self.length] = k
-        values[:, :, self.start : self.length] = v
+        keys.index_copy_(2, self.positions, k)
+        values.index_copy_(2, self.positions, v)
         return keys, values, self.mask
 
-    def _grow(self, slots: int) -> None:
-        # With zeros: a masked slot is multiplied by 0, and 0 × NaN would be NaN.
-        padding = 0, 0, 0, slots - len(self.slots)
-        self.keys = [F.pad(keys, padding) for keys in self.keys]
-        self.values = [F.pad(values, padding) for values in self.values]
-        self.slots = torch.arange(slots, device=self.slots.device)
+    def rewind(self, length: int) -> None:
+        """Forget the tokens from position `length` on."""
+        self.length = length
+        self.next.fill_(length)
 
 
 class Attention(nn.Module):
@@ -207,7 +203,7 @@ class GPT(nn.Module):
     def hidden(self, ids: Tensor, head_mask=None, return_attention=False, cache=None):
         """(what the logits are made of, (batch, time, n_embd); each layer's attention)."""
         self._check(ids, head_mask, cache)
-        x = self.embed(ids, 0 if cache is None else cache.extend(ids.size(1)))
+        x = self.embed(ids, cache and cache.extend(ids.size(1)))
         attention = []
         for layer, block in enumerate(self.blocks):
             heads = None if head_mask is None else head_mask[layer]
@@ -229,9 +225,10 @@ class GPT(nn.Module):
         if wrong:
             raise LLMLiteError(wrong)
 
-    def embed(self, ids: Tensor, start: int | Tensor = 0) -> Tensor:
-        """What the first block gets, (batch, time, n_embd): ids stand at positions from `start`."""
-        positions = start + torch.arange(ids.size(1), device=ids.device)
+    def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """What the first block gets, (batch, time, n_embd); positions: of ids, (time,), from 0."""
+        if positions is None:
+            positions = torch.arange(ids.size(1), device=ids.device)
         x = self.token_embedding(ids) + self.position_embedding(positions)
         return dropout(x, self.config.dropout, self.training)
 

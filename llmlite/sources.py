@@ -5,8 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from glob import glob
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -44,15 +43,30 @@ class Source:
 
     strings: Callable[[str], Iterable[str]]  # split → its text, in parts
     key: str  # stands for the text
-    name: Callable[[dict[str, str]], str]  # the SHA-256 of each split → what to call the text
+    title: str  # what to call it, if its files are not WikiText-2's
+    files: dict[str, Path] = field(default_factory=dict)  # split → the file of that name there
     splits: dict[str, str] | None = None  # split → its text, where that is in memory, …
     sha256: dict[str, str] | None = None  # … and its SHA-256
 
     @classmethod
-    def of(cls, name: str, splits: dict[str, str]) -> "Source":
+    def of(cls, title: str, splits: dict[str, str]) -> "Source":
         sha256 = _sha256(splits)
         key = fingerprint(list(sha256.values()))
-        return cls(lambda split: [splits[split]], key, lambda sha256: name, splits, sha256)
+        return cls(lambda split: [splits[split]], key, title, splits=splits, sha256=sha256)
+
+    def name(self, sha256: dict[str, str]) -> str:
+        """What to call the text whose splits have these SHA-256. DataError if only some files are
+        WikiText-2's: the others are damaged."""
+        known = {split: KNOWN_SHA256.get(file.name) for split, file in self.files.items()}
+        if not any(sha256[split] == digest for split, digest in known.items()):
+            return self.title
+        for split, digest in known.items():
+            if digest and sha256[split] != digest:
+                raise DataError(
+                    f"{self.files[split]} is damaged or was changed: its SHA-256 is "
+                    f"{sha256[split][:12]}…, expected {digest[:12]}…; fetch the file again."
+                )
+        return "wikitext-2-raw-v1" if self.files["test"].suffix == ".raw" else "wikitext-2-v1"
 
 
 def _sha256(splits: dict[str, str]) -> dict[str, str]:
@@ -74,7 +88,7 @@ def open_source(config: DataConfig, without: Path) -> Source:
             "wiki.train/valid/test files."
         )
     elif any(file.is_file() for file in _wikitext_files(path).values()):
-        source = _wikitext(path)
+        source = _wikitext(path, f"own text in {path.resolve().name}")
     else:
         source = _own_text(path, without)
     if config.stream:  # then the text is not known yet from which the tokenizer learns
@@ -147,7 +161,7 @@ def _hub(name: str, stream: bool) -> Source:
             for batch in read(HUB_SPLIT[split]).iter(batch_size=1000):
                 yield from (row or BLANK_LINE for row in batch["text"])
 
-    return Source(strings, fingerprint(HUB_REPOSITORY, name, builder.hash), lambda sha256: name)
+    return Source(strings, fingerprint(HUB_REPOSITORY, name, builder.hash), name)
 
 
 @contextmanager
@@ -172,7 +186,7 @@ def _wikitext_files(folder: Path) -> dict[str, Path]:
     return max(both, key=lambda files: sum(file.is_file() for file in files.values()))
 
 
-def _wikitext(folder: Path, name: str | None = None) -> Source:
+def _wikitext(folder: Path, title: str) -> Source:
     files = _wikitext_files(folder)
     if missing := [file.name for file in files.values() if not file.is_file()]:
         raise DataError(
@@ -181,7 +195,7 @@ def _wikitext(folder: Path, name: str | None = None) -> Source:
         )
     stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files.values()]
     key = fingerprint(str(folder.resolve()), stats)
-    return Source(lambda split: _lines(files[split]), key, partial(_verified_name, files, name))
+    return Source(lambda split: _lines(files[split]), key, title, files)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -194,20 +208,6 @@ def _lines(path: Path) -> Iterator[str]:
             raise DataError(
                 f"{path} is not UTF-8: it has a byte 0x{wrong:02x}; convert the file to UTF-8."
             ) from None
-
-
-def _verified_name(files: dict[str, Path], name: str | None, sha256: dict[str, str]) -> str:
-    """What to call the text. DataError if only some files are WikiText-2's: others are damaged."""
-    known = {split: KNOWN_SHA256.get(file.name) for split, file in files.items()}
-    if not any(sha256[split] == known[split] for split in files):
-        return name or f"own text in {files['train'].resolve().parent.name}"
-    for split, file in files.items():
-        if known[split] and sha256[split] != known[split]:
-            raise DataError(
-                f"{file} is damaged or was changed: its SHA-256 is {sha256[split][:12]}…, expected "
-                f"{known[split][:12]}…; fetch the file again."
-            )
-    return "wikitext-2-raw-v1" if files["test"].suffix == ".raw" else "wikitext-2-v1"
 
 
 # -- any other text -------------------------------------------------------------------------------

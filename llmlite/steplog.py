@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -14,7 +15,6 @@ from llmlite.parallel import World
 from llmlite.run import STEPS
 
 MAX_SKIPPED = 30  # steps in a row that fp16 may leave out; from its first scale 16 are already many
-SUMS = ("loss", "norm", "norms", "skipped", "tokens", "seconds")  # of an epoch, up to a flush
 
 
 class StepLog:
@@ -24,7 +24,7 @@ class StepLog:
         self.path, self.total_steps, self.world = folder / STEPS, total_steps, world
         self.may_skip = dtype == torch.float16  # a scaler leaves out steps that overflow
         self.skipped = 0  # the last steps in a row that were left out
-        self.sums = dict.fromkeys(SUMS, 0)
+        self.sums = Counter()  # of the epoch, up to the last flush
         self._pending: list[dict] = []
         self.start_clock()
 
@@ -49,11 +49,8 @@ class StepLog:
             taken, tokens = math.isfinite(norm), row.pop("tokens")
             self._check(row["step"], row["lr"], loss, norm)
             row |= {"loss": loss, "grad_norm": norm if taken else None}
-            sums["loss"] += loss * tokens
-            sums["tokens"] += tokens
-            sums["norm"] += norm if taken else 0
-            sums["norms"] += taken
-            sums["skipped"] += not taken
+            counted = {"norm": norm, "norms": 1} if taken else {"skipped": 1}
+            sums.update(loss=loss * tokens, tokens=tokens, **counted)
         self._pending = []
         sums["seconds"] += time.perf_counter() - self._since  # the device is done with them
         self.start_clock()
@@ -89,8 +86,7 @@ class StepLog:
 
     def close_epoch(self) -> dict:
         """What the epoch's log says of its steps: means over tokens and over steps, and times."""
-        sums = self.sums
-        self.sums = dict.fromkeys(SUMS, 0)
+        sums, self.sums = self.sums, Counter()
         return {
             "train_loss": sums["loss"] / sums["tokens"],
             "grad_norm": sums["norm"] / max(1, sums["norms"]),

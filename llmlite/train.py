@@ -4,6 +4,7 @@ SIGKILL, the same call carries on, and on a CPU ends with the same weights, bit 
 import math
 import sys
 import time
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,7 +266,7 @@ class Trainer:
         state = {
             "identity": self.identity,
             **{name: getattr(self, name) for name in KEPT},
-            "log": {"sums": self.log.sums, "skipped": self.log.skipped},
+            "log": {"sums": dict(self.log.sums), "skipped": self.log.skipped},
             **self.engine.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -296,7 +297,7 @@ class Trainer:
         if state is not None:
             for name in KEPT:
                 setattr(self, name, state[name])
-            self.log.sums, self.log.skipped = state["log"]["sums"], state["log"]["skipped"]
+            self.log.sums, self.log.skipped = Counter(state["log"]["sums"]), state["log"]["skipped"]
             self.engine.load_state_dict(state)
             torch.set_rng_state(state["rng"].cpu())
             if state["cuda_rng"] is not None:

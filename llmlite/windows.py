@@ -126,7 +126,7 @@ def windows_of(
 
 def lines_of(text: str) -> list[str]:
     """The lines that are not blank, with their ends."""
-    return [line for line in re.findall(r"[^\n]+\n?", text) if line.strip()]
+    return re.findall(r"[^\n]*\S[^\n]*\n?", text)
 
 
 def padded_lines(text: str, tokenizer, block_size: int) -> torch.Tensor:
@@ -135,8 +135,7 @@ def padded_lines(text: str, tokenizer, block_size: int) -> torch.Tensor:
     lines = lines_of(text)
     rows = np.full((len(lines), block_size + 1), tokenizer.eot_id, dtype=np.int64)
     for row, line in zip(rows, tokenizer.encode_batch_to_arrays(lines), strict=True):
-        line = line[: len(row)]
-        row[: len(line)] = line
+        row[: len(line)] = line[: len(row)]
     return torch.from_numpy(rows.reshape(-1))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmlite.tokenizer import merge
 from llmlite.tokenizer.learn import BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
-from llmlite.tokenizer.merge import Merger, merge_word
+from llmlite.tokenizer.merge import NEVER, Merger, merge_word
 from llmlite.tokenizer.words import Words
 
 A, B, C = ID_OF_BYTE[ord("a")], ID_OF_BYTE[ord("b")], ID_OF_BYTE[ord("c")]
@@ -168,11 +168,8 @@ def test_merging_a_word_is_that_of_the_textbook(merges, word):
 
 
 def merge_words(merger: Merger, words: list[bytes]) -> list[list[int]]:
-    ids, starts, sizes = merger.merge_words(words_of(words))
-    return [
-        ids[start : start + size].tolist()
-        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
-    ]
+    ids, sizes = merger.merge_words(words_of(words))
+    return [part.tolist() for part in np.split(ids, sizes.cumsum())[:-1]]
 
 
 @settings(deadline=None, max_examples=200)
@@ -183,9 +180,8 @@ def test_merging_many_words_is_merging_each(merges, words):
     assert merge_words(merger, words) == [merge_word(ids_of(w), merger.rank) for w in words]
 
 
-@pytest.mark.parametrize(("block", "long"), [(1 << 18, 128), (200, 128), (128, 128), (64, 20)])
-def test_words_of_all_lengths_are_merged_alike_in_any_blocks(monkeypatch, block, long):
-    monkeypatch.setattr(merge, "BLOCK", block)
+@pytest.mark.parametrize("long", [128, 20])
+def test_words_of_all_lengths_are_merged_alike(monkeypatch, long):
     monkeypatch.setattr(merge, "LONG", long)
     rng = random.Random(0)
     words = [bytes(rng.choices(b"aab", k=length)) for length in range(1, 201)]
@@ -214,7 +210,7 @@ def test_ranks_are_those_of_a_dict():
     absent = rng.integers(0, 60_000, (20_000, 2))
     asked = np.concatenate((np.array(merges), np.array(merges)[:, ::-1], absent))
     asked = asked[rng.permutation(len(asked))].astype(np.int32)
-    expected = [merger.rank.get(pair, -1) for pair in map(tuple, asked.tolist())]
+    expected = [merger.rank.get(pair, NEVER) for pair in map(tuple, asked.tolist())]
     ranks = merger.ranks(asked[:, 0].copy(), asked[:, 1].copy())
     assert ranks.tolist() == expected
     assert merger.rank == {pair: i for i, pair in enumerate(merges)}
@@ -224,7 +220,9 @@ def test_ranks_are_those_of_a_dict():
 def test_ranks_of_few_merges_or_none(merges):
     left, right = np.divmod(np.arange(260 * 260, dtype=np.int32), np.int32(260))
     ranks = Merger(merges).ranks(left, right)
-    found = {(left[i].item(), right[i].item()): ranks[i].item() for i in np.flatnonzero(ranks >= 0)}
+    found = {
+        (left[i].item(), right[i].item()): ranks[i].item() for i in np.flatnonzero(ranks < NEVER)
+    }
     assert found == {pair: i for i, pair in enumerate(merges)}
     empty = np.zeros(0, np.int32)
     assert Merger(merges).ranks(empty, empty).tolist() == []

@@ -14,7 +14,6 @@ from llmlite.files import LLMLiteError
 from llmlite.generate import (
     PARAGRAPH,
     Decoder,
-    GraphCache,
     _drawn,
     complete,
     generate,
@@ -311,31 +310,11 @@ def test_a_recorded_step_gives_the_logits_of_all_later_ones(
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorder)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
     ids, decoder = make_ids(3, 14), Decoder(tiny_model, 3, capacity=14)
-    decoder.cache = GraphCache(tiny_model, 3, 12)
+    decoder.by_graph = True
     for end in range(prompt, 15):
         expected = from_scratch(tiny_model, ids[:, :end])
         torch.testing.assert_close(decoder(ids[:, :end]), expected, **CLOSE)
-    assert len(decoder.cache.graph.calls) > 30
-
-
-def test_a_cache_for_graphs_gives_what_the_plain_one_gives(tiny_model, make_ids):
-    """Its arithmetic, and that of the step that is recorded, need no GPU; only recording does."""
-    ids, plain, graph = make_ids(3, 10), KVCache(tiny_model, 3, 12), GraphCache(tiny_model, 3, 12)
-    layer, decoder = (torch.rand(3, 4, 1, 4), torch.rand(3, 4, 1, 4)), Decoder(tiny_model, 3, 12)
-    with torch.no_grad():
-        for start, end in ((0, 4), *((i, i + 1) for i in range(4, 10))):
-            graph.next.fill_(start)
-            expected = tiny_model(ids[:, start:end], cache=plain).logits[:, -1]
-            torch.testing.assert_close(decoder.feed(ids[:, start:end], graph), expected, **CLOSE)
-    graph.next.fill_(graph.length)
-    graph.extend(1)
-    keys, values, mask = graph.append(1, *layer)  # of a recorded step, nothing may change
-    assert (keys.data_ptr(), values.data_ptr()) == (
-        graph.keys[1].data_ptr(),
-        graph.values[1].data_ptr(),
-    )
-    assert keys.shape == values.shape == (3, 4, 12, 4)
-    assert mask.tolist() == [[0.0] * 11 + [-math.inf]]
+    assert len(decoder.graph.calls) > 30
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
@@ -362,7 +341,7 @@ def test_a_text_is_continued_where_the_model_is(tiny_model, make_ids, options):
 @torch.inference_mode()
 def test_a_graphs_step_is_made_where_the_model_is(tiny_model, make_ids):
     model, ids = tiny_model.to("meta"), make_ids(3, 6).to("meta")
-    decoder, cache = Decoder(model, 3, capacity=12), GraphCache(model, 3, 12)
+    decoder, cache = Decoder(model, 3, capacity=12), KVCache(model, 3, 12)
     for part in ids.split((5, 1), dim=1):
         assert decoder.feed(part, cache).shape == (3, 61)
     assert cache.length == 6
@@ -375,18 +354,6 @@ def test_a_decoder_lets_go_of_its_memory_at_once(tiny_model, make_ids):
     cache = weakref.ref(decoder.cache)
     del decoder
     assert cache() is None
-
-
-def test_the_cache_grows_while_the_text_does(tiny_config, make_model, make_ids):
-    model = make_model(replace(tiny_config, block_size=80))
-    ids, cache, slots = make_ids(2, 80), KVCache(model, 2, capacity=70), []
-    with torch.no_grad():
-        full = model(ids).logits
-        for start in range(70):
-            logits = model(ids[:, start : start + 1], cache=cache).logits
-            torch.testing.assert_close(logits, full[:, start : start + 1], **CLOSE)
-            slots.append(cache.keys[0].size(2))
-    assert slots == [32] * 32 + [64] * 32 + [70] * 6
 
 
 # -- one token at a time --------------------------------------------------------------------------

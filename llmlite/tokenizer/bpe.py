@@ -27,7 +27,6 @@ from llmlite.tokenizer.words import (
 
 FORMAT = "llmlite-bpe-1"
 SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
-CACHE = 1 << 16  # words whose ids are kept from one short text to the next
 
 
 class BPETokenizer:
@@ -49,7 +48,6 @@ class BPETokenizer:
         self.vocab_size = len(self.token_bytes)
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)  # of its arrays
         self.fingerprint = fingerprint(FORMAT, GPT2_SPLIT_PATTERN, self.merges)
-        self._cache: dict[str, list[int]] = {}
 
     def truncate(self, vocab_size: int) -> "BPETokenizer":
         """The tokenizer that training would have given for a smaller vocabulary."""
@@ -92,15 +90,9 @@ class BPETokenizer:
             raise TokenizerError(f"`encode` takes a string, not a {type(text).__name__}.")
         if len(text) > SHORT:
             return self.encode_to_array(text).tolist()
-        ids, cache = [], self._cache
+        ids = []
         for word in gpt2_pattern().findall(text):
-            found = cache.get(word)
-            if found is None:
-                if len(cache) >= CACHE:
-                    cache.clear()
-                single_bytes = list(as_bytes(word).translate(ID_OF_BYTE))
-                found = cache[word] = merge_word(single_bytes, self._merger.rank)
-            ids += found
+            ids += merge_word(list(as_bytes(word).translate(ID_OF_BYTE)), self._merger.rank)
         return ids
 
     def encode_to_array(self, text: str) -> np.ndarray:
@@ -120,15 +112,15 @@ class BPETokenizer:
         for pieces, owners in batches(texts):
             words, n_words = cut(pieces)
             words, number = distinct(words)
-            parts.append(Words.join([words]))  # a small buffer of its own
+            parts.append(words)
             numbers.append(number)
             words_in.append(n_words)
             text_of += owners
         # … are merged together, once each …
         offsets = np.cumsum([0] + [len(part) for part in parts])
         words, number_of = distinct(Words.join(parts))
-        ids, starts, sizes = self._merger.merge_words(words)
-        ids = ids.astype(self.dtype)
+        ids, sizes = self._merger.merge_words(words)
+        ids, starts = ids.astype(self.dtype), sizes.cumsum() - sizes
         # … and their ids are copied to wherever they stand.
         encoded, ends, done = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)], 0
         for number, n_words, offset in zip(numbers, words_in, offsets, strict=False):
@@ -186,10 +178,10 @@ class BPETokenizer:
             raise TokenizerError(f"{path} cannot be read as a tokenizer: {error}.") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise TokenizerError(f"{path} is not an llmlite tokenizer (format {FORMAT}).")
-        merges, pattern = content.get("merges"), content.get("pattern")
-        if pattern != GPT2_SPLIT_PATTERN:
+        merges = content.get("merges")
+        if content.get("pattern") != GPT2_SPLIT_PATTERN:
             raise TokenizerError(f"{path} splits words by another pattern than GPT-2's.")
-        if fingerprint(FORMAT, pattern, merges) != content.get("fingerprint"):
+        if fingerprint(FORMAT, GPT2_SPLIT_PATTERN, merges) != content.get("fingerprint"):
             raise TokenizerError(
                 f"{path} is damaged or was edited: its content does not match its fingerprint; "
                 "train it again or restore the file."

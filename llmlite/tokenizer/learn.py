@@ -2,7 +2,6 @@
 the bytes in BYTE_ORDER, and merge r makes token 256 + r."""
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
@@ -39,32 +38,27 @@ def learn_merges(
     the order than the pairs taken. So one by one, the same merges would have been made.
     """
     pairs = _Pairs(words, counts)
-    heap = pairs.entries(0)
-    heapify(heap)
     merges: list[Pair] = []
-    while heap and heap[0][0] and len(merges) < n_merges:
+    floor = pairs.count.max()  # of the count, below which no pair is looked at yet
+    while floor and len(merges) < n_merges:
+        top = np.flatnonzero(pairs.count[: pairs.n] >= floor)
+        if not len(top):
+            floor = floor * 9 // 10
+            continue
+        top = top[np.lexsort((pairs.right[top], pairs.left[top], -pairs.count[top]))]
+        top = top[: n_merges - len(merges)]
         batch, begin, end = [], set(), set()  # pairs, and the tokens that they begin and end with
-        while heap and heap[0][0] and len(merges) + len(batch) < n_merges:
-            negative, left, right, pair = heap[0]
-            count = int(pairs.count[pair])
-            if count != -negative:  # it has lost places since: put it back further down
-                heapreplace(heap, (-count, left, right, pair))
-            elif batch and (left in end or right in begin or left == right):
+        for left, right in zip(pairs.left[top].tolist(), pairs.right[top].tolist(), strict=True):
+            if batch and (left in end or right in begin or left == right):
                 break
-            else:
-                heappop(heap)
-                batch.append((left, right, pair))
-                begin.add(left)
-                end.add(right)
-                if left == right:
-                    break
-        if batch:
-            n_pairs = pairs.n
-            pairs.merge([pair for _, _, pair in batch], 256 + len(merges))
-            merges += [(left, right) for left, right, _ in batch]
-            for entry in pairs.entries(n_pairs):
-                heappush(heap, entry)
-            advance(len(batch))
+            batch.append((left, right))
+            begin.add(left)
+            end.add(right)
+            if left == right:
+                break
+        pairs.merge(top[: len(batch)], 256 + len(merges))
+        merges += batch
+        advance(len(batch))
     return merges
 
 
@@ -73,7 +67,7 @@ class _Pairs:
 
     Tokens stand at the positions of their first bytes, linked to both neighbours. All places of a
     pair come into being in one step, with the younger of its tokens, and are only lost afterwards:
-    they are one slice of `places`, and `pair_at` tells which of them still hold it.
+    `places` has them all, and `pair_at` tells which of them still hold it.
     """
 
     def __init__(self, words: Words, counts: np.ndarray):
@@ -89,18 +83,11 @@ class _Pairs:
         self.pair_at = np.full(size, -1, np.int32)
 
         # A merge takes one token away and makes two pairs at most: 3 × size are enough for ever.
-        self.n = self.n_places = 0
-        self.places = np.empty(3 * size, np.int32)
+        self.n = 0
         self.left, self.right = np.empty(3 * size, np.int32), np.empty(3 * size, np.int32)
-        self.count = np.empty(3 * size, np.int64)
-        self.first = np.zeros(3 * size + 1, np.int64)  # places[first[p] : first[p + 1]]
+        self.count = np.zeros(3 * size + 1, np.int64)
+        self.places: list[np.ndarray] = []
         self._add(np.flatnonzero(self.next >= 0).astype(np.int32))
-
-    def entries(self, start: int) -> list[tuple[int, int, int, int]]:
-        """(−count, left, right, number) of the pairs from number `start`: they sort as merged."""
-        new = slice(start, self.n)
-        columns = (-self.count[new], self.left[new], self.right[new])
-        return list(zip(*(c.tolist() for c in columns), range(start, self.n), strict=True))
 
     def _add(self, positions: np.ndarray) -> None:
         """Number the pairs that begin at `positions`, none of which has occurred before."""
@@ -115,20 +102,16 @@ class _Pairs:
         self.left[old : self.n] = key[begins] >> 32
         self.right[old : self.n] = key[begins] & 0xFFFFFFFF
         self.count[old : self.n] = np.add.reduceat(self.weight[positions], begins)
-        self.first[old : self.n] = begins + self.n_places
-        self.places[self.n_places : self.n_places + len(positions)] = positions
-        self.n_places += len(positions)
-        self.first[self.n] = self.n_places
-        sizes = np.diff(self.first[old : self.n + 1])
+        self.places += np.split(positions, begins[1:])
+        sizes = np.diff(begins, append=len(positions))
         self.pair_at[positions] = np.repeat(np.arange(old, self.n, dtype=np.int32), sizes)
 
-    def merge(self, pairs: list[int], token: int) -> None:
+    def merge(self, pairs: np.ndarray, token: int) -> None:
         """Make each place of pairs[0] the token `token`, of pairs[1] `token` + 1, and so on."""
-        numbers = np.array(pairs)
-        starts, sizes = self.first[numbers], self.first[numbers + 1] - self.first[numbers]
-        which = np.repeat(np.arange(len(pairs)), sizes)
-        at = ragged(self.places, starts, sizes)
-        alive = self.pair_at[at] == numbers[which]
+        places = [self.places[pair] for pair in pairs]
+        which = np.repeat(np.arange(len(pairs)), list(map(len, places)))
+        at = np.concatenate(places)
+        alive = self.pair_at[at] == pairs[which]
         at, made = at[alive], (token + which[alive]).astype(np.int32)
         if self.left[pairs[0]] == self.right[pairs[0]]:  # then it is the only one
             chosen = self._every_other(at)
@@ -141,7 +124,7 @@ class _Pairs:
         # The pairs on both sides lose a place; two merges side by side share one, counted once.
         lost = np.unique(np.concatenate((gone[has_after], before[has_before])))
         np.subtract.at(self.count, self.pair_at[lost], self.weight[lost])
-        self.count[numbers] = 0
+        self.count[pairs] = 0
         self.pair_at[at] = self.pair_at[gone] = -1
 
         self.token[at] = made

@@ -20,7 +20,7 @@ GPT2_SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
 OTHER, LETTER, NUMBER, SPACE, END = range(5)
 END_CODE = 0x110000  # stands before, between and after texts; no character has this code
 PADDING = 8  # zero bytes after the last word, so that 8 bytes can be read from any byte
-LONG = 63  # bytes; longer words are rare, and are compared one by one
+LONG = 64  # bytes; longer words are rare, and are compared one by one
 BATCH = 1 << 20  # characters that are cut into words at once: enough to hide a NumPy call's cost
 
 
@@ -138,9 +138,8 @@ def _keep_contractions(code: np.ndarray, kind: np.ndarray, begins: np.ndarray) -
     at = at[(kind[at - 1] != OTHER) & (code[at - 1] != ord(" "))]
     first, second = code[at + 1], code[np.minimum(at + 2, len(code) - 1)]
     one = np.isin(first, [ord(letter) for letter in "sdmt"])
-    two = np.zeros(len(at), bool)
-    for letters in ("ll", "ve", "re"):
-        two |= (first == ord(letters[0])) & (second == ord(letters[1]))
+    pairs = [ord(a) << 32 | ord(b) for a, b in ("ll", "ve", "re")]
+    two = np.isin(first.astype(np.int64) << 32 | second, pairs)
     begins[at[one | two] + 1] = False
     begins[at[one] + 2] = True
     begins[at[two] + 3] = True
@@ -190,42 +189,41 @@ def batches(texts: Iterable[str]) -> Iterator[tuple[list[str], list[int]]]:
 # -- equal words ----------------------------------------------------------------------------------
 
 
-_LOW_BYTES = np.array([256**n - 1 for n in range(9)], np.uint64)  # masks of 0 to 8 bytes
+# All but the first n bytes of a number of eight, n from 0 to 8; 0xFF is no byte of UTF-8.
+_BEHIND = np.array([2**64 - 256**n for n in range(9)], np.uint64)
 
 
 def distinct(words: Words) -> tuple[Words, np.ndarray]:
-    """The words without repetitions, and the number of each word among them, int64 (words,)."""
+    """The words without repetitions, in a buffer of their own, and the number of each word among
+    them, int64 (words,)."""
     lengths, bytes_at = words.lengths, np.ndarray(len(words.data) - 7, "<u8", words.data, 0, 1)
-    # Seven bytes and the length as one number: of words that have no more, equal if the word is.
-    start = bytes_at[words.starts] & _LOW_BYTES.take(np.minimum(lengths, 7))
-    start |= np.minimum(lengths, 255).astype(np.uint64) << np.uint64(56)
-    number, known = pd.factorize(start)
+    # The first eight bytes as one number: of words that have no more, equal if the word is.
+    number, known = pd.factorize(bytes_at[words.starts] | _BEHIND.take(np.minimum(lengths, 8)))
     n, longer = len(known), np.arange(len(words))
-    # Then the next eight bytes, of words that have them.
-    for offset in range(7, min(LONG, lengths.max(initial=0)), 8):
+    # Then the next eight, of words that have them.
+    for offset in range(8, min(LONG, lengths.max(initial=0)), 8):
         longer = longer[lengths.take(longer) > offset]
         inside = np.minimum(lengths.take(longer) - offset, 8)
-        lane, _ = pd.factorize(bytes_at[words.starts.take(longer) + offset] & _LOW_BYTES[inside])
+        lane, _ = pd.factorize(bytes_at[words.starts.take(longer) + offset] | _BEHIND[inside])
         both, known = pd.factorize(number.take(longer) << 32 | lane)
         number[longer] = n + both
         n += len(known)
     seen: dict[bytes, int] = {}
-    for i in np.flatnonzero(lengths > LONG):  # rare
+    for i in np.flatnonzero(lengths > LONG):
         word = words.data[words.starts[i] : words.starts[i] + lengths[i]].tobytes()
         number[i] = n + seen.setdefault(word, len(seen))
-    one = np.full(n + len(seen), -1)  # any word of each number; -1 where longer words have left it
+    one = np.full(n + len(seen), -1)  # any word of each number; -1 where longer words left it
     one[number] = np.arange(len(words))
     used = one >= 0
-    return words.take(one[used]), (used.cumsum() - 1).take(number)
+    return Words.join([words.take(one[used])]), (used.cumsum() - 1).take(number)
 
 
 def tally(parts: Iterable[Words]) -> tuple[Words, np.ndarray]:
     """The distinct words of all parts, and how often each occurs: int64 (words,)."""
-    known, counts = Words.join([]), np.zeros(0, np.int64)
+    found, counts = [], [np.zeros(0)]
     for part in parts:
-        new, number = distinct(part)
-        occurs = np.concatenate((counts, np.bincount(number, minlength=len(new))))
-        known, number = distinct(Words.join([known, new]))
-        counts = np.zeros(len(known), np.int64)
-        np.add.at(counts, number, occurs)
-    return known, counts
+        words, number = distinct(part)
+        found.append(words)
+        counts.append(np.bincount(number))
+    words, number = distinct(Words.join(found))
+    return words, np.bincount(number, np.concatenate(counts), len(words)).astype(np.int64)
