@@ -1,11 +1,11 @@
 """Words to token ids, by the merges of byte-pair encoding: a single word as in a textbook, many
 words all in step."""
 
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 
 from llmlite.tokenizer.learn import BYTE_IDS, Pair
 from llmlite.tokenizer.words import Words, ragged
@@ -41,8 +41,13 @@ class Merger:
 
     def __init__(self, merges: list[Pair]):
         self.rank = {pair: rank for rank, pair in enumerate(merges)}
-        pairs = np.array(merges, np.int64).reshape(-1, 2)
-        self._ranks = pd.Index(pairs[:, 0] << 32 | pairs[:, 1])  # a hash table, in effect
+
+    @cached_property
+    def _ranks(self):
+        import pandas as pd  # takes a while, and a prompt does not need it
+
+        pairs = np.array(list(self.rank), np.int64).reshape(-1, 2)
+        return pd.Index(pairs[:, 0] << 32 | pairs[:, 1])  # a hash table, in effect
 
     def ranks(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """The rank of each pair (left[i], right[i]), NEVER where it is not merged."""

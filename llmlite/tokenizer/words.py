@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from llmlite.files import TokenizerError
 
@@ -196,6 +195,8 @@ _BEHIND = np.array([2**64 - 256**n for n in range(9)], np.uint64)
 def distinct(words: Words) -> tuple[Words, np.ndarray]:
     """The words without repetitions, in a buffer of their own, and the number of each word among
     them, int64 (words,)."""
+    import pandas as pd  # takes a while, and a prompt does not need it
+
     lengths, bytes_at = words.lengths, np.ndarray(len(words.data) - 7, "<u8", words.data, 0, 1)
     # The first eight bytes as one number: of words that have no more, equal if the word is.
     number, known = pd.factorize(bytes_at[words.starts] | _BEHIND.take(np.minimum(lengths, 8)))
