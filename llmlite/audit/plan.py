@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, with_data
+from llmlite.files import LLMLiteError
 from llmlite.profiles import PROFILES
 from llmlite.run import Run
 
@@ -103,9 +104,13 @@ AUDITS = {
 }
 
 
+AUDITS["own"] = AUDITS["quick"]  # of a text of somebody's own
+
+
 def audit_of(profile: str) -> AuditConfig:
-    """That of a text of somebody's own is as quick's."""
-    return AUDITS.get(profile, AUDITS["quick"])
+    if profile not in AUDITS:
+        raise LLMLiteError(f"Profile '{profile}' has no audit; give it one in audit.plan.AUDITS.")
+    return AUDITS[profile]
 
 
 def leak_runs(audit: AuditConfig, data: DataConfig) -> list[Run]:
