@@ -107,8 +107,11 @@ def hold(folder: str | Path) -> Iterator[None]:
 
 def is_held(folder: str | Path) -> bool:
     """Is a process at work in the folder? To find out takes its lock, for an instant."""
+    lock = Path(folder) / ".lock"
+    if not lock.exists():
+        return False
     try:
-        with FileLock(Path(folder) / ".lock", timeout=0):
+        with FileLock(lock, timeout=0):
             return False
     except Timeout:
         return True

@@ -79,6 +79,8 @@ def attention_received(maps: Tensor, position: int) -> Tensor:
 
     maps: (layer, head, query, key). 1 is the share that even attention would give it, 2 twice that.
     """
+    if not 0 <= position < maps.size(-1) - 1:
+        raise LLMLiteError(f"No later token looks at position {position}, counted from 0.")
     later = maps[:, :, position + 1 :, position]  # (layer, head, later queries)
     length = torch.arange(position + 2, maps.size(-1) + 1)  # keys that each of them may look at
     return (later * length).mean(-1)

@@ -27,6 +27,8 @@ from llmlite.metrics import (
 from llmlite.model import GPT
 from llmlite.parallel import world
 from llmlite.run import (
+    LAST,
+    PREVIOUS,
     RECORD,
     WEIGHTS,
     Run,
@@ -129,8 +131,8 @@ class Trainer:
                 self._write_best()
                 record = self._write_record("finished")
                 if self.world.main:
-                    for state in self.folder.glob("*.pt"):  # larger than all that is needed now
-                        state.unlink()
+                    for name in (LAST, PREVIOUS):  # larger than all that is needed now
+                        (self.folder / name).unlink(missing_ok=True)
                 return record
             except DivergedError as error:
                 self._write_record("failed", str(error))
@@ -287,7 +289,7 @@ class Trainer:
                 half_written.unlink()
             state = load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
             there = state or read_record(self.folder)  # of a finished run that is all
-        state, there = self.world.from_main((state, there and there["identity"]))
+        state, there = self.world.from_main((state, (there or {}).get("identity")))
         self.start()
         if there and (other := difference(self.identity, there)):
             raise CheckpointError(
