@@ -26,6 +26,7 @@ from llmlite.tokenizer.words import (
 )
 
 FORMAT = "llmlite-bpe-1"
+KEPT = 1 << 16  # words whose ids are kept from one short text to the next: twice as fast
 SHORT = 4_000  # characters; below, word by word is faster than NumPy's calls are
 
 
@@ -48,6 +49,7 @@ class BPETokenizer:
         self.vocab_size = len(self.token_bytes)
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)  # of its arrays
         self.fingerprint = fingerprint(FORMAT, GPT2_SPLIT_PATTERN, self.merges)
+        self._kept: dict[str, list[int]] = {}
 
     def truncate(self, vocab_size: int) -> "BPETokenizer":
         """The tokenizer that training would have given for a smaller vocabulary."""
@@ -90,9 +92,15 @@ class BPETokenizer:
             raise TokenizerError(f"`encode` takes a string, not a {type(text).__name__}.")
         if len(text) > SHORT:
             return self.encode_to_array(text).tolist()
-        ids = []
+        ids, kept = [], self._kept
+        if len(kept) > KEPT:
+            kept.clear()
         for word in gpt2_pattern().findall(text):
-            ids += merge_word(list(as_bytes(word).translate(ID_OF_BYTE)), self._merger.rank)
+            if word not in kept:
+                kept[word] = merge_word(
+                    list(as_bytes(word).translate(ID_OF_BYTE)), self._merger.rank
+                )
+            ids += kept[word]
         return ids
 
     def encode_to_array(self, text: str) -> np.ndarray:
