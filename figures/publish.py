@@ -278,7 +278,7 @@ def main(profile: str, out: Path, data: str | None = None) -> None:
     """
     root = project_root()
     try:
-        experiment = Experiment(profile, data, out, "cpu")
+        experiment = Experiment(profile, data, out, "cpu", progress=False)
         experiment.only_read = "publishing trains nothing; `llmlite run` does."
         publish(experiment, root)
     except LLMLiteError as error:

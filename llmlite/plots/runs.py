@@ -171,7 +171,7 @@ def window_sizes(table: pd.DataFrame, published: float) -> Figure:
     ax.plot(table.window, table["mean loss"], "s", color=style.RED, markersize=8, label="measured")
     ax.plot(table.window, table[predicted], "x--", color="black", label=predicted)
     for window, loss in zip(table.window, table["mean loss"], strict=True):
-        style.note(ax, f"{loss:.3f}", (window, loss), right=8, up=6)
+        style.note(ax, f"{loss:.3f}", (window, loss), right=-8, up=-12, ha="right")
     ax.set(xscale="log", yscale="log", xlabel="tokens in the window", ylabel="mean loss, nats")
     ax.set_xticks(table.window, [f"{size:g}" for size in table.window])
     ax.set_xticks([], minor=True)
