@@ -175,7 +175,7 @@ def window_sizes(table: pd.DataFrame, published: float) -> Figure:
     ax.set(xscale="log", yscale="log", xlabel="tokens in the window", ylabel="mean loss, nats")
     ax.set_xticks(table.window, [f"{size:g}" for size in table.window])
     ax.set_xticks([], minor=True)
-    ax.margins(0.15, 0.25)
+    ax.margins(0.2, 0.25)
     style.log_ticks(ax.yaxis)
     style.published_values(ax, published, published)
     fig.legend(loc="outside lower center", ncols=2)
