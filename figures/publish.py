@@ -18,6 +18,7 @@ from llmlite.audit import scorecard
 from llmlite.audit.claims import Evidence, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import Audit
+from llmlite.cli.notebooks import write_notebook
 from llmlite.experiment import SEEDS, Experiment, project_root
 from llmlite.files import LLMLiteError, write_json
 from llmlite.intervals import over_seeds
@@ -26,7 +27,6 @@ from llmlite.plan.archive import stage
 from llmlite.plan.search import best_row
 from llmlite.plan.whole import whole_plan
 from llmlite.pretrained import MODEL, TOKENIZER
-from llmlite.reproduce import write_notebook
 from llmlite.run import RECORD, WEIGHTS, environment, finished_record, load_model, save_weights
 
 HERE = Path(__file__).resolve().parent

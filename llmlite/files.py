@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# Set for notebooks that run without anybody (reproduce.py): their text bars reach the terminal.
+# Set for notebooks that run without anybody (cli/notebooks.py): their text bars reach the terminal.
 HEADLESS_VARIABLE = "LLMLITE_HEADLESS"
 if os.environ.get(HEADLESS_VARIABLE):
     from tqdm import tqdm as tqdm

@@ -10,11 +10,11 @@ import pytest
 from notebooks.tiny import PARAMETERS, make_notebook
 from publish import captions_in, gallery, publish, results, ship, with_block
 
+from llmlite.cli.notebooks import clean, find_notebooks, report, run_notebooks
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.plan.archive import unpack
 from llmlite.pretrained import load_pretrained
-from llmlite.reproduce import clean, find_notebooks, report, run_notebooks
 
 
 def test_notebooks_run_in_order_with_parameters_and_keep_stderr_in_a_log(tmp_path, monkeypatch):

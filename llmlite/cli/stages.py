@@ -187,9 +187,9 @@ class Reproduce(Work):
     start: FROM = None
 
     def run(self) -> None:
+        from llmlite.cli.notebooks import find_notebooks, report, run_notebooks
         from llmlite.experiment import project_root
         from llmlite.plan.archive import unpack
-        from llmlite.reproduce import find_notebooks, report, run_notebooks
 
         if self.text:
             raise LLMLiteError(

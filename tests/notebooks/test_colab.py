@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from llmlite.reproduce import find_notebooks
+from llmlite.cli.notebooks import find_notebooks
 
 pytestmark = pytest.mark.slow
 

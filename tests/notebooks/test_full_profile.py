@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from notebooks.test_notebooks import NOTEBOOKS, outputs
 
+from llmlite.cli.notebooks import run_notebooks
 from llmlite.experiment import SEEDS
 from llmlite.profiles import PROFILES
-from llmlite.reproduce import run_notebooks
 
 pytestmark = pytest.mark.slow
 

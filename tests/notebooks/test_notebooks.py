@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from llmlite.cli.notebooks import find_notebooks, run_notebooks
 from llmlite.plan.archive import LARGEST
 from llmlite.pretrained import load_pretrained
-from llmlite.reproduce import find_notebooks, run_notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = find_notebooks(ROOT / "notebooks")
