@@ -44,7 +44,7 @@ def test_it_is_small_half_precision_and_what_its_record_says():
 def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
     pretrained = load_pretrained()
     record = pretrained.record
-    assert record["data_fingerprint"] == wikitext_corpus.fingerprint
+    assert record["data_fingerprint"] == wikitext_corpus.about["data_fingerprint"]
     dataset = wikitext_corpus.like(pretrained.tokenizer)
     score = evaluate(pretrained.model, dataset.ids["test"], dataset.counts("test"))
     kept = Score(**record["scores"])
