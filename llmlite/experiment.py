@@ -17,15 +17,13 @@ from matplotlib.figure import Figure
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
-from llmlite.config import AXES, TrainConfig, with_data
+from llmlite.config import AXES, FastPaths, RayOptions, TrainConfig, with_data
 from llmlite.data import Dataset
-from llmlite.engine import FastPaths
 from llmlite.files import LLMLiteError, replacing, write_json
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import check_device, gpu_bytes, local_device, world
-from llmlite.plan.cluster import RayOptions
-from llmlite.plan.search import best_row, grid, point, row_of
+from llmlite.plan.search import at, best_row, grid, point, row_of
 from llmlite.plan.workspace import Workspace
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
@@ -61,7 +59,7 @@ class Experiment(Workspace):
         device: str = "auto",
         progress: bool = True,
         tensorboard: bool = False,
-        paths: FastPaths = FastPaths(),  # noqa: B008, it is frozen
+        paths: FastPaths = FastPaths(),
         **changes,
     ):
         check_device(device)
@@ -154,17 +152,10 @@ class Experiment(Workspace):
 
     def retraining(self, seed: int | None = None) -> Run:
         """§III.F: one configuration from scratch for longer."""
-        shape = dict(self.configuration)
-        train = replace(self.profile.train, learning_rate=shape.pop("learning_rate"))
-        first = train.seed if seed is None else seed
-        run = self.run(f"retrain-seed-{first}", replace(train, seed=first))
-        studied = first == self.profile.seeds[0]
-        return replace(
-            run,
-            model=replace(run.model, **shape),
-            measures={"test_score": _test_score},
-            keeps=("steps", "weights") if studied else ("steps",),
-        )
+        train = self.profile.train if seed is None else replace(self.profile.train, seed=seed)
+        run = at(self.configuration, self.run(f"retrain-seed-{train.seed}", train))
+        keeps = ("steps", "weights") if train.seed == self.profile.seeds[0] else ("steps",)
+        return replace(run, measures={"test_score": _test_score}, keeps=keeps)
 
     def retrain(self) -> dict:
         """The retraining's record."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from llmlite.config import FastPaths
 from llmlite.data import Dataset, mistakes
-from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate
+from llmlite.engine import Engine, autocast_dtype, learning_rate
 from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tqdm, write_json
 from llmlite.metrics import (
     leak_floor,
@@ -58,7 +59,7 @@ class Compute:
     device: str = "cpu"
     progress: bool = True
     tensorboard: bool = False  # write event files into tensorboard/ in each run's folder
-    paths: FastPaths = FastPaths()  # noqa: RUF009, it is frozen
+    paths: FastPaths = FastPaths()
 
 
 def epoch_line(epoch: dict) -> str:

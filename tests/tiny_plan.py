@@ -28,7 +28,7 @@ PROFILE = replace(
     first=Grid(SearchSpace((1e-3,), (1,), (1,), (8,)), FIXED),
     revised=Grid(SearchSpace((2e-3, 1e-3), (1,), (2,), (8,)), TRAIN),
     seeds=SEEDS,
-    data_space=DataSpace((300,), (16,), (2,), 2, TRAIN),
+    data_grid=Grid(DataSpace((300,), (16,), (2,)), replace(TRAIN, epochs=2)),
 )
 # As in `full`, the scorecard judges by the runs of the retraining and of the grids themselves.
 AUDIT = replace(

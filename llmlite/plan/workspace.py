@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from llmlite.config import DataConfig
+from llmlite.config import DataConfig, RayOptions
 from llmlite.data import Dataset
 from llmlite.files import MissingRunError, write_json
 from llmlite.model import GPT
 from llmlite.parallel import world
-from llmlite.plan.cluster import RayOptions
+from llmlite.plan.cluster import elsewhere
 from llmlite.plan.search import epochs_table, search
 from llmlite.run import (
     RECORD,
@@ -128,7 +128,7 @@ class Workspace:
         there = copy(self)
         if ray:
             self.runs.mkdir(parents=True, exist_ok=True)
-            ray, there.compute = ray.on(self.compute)
+            ray, there.compute = elsewhere(ray, self.compute)
         table = search(runs, there.train, self.out / f"{name}.csv", self.progress, ray)
         if missing := (table.status == "missing").sum():
             print(f"{name}: {missing} of {len(table)} configurations are missing; {self.only_read}")
