@@ -47,8 +47,7 @@ class Experiment(Workspace):
     """profile: "auto", "quick", "small", "full" or a Profile. data: where the text comes from
     ("sample", "hub", a folder, a file, or "auto": $LLMLITE_DATA or else the Hub; None: as the
     profile says). out: the folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda".
-    tensorboard: write event files into the runs' folders. paths: how the engine computes. changes:
-    of the profile, such as **{"train.epochs": 5, "model.dropout": 0.2}.
+    paths: how the engine computes. changes: of the profile, such as **{"train.epochs": 5}.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Experiment(Workspace):
         out: str | Path | None = None,
         device: str = "auto",
         progress: bool = True,
-        tensorboard: bool = False,
         paths: FastPaths = FastPaths(),
         **changes,
     ):
@@ -78,7 +76,7 @@ class Experiment(Workspace):
             changes["searched"] = False  # what is to be retrained is given
         self.profile, self.changes = changed(profile, changes), changes
         out = Path(out) if out else project_root() / "runs" / self.profile.name
-        compute = Compute(device, progress and world().main, tensorboard, paths)
+        compute = Compute(device, progress and world().main, paths)
         only_read = None
         if self.profile.needs_gpu and device == "cpu":
             only_read = (

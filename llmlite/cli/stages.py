@@ -34,13 +34,12 @@ class Search(Work):
     PARTS = ("data", "model", "first", "revised")
 
     grid: Literal["first", "revised"] = "revised"  # first: fixed rate; revised: warmup + cosine
-    tensorboard: bool = False  # write event files into tensorboard/ in each run's folder
     ray: RayOptions = RayOptions()
 
     def run(self) -> None:
         from llmlite.plan.search import best_row
 
-        experiment = self.experiment(tensorboard=self.tensorboard)
+        experiment = self.experiment()
         table = experiment.search(self.grid, self.ray if self.ray.address else None)
         columns = ["learning_rate", "n_layer", "n_head", "n_embd", "status", "perplexity"]
         print(table.reindex(columns=[*columns, "seconds"]).to_string(index=False))
@@ -56,19 +55,13 @@ class Train(Work):
 
     PARTS = TRAINED
 
-    tensorboard: bool = False  # write event files into tensorboard/ in the run's folder
-
     def run(self) -> None:
-        experiment = self.experiment(tensorboard=self.tensorboard)
+        from llmlite.run import outcome
+
+        experiment = self.experiment()
         record = experiment.retrain()
-        best = record["best"]
-        print(
-            f"{record['parameters']:,} parameters, {record['epochs'][-1]['step']:,} steps; best "
-            f"epoch {best['epoch']}: validation loss {best['valid_loss']:.4f} nats per token, "
-            f"perplexity {best['perplexity']:.2f}"
-        )
-        folder = experiment.folder(experiment.retraining())
-        print(f"Model, record and step log: {folder}")
+        print(f"{record['parameters']:,} parameters: {outcome(record)}")
+        print(f"Model, record and step log: {experiment.folder(experiment.retraining())}")
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,6 @@ def row_of(run: Run, record: dict | None) -> dict:
     }
 
 
-# -- reading the table ----------------------------------------------------------------------------
-
-
 def best_row(table: pd.DataFrame) -> pd.Series:
     """The finished configuration with the lowest validation perplexity."""
     finished = table[table.status == "finished"]

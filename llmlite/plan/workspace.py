@@ -51,8 +51,6 @@ class Workspace:
     def progress(self) -> bool:
         return self.compute.progress
 
-    # -- text ---------------------------------------------------------------------------------
-
     @property
     def dataset(self) -> Dataset:
         return self.dataset_of(self.data)
@@ -68,8 +66,6 @@ class Workspace:
                 made = self.dataset.like(**{k: v for k, v in other.items() if v != usual[k]})
             self._datasets[data] = made
         return self._datasets[data]
-
-    # -- runs ---------------------------------------------------------------------------------
 
     @property
     def runs(self) -> Path:
