@@ -160,7 +160,7 @@ class SearchSpace(Space):
 
 @dataclass(frozen=True)
 class DataSpace(Space):
-    """Candidates for how text becomes windows (plan/choice.py)."""
+    """Candidates for how text becomes windows (plan/candidates.py)."""
 
     vocab_size: tuple[int, ...]
     block_size: tuple[int, ...]

@@ -22,7 +22,7 @@ from llmlite.data import Dataset
 from llmlite.files import LLMLiteError, replacing, write_json
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
-from llmlite.parallel import check_device, gpu_bytes, local_device, world
+from llmlite.parallel import gpu_bytes, resolve_device, world
 from llmlite.plan.search import at, best_row, grid, point, row_of
 from llmlite.plan.workspace import Workspace
 from llmlite.plots.style import save
@@ -60,9 +60,7 @@ class Experiment(Workspace):
         paths: FastPaths = FastPaths(),
         **changes,
     ):
-        check_device(device)
-        several = world().size > 1 and device == "cuda"  # each process has a GPU of its own
-        device = local_device() if device == "auto" or several else device
+        device = resolve_device(device)
         if not isinstance(profile, Profile):
             profile = get_profile(profile, gpu_bytes(device))
         if follow := changes.keys() & {"model.vocab_size", "model.block_size"}:
@@ -199,21 +197,14 @@ class Experiment(Workspace):
 
         Also written to `seeds.csv`.
         """
-        rows = []
+        rows = {}
         for seed in self.profile.seeds:
             best, score = self.train(self.retraining(seed))["best"], self.test_score(seed)
-            rows.append(
-                {
-                    "seed": seed,
-                    "best epoch": best["epoch"],
-                    "validation loss": best["valid_loss"],
-                    "test loss": score.loss,
-                    "perplexity per token": score.perplexity,
-                    "perplexity per word": score.word_perplexity,
-                    "bits per byte": score.bits_per_byte,
-                }
-            )
-        table = pd.DataFrame(rows).set_index("seed")
+            units = score.loss, score.perplexity, score.word_perplexity, score.bits_per_byte
+            rows[seed] = [best["epoch"], best["valid_loss"], *units]
+        columns = ["best epoch", "validation loss", "test loss"]
+        columns += ["perplexity per token", "perplexity per word", "bits per byte"]
+        table = pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("seed")
         with replacing(self.out / SEEDS) as aside:
             table.to_csv(aside)
         return table

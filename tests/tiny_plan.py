@@ -12,7 +12,7 @@ from llmlite.audit import plan
 from llmlite.audit.runs import Audit
 from llmlite.config import DataConfig, DataSpace, ModelConfig, SearchSpace, TrainConfig
 from llmlite.experiment import Experiment
-from llmlite.plan.runner import work
+from llmlite.plan.runner import work_through as work
 from llmlite.profiles import PROFILES, Grid
 from llmlite.sources import sample_folder, split_articles
 

@@ -121,7 +121,7 @@ class RunPlan(Work):
     def run(self) -> None:
         from llmlite.parallel import cores
         from llmlite.plan.archive import unpack
-        from llmlite.plan.runner import work as work_through
+        from llmlite.plan.runner import work_through
         from llmlite.plan.whole import chosen, whole_plan
 
         experiment = self.experiment(paths=self.paths)

@@ -33,7 +33,7 @@ PACK_EVERY = 60.0  # seconds; a machine may be gone without a warning
 LOST = 3  # times that workers may be killed, for want of memory say, before it is given up
 
 
-def work(
+def work_through(
     experiment: Experiment,
     only: Sequence[str] | None = None,
     minutes: float | None = None,

@@ -169,15 +169,10 @@ def search_log(table: pd.DataFrame, epochs: pd.DataFrame) -> str:
     for row in table.to_dict("records"):
         same = (epochs[list(AXES)] == [row[axis] for axis in AXES]).all(axis=1)
         lines = map(epoch_line, epochs[same].to_dict("records"))
-        parts.append("\n".join([_first_line(row), *lines, _last_line(row)]))
+        shape = "lr={learning_rate:g}, layers={n_layer}, heads={n_head}, embed_dim={n_embd}"
+        first = f"Running config: {shape.format(**row)}"
+        parts.append("\n".join([first, *lines, _last_line(row)]))
     return "\n\n".join(parts)
-
-
-def _first_line(row: dict) -> str:
-    return (
-        f"Running config: lr={row['learning_rate']:g}, layers={row['n_layer']}, "
-        f"heads={row['n_head']}, embed_dim={row['n_embd']}"
-    )
 
 
 def _last_line(row: dict) -> str:

@@ -7,7 +7,6 @@ that it is: whoever wants the same run finds it.
 import json
 from collections.abc import Callable
 from copy import copy
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -58,13 +57,8 @@ class Workspace:
     def dataset_of(self, data: DataConfig) -> Dataset:
         """The text with the vocabulary and the windows of `data`; what is the same is shared."""
         if data not in self._datasets:
-            splits = {data.split, self.data.split}
-            if data == self.data or (len(splits) == 2 and "paper" in splits):
-                made = Dataset(data, self.out, self.progress)
-            else:
-                usual, other = asdict(self.data), asdict(data)
-                made = self.dataset.like(**{k: v for k, v in other.items() if v != usual[k]})
-            self._datasets[data] = made
+            made = Dataset(data, self.out, self.progress)
+            self._datasets[data] = made if data == self.data else self.dataset.like(**vars(data))
         return self._datasets[data]
 
     @property

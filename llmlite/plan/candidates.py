@@ -31,10 +31,8 @@ def candidates(experiment: Experiment) -> list[Run]:
         cut = {"vocab_size": vocabulary, "block_size": window, "stride": window // overlap}
         batch = given.train.batch_size * max(given.space.block_size) // window
         epochs = max(1, given.train.epochs // overlap)
-        data, train = (
-            replace(experiment.data, **cut),
-            replace(given.train, epochs=epochs, batch_size=batch),
-        )
+        train = replace(given.train, epochs=epochs, batch_size=batch)
+        data = replace(experiment.data, **cut)
         model = with_data(profile.model, data, **shape)
         name = "choice-vocabulary-{vocab_size}-window-{block_size}-stride-{stride}".format(**cut)
         runs.append(Run(name, data, model, train, {"valid_score": _valid_score}))
