@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 from publish import pages
-from scipy.stats import ttest_1samp, ttest_rel
+from scipy.stats import ttest_rel
 
 from llmlite import paper
 from llmlite.audit import claims, scorecard, trends
@@ -24,8 +24,6 @@ from llmlite.audit.runs import Audit
 from llmlite.config import SearchSpace
 from llmlite.experiment import Experiment
 from llmlite.intervals import paired
-
-# -- evidence -------------------------------------------------------------------------------------
 
 SEEDS = (1, 2, 3)
 REVISED = SearchSpace((1e-3, 5e-4), (2, 6), (2, 4), (128,))
@@ -46,19 +44,12 @@ def chance(**levels) -> Callable[[dict], float]:
 
 def grid(space: SearchSpace, *losses: Callable[[dict], float], epochs: int = 3) -> pd.DataFrame:
     """A row an epoch: 5 nats and the sum of losses(run) in the last one, a nat more before."""
-    runs = [point | {"seed": seed} for seed in SEEDS for point in space.points()]
     rows = []
-    for run in runs:
+    for run in (point | {"seed": seed} for seed in SEEDS for point in space.points()):
         lowest = 5 + sum(loss(run) for loss in losses)
         for epoch in range(1, epochs + 1):
             rows.append({**run, "epoch": epoch, "valid_loss": lowest + (epoch < epochs)})
     return pd.DataFrame(rows)
-
-
-def falling(space: SearchSpace, *losses: float) -> pd.DataFrame:
-    """A grid whose runs all have these losses, an epoch each."""
-    table = grid(space, epochs=len(losses))
-    return table.assign(valid_loss=[losses[epoch - 1] for epoch in table.epoch])
 
 
 def first(*losses) -> dict:
@@ -73,14 +64,18 @@ def longer(*losses) -> dict:
     return {"longer": grid(LONGER, *losses, epochs=6)}
 
 
-def leak_record(perplexity=1.171, test_loss=0.155, true=5.5, grad_norm=1e5, device="a CPU") -> dict:
-    last = {"perplexity": perplexity, "grad_norm": grad_norm}
+def falling(space: SearchSpace, *losses: float) -> pd.DataFrame:
+    """A grid whose runs all have these losses, an epoch each."""
+    return grid(space, epochs=len(losses)).assign(valid_loss=lambda t: np.take(losses, t.epoch - 1))
+
+
+def leak_record(perplexity=1.171, test_loss=0.155, true=5.5, grad_norm=1e5) -> dict:
     true = {"nats": true, "error": 0.1}
     return {
         "command": "llmlite audit",
-        "epochs": [{"perplexity": 9.9, "grad_norm": 9.9}, last],
+        "epochs": [{"perplexity": 9.9}, {"perplexity": perplexity, "grad_norm": grad_norm}],
         "measures": {"test_loss": test_loss, "true": true, "tokens_per_word": 1.5},
-        "environment": {"device": device},
+        "environment": {"device": "an abacus"},
     }
 
 
@@ -131,14 +126,14 @@ AS_CLAIMED = SHOWN_ALONE | {
 
 def studied(*seeds: dict[str, tuple[float, float]]) -> dict:
     """What the studies gave for each seed, where it is not what the claims have: name → ends."""
-    found = []
-    for changed in seeds:
-        ends = (AS_CLAIMED | changed).items()
-        measures = {
-            name: {"value": (low + high) / 2, "low": low, "high": high, "of": "50 samples"}
-            for name, (low, high) in ends
-        }
-        found.append({"measures": measures})
+
+    def measure(low: float, high: float) -> dict:
+        return {"value": (low + high) / 2, "low": low, "high": high, "of": "50 samples"}
+
+    found = [
+        {"measures": {name: measure(*ends) for name, ends in (AS_CLAIMED | changed).items()}}
+        for changed in seeds
+    ]
     return {"studies": dict.fromkeys(STUDIES, found)}
 
 
@@ -289,78 +284,65 @@ def test_a_study_refutes_its_claim_by_one_part_on_the_other_side(claim, part, th
     assert verdict(-0.2, -0.2, **all_open) == NOT
 
 
-BEST_OF = "(0.001, 6, 2, 128) is best; (0.001, 6, 4, 128) is 0.100 [-2.384, 2.584] nats behind"
-BATCH = leak("no-mask-batch")["leak"]
-TRUE = {"leak": leak("no-mask-deep", test_loss=math.log(1.2), true=math.log(250))["leak"] | BATCH}
-FEWER = FIXED["first"][(FIXED["first"].n_embd != 128) | (FIXED["first"].n_head == 2)]
+ONE_SEED = {"revised": EVIDENCE.revised[EVIDENCE.revised.seed == 1]}
+FEWER = {"first": FIXED["first"][FIXED["first"].n_head == 2]}
+SHALLOW = {"leak": leak("no-mask-deep", true=6)["leak"] | leak("no-mask-batch")["leak"]}
 LATE_HEADS = step(0.1, **SHALLOW_HEADS), step(-0.1, **DEEP_HEADS), chance(**DEEP_HEADS)
 # Of 40 steps four are early, one of them skipped: their median is 8 and their deviation 1. The last
 # 20 have a median of 2 and a deviation of √(20 / 19); what lies between does not count.
 NORMS = pd.DataFrame({"grad_norm": [None, 7.0, 9.0, 8.0, *[1e9] * 16, *[1.0, 3.0] * 10]})
-POSITIONS = [
-    {"position: filtered": (0.2, 0.4), "position: generated": (0.7, 0.8)},
-    {"position: filtered": (0.3, 0.5), "position: generated": (0.6, 0.7)},
-]
-LOWER, PARTLY = studied({WORDING: DOWN}, {WORDING: DOWN}), studied({WORDING: DOWN}, {WORDING: OPEN})
+SEED_2 = {"position: filtered": (0.1, 0.2), "position: generated": (0.3, 0.4), WORDING: DOWN}
 
 SHOWN = [
     (1, revised(*BEST), "best, by 0.100 [0.100, 0.100] nats over (0.001, 6, 2, 128) (3 seeds)"),
-    (1, revised(*SECOND, chance(**CORNER)), f"{BEST_OF} (3 seeds)"),
-    (1, {"revised": EVIDENCE.revised[EVIDENCE.revised.seed == 1]}, "[no interval] nats"),
-    (1, {"revised": EVIDENCE.revised[EVIDENCE.revised.seed == 1]}, "(1 seed)"),
-    (2, revised(step(math.log(2), n_head=4)), "148.4 to 296.8 over 8 configurations; without the"),
+    (1, revised(*SECOND), "(0.001, 6, 2, 128) is best; (0.001, 6, 4, 128) is 0.100 [0.100"),
+    (1, ONE_SEED, "0.000 [no interval] nats behind (1 seed)"),
+    (2, revised(step(math.log(2), n_head=4)), "148.4 to 296.8 over 8 configurations; without"),
     (2, without_mask(1.2, 1.1, 1.3), "without the mask 1.1000 to 1.3000 (3 runs)"),
-    (3, TRUE, "5.500 [5.252, 5.748], perplexity 244.7 (3 seeds); without the mask 0.1823, 1.200"),
-    (3, TRUE, "whose true perplexity is 250; in a shallow model, at twice the batch, 0.1550"),
-    (4, longer(step(-0.05), chance()), "-0.050 [-2.534, +2.434] nats, 1.0% of the loss (3 pairs)"),
     (
-        5,
-        WIDE_DEEP,
-        "width -0.100 [-0.100, -0.100]; depth +0.300 [+0.300, +0.300]; heads -0.200 [-0",
+        3,
+        SHALLOW,
+        "5.500 [5.252, 5.748], perplexity 244.7 (3 seeds); without the mask 0.1550, 1.168",
     ),
-    (5, WIDE_DEEP, "[-0.200, -0.200] nats, smallest to largest (24 pairs)"),
+    (3, SHALLOW, "whose true perplexity is 403; in a shallow model, at twice the batch, 0.1550"),
+    (4, longer(step(-0.05), chance()), "-0.050 [-2.534, +2.434] nats, 1.0% of the loss (3 pairs)"),
+    (5, WIDE_DEEP, "width -0.100 [-0.100, -0.100]; depth +0.300 [+0.300, +0.300]; heads -0.200"),
+    (5, WIDE_DEEP, "nats, smallest to largest (24 pairs)"),
     (5, NO_FIRST, "the first grid has not been run"),
     (6, NO_FIRST, "the first grid has not been run"),
-    (
-        6,
-        FASTER,
-        "-0.200 [-0.200, -0.200] nats; sooner as good as the fixed rate's best in 100% (24",
-    ),
-    (6, SLOWER | {"first": FEWER}, "fixed rate's best in 0% (12 pairs)"),  # those of both grids
+    (6, FASTER, "-0.200 [-0.200, -0.200] nats; sooner as good as the fixed rate's best in 100%"),
+    (6, SLOWER | FEWER, "fixed rate's best in 0% (12 pairs)"),  # those of both grids
     (7, revised(*HALF, chance(**HALF_RATE)), "+0.100 [-0.442, +0.642] nats (12 pairs)"),
-    (
-        8,
-        revised(*LATE_HEADS),
-        "2 to 4 heads: +0.100 [+0.100, +0.100] nats with 2 layers, -0.100 [-1",
-    ),
+    (8, revised(*LATE_HEADS), "2 to 4 heads: +0.100 [+0.100, +0.100] nats with 2 layers, -0.100"),
     (8, revised(*LATE_HEADS), "-0.100 [-1.039, +0.839] with 6 (6 pairs each)"),
-    (9, studied(*POSITIONS), "0.30 [0.20, 0.40] / 0.40 on a scale from real words shuffled, 0, to"),
-    (9, studied(*POSITIONS), "(unfiltered 0.75 / 0.65)"),
+    (9, studied({}, SEED_2), "0.70 [0.60, 0.80] / 0.15 on a scale from real words shuffled, 0, to"),
+    (9, studied({}, SEED_2), "(unfiltered 0.85 / 0.35)"),
     (
         10,
-        LOWER,
-        "0.70 [0.60, 0.80] / 0.70; between samples of one prompt 0.15 / 0.15: the wording l",
+        studied({}),
+        "0.70 [0.60, 0.80]; between samples of one prompt 0.15: no effect of the wor",
     ),
-    (10, PARTLY, "no effect of the wording is shown"),
+    (10, studied({}, SEED_2), "no effect of the wording is shown"),
+    (10, studied(SEED_2, SEED_2), "0.15 / 0.15: the wording lowers it"),
     (10, studied({WORDING: UP}), "no effect of the wording is shown"),
     (
         11,
-        studied({}, {}),
-        "0.7 against 1.0, and top-k 1,000 against 10: entropy -0.20 / -0.20, para",
+        studied({}),
+        "0.7 against 1.0, and top-k 1,000 against 10: entropy -0.20, paragraph -0.20",
     ),
-    (11, studied({}), "paragraph -0.20, distinct-2 0.20, attested pairs -0.20"),
+    (11, studied({}), "distinct-2 0.20, attested pairs -0.20"),
     (12, studied({}), "repetition 0.20 [0.10, 0.30]; against other pairs of heads 0.00"),
     (
         13,
         studied({}),
-        "layer 0 minus layer 10: previous 0.20; distance -0.20; to sat -0.20; to sat m",
+        "layer 0 minus layer 10: previous 0.20; distance -0.20; to sat -0.20; to sat",
     ),
     (13, studied({}), "to sat minus to the noun 0.20"),
     (14, {}, "off from that by 38% of the peak, from a warmup of a tenth by 0.0%"),
     (15, {"norms": [NORMS, NORMS]}, "size 4.00 [4.00, 4.00], spread 0.97 [0.97, 0.97] (2 seeds)"),
     (15, {}, "norms of the scaled gradient 1.0e+05"),
     # 50,000 steps of 128 × 4 windows of 32 tokens.
-    (16, {}, "819 M tokens in 10 hours are 22,756 tokens/s; here on a CPU"),
+    (16, {}, "819 M tokens in 10 hours are 22,756 tokens/s; here on an abacus"),
 ]
 
 
@@ -389,16 +371,15 @@ def losses(epochs) -> pd.Series:
     return trends.best_losses(epochs)
 
 
-def test_a_run_counts_by_its_lowest_loss(epochs, losses):
-    second = epochs[epochs.epoch == 2].set_index(FACTORS).valid_loss
-    pd.testing.assert_series_equal(losses, second.sort_index())
-
-
 @pytest.mark.parametrize(
     ("factor", "before", "after", "about"),
     [("learning_rate", 5e-4, 1e-3, -0.2), ("n_layer", 2, 6, -0.35), ("n_head", 2, 4, -0.25)],
 )
-def test_an_effect_is_scipys_paired_t_test(losses, factor, before, after, about):
+def test_an_effect_is_scipys_paired_t_test_of_lowest_losses(
+    epochs, losses, factor, before, after, about
+):
+    best = epochs[epochs.epoch == 2].set_index(FACTORS).valid_loss.sort_index()
+    pd.testing.assert_series_equal(losses, best)
     one, other = losses.xs(after, level=factor), losses.xs(before, level=factor)
     found = trends.changes(losses, factor)
     pd.testing.assert_series_equal(found, one - other, check_names=False)
@@ -418,51 +399,19 @@ def test_runs_without_a_partner_are_left_out_and_changes_have_changes(losses):
     assert paired(more).value == pytest.approx(-0.1, abs=0.03)
 
 
-def test_epochs_to_reach_a_loss_worked_out_by_hand():
-    runs = {
-        (1e-3, 2, 2, 64, 1): [5.0, 4.0, 3.0],
-        (1e-3, 2, 2, 64, 2): [4.0, 5.0, 3.9],
-        (1e-3, 2, 4, 64, 1): [5.0, 4.5, 4.4],
-        (1e-3, 6, 4, 64, 1): [1.0, 1.0, 1.0],  # has no target
-    }
-    rows = [(*run, i, loss) for run, found in runs.items() for i, loss in enumerate(found, 1)]
-    table = pd.DataFrame(rows, columns=[*FACTORS, "epoch", "valid_loss"])
-    targets = pd.Series(
-        [4.0, 4.0, 4.3, 2.0],
-        pd.MultiIndex.from_tuples([*list(runs)[:3], (9.0, 9, 9, 9, 9)], names=FACTORS),
-    )
-    reached = trends.epochs_to_reach(table, targets)
-    assert reached.index.equals(targets.index)
-    assert reached.tolist()[:2] == [2, 1]
-    assert reached.isna().tolist() == [False, False, True, True]
-
-
-def test_ranking_is_by_the_mean_and_paired_by_seed(losses):
-    table = trends.ranking(losses)
-    means = losses.groupby(FACTORS[:-1]).mean().sort_values()
-    assert [tuple(row) for row in table[FACTORS[:-1]].to_numpy()] == list(means.index)
-    assert table.loss.tolist() == pytest.approx(means.tolist())
-    assert table.iloc[0][FACTORS[:-1]].tolist() == [1e-3, 6, 4, 128]
-    assert table.behind[0] == 0
-    assert table.loc[0, ["low", "high"]].isna().all()
-    for place, configuration in enumerate(means.index[1:], 1):
-        behind = losses.loc[configuration] - losses.loc[means.index[0]]
-        low, high = ttest_1samp(behind, 0).confidence_interval()
-        assert table.behind[place] == pytest.approx(behind.mean())
-        assert (table.low[place], table.high[place]) == pytest.approx((low, high))
-
-
-def test_a_configuration_of_fewer_seeds_is_ranked_as_if_it_had_all():
-    # Seed 2 is worse by 0.5 for those that have it; 4 layers have seed 1 alone.
-    values = {(2, 1): 4.0, (2, 2): 4.5, (4, 1): 3.5, (6, 1): 3.0, (6, 2): 3.5}
+def test_ranking_worked_out_by_hand():
+    # Seed 2 is worse by 0.5 or 0.3 for those that have it, by 0.4 on average; 4 layers have seed 1
+    # alone, and are ranked as if they had both: by 3.5 + 0.4 / 2. Behind the best is each pair.
+    values = {(2, 1): 4.0, (2, 2): 4.5, (4, 1): 3.5, (6, 1): 3.0, (6, 2): 3.3}
     index = [(1e-3, layers, 4, 64, seed) for layers, seed in values]
     losses = pd.Series(list(values.values()), pd.MultiIndex.from_tuples(index, names=FACTORS))
     table = trends.ranking(losses)
-    assert table.n_layer.tolist() == [6, 4, 2]
-    assert table.loss.tolist() == pytest.approx([3.25, 3.75, 4.25])
-    assert table.behind.tolist() == pytest.approx([0.0, 0.5, 1.0])
-    assert table.low.tolist()[1:] == pytest.approx([-math.inf, 1.0])
-    assert table.high.tolist()[1:] == pytest.approx([math.inf, 1.0])
+    assert table[FACTORS[:-1]].to_numpy().tolist() == [[1e-3, n, 4, 64] for n in (6, 4, 2)]
+    assert table.loss.tolist() == pytest.approx([3.15, 3.7, 4.25])
+    assert table.behind.tolist() == pytest.approx([0.0, 0.5, 1.1])
+    ends = [np.nan, math.inf, 0.1 * 12.7062]  # Student's t of one degree: 1.0 and 1.2 are 1.1 ± 0.1
+    assert (table.high - table.behind).tolist() == pytest.approx(ends, nan_ok=True)
+    assert (table.behind - table.low).tolist() == pytest.approx(ends, nan_ok=True)
 
 
 def test_trend_effects_are_those_that_the_claims_are_about():
@@ -524,14 +473,13 @@ def test_the_runs_behind_a_claim_are_what_the_command_takes(rows, tmp_path):
 def test_a_plans_records_are_evidence_for_all_claims(whole):
     e = scorecard.evidence(whole)
     assert e.leak == whole.leaks()
-    side_by_side = [scores["side by side"] for scores in whole.measured("scores")]
-    for loss, articles in zip(e.tests, side_by_side, strict=True):
-        nats, tokens = (sum(article[unit] for article in articles) for unit in ("nats", "tokens"))
-        assert loss == pytest.approx(nats / tokens)
-    assert [log.grad_norm.notna().all() for log in e.norms] == [True, True]
+    assert e.studies == {study: whole.measured(study) for study in STUDIES}
+    nats = [sum(a["nats"] for a in seed["side by side"]) for seed in whole.measured("scores")]
+    tokens = len(whole.experiment.dataset.ids["test"]) - 1
+    assert e.tests == pytest.approx([n / tokens for n in nats])
+    assert [len(log.grad_norm) for log in e.norms] == [16, 16]
     for name in ("first", "revised", "longer"):
         pd.testing.assert_frame_equal(getattr(e, name), whole.grids(name))
-    assert e.studies == {study: whole.measured(study) for study in STUDIES}
     assert scorecard.scale(whole) == (
         "Claims 1, 2 and 4 to 8 are judged by runs of 1 epochs over 3,000 tokens, which need not "
         "hold for longer ones."
@@ -539,22 +487,22 @@ def test_a_plans_records_are_evidence_for_all_claims(whole):
 
 
 def test_the_scorecards_pages_have_a_line_a_claim_and_no_broken_cell(rows):
-    made = pages(rows, "profile quick, a text, a CPU.", "One. Two.")
-    tables = [
-        [
-            [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
-            for line in page.splitlines()
-            if line.startswith("|")
-        ]
-        for page in made
-    ]
-    names = ("number", "claim", "published", "ours", "verdict", "section", "runs")
-    full = [[f"**{row[n]}**" if n == "verdict" else str(row[n]) for n in names] for row in rows]
-    assert tables[0][2:] == full
-    assert tables[1][2:] == [[str(row["number"]), row["claim"], row["verdict"]] for row in rows]
-    assert [len(table[0]) for table in tables] == [7, 3]
-    assert made[1].startswith("**One. Two.**\n")
-    assert all("profile quick, a text, a CPU." in page for page in made)
+    source = "profile quick, a text, a CPU."
+    page, short = pages(rows, source, "One. Two.")
+    assert source in page
+    assert source in short
+    assert short.startswith("**One. Two.**\n")
+    shown = [row | {"number": str(row["number"])} for row in rows]
+    bold = [row | {"verdict": f"**{row['verdict']}**"} for row in shown]
+    names = ["number", "claim", "published", "ours", "verdict", "section", "runs"]
+    for text, expected, columns in (
+        (page, bold, names),
+        (short, shown, ["number", "claim", "verdict"]),
+    ):
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        table = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+        assert table[2:] == [[row[name] for name in columns] for row in expected]
+        assert len(table[0]) == len(columns)
 
 
 # -- the end of it --------------------------------------------------------------------------------
@@ -568,7 +516,7 @@ ENDS = {
 }
 
 
-def test_the_end_of_it_is_what_runs_without_a_mask_report_and_are():
+def test_the_end_of_it_is_of_the_run_that_ends_nearest_to_the_paper():
     table = claims.end_of_it(replace(EVIDENCE, leak=ENDS))
     assert table.index.tolist() == ["no-mask-batch", "no-mask-deep", "no-mask"]
     low, high = 2_000 * math.exp(-0.196), 2_000 * math.exp(0.196)
@@ -580,9 +528,6 @@ def test_the_end_of_it_is_what_runs_without_a_mask_report_and_are():
         "true per word and line end": pytest.approx(2_000**1.5),
         "command": "llmlite audit",
     }
-
-
-def test_the_headline_is_of_the_run_that_ends_nearest_to_the_paper():
     assert claims.headline(replace(EVIDENCE, leak=ENDS)) == (
         "Without the causal mask a validation perplexity of 1.1700 comes out (the paper: 1.1710; "
         "run `no-mask-batch`). Asked for a token that it cannot see, the same model has a "
