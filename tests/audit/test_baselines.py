@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.lm import KneserNeyInterpolated
@@ -15,10 +14,10 @@ from nltk.util import everygrams
 
 from llmlite.audit import baselines
 from llmlite.audit.baselines import Baseline, KneserNey, measured, published, word_ids
-from llmlite.data import Counts, encode_parts
+from llmlite.config import DataConfig
+from llmlite.data import Counts, Dataset
 from llmlite.files import LLMLiteError
 from llmlite.sources import sample_folder
-from llmlite.tokenizer import BPETokenizer
 
 
 def scored(train, size: int, order: int, ids) -> np.ndarray:
@@ -55,14 +54,6 @@ def test_bigrams_worked_out_by_hand():
         np.testing.assert_allclose(distribution(model, context), probabilities, rtol=1e-12)
     found = model.log_probabilities(np.array([1, 0, 2, 3]))
     np.testing.assert_allclose(found, np.log([after_1[0], after_0[2], unseen]), rtol=1e-12)
-
-
-def test_a_single_order_goes_by_occurrences():
-    # Three 0, two 1, one 2: n1 = n2 = n3 = 1, n4 = 0, so Y = 1/3, D1 = 1 - 2/3 = 1/3,
-    # D2 = 2 - 3 · 1/3 = 1, D3 = 3 - 0 = 3. They give away 3 + 1 + 1/3 of 6.
-    own = np.array([(3 - 3) / 6, (2 - 1) / 6, (1 - 1 / 3) / 6, 0])
-    found = distribution(KneserNey(STREAM, 4, order=1), [0])
-    np.testing.assert_allclose(found, own + (13 / 3) / 6 / 4, rtol=1e-12)
 
 
 FIXED = [0.5, 1.0, 1.5]
@@ -174,15 +165,10 @@ def test_nltk_agrees_where_it_means_the_same(order, monkeypatch):
         np.testing.assert_allclose(distribution(model, context), expected, atol=1e-12)
 
 
-# -- words ----------------------------------------------------------------------------------------
-
-
 def test_words_and_line_ends_by_hand():
     train, ids, size = word_ids(" a b\n \n <unk> a\n", "b  z\nb")
     # In the order of their first occurrence: a 0, b 1, line end 2, <unk> 3.
-    assert train.tolist() == [0, 1, 2, 2, 3, 0, 2]
-    assert ids.tolist() == [1, 3, 2, 1]
-    assert size == 4
+    assert (train.tolist(), ids.tolist(), size) == ([0, 1, 2, 2, 3, 0, 2], [1, 3, 2, 1], 4)
     assert train.dtype == ids.dtype == np.int64
 
 
@@ -205,34 +191,21 @@ def test_the_vocabulary_of_wikitext_is_that_of_the_literature(wikitext_corpus):
 TRAIN = " the cat sat on the mat\n the <unk> sat on the cat\n"
 
 
-class Bytes:
-    """A Dataset of two lines whose tokens are bytes, but for <|endoftext|>."""
+@pytest.fixture
+def dataset(tmp_path) -> Callable[[str, str], Dataset]:
+    """dataset(train, test): its tokens are bytes, and <|endoftext|>."""
 
-    tokenizer, name = BPETokenizer([]), "two lines"
+    def make(train: str, test: str) -> Dataset:
+        for split, text in (("train", train), ("valid", " the mat\n"), ("test", test)):
+            (tmp_path / f"wiki.{split}.raw").write_text(text, "utf-8")
+        return Dataset(DataConfig(str(tmp_path), vocab_size=257), tmp_path, progress=False)
 
-    def __init__(self, train: str, test: str):
-        texts = {"train": train, "valid": " the mat\n", "test": test}
-        self.text = texts.get
-        parts = {s: list(encode_parts([text], self.tokenizer)) for s, text in texts.items()}
-        self.ids = {
-            split: torch.from_numpy(np.concatenate([ids for *_, ids in part]).astype(np.int64))
-            for split, part in parts.items()
-        }
-
-    def counts(self, split: str) -> Counts:
-        return Counts.of(self.text(split), articles=1)
+    return make
 
 
-def test_unigrams_by_hand():
-    # 0 twice and 1 once, one added to each of three: 3/6, 2/6, 1/6. The first id is not scored.
-    train, ids = np.array([0, 0, 1]), np.array([1, 0, 2, 1])
-    found = baselines.unigram_log_probabilities(train, ids, 3)
-    np.testing.assert_allclose(np.exp(found), [3 / 6, 1 / 6, 2 / 6])
-
-
-def test_chance_and_unigrams_over_bytes_by_hand():
+def test_chance_and_unigrams_over_bytes_by_hand(dataset):
     train = TRAIN.replace("<unk>", "dog")
-    uniform, unigram, _ = measured(Bytes(train, " the mat\n"))  # no <unk>: nothing over words
+    uniform, unigram, _ = measured(dataset(train, " the mat\n"))  # no <unk>: nothing over words
     # " the mat\n": 9 bytes, each one of 257 tokens; two words and a line end.
     assert uniform.perplexity == pytest.approx(257 ** (9 / 3))
     assert uniform.bits_per_byte == pytest.approx(math.log2(257))
@@ -245,20 +218,19 @@ def test_chance_and_unigrams_over_bytes_by_hand():
     assert unigram.bits_per_byte == pytest.approx(nats / math.log(2) / 9)
 
 
-def test_five_grams_are_scored_per_word_over_tokens_and_over_words():
-    dataset = Bytes(TRAIN, " the dog sat\n")
-    rows, (ids, test) = measured(dataset), (dataset.ids[s].numpy() for s in ("train", "test"))
+def test_five_grams_are_scored_per_word_over_tokens_and_over_words(dataset):
+    of = dataset(TRAIN, " the dog sat\n")
+    rows, (ids, test) = measured(of), (of.ids[split].numpy() for split in ("train", "test"))
     train, words, size = word_ids(TRAIN, " the dog sat\n")
-    assert size == 7
     # The line end that ends the training text is what the first of the four words follows.
     over_words = scored(train, size, 5, [train[-1], *words])
-    assert len(over_words) == len(rows) == 4
+    assert (size, len(over_words), len(rows)) == (7, 4, 4)
     for row, found in zip(rows[2:], (scored(ids, 257, 5, test), over_words), strict=True):
         assert row.perplexity == pytest.approx(math.exp(-found.sum() / 4))
         assert row.bits_per_byte == pytest.approx(-found.sum() / math.log(2) / 13)
     assert "257 byte-pair tokens" in rows[2].name
     assert "7 words" in rows[3].name
-    assert {(row.source, row.exact) for row in rows} == {("measured on two lines, test", True)}
+    assert {(row.source, row.exact) for row in rows} == {(f"measured on {of.name}, test", True)}
 
 
 def test_the_table_has_published_perplexities_of_the_same_text_and_ours_in_order():

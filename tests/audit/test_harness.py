@@ -9,7 +9,6 @@ from lm_eval.tasks.wikitext import preprocess_wikitext
 from llmlite.audit.harness import count_words, detokenize, harness_scores, pages
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import SPLITS, Dataset
-from llmlite.metrics import windows_over
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 
 
@@ -84,22 +83,6 @@ def test_wikitexts_test_split_has_the_harnesss_62_pages(wikitext_corpus):
     assert len(pages(wikitext_corpus.text("valid"))) == 60
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 32])
-@pytest.mark.parametrize("length", [1, 3, 7, 31, 32, 33, 64, 70])
-def test_the_windows_are_the_harnesss(size, length):
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
-    tokens = list(range(length))
-    rolling = get_rolling_token_windows(tokens, -1, size, context_len=1)
-    theirs = [(list(a), list(b)) for a, b in map(make_disjoint_window, rolling)]
-    ours = [
-        (x[: context + 1], y[context:])
-        for *batch, context in windows_over(torch.tensor([-1, *tokens]), size, size, batch_size=8)
-        for x, y in zip(*(part.tolist() for part in batch), strict=True)
-    ]
-    assert ours == theirs
-
-
 def test_scores_equal_those_of_the_harness(model, tokenizer, sample, tmp_path):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
@@ -114,7 +97,9 @@ def test_scores_equal_those_of_the_harness(model, tokenizer, sample, tmp_path):
     their_model = HFLM(pretrained=to_gpt2(model), **how)
     assert their_model.prefix_token_id == tokenizer.eot_id
     texts = pages(sample.text("test"))[:3]
-    texts += [" = Short = \n", " Naïve ( words ) , 1 @,@ 000 ° \n", texts[0][:300]]
+    texts += [" = Short = \n", " Naïve ( words ) , 1 @,@ 000 ° \n"]
+    texts += ["Q" * n for n in (1, 31, 32, 33, 63, 64)]  # a token each: windows have 32
+    assert len(tokenizer.encode(texts[-1])) == 64
     for page, score in zip(texts, harness_scores(model, tokenizer, texts), strict=True):
         text = preprocess_wikitext.wikitext_detokenizer({"page": page})
         request = Instance("loglikelihood_rolling", {"page": page}, (text,), 0)
@@ -124,7 +109,6 @@ def test_scores_equal_those_of_the_harness(model, tokenizer, sample, tmp_path):
         assert score.nats == pytest.approx(-nats, rel=1e-4)
         assert score.words == words
         assert score.bytes == theirs["byte_perplexity"][1]
-        assert score.perplexity > 1.1 * 300  # its weights are far from even guessing
 
 
 def test_each_page_has_its_own_score_as_worked_out_by_hand(model, tokenizer):

@@ -115,38 +115,22 @@ def test_a_difference_keeps_pairs_together():
     assert [found[key] for key in ("value", "low", "high")] == pytest.approx([0.5] * 3)
 
 
-# -- claim 9 --------------------------------------------------------------------------------------
-
-
-def test_known_pairs_of_neighbours_are_attested():
-    known = {("the", "cat"), ("cat", "the"), ("the", "end")}
-    texts = ["the cat the end w0 cat", "cat dog the", "the"]
-    found = studies.attested([text.split() for text in texts], known)
-    assert found.tolist() == [[3, 5], [0, 2], [0, 0]]
-
-
-@pytest.mark.parametrize(
-    ("continuation", "expected"),
-    [(" of x", ["student", "of", "x"]), ("ures of", ["studentures", "of"]), ("", ["student"])],
-)
-def test_a_continuation_starts_with_the_prompts_last_word(continuation, expected):
-    assert studies.continued_words(PROMPT, PROMPT + continuation) == expected
-
-
 HEADED = " \n = Title = \n \n a b c\n \n = = Part = = \n \n d e f\n g h\n"
+TWO, FIVE, EIGHT = (np.array([[n, 10], [n, 10]]) for n in (2, 5, 8))
 
 
-def test_passages_start_with_a_paragraph_and_run_on():
+def test_pairs_passages_and_positions_worked_out_by_hand():
+    known = {("the", "cat"), ("cat", "the"), ("the", "end")}
+    texts = [text.split() for text in ("the cat the end w0 cat", "cat dog the", "the")]
+    assert studies.attested(texts, known).tolist() == [[3, 5], [0, 2], [0, 0]]
+    # A continuation starts with the prompt's last word, which it may make longer.
+    for more, words in ((" of x", "student of x"), ("ures of", "studentures of"), ("", "student")):
+        assert studies.continued_words(PROMPT, PROMPT + more) == words.split()
+    # A passage starts with a paragraph and runs on.
     rng = np.random.default_rng(0)
     assert sorted(map("".join, studies.passages(HEADED, [2, 2, 2], rng))) == ["ab", "de", "gh"]
     drawn = {tuple(map("".join, studies.passages(HEADED, [2, 5], rng))) for _ in range(50)}
     assert drawn == {("ab", "defgh"), ("de", "abc==")}  # "g h" ends before 5 words
-
-
-TWO, FIVE, EIGHT = (np.array([[n, 10], [n, 10]]) for n in (2, 5, 8))
-
-
-def test_a_position_worked_out_by_hand():
     assert studies.position(FIVE, TWO, EIGHT)["value"] == pytest.approx(0.5)
     assert studies.position(EIGHT, TWO, FIVE)["value"] == pytest.approx(2.0)
 
@@ -187,9 +171,6 @@ def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(mode
     assert result["rows"]["real, shuffled"] != result["rows"]["real"]
 
 
-# -- claim 10 -------------------------------------------------------------------------------------
-
-
 def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset, monkeypatch):
     assert studies.PROMPTS[:2] == ("The university student", "A university student")
     prompts, samples = ["The cat", "A dog", "One day"], 4
@@ -215,9 +196,6 @@ def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset, mon
     name = "BLEU: different prompts minus same prompt"
     assert measured[name] == pytest.approx(np.mean(between) - np.mean(within))
     assert result["measures"][name]["of"] == "4 samples"
-
-
-# -- claim 11 -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.7}, {"temperature": 1.0, "top_k": 10}])
@@ -277,9 +255,6 @@ def test_settings_are_compared_sample_by_sample(model, dataset):
     assert measured["entropy: top-k 1000 minus top-k 10"] > 0.1
 
 
-# -- claim 12 -------------------------------------------------------------------------------------
-
-
 def test_every_two_heads_are_removed_in_turn(model, tokenizer):
     result = ablation(model, Text(tokenizer, ""), StudySize(6, 50, 0))
     measured = values(result)
@@ -307,8 +282,6 @@ def test_every_two_heads_are_removed_in_turn(model, tokenizer):
     assert more == pytest.approx(rates[ours] - np.mean([rates[name] for name in others]))
     assert abs(more) > 1e-4
 
-
-# -- claim 13 -------------------------------------------------------------------------------------
 
 SENTENCES = StudySize(0, 0, 4)
 
@@ -345,29 +318,26 @@ def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset
     nouns = SUBJECTS.split() + THINGS.split()
     assert len(set(nouns)) == len(nouns) == 48
     assert (nouns[0], nouns[24]) == ("cat", "mat")  # the paper's sentence
-    everything = []
+    received = []
     for subject, thing in zip(nouns[:24], nouns[24:], strict=True):
-        text = f" The {subject} sat on the {thing} and looked at the dog ."
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode(f" The {subject} sat on the {thing} and looked at the dog .")
         maps = attention_maps(model, torch.tensor(ids)).double()
         ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]  # in characters
-        received = []
         for word in (f" The {subject} sat", f" The {subject}"):
             key = ends.index(len(word))
             later = [maps[:, :, q, key] * (q + 1) for q in range(key + 1, len(ids))]
-            received.append(torch.stack(later).mean((0, 2)).tolist())
-        everything.append(received)
-    means = np.mean(everything, axis=0)  # (word, layer)
-    for word, name in enumerate(("to sat", "to the noun")):
+            received.append(torch.stack(later).mean((0, 2)))  # of each layer
+    sat, noun = torch.stack(received).view(24, 2, 2).mean(0).numpy()
+    for name, by_layer in (
+        ("to sat", sat),
+        ("to the noun", noun),
+        ("to sat minus to the noun", sat - noun),
+    ):
         for layer in (0, 1):
-            assert measured[f"{name}: layer {layer}"] == pytest.approx(means[word, layer], rel=1e-4)
-        change = means[word, 0] - means[word, 1]
+            found = measured[f"{name}: layer {layer}"]
+            assert found == pytest.approx(by_layer[layer], rel=1e-4, abs=1e-4)
+        change = by_layer[0] - by_layer[1]
         assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(change, abs=1e-4)
-    more = means[0, 1] - means[1, 1]
-    assert measured["to sat minus to the noun: layer 1"] == pytest.approx(more, abs=1e-4)
-
-
-# -- what cannot be studied -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
