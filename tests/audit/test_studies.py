@@ -1,7 +1,6 @@
 """The studies of claims 9 to 13 on models that recite a known text, and against plain loops."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,25 +59,17 @@ def model(tokenizer, make_model) -> GPT:
     return make_model(ModelConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=4, n_embd=16))
 
 
-@pytest.fixture
-def reciting(tokenizer) -> Callable[..., GPT]:
-    """reciting(ids, prompt): a model that continues `prompt` with `ids`, again and again.
-
-    Its position embeddings outweigh all else and point at the token that is to follow.
-    """
-
-    def make(ids: list[int], prompt: str = PROMPT) -> GPT:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = GPT(ModelConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=4, n_embd=64))
-            torch.nn.init.normal_(model.token_embedding.weight)
-        start = len(tokenizer.encode(PARAGRAPH + prompt)) - 1
-        to_follow = [ids[(at - start) % len(ids)] for at in range(96)]
-        with torch.no_grad():
-            model.position_embedding.weight.copy_(1000 * model.token_embedding.weight[to_follow])
-        return model.eval()
-
-    return make
+def reciting(tokenizer: BPETokenizer, ids: list[int]) -> GPT:
+    """A model that continues the paper's prompt with `ids`, again and again: its position
+    embeddings outweigh all else and point at the token that is to follow."""
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=4, n_embd=64)).eval()
+    torch.nn.init.normal_(model.token_embedding.weight)
+    start = len(tokenizer.encode(PARAGRAPH + PROMPT)) - 1
+    to_follow = [ids[(at - start) % len(ids)] for at in range(96)]
+    with torch.no_grad():
+        model.position_embedding.weight.copy_(1000 * model.token_embedding.weight[to_follow])
+    return model
 
 
 def values(result: dict) -> dict[str, float]:
@@ -94,11 +85,9 @@ def test_measures_are_shares_and_their_differences_in_a_table_of_seeds():
     # Of all samples together: 3 of 4, where the mean over samples would be 1/2, and 1 of 4.
     counts = {"a": {"x": np.array([[0, 1], [3, 3]])}, "b": {"x": np.array([[0, 3], [1, 1]])}}
     measures = measure_all(counts, [("b", "a")], "texts")
-    assert {name: (interval["value"], interval["of"]) for name, interval in measures.items()} == {
-        "x: a": (3 / 4, "2 texts"),
-        "x: b": (1 / 4, "2 texts"),
-        "x: b minus a": (-1 / 2, "2 texts"),
-    }
+    found = {name: interval["value"] for name, interval in measures.items()}
+    assert found == {"x: a": 3 / 4, "x: b": 1 / 4, "x: b minus a": -1 / 2}
+    assert {interval["of"] for interval in measures.values()} == {"2 texts"}
     seeds = [{"measures": measures}, {"measures": measures}]
     table = study_table(seeds)
     assert table.index.tolist() == list(measures)
@@ -116,6 +105,7 @@ def test_a_difference_keeps_pairs_together():
 
 
 HEADED = " \n = Title = \n \n a b c\n \n = = Part = = \n \n d e f\n g h\n"
+RNG = np.random.default_rng(0)
 TWO, FIVE, EIGHT = (np.array([[n, 10], [n, 10]]) for n in (2, 5, 8))
 
 
@@ -127,20 +117,19 @@ def test_pairs_passages_and_positions_worked_out_by_hand():
     for more, words in ((" of x", "student of x"), ("ures of", "studentures of"), ("", "student")):
         assert studies.continued_words(PROMPT, PROMPT + more) == words.split()
     # A passage starts with a paragraph and runs on.
-    rng = np.random.default_rng(0)
-    assert sorted(map("".join, studies.passages(HEADED, [2, 2, 2], rng))) == ["ab", "de", "gh"]
-    drawn = {tuple(map("".join, studies.passages(HEADED, [2, 5], rng))) for _ in range(50)}
+    assert sorted(map("".join, studies.passages(HEADED, [2, 2, 2], RNG))) == ["ab", "de", "gh"]
+    drawn = {tuple(map("".join, studies.passages(HEADED, [2, 5], RNG))) for _ in range(50)}
     assert drawn == {("ab", "defgh"), ("de", "abc==")}  # "g h" ends before 5 words
     assert studies.position(FIVE, TWO, EIGHT)["value"] == pytest.approx(0.5)
     assert studies.position(EIGHT, TWO, FIVE)["value"] == pytest.approx(2.0)
 
 
-def test_a_model_that_copies_real_text_is_as_coherent(tokenizer, reciting):
+def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
     real = " was seen in the old town and was never forgotten"
     text = "".join(" \n " + " ".join(f"{letter}{i}" for letter in "abcdefghijkl") for i in range(9))
     dataset = Text(tokenizer, f"{text}\n{PROMPT}{real}", text)
     size = StudySize(5, len(tokenizer.encode(real)), 0)
-    result = coherence(reciting(tokenizer.encode(real + " by")), dataset, size)
+    result = coherence(reciting(tokenizer, tokenizer.encode(real + " by")), dataset, size)
     measured = values(result)
     assert set(result["rows"]["generated"]) == {"student" + real}
     filtered = "student was seen in the old town and never forgotten"
@@ -214,10 +203,10 @@ def test_entropies_equal_a_plain_loop(model, make_ids, options):
         assert total > 0.1
 
 
-def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, reciting):
+def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer):
     head, tail = tokenizer.encode(" saw the cat . It ran"), tokenizer.encode("\n \n The end")
     text, size = Text(tokenizer, "student saw the cat end"), StudySize(8, len(head + tail), 0)
-    result = sampling(reciting(head + tail), text, size)
+    result = sampling(reciting(tokenizer, head + tail), text, size)
     measured = values(result)
     for setting in SETTINGS:
         assert set(result["rows"][setting]) == {" saw the cat . It ran\n \n The end"}
@@ -228,10 +217,10 @@ def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, reciting):
     assert result["measures"]["distinct-2: top-k 10"]["of"] == "8 continuations"
 
 
-def test_a_paragraph_ends_with_the_text_or_has_all_tokens(tokenizer, reciting):
+def test_a_paragraph_ends_with_the_text_or_has_all_tokens(tokenizer):
     head, text = tokenizer.encode(" saw the cat"), Text(tokenizer, "a b")
-    ends = reciting([*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
-    for model, expected in ((ends, len(head)), (reciting(head), len(head) + 3)):
+    ends = reciting(tokenizer, [*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
+    for model, expected in ((ends, len(head)), (reciting(tokenizer, head), len(head) + 3)):
         result = sampling(model, text, StudySize(2, len(head) + 3, 0))
         assert values(result)["paragraph: temperature 0.7"] == expected
         assert (set(result["rows"]["temperature 0.7"]) == {" saw the cat"}) is (model is ends)
@@ -328,11 +317,8 @@ def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset
             later = [maps[:, :, q, key] * (q + 1) for q in range(key + 1, len(ids))]
             received.append(torch.stack(later).mean((0, 2)))  # of each layer
     sat, noun = torch.stack(received).view(24, 2, 2).mean(0).numpy()
-    for name, by_layer in (
-        ("to sat", sat),
-        ("to the noun", noun),
-        ("to sat minus to the noun", sat - noun),
-    ):
+    received = {"to sat": sat, "to the noun": noun, "to sat minus to the noun": sat - noun}
+    for name, by_layer in received.items():
         for layer in (0, 1):
             found = measured[f"{name}: layer {layer}"]
             assert found == pytest.approx(by_layer[layer], rel=1e-4, abs=1e-4)
@@ -348,7 +334,7 @@ def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset
         (ablation, (1, StudySize(2, 5, 0)), "heads 1 and 2, .* has 1 a layer"),
         (ablation, (2, StudySize(2, 5, 0)), "heads 1 and 2, .* has 2 a layer"),
         (attention, (4, StudySize(2, 5, 1)), "sentences needs at least two"),
-        (studies.passages, (HEADED, [2, 5, 5]), "has 2 paragraphs.* 5 words.* 3 are needed"),
+        (studies.passages, (HEADED, [2, 5, 5], RNG), "has 2 paragraphs.* 5 words.* 3 are needed"),
         (studies.position, (FIVE, EIGHT, TWO), "no scale"),
         (share, (np.array([[3, 4], [1, 0]]),), "too short"),
     ],
@@ -359,8 +345,6 @@ def test_what_cannot_be_studied_is_refused(
     if isinstance(arguments[-1], StudySize):
         heads, size = arguments
         arguments = make_model(replace(model.config, n_head=heads)), dataset, size
-    elif call is studies.passages:
-        arguments = *arguments, np.random.default_rng(0)
     with pytest.raises(LLMLiteError, match=message) as error:
         call(*arguments)
     one_sentence(error)
