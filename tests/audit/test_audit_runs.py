@@ -22,8 +22,6 @@ from llmlite.profiles import PROFILES
 from llmlite.run import read_steps
 from llmlite.windows import windows_of
 
-# -- the runs -------------------------------------------------------------------------------------
-
 
 def fields(run) -> dict:
     """Every field of a run's configurations: "data.stride" → value."""
@@ -134,9 +132,6 @@ def test_a_command_is_one_that_the_command_line_takes(whole):
     parsed = parse(command, COMMANDS[command], words)
     assert parsed.only == ("no-mask-deep",)
     assert parsed.source.startswith("path/to/own-text-in-"), "nothing of this machine"
-
-
-# -- records --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

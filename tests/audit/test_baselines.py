@@ -30,8 +30,6 @@ def distribution(model: KneserNey, context) -> np.ndarray:
     return np.exp([model.log_probabilities(text)[-1] for text in texts])
 
 
-# -- Kneser-Ney by hand ---------------------------------------------------------------------------
-
 # Of 4 tokens the last never occurs. Bigrams: 01 twice, 10 twice, 02 once.
 STREAM = np.array([0, 1, 0, 1, 0, 2])
 
@@ -83,9 +81,6 @@ def test_a_text_that_is_too_short_is_refused(one_sentence):
     with pytest.raises(LLMLiteError, match="needs 3 tokens or more, not 2") as error:
         KneserNey(np.array([0, 1]), 4, 3)
     one_sentence(error)
-
-
-# -- Kneser-Ney against others --------------------------------------------------------------------
 
 
 def plain_model(ids: list[int], vocab_size: int, order: int) -> Callable[[int, tuple], float]:
@@ -185,8 +180,6 @@ def test_the_vocabulary_of_wikitext_is_that_of_the_literature(wikitext_corpus):
     assert (len(train), len(ids), size) == (2_088_628, 245_569, 33_278)
     assert set(test.split()) <= set(text.split())  # no word becomes <unk>
 
-
-# -- measured and published -----------------------------------------------------------------------
 
 TRAIN = " the cat sat on the mat\n the <unk> sat on the cat\n"
 

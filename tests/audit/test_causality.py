@@ -11,12 +11,11 @@ from llmlite.config import ModelConfig
 from llmlite.files import LLMLiteError
 from llmlite.model import GPT, Attention
 
-TWO_TOKENS = ModelConfig(vocab_size=2, block_size=2, n_layer=1, n_head=1, n_embd=8)
 SHAPES = [
     ModelConfig(vocab_size=61, block_size=12, n_layer=2, n_head=4, n_embd=16),
-    ModelConfig(vocab_size=300, block_size=70, n_layer=1, n_head=2, n_embd=32),
+    ModelConfig(vocab_size=300, block_size=40, n_layer=1, n_head=2, n_embd=32),
     ModelConfig(vocab_size=7, block_size=33, n_layer=4, n_head=1, n_embd=12),
-    TWO_TOKENS,
+    ModelConfig(vocab_size=2, block_size=2, n_layer=1, n_head=1, n_embd=8),
 ]
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
 
@@ -59,7 +58,8 @@ def causal_mask(hidden: float = float("-inf")) -> torch.Tensor:
     ],
 )
 def test_it_fires_without_the_causal_mask_alone(config, device, dtype, make):
-    for seed in (0, 1):
+    # Of two tokens the later one must change: another one drawn at random would often be the same.
+    for seed in range(4):
         assert not causal_leak(make(config, seed).to(device, dtype), seed=seed)
         without = make(replace(config, causal=False), seed)
         assert causal_leak(without.to(device, dtype), seed=seed)
@@ -79,12 +79,6 @@ def test_it_fires_for_a_leak_at_one_position_of_one_layer(
         mask[hole] = 0.0
         put_mask(model, layer, mask)
         assert causal_leak(model)
-
-
-def test_two_kinds_of_token_are_enough(make_model):
-    # The only later token must change: another one drawn at random would be the same half the time.
-    for seed in range(8):
-        assert causal_leak(make_model(replace(TWO_TOKENS, causal=False)), seed=seed)
 
 
 @pytest.mark.parametrize(("hidden", "leaks"), [(-1e9, False), (-20.0, False), (-7.0, True)])

@@ -155,9 +155,6 @@ def judge(number: int, **changes):
     return scorecard.row(number, replace(EVIDENCE, **changes))
 
 
-# -- verdicts -------------------------------------------------------------------------------------
-
-
 def without_mask(*perplexities: float) -> dict:
     """Records of the runs that claim 2 looks at, and of others that it must not look at."""
     others = ("mask", "no-mask-window-16", "no-mask-batch", "padding", "scaled-norm")
@@ -207,7 +204,8 @@ VERDICTS = [
     (2, without_mask(1.171, 1.24, 1.12), FLAWED),
     (2, without_mask(1.171, 1.25, 1.12), NOT),  # 5% above 1.1858 is 1.2451
     # The interval holds the paper's test loss, or 0.8 to 1.25 of it comes out without the mask.
-    (3, {"tests": [0.15, 0.153, 0.156]} | leak("no-mask-deep", test_loss=9.0), REPRODUCED),
+    (3, {"tests": [0.15, 0.154, 0.159]} | leak("no-mask-deep", test_loss=9.0), REPRODUCED),
+    (3, {"tests": [0.147, 0.152, 0.156]} | leak("no-mask-deep", test_loss=9.0), REPRODUCED),
     (3, {"tests": [0.16, 0.161, 0.162]} | leak("no-mask-deep", test_loss=9.0), NOT),
     (3, {"tests": [0.144, 0.145, 0.146]} | leak("no-mask-deep", test_loss=9.0), NOT),
     (3, HONEST | leak("no-mask-deep", test_loss=0.190), FLAWED),
@@ -335,8 +333,6 @@ def test_a_claim_shows_what_it_was_judged_by(claim, changes, ours):
     assert ours in judge(claim, **changes).ours
 
 
-# -- trends: grids whose effects were put in, against scipy ---------------------------------------
-
 FACTORS = trends.FACTORS
 
 
@@ -423,9 +419,6 @@ def test_trend_effects_are_those_that_the_claims_are_about():
     assert pairs == [f"{n} pairs" for n in (3, 24, 24, 12, 12, 12, 6, 6)]
 
 
-# -- the scorecard --------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
     return scorecard.scorecard(EVIDENCE).reset_index().to_dict("records")
@@ -482,8 +475,6 @@ def test_the_scorecards_pages_have_a_line_a_claim_and_no_broken_cell(rows):
         assert table[2:] == [[row[name] for name in columns.split()] for row in expected]
         assert len(table[0]) == len(columns.split())
 
-
-# -- the end of it --------------------------------------------------------------------------------
 
 ENDS = {
     "mask": leak_record(1.171),

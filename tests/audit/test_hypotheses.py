@@ -7,7 +7,7 @@ import pytest
 
 from llmlite import paper
 from llmlite.audit import hypotheses as facts
-from llmlite.audit.hypotheses import FAILS, FITS, HYPOTHESES, SILENT, scheduler_warns
+from llmlite.audit.hypotheses import FAILS, FITS, HYPOTHESES, SILENT
 
 NAMES = [hypothesis.name for hypothesis in HYPOTHESES]
 NONE, NO_MASK, PADDING, UNSHIFTED, SPLIT, DIVIDED, NORM, STRIDE, WARMUP, BATCHES, ALL = NAMES
@@ -52,9 +52,6 @@ def fits(scaled=SCALED, steps=STEPS, **changes) -> tuple[pd.DataFrame, pd.DataFr
     return facts.fits(dict.fromkeys(RUNS, record(**changes)) | {"scaled-norm": scaled}, steps)
 
 
-# -- arithmetic on the paper's own numbers --------------------------------------------------------
-
-
 def test_a_warmup_of_a_tenth_gives_the_papers_rates_to_its_six_digits():
     ours = facts.rates_at_epoch_ends(0.1)
     assert list(ours) == list(range(1, 11))
@@ -83,15 +80,6 @@ def test_steps_by_layout_worked_out_by_hand():
     lines = 2_041_474.4 * 0.01 / 512
     expected = {"stride 1": stride_1, "side by side": stride_1 / 32, "lines": lines}
     assert steps == pytest.approx(expected)
-
-
-def test_the_scheduler_warns_where_it_goes_before_the_optimiser():
-    assert not scheduler_warns()
-    assert scheduler_warns(overflow=True)
-    assert scheduler_warns(every_batch=True)
-
-
-# -- what the runs did ----------------------------------------------------------------------------
 
 
 def test_a_run_in_the_tables_worked_out_by_hand():
@@ -137,8 +125,6 @@ def test_each_hypothesis_has_its_prediction_and_its_run_a_name():
     assert (names["padding"], names["unshifted"]) == (PADDING, UNSHIFTED)
     assert (names["mask"], names["no-mask"]) == ("all is right", NO_MASK)
 
-
-# -- which hypothesis fits which fact -------------------------------------------------------------
 
 END, FALL, STEPS_OF, RATIO, SIZE, WARNING, RATES, TEXT = facts.FACTS
 # What is shown of the usual records, and of which they do not fit; what is not here says nothing.
