@@ -1,10 +1,13 @@
-"""The tokenizer against HF tokenizers, tiktoken and examples worked out by hand."""
+"""The tokenizer against HF tokenizers, tiktoken, examples worked out by hand, and the textbook,
+which is written out here the slow way."""
 
 import json
 import os
+import random
 import subprocess
 import sys
-from itertools import product
+from collections import Counter
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,8 @@ from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETo
 from llmlite.tokenizer import bpe as bpe_module
 from llmlite.tokenizer import words as words_module
 from llmlite.tokenizer.bpe import imported
-from llmlite.tokenizer.learn import BYTE_CHARACTERS
+from llmlite.tokenizer.learn import BYTE_CHARACTERS, Pair, learn_merges
+from llmlite.tokenizer.words import Words, gpt2_pattern
 
 # Pairs that occur equally often, at every step, are what this text consists of.
 TIES = "".join(f" {a}{b}{c}" for a in "abcde" for b in "cdeab" for c in "éeda") + " aaaa aaaaaaa"
@@ -65,6 +69,41 @@ def train_hf(text: str, vocab_size: int):
     return tokenizer, [(vocabulary[left], vocabulary[right]) for left, right in merges]
 
 
+def merged(ids: list[int], pair: Pair, token: int) -> list[int]:
+    """`ids` with all places of `pair` made `token`, from the left."""
+    out, i = [], 0
+    while i < len(ids):
+        here = tuple(ids[i : i + 2]) == pair
+        out.append(token if here else ids[i])
+        i += 2 if here else 1
+    return out
+
+
+def textbook_learning(words: Counter[str]) -> list[Pair]:
+    """Sennrich et al., 2016: count all pairs, merge the most frequent one, begin again."""
+    split, merges = [(ids_of(word), count) for word, count in words.items()], []
+    while pairs := Counter(pair for ids, n in split for pair in [*pairwise(ids)] * n):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        split = [(merged(ids, best, 256 + len(merges)), n) for ids, n in split]
+        merges.append(best)
+    return merges
+
+
+def textbook_merging(ids: list[int], merges: list[Pair]) -> list[int]:
+    """The earliest learnt pair of all is merged in all its places, then the next."""
+    for rank, pair in enumerate(merges):
+        ids = merged(ids, pair, 256 + rank)
+    return ids
+
+
+def ids_of(word: str) -> list[int]:
+    return [BYTE_ORDER.index(byte) for byte in word.encode()]
+
+
+def words_of(text: str) -> list[str]:
+    return regex.findall(GPT2_SPLIT_PATTERN, text)
+
+
 @pytest.fixture(scope="module")
 def trained() -> BPETokenizer:
     return BPETokenizer.train(PROSE + TIES, 400)
@@ -73,27 +112,64 @@ def trained() -> BPETokenizer:
 # -- training -------------------------------------------------------------------------------------
 
 
-def test_training_on_an_example_worked_out_by_hand():
-    # Words: "ab" twice, " ab" once, "abc" once, "bc" once. Pairs: a+b 4, b+c 2, " "+a 1.
-    # After ab: ab+c 1, b+c 1, " "+ab 1. The byte order has a = 64, b = 65, c = 66 and puts the
-    # space, which does not print, last but 35: ties fall to the smaller left id, then the right.
-    tokenizer = BPETokenizer.train("ab1ab1 ab1abc1bc", 260)  # digits are words of their own
-    a, b, c, space = (BYTE_ORDER.index(ord(letter)) for letter in "abc ")
-    assert (a, b, c, space) == (64, 65, 66, 220)
-    assert tokenizer.merges == [(a, b), (b, c), (space, 256)]
+A, B, C, SPACE = ids_of("abc ")
+
+
+@pytest.mark.parametrize(
+    ("text", "merges"),
+    [
+        # Words: "ab" twice, " ab" once, "abc" once, "bc" once. Pairs: a+b 4, b+c 2, " "+a 1.
+        # After ab: ab+c 1, b+c 1, " "+ab 1. Ties fall to the smaller left id: b+c.
+        ("ab1ab1 ab1abc1bc", [(A, B), (B, C), (SPACE, 256), (256, C)]),
+        # ab 4, bc 3, ca 1. After ab: ab+c 2, b+c and c+a 1. After abc: b before c. Then bc+a 1.
+        ("ab1ab1abc1abc1bca", [(A, B), (256, C), (B, C), (258, A)]),
+        # a+a 4 times; aa aa a: (aa, aa) and (aa, a) once each, a < aa; aa aaa
+        ("aaaaa", [(A, A), (256, A), (256, 257)]),
+        # ties fall to the smaller left, then to the smaller right id
+        ("cb1ca1bc", [(B, C), (C, A), (C, B)]),
+    ],
+)
+def test_learning_and_encoding_on_examples_worked_out_by_hand(text, merges):
+    # digits are words of their own
+    tokenizer = BPETokenizer.train(text, 257 + len(merges))
+    assert tokenizer.merges == textbook_learning(Counter(words_of(text))) == merges
+
+
+def test_the_tokens_of_an_example_worked_out_by_hand():
+    # The byte order puts the space, which does not print, last but 35.
+    assert (A, B, C, SPACE) == (64, 65, 66, 220)
+    tokenizer = BPETokenizer.train("ab1ab1 ab1abc1bc", 260)
     assert tokenizer.token_bytes[256:] == [b"ab", b"bc", b" ab", END_OF_TEXT.encode()]
     assert (tokenizer.eot_id, tokenizer.vocab_size) == (259, 260)
-    assert tokenizer.encode("abc ab") == [256, c, 258]  # a+b was learnt before b+c
+    assert tokenizer.encode("abc ab") == [256, C, 258]  # a+b was learnt before b+c
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.text(alphabet="aab bcé\n1", min_size=1, max_size=200) | st.sampled_from([TIES, PROSE]))
-def test_merges_of_any_text_equal_those_of_hf_tokenizers_to_the_last(text):
-    _, theirs = train_hf(text, 100_000)
-    vocab_size = 257 + len(theirs)
-    assert BPETokenizer.train(text, vocab_size).merges == theirs
-    with pytest.raises(TokenizerError, match=f"a vocabulary of {vocab_size};"):
-        BPETokenizer.train(text, vocab_size + 1)
+runs = st.builds(str.__mul__, st.sampled_from(["a", "b", "ab", "aab", " ", "1"]), st.integers(1, 9))
+texts = st.lists(runs, max_size=20).map("".join) | st.text(alphabet="abc é\n's1", max_size=200)
+
+
+@settings(deadline=None, max_examples=150)
+@given(texts, st.integers(0, 12))
+def test_merges_are_those_of_the_textbook_and_of_hf_tokenizers_to_the_last(text, n):
+    words = Counter(words_of(text))
+    merges = textbook_learning(words)
+    assert merges == train_hf(text, 100_000)[1]
+    if merges:
+        assert BPETokenizer.train(text, 257 + len(merges)).merges == merges
+        some = merges[:n]
+        assert BPETokenizer.train(text, 257 + len(some)).merges == some
+        with pytest.raises(TokenizerError, match=f"a vocabulary of {257 + len(merges)};"):
+            BPETokenizer.train(text, 258 + len(merges))
+
+
+def test_counts_of_more_than_32_bits_are_told_apart_and_the_bar_reaches_its_end():
+    # a+b and a+a 3 × 2⁴⁰, b+c one more; after those a+bc 2⁴¹, then a+b and aa+aa 2⁴⁰
+    words = Words.of(b"abbcabcaaaa", np.array([2, 2, 3, 4]))
+    counts, steps = np.array([2**40, 2**40 + 1, 2**41, 2**40]), []
+    merges = learn_merges(words, counts, 10, steps.append)
+    assert merges == [(B, C), (A, A), (A, 256), (A, B), (257, 257)]
+    assert sum(steps) == 5
+    assert all(steps)
 
 
 def test_what_is_learnt_depends_on_the_text_and_the_size_of_the_vocabulary_alone(trained):
@@ -160,36 +236,44 @@ def test_on_wikitext_merges_and_ids_are_those_of_hf_tokenizers_and_tiktoken(
     check_ids(ours, [*random_texts(1_000, 4096), *(path.read_text("utf-8") for path in raw)])
 
 
-@settings(deadline=None, max_examples=150)
-@given(text=st.text() | st.text(alphabet="ab é\n'ts1 ", max_size=60))
-def test_any_text_survives_encoding_and_decoding_and_words_bound_its_merges(trained, text):
-    ids = trained.encode(text)
-    assert trained.decode(ids) == text
-    assert all(0 <= i < trained.eot_id for i in ids)
-    words = regex.findall(GPT2_SPLIT_PATTERN, text)
-    assert ids == [i for word in words for i in trained.encode(word)]
+@st.composite
+def any_merges(draw) -> list[Pair]:
+    """Merges that need not come from any text: of two tokens that are there, each pair once."""
+    tokens, merges = ids_of("ab '\n"), []
+    for _ in range(draw(st.integers(0, 20))):
+        pair = draw(st.tuples(st.sampled_from(tokens), st.sampled_from(tokens)))
+        if pair not in merges:
+            tokens.append(256 + len(merges))
+            merges.append(pair)
+    return merges
 
 
-@settings(deadline=None, max_examples=80)
-@given(
-    texts=st.lists(st.text(alphabet="ab '\ns1é日", max_size=30), max_size=5),
-    batch=st.integers(1, 9),
-)
-def test_texts_encoded_together_have_the_ids_of_each(trained, texts, batch):
+@settings(deadline=None, max_examples=250)
+@given(any_merges(), st.lists(texts | st.text(), max_size=5), st.sampled_from([1, 3, 9, 10**6]))
+def test_each_word_is_merged_as_in_the_textbook_alone_and_with_others(merges, texts, batch):
+    tokenizer = BPETokenizer(merges)
+    expected = [
+        [i for word in gpt2_pattern().findall(text) for i in textbook_merging(ids_of(word), merges)]
+        for text in texts
+    ]
+    assert [tokenizer.encode(text) for text in texts] == expected
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(words_module, "BATCH", batch)
-        assert encode_together(trained, texts) == [trained.encode(text) for text in texts]
+        assert encode_together(tokenizer, texts) == expected
+    assert [tokenizer.decode(ids) for ids in expected] == texts
 
 
 @pytest.mark.parametrize("batch", [5, 1000, 1 << 20])
-def test_a_long_text_has_the_ids_of_its_words_one_by_one(trained, monkeypatch, batch):
-    texts = [*VARIED, PROSE, TIES, (PROSE + TIES) * 3, "x" * 500, "".join(random_texts(100, 3))]
-    monkeypatch.setattr(bpe_module, "SHORT", 10**9)
-    by_word = [trained.encode(text) for text in texts]
-    monkeypatch.setattr(bpe_module, "SHORT", 0)
-    monkeypatch.setattr(words_module, "BATCH", batch)
-    assert [trained.encode(text) for text in texts] == by_word
-    assert encode_together(trained, texts) == by_word
+def test_long_texts_and_words_have_the_ids_of_words_one_by_one(trained, monkeypatch, batch):
+    words = ["".join(random.Random(n).choices("aab", k=n)) for n in range(1, 201)]
+    texts = [*VARIED, (PROSE + TIES) * 3, "x" * 500, "".join(random_texts(100, 3)), "1".join(words)]
+    for tokenizer in (trained, BPETokenizer.train(words, 600)):
+        monkeypatch.setattr(bpe_module, "SHORT", 10**9)
+        by_word = [tokenizer.encode(text) for text in texts]
+        monkeypatch.setattr(bpe_module, "SHORT", 0)
+        monkeypatch.setattr(words_module, "BATCH", batch)
+        assert [tokenizer.encode(text) for text in texts] == by_word
+        assert encode_together(tokenizer, texts) == by_word
 
 
 def test_arrays_hold_ids_in_the_smallest_type(trained):
