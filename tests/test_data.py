@@ -19,15 +19,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_train import MODEL, random_ids, trainer
 
 from llmlite import data, sources
-from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.config import DataConfig
 from llmlite.data import SPLITS, Counts, Dataset, encode_parts
 from llmlite.files import DataError, TokenizerError
-from llmlite.run import Run
 from llmlite.sources import LEAST_BYTES, open_source, paper_split, sample_folder, split_articles
 from llmlite.tokenizer import BPETokenizer
-from llmlite.train import Compute, Trainer
 
 
 def opened(source="auto", **changes):
@@ -228,6 +227,7 @@ def test_a_folder_is_its_text_files_in_order(tmp_path, capsys):
 
 
 LINE = "x" * 99 + "\n"
+PARAGRAPHS = "\n".join([LINE * 311, LINE * 18, LINE * 20, LINE * 50 + "x" * 96 + "\n"])
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,7 @@ LINE = "x" * 99 + "\n"
     [
         # Paragraphs end 899 before the first cut, 902 after it, and 1,097 before the second, which
         # is out of reach; lines end at 34,903 + 100 k.
-        (
-            "\n".join([LINE * 311, LINE * 18, LINE * 20, LINE * 50 + "x" * 96 + "\n"]),
-            (31_101, 36_003),
-        ),
+        (PARAGRAPHS, (31_101, 36_003)),
         ("words " * 6_666 + "end", (31_998, 36_000)),
         ("x" * 39_999, (32_000, 36_000)),
     ],
@@ -342,7 +339,7 @@ def test_an_article_comes_in_parts_with_the_tokens_of_the_whole(text, batch):
 @pytest.mark.parametrize("end", [" .\n", "\r\n"])
 def test_an_article_without_end_is_held_in_parts_only(monkeypatch, end):
     monkeypatch.setattr(data, "BATCH", 500)
-    parts = encode_parts([" Word after word , line after line" + end] * 1000, BPETokenizer([]))
+    parts = encode_parts([" Word after word , line after line" + end] * 200, BPETokenizer([]))
     assert max(len(part) for _, part, _ in parts) < 700
 
 
@@ -445,22 +442,16 @@ def test_token_ids_alone_are_enough_and_neither_they_nor_a_stream_have_text(star
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(
-    ("name", "length", "rest"),
-    [
-        ("train.bin", -2, b""),
-        ("train.bin", 0, b""),
-        ("train.json", 20, b""),
-        ("train.json", 0, b"{}"),
-    ],
-)
-def test_damaged_tokens_are_named(start, stream, name, length, rest, one_sentence):
+def test_damaged_tokens_are_named(start, stream, one_sentence):
     start(stream=stream).ids  # noqa: B018
-    (path,) = start().folder.glob(f"tokens-*/{name}")
-    path.write_bytes(path.read_bytes()[:length] + rest)
-    with pytest.raises(DataError, match="are damaged") as error:
-        start(stream=stream).ids  # noqa: B018
-    assert f"delete the folder {path.parent}" in one_sentence(error)
+    for name, part in (("bin", slice(-2)), ("bin", slice(0)), ("json", slice(20)), ("json", None)):
+        (path,) = start().folder.glob(f"tokens-*/train.{name}")
+        whole = path.read_bytes()
+        path.write_bytes(whole[part] if part else b"{}")
+        with pytest.raises(DataError, match="are damaged") as error:
+            start(stream=stream).ids  # noqa: B018
+        assert f"delete the folder {path.parent}" in one_sentence(error)
+        path.write_bytes(whole)
 
 
 def test_after_a_kill_complete_splits_are_kept_and_the_rest_is_made_anew(start, write_folder):
@@ -522,17 +513,13 @@ MARGIN = 50 << 20
 
 def train_in_bounds(path: Path) -> None:
     torch.set_num_threads(1)
-    few, folder = torch.randint(256, (16 * 64 * 5 + 1,)), path.with_suffix("")
-    config = DataConfig(vocab_size=256, block_size=64)
-    model = ModelConfig(vocab_size=256, block_size=64, n_layer=1, n_head=1, n_embd=16, dropout=0.0)
-    train = TrainConfig(epochs=1, batch_size=16, amp="off", fast=False, epoch_windows=40 * 16)
+    few, model = random_ids(), replace(MODEL, block_size=64)
 
     def fit(ids):
-        dataset = Dataset.of_ids({"train": ids, "valid": few, "test": few}, config)
-        run = Run("far", config, model, train)
-        Trainer(run, dataset, folder / str(len(ids)), Compute(progress=False)).fit()
+        folder = path.with_suffix("") / str(len(ids))
+        trainer(folder, model=model, ids=few | {"train": ids}, epochs=1, epoch_windows=640).fit()
 
-    fit(few)  # what training needs besides tokens is allocated now
+    fit(few["train"])  # what training needs besides tokens is allocated now
     status = Path("/proc/self/status").read_text()
     bound = int(re.search(r"VmData:\s+(\d+) kB", status)[1]) * 1024 + MARGIN
     resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
@@ -547,7 +534,9 @@ def train_in_bounds(path: Path) -> None:
 def test_a_corpus_larger_than_the_memory_allowed_trains_from_disk_and_not_from_memory(tmp_path):
     """RLIMIT_DATA bounds what a process allocates; pages of a mapped file do not count."""
     path = tmp_path / "tokens.bin"
-    np.random.default_rng(1).integers(0, 256, MARGIN, np.uint16).tofile(path)  # twice the margin
+    np.random.default_rng(1).integers(0, MODEL.vocab_size, MARGIN, np.uint16).tofile(
+        path
+    )  # twice the margin
     process = multiprocessing.get_context("spawn").Process(target=train_in_bounds, args=(path,))
     process.start()
     process.join()

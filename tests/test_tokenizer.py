@@ -118,9 +118,6 @@ A, B, C, SPACE = ids_of("abc ")
 @pytest.mark.parametrize(
     ("text", "merges"),
     [
-        # Words: "ab" twice, " ab" once, "abc" once, "bc" once. Pairs: a+b 4, b+c 2, " "+a 1.
-        # After ab: ab+c 1, b+c 1, " "+ab 1. Ties fall to the smaller left id: b+c.
-        ("ab1ab1 ab1abc1bc", [(A, B), (B, C), (SPACE, 256), (256, C)]),
         # ab 4, bc 3, ca 1. After ab: ab+c 2, b+c and c+a 1. After abc: b before c. Then bc+a 1.
         ("ab1ab1abc1abc1bca", [(A, B), (256, C), (B, C), (258, A)]),
         # a+a 4 times; aa aa a: (aa, aa) and (aa, a) once each, a < aa; aa aaa
@@ -129,16 +126,19 @@ A, B, C, SPACE = ids_of("abc ")
         ("cb1ca1bc", [(B, C), (C, A), (C, B)]),
     ],
 )
-def test_learning_and_encoding_on_examples_worked_out_by_hand(text, merges):
-    # digits are words of their own
-    tokenizer = BPETokenizer.train(text, 257 + len(merges))
-    assert tokenizer.merges == textbook_learning(Counter(words_of(text))) == merges
+def test_learning_on_examples_worked_out_by_hand(text, merges):
+    """Digits are words of their own."""
+    assert BPETokenizer.train(text, 257 + len(merges)).merges == merges
+    assert textbook_learning(Counter(words_of(text))) == merges
 
 
-def test_the_tokens_of_an_example_worked_out_by_hand():
-    # The byte order puts the space, which does not print, last but 35.
+def test_tokens_and_ids_of_an_example_worked_out_by_hand():
+    # Words: "ab" twice, " ab" once, "abc" once, "bc" once. Pairs: a+b 4, b+c 2, " "+a 1.
+    # After ab: ab+c 1, b+c 1, " "+ab 1. The byte order has a = 64, b = 65, c = 66 and puts the
+    # space, which does not print, last but 35.
     assert (A, B, C, SPACE) == (64, 65, 66, 220)
     tokenizer = BPETokenizer.train("ab1ab1 ab1abc1bc", 260)
+    assert tokenizer.merges == [(A, B), (B, C), (SPACE, 256)]
     assert tokenizer.token_bytes[256:] == [b"ab", b"bc", b" ab", END_OF_TEXT.encode()]
     assert (tokenizer.eot_id, tokenizer.vocab_size) == (259, 260)
     assert tokenizer.encode("abc ab") == [256, C, 258]  # a+b was learnt before b+c
@@ -265,9 +265,13 @@ def test_each_word_is_merged_as_in_the_textbook_alone_and_with_others(merges, te
 
 @pytest.mark.parametrize("batch", [5, 1000, 1 << 20])
 def test_long_texts_and_words_have_the_ids_of_words_one_by_one(trained, monkeypatch, batch):
-    words = ["".join(random.Random(n).choices("aab", k=n)) for n in range(1, 201)]
-    texts = [*VARIED, (PROSE + TIES) * 3, "x" * 500, "".join(random_texts(100, 3)), "1".join(words)]
-    for tokenizer in (trained, BPETokenizer.train(words, 600)):
+    """Words that differ in one byte, or in how many NUL bytes they have, are different."""
+    lengths = (*range(1, 80), 126, 127, 128, 200)
+    words = ["a" * i + "b" + "a" * (n - i) for n in lengths for i in (0, n // 2, n)]
+    words += ["".join(random.Random(n).choices("aab", k=n)) for n in lengths]
+    words += [start + "\0" * n for n in range(1, 20) for start in ("", "!")]
+    texts = [*VARIED, (PROSE + TIES) * 3, "".join(random_texts(100, 3)), "1".join(words * 2)]
+    for tokenizer in (trained, BPETokenizer.train(words, 600), BPETokenizer([])):
         monkeypatch.setattr(bpe_module, "SHORT", 10**9)
         by_word = [tokenizer.encode(text) for text in texts]
         monkeypatch.setattr(bpe_module, "SHORT", 0)

@@ -1,7 +1,6 @@
-"""The cutter against the patterns it stands for, and finding equal words against a dict."""
+"""The cutter against the patterns it stands for."""
 
 import unicodedata
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -10,30 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlite.tokenizer import words as words_module
-from llmlite.tokenizer.words import GPT2_SPLIT_PATTERN, Words, batches, cut, distinct, gpt2_pattern
+from llmlite.tokenizer.words import GPT2_SPLIT_PATTERN, batches, cut, gpt2_pattern
 
 # Letters of the contractions, blanks of all sorts, signs of one to three bytes, a separator that
 # Python takes for white space and Unicode does not.
 ALPHABET = "ab '1sdmtlvre\n\t!é日\u0301\u00a0\x1c"
 
 
-def as_bytes(words: Words) -> list[bytes]:
-    return [
-        words.data[start : start + length].tobytes()
-        for start, length in zip(words.starts.tolist(), words.lengths.tolist(), strict=True)
-    ]
-
-
-def words_of(words: list[bytes]) -> Words:
-    return Words.of(b"".join(words), np.array([len(word) for word in words], np.int64))
-
-
 def cut_each(texts: list[str]) -> list[list[str]]:
     """The words of each text, by one call of `cut`."""
     words, counts = cut(texts)
-    found = iter([word.decode() for word in as_bytes(words)])
-    each = [[next(found) for _ in range(count)] for count in counts.tolist()]
-    assert next(found, None) is None
+    ends = (words.starts + words.lengths).tolist()
+    found = [words.data[a:b].tobytes().decode() for a, b in zip(words.starts, ends, strict=True)]
+    each = [[found.pop(0) for _ in range(count)] for count in counts.tolist()]
+    assert not found
     return each
 
 
@@ -115,7 +104,7 @@ def test_the_table_agrees_with_this_python_on_what_both_know():
     assert kinds_by_cutting([*expected]) == [*expected.values()]
 
 
-# -- pieces of long texts, and equal words --------------------------------------------------------
+# -- pieces of long texts -------------------------------------------------------------------------
 
 
 def test_batches_hold_about_as_many_characters_as_asked_for(monkeypatch):
@@ -127,19 +116,3 @@ def test_batches_hold_about_as_many_characters_as_asked_for(monkeypatch):
     assert list(batches(["a", "", "b"])) == [(["a", "", "b"], [0, 1, 2])]
     unsafe = "x" * 100 + "\t\ny"
     assert list(batches([unsafe])) == [([unsafe], [0])]
-
-
-def test_distinct_words_are_one_of_each_and_say_of_each_word_which():
-    """Words that differ in one byte, or in how many NUL bytes they have, are different."""
-    rng, texts = np.random.default_rng(0), []
-    for length in (*range(1, 71), 127, 128, 129, 1000):
-        base = bytes(length)
-        changed = [base[:i] + b"\x01" + base[i + 1 :] for i in (0, length // 2, length - 1)]
-        texts.append([base, *changed, base, *changed[::-1]])
-    for words in ([], *texts, [*chain(*texts, *texts)]):
-        words = [words[i] for i in rng.permutation(len(words))]
-        kept, number = distinct(words_of(words))
-        kept = as_bytes(kept)
-        assert set(kept) == set(words)
-        assert len(kept) == len(set(words))
-        assert [kept[i] for i in number.tolist()] == words
