@@ -37,9 +37,7 @@ def test_each_line_is_continued_as_complete_does_with_the_next_seed_until_an_int
     assert out == f"The cat{first}\nThe mat{second}\n"
     assert "no assistant and answers nothing (a tiny model)" in err
     assert talk(b"The \xff cat\n", 5).err.endswith(" not UTF-8; what came with it is left out.\n")
-    assert talk(b"The cat\n", -(2**64)).err.endswith(
-        "seed is -18446744073709551616; it must fit into 64 bits.\n"
-    )
+    assert "seed is -18446744073709551616" in talk(b"The cat\n", -(2**64)).err
     monkeypatch.setattr(chat, "stream", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # in a pipe it ends all
         talk(b"The cat\nThe mat\n", 5)

@@ -46,7 +46,6 @@ def text_model(tiny_config, make_model, tokenizer):
         ({"temperature": 0.5}, [1 / 22, 16 / 22, 1 / 22, 4 / 22]),  # the squares, over their sum
         ({"top_k": 1}, [0, 1, 0, 0]),
         ({"top_k": 2}, [0, 2 / 3, 0, 1 / 3]),
-        ({"top_k": 4}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
         ({"top_k": 99}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
         ({"top_p": 0.01}, [0, 1, 0, 0]),  # never fewer than one token
         ({"top_p": 0.49}, [0, 1, 0, 0]),
@@ -60,15 +59,6 @@ def test_the_distribution_worked_out_by_hand(options, expected):
     logits = torch.tensor([[0.125, 0.5, 0.125, 0.25]]).log()
     probabilities = next_token_probabilities(logits, **{"temperature": 1.0, **options})
     torch.testing.assert_close(probabilities, torch.tensor([expected], dtype=torch.float32))
-
-
-def test_top_p_keeps_the_fewest_tokens_that_hold_so_much():
-    logits = 2 * torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
-    kept = next_token_probabilities(logits, 1.0, top_p=0.8) > 0
-    for row, keep in zip(logits.softmax(-1), kept, strict=True):
-        held = row[keep]
-        assert held.sum() - held.min() < 0.8 <= held.sum()
-        assert held.min() > row[~keep].max()
 
 
 # -- the loop -------------------------------------------------------------------------------------
@@ -106,14 +96,6 @@ def test_both_paths_give_what_a_plain_loop_gives(tiny_model, make_ids, batch, pr
         assert torch.equal(new, expected)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_greedy_text_equals_that_of_transformers(tiny_model, gpt2, make_ids, batch):
-    ids = make_ids(batch, 3)
-    how = {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False, "pad_token_id": 0}
-    theirs = gpt2.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=None, **how)
-    assert torch.equal(generate(tiny_model, ids, 9, temperature=0), theirs)
-
-
 @pytest.mark.parametrize(
     ("fast", "expected"), [(True, [10, 1, 1, 12, 12]), (False, [10, 11, 12, 12, 12])]
 )
@@ -141,15 +123,14 @@ def test_the_likeliest_of_equals_is_the_first_on_both_paths(tiny_model, make_ids
 
 
 def test_the_seed_decides_and_a_seeded_call_draws_on_its_own(tiny_model, make_ids):
-    ids = make_ids(2, 4)
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
-        first, again, other = (generate(tiny_model, ids, 10, seed=seed) for seed in (1, 1, 2))
+        seeds = (1, 1, 2, 2**64 - 1, -(2**63))
+        first, again, *others = (generate(tiny_model, make_ids(2, 4), 9, seed=i) for i in seeds)
         assert torch.equal(before, torch.get_rng_state())
-        unseeded = generate(tiny_model, ids, 10)
-        assert not torch.equal(unseeded, generate(tiny_model, ids, 10))
+        others += [generate(tiny_model, make_ids(2, 4), 9) for _ in range(2)]
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert len({tuple(text.flatten().tolist()) for text in [first, *others]}) == 6
 
 
 @pytest.mark.parametrize("sample", [generate, stream])  # a stream refuses before its first token
@@ -178,13 +159,6 @@ def test_an_impossible_request_is_refused_by_name(
     with pytest.raises(LLMLiteError) as error:
         sample(tiny_model, **{"ids": make_ids(1, 1), "max_new_tokens": 2, **options})
     assert words in one_sentence(error)
-
-
-def test_the_largest_seeds_are_taken_and_no_new_token_is_none(tiny_model, make_ids):
-    for seed in (2**64 - 1, -(2**63)):
-        how = {"temperature": 0.01, "top_k": 1, "top_p": 1.0}
-        assert generate(tiny_model, make_ids(1, 3), 1, seed=seed, **how).shape == (1, 4)
-    assert torch.equal(generate(tiny_model, make_ids(1, 3), 0), make_ids(1, 3))
 
 
 # -- the key/value cache, against the whole model from scratch ------------------------------------
@@ -246,15 +220,6 @@ def test_a_recorded_step_gives_the_logits_of_all_later_ones(
         expected = from_scratch(tiny_model, ids[:, :end])
         torch.testing.assert_close(decoder(ids[:, :end]), expected, **CLOSE)
     assert len(decoder.graph.calls) > 30
-
-
-@needs_cuda
-def test_on_cuda_one_graph_serves_all_steps(tiny_model, make_ids, monkeypatch):
-    model, recorded, graph = tiny_model.cuda(), [], torch.cuda.CUDAGraph
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: recorded.append(graph()) or recorded[-1])
-    fast = generate(model, make_ids(2, 3), 9, temperature=0)
-    assert len(recorded) == 1
-    assert torch.equal(fast, generate(model, make_ids(2, 3), 9, temperature=0, fast=False))
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED, {"fast": False}])
@@ -357,24 +322,18 @@ def test_a_completion_ends_before_the_special_token(text_model, tokenizer, monke
     assert complete(text_model, tokenizer, "the", 4, n=3) == expected
 
 
-@pytest.mark.parametrize(
-    ("prompt", "n", "words"),
-    [("", 1, "The prompt is empty"), ("  \n", 1, "The prompt is empty"), ("a", 0, "1 or more")],
-)
-def test_nothing_to_continue_is_refused(text_model, tokenizer, one_sentence, prompt, n, words):
-    with pytest.raises(LLMLiteError) as error:
-        complete(text_model, tokenizer, prompt, n=n)
-    assert words in one_sentence(error)
+def test_nothing_to_continue_is_refused(text_model, tokenizer, one_sentence):
+    for prompt, n, words in (
+        ("", 1, "prompt is empty"),
+        (" \n", 1, "empty"),
+        ("a", 0, "1 or more"),
+    ):
+        with pytest.raises(LLMLiteError, match=words) as error:
+            complete(text_model, tokenizer, prompt, n=n)
+        one_sentence(error)
 
 
-@pytest.mark.parametrize(
-    ("text", "filtered"),
-    [
-        ("on on on Mul on Mul", "on Mul"),
-        ("the cat and the dog and a bird", "the cat and dog a bird"),
-        (" The \n the ", "The the"),  # words are compared as they are written
-        ("", ""),
-    ],
-)
-def test_the_papers_filter_keeps_each_word_where_it_occurs_first(text, filtered):
-    assert remove_repeated_tokens(text) == filtered
+def test_the_papers_filter_keeps_each_word_where_it_occurs_first():
+    assert remove_repeated_tokens("the cat and the dog and a bird") == "the cat and dog a bird"
+    assert remove_repeated_tokens(" The \n the ") == "The the"  # as they are written
+    assert remove_repeated_tokens("") == ""

@@ -17,13 +17,9 @@ from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 
 PROSE = """ = Beryllium = \n \n Beryllium was found in 1798 by Louis @-@ Nicolas Vauquelin , who
 didn't name it . It's a hard , grey metal ; its density is 1 @.@ 85 g / cm3 , they say .\n"""
-TEXTS = [
-    PROSE,
-    "",
-    "  two  blanks \n\n and\t\r\n",
-    " , . '",
-    "x² ½ ٣٤ Ⅷ naïve — “日本” 🙂 👩‍👧 e\u0301\x00\x85",
-]
+VARIED = "x² ½ ٣٤ Ⅷ naïve — “日本” 🙂 👩‍👧 e\u0301\x00\x85"
+TEXTS = [PROSE, VARIED, "", "  two  blanks \n\n and\t\r\n", " , . '"]
+SMALLER = BPETokenizer.train(PROSE, 299).to_tokenizers().to_str()
 
 
 @pytest.fixture(autouse=True)
@@ -126,83 +122,64 @@ def test_what_lora_has_learnt_comes_back_also_in_half_precision(exported, tmp_pa
     assert_same_logits(back, merged.float(), make_ids)
 
 
-def edited(file: str, **changes):
-    """A change of a JSON file in a folder."""
-
-    def change(folder: Path) -> None:
-        content = json.loads((folder / file).read_text("utf-8"))
-        (folder / file).write_text(json.dumps(content | changes), "utf-8")
-
-    return change
-
-
-def weights(gone: str = "", **more):
-    def change(folder: Path) -> None:
-        path = folder / "model.safetensors"
-        tensors = {name: weight for name, weight in load_file(path).items() if name != gone}
-        save_file(tensors | more, path, {"format": "pt"})
-
-    return change
-
-
-def written(file: str, content: str):
-    return lambda folder: (folder / file).write_text(content, "utf-8")
-
-
-def as_pickle(folder: Path) -> None:
-    """Which could run code."""
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-
-
-def other_tokenizer(folder: Path) -> None:
-    BPETokenizer.train(PROSE, 299).to_tokenizers().save(str(folder / "tokenizer.json"))
-
-
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("file", "changes", "said"),  # changes: of what is in the file by name, or all of it
     [
-        (edited("config.json", model_type="llama"), "only a GPT-2"),
-        (edited("config.json", activation_function="relu"), "other logits"),
-        (edited("config.json", scale_attn_by_inverse_layer_idx=True), "other logits"),
-        (edited("config.json", n_layer=3), "its weights are not"),
-        (edited("config.json", n_layer=1), "its weights are not"),
-        (edited("config.json", n_head=3), "cannot be imported"),
-        (weights(gone="transformer.ln_f.bias"), "its weights are not"),
-        (weights(score=torch.ones(2)), "its weights are not"),
-        (as_pickle, "cannot be imported"),
-        (written("model.safetensors", "?"), "cannot be imported"),
-        (written("adapter_config.json", "{}"), "merge_and_unload"),
-        (written("config.json", "?"), "cannot be imported"),
-        (written("tokenizer.json", "?"), "cannot be imported"),
-        (edited("tokenizer.json", normalizer={"type": "NFC"}), "other ids"),
-        (edited("tokenizer.json", added_tokens=[]), "other ids"),
-        (other_tokenizer, "its vocabulary is 300, its tokenizer's 299"),
+        ("config.json", {"model_type": "llama"}, "only a GPT-2"),
+        ("config.json", {"activation_function": "relu"}, "other logits"),
+        ("config.json", {"scale_attn_by_inverse_layer_idx": True}, "other logits"),
+        ("config.json", {"n_layer": 3}, "its weights are not"),
+        ("config.json", {"n_layer": 1}, "its weights are not"),
+        ("config.json", {"n_head": 3}, "cannot be imported"),
+        ("config.json", "?", "cannot be imported"),
+        ("model.safetensors", {"transformer.ln_f.bias": None}, "its weights are not"),
+        ("model.safetensors", {"score": torch.ones(2)}, "its weights are not"),
+        ("model.safetensors", "?", "cannot be imported"),
+        ("adapter_config.json", "{}", "merge_and_unload"),
+        ("tokenizer.json", "?", "cannot be imported"),
+        ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "other ids"),
+        ("tokenizer.json", {"added_tokens": []}, "other ids"),
+        ("tokenizer.json", SMALLER, "its vocabulary is 300, its tokenizer's 299"),
     ],
 )
 def test_what_would_be_another_model_here_is_refused(
-    exported, tmp_path, change, said, one_sentence
+    exported, tmp_path, file, changes, said, one_sentence
 ):
-    change(exported)
+    path = exported / file
+    if isinstance(changes, str):
+        path.write_text(changes, "utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+    else:
+        tensors = {n: w for n, w in (load_file(path) | changes).items() if w is not None}
+        save_file(tensors, path, {"format": "pt"})
     with pytest.raises(LLMLiteError, match=said) as error:
         import_folder(exported, tmp_path / "back")
     assert str(exported) in one_sentence(error)
     assert not (tmp_path / "back").exists()
 
 
+def test_a_pickle_is_not_read_since_it_could_run_code(exported, tmp_path):
+    weights = exported / "model.safetensors"
+    torch.save(load_file(weights), exported / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(LLMLiteError, match="cannot be imported"):
+        import_folder(exported, tmp_path / "back")
+
+
 def test_a_model_without_a_mask_and_a_folder_with_files_are_refused(
     make_model, model, tokenizer, exported, tmp_path, one_sentence
 ):
     unmasked = make_model(replace(model.config, causal=False))
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / ".git").touch()  # is no file that would be lost
-    with pytest.raises(LLMLiteError, match="causal mask") as error:
-        export_folder(unmasked, tokenizer, tmp_path / "new", "a test")
-    one_sentence(error)
-    for write in (export_folder, import_folder):
-        source = (model, tokenizer, exported, "") if write is export_folder else [exported] * 2
-        with pytest.raises(LLMLiteError, match="new or empty folder") as error:
-            write(*source)
+    (tmp_path / ".git").touch()  # is no file that would be lost
+    (tmp_path / "exported").rename(tmp_path / ".exported")
+    for write, given, words in [
+        (export_folder, (unmasked, tokenizer, tmp_path, ""), "causal mask"),
+        (export_folder, (model, tokenizer, tmp_path / ".exported", ""), "new or empty folder"),
+        (import_folder, (tmp_path / ".exported", tmp_path / ".exported"), "new or empty folder"),
+    ]:
+        with pytest.raises(LLMLiteError, match=words) as error:
+            write(*given)
         one_sentence(error)
 
 

@@ -3,7 +3,7 @@
 import math
 import warnings
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,37 +17,12 @@ from llmlite.audit.causality import causal_leak
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Counts, Dataset
 from llmlite.files import LLMLiteError
-from llmlite.metrics import (
-    ImplausibleLossWarning,
-    Score,
-    bleu_matrix,
-    context_in_words,
-    distinct_n,
-    evaluate,
-    leak_floor,
-    loss_by_position,
-    off_diagonal,
-    perplexity,
-    repetition_rate,
-    text_statistics,
-    token_losses,
-    total_loss,
-    warn_if_implausible,
-    window_losses,
-    windows_over,
-)
+from llmlite.metrics import Score, leak_floor, loss_by_position, token_losses, total_loss
 from llmlite.run import Run, read_record
 from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 
-CLOSE = {"atol": 1e-4, "rtol": 0}
-
-
-@pytest.mark.parametrize(
-    ("loss", "expected"), [(0.0, 1.0), (math.log(50), 50.0), (0.157, 1.17), (1000.0, math.inf)]
-)
-def test_perplexity_is_the_exponential_of_the_loss(loss, expected):
-    assert perplexity(loss) == pytest.approx(expected, rel=1e-4)
+HALF_MASKED = torch.tensor([[1, 0.5, 0, 1], [0, 1, 1, 0.25]])
 
 
 def test_a_score_worked_out_by_hand():
@@ -57,32 +32,29 @@ def test_a_score_worked_out_by_hand():
     assert score.perplexity == pytest.approx(8)
     assert score.word_perplexity == pytest.approx(64)
     assert score.bits_per_byte == pytest.approx(2)
-
-
-def test_wikitexts_test_split_has_the_words_that_the_literature_divides_by(wikitext_corpus):
-    assert Counts.of(wikitext_corpus.text("test"), articles=60).words_and_line_ends == 245_569
+    assert metrics.perplexity(708.0) < metrics.perplexity(1000.0) == math.inf
 
 
 # -- loss of a model ------------------------------------------------------------------------------
 
 
-def plain_losses(model, ids, stride=None, head_mask=None) -> torch.Tensor:
-    """Of ids[1:], window after window, each by itself."""
-    size, losses, tokens = model.config.block_size, [], len(ids) - 1
+def plain_losses(logits_of, ids, stride=None) -> torch.Tensor:
+    """Of ids[1:], window of 12 after window, each by itself."""
+    losses, tokens = [], len(ids) - 1
     while (done := len(losses)) < tokens:
         if stride is None:
-            start, end = done, min(done + size, tokens)
+            start, end = done, min(done + 12, tokens)
         else:
-            end = min(done + stride if done else size, tokens)
-            start = max(0, end - size)
-        logits = model(ids[start:end].unsqueeze(0), head_mask=head_mask).logits[0].double()
+            end = min(done + stride if done else 12, tokens)
+            start = max(0, end - 12)
+        logits = logits_of(ids[start:end].unsqueeze(0)).logits[0].double()
         for t in range(done, end):
             losses.append(logits[t - start].logsumexp(0) - logits[t - start, ids[t + 1]])
-    return torch.stack(losses)
+    return torch.stack(losses).float()
 
 
 @pytest.mark.parametrize(("batch", "logits"), [(1, 2**21), (3, 61 * 7), (32, 1)])
-@pytest.mark.parametrize("tokens", [2, 7, 12, 13, 14, 25, 30, 37])  # the window is 12
+@pytest.mark.parametrize("tokens", [2, 7, 12, 13, 14, 25, 30, 37])
 @pytest.mark.parametrize("stride", [None, 1, 2, 5, 12])
 @pytest.mark.parametrize("causal", [True, False])
 @torch.inference_mode()
@@ -92,12 +64,22 @@ def test_losses_equal_those_of_window_after_window(
     model, ids = make_model(replace(tiny_config, causal=causal)), make_ids(tokens)
     monkeypatch.setattr(metrics, "windows_at_once", lambda *_: batch)
     monkeypatch.setattr(metrics, "CACHED_LOGITS", logits)  # parts end in the middle of a batch
-    expected, losses = plain_losses(model, ids, stride), token_losses(model, ids, stride)
-    torch.testing.assert_close(losses, expected.float(), atol=1e-4, rtol=1e-5)
+    expected = plain_losses(model, ids, stride)
+    torch.testing.assert_close(token_losses(model, ids, stride), expected, atol=1e-4, rtol=1e-5)
     if stride is None:
-        nats, scored = total_loss(model, ids, batch_size=batch)
-        assert scored == tokens - 1
-        assert nats == pytest.approx(losses.double().sum().item(), rel=1e-6)
+        masked = plain_losses(lambda ids: model(ids, HALF_MASKED), ids)
+        for head_mask, losses in ((None, expected), (HALF_MASKED, masked)):
+            nats, scored = total_loss(model, ids, batch_size=batch, head_mask=head_mask)
+            assert nats == pytest.approx(losses.double().sum().item(), rel=1e-5)
+            assert scored == tokens - 1
+
+
+@pytest.mark.parametrize("stride", [None, 1, 5])
+@torch.inference_mode()
+def test_losses_are_those_of_transformers_in_each_window(tiny_model, gpt2, make_ids, stride):
+    expected = plain_losses(gpt2, make_ids(30), stride)
+    losses = token_losses(tiny_model, make_ids(30), stride)
+    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -110,27 +92,14 @@ def test_losses_equal_those_of_window_after_window(
         (1, [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]),
     ],
 )
-def test_what_each_token_sees_worked_out_by_hand(stride, expected):
+def test_how_much_each_token_sees_worked_out_by_hand(stride, expected):
     seen, scored = [], []
-    for inputs, targets, context in windows_over(torch.arange(11), 4, stride, batch_size=2):
+    for inputs, targets, context in metrics.windows_over(torch.arange(11), 4, stride, 2):
         assert len(inputs) <= 2
         seen += [*range(context + 1, inputs.size(1) + 1)] * len(inputs)
         scored += targets[:, context:].flatten().tolist()
     assert seen == expected
     assert scored == list(range(1, 11))
-
-
-@torch.inference_mode()
-def test_losses_are_those_of_transformers_in_each_window(tiny_model, gpt2, make_ids):
-    ids = make_ids(20)
-    first = F.cross_entropy(gpt2(ids[None, :12]).logits[0], ids[1:13], reduction="none")
-    for stride in (None, 1, 12):
-        losses = token_losses(tiny_model, ids, stride)
-        torch.testing.assert_close(losses[:12], first, **CLOSE)
-    losses = token_losses(tiny_model, ids, stride=1)
-    for t in range(12, 19):  # the last of its window
-        logits = gpt2(ids[None, t - 11 : t + 1]).logits[0, -1]
-        torch.testing.assert_close(losses[t], F.cross_entropy(logits, ids[t + 1]), **CLOSE)
 
 
 def test_the_loss_of_a_file_is_that_of_the_tokens_in_memory(tiny_model, make_ids, tmp_path):
@@ -141,28 +110,21 @@ def test_the_loss_of_a_file_is_that_of_the_tokens_in_memory(tiny_model, make_ids
     assert torch.equal(token_losses(tiny_model, mapped, 5), token_losses(tiny_model, ids, 5))
 
 
-@torch.inference_mode()
-def test_the_loss_goes_by_the_head_mask(tiny_model, make_ids):
-    ids, head_mask = make_ids(30), torch.tensor([[0.0, 1, 1, 0.5], [1, 0, 1, 1]])
-    nats, _ = total_loss(tiny_model, ids, head_mask=head_mask)
-    expected = plain_losses(tiny_model, ids, head_mask=head_mask).sum().item()
-    assert nats == pytest.approx(expected, rel=1e-5)
-    assert abs(nats - plain_losses(tiny_model, ids).sum().item()) > 0.1
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_a_loss_is_without_dropout_and_graph_and_the_mode_comes_back(
     tiny_model, make_ids, training
 ):
-    ids, windows, graphs = make_ids(30), TokenWindows(make_ids(3 * 12 + 1), 12), []
-    expected = total_loss(tiny_model, ids), loss_by_position(tiny_model, windows).tolist()
+    ids, graphs = make_ids(37), set()
+    tiny_model.norm.register_forward_hook(lambda *args: graphs.add(args[-1].requires_grad))
+
+    def losses():
+        return total_loss(tiny_model, ids), *loss_by_position(tiny_model, TokenWindows(ids, 12))
+
+    expected = losses()
     tiny_model.train(training)
-    tiny_model.norm.register_forward_hook(lambda *args: graphs.append(args[-1].requires_grad))
-    found = total_loss(tiny_model, ids), loss_by_position(tiny_model, windows).tolist()
-    assert found == expected
+    assert losses() == expected
     assert tiny_model.training is tiny_model.blocks[0].training is training
-    assert graphs
-    assert not any(graphs)
+    assert graphs == {False}
 
 
 @pytest.mark.parametrize("ids", ["cpu", "meta"])
@@ -173,8 +135,8 @@ def test_losses_are_computed_and_summed_where_the_model_is_and_read_once(
     """On the device "meta", which has shapes alone and like a GPU takes no tensor of the CPU's."""
     model, ids, fed, read = tiny_model.to("meta"), make_ids(61).to(ids), set(), []
     model.token_embedding.register_forward_pre_hook(lambda _, x: fed.add(x[0].device.type))
-    batches, head_mask = windows_over(ids[:30], 12, 5, 4), torch.ones(2, 4, device="meta")
-    losses = list(window_losses(model, batches, head_mask))
+    batches, head_mask = metrics.windows_over(ids[:30], 12, 5, 4), torch.ones(2, 4, device="meta")
+    losses = list(metrics.window_losses(model, batches, head_mask))
     assert {loss.device.type for loss in losses} | fed == {"meta"}
     assert [tuple(loss.shape) for loss in losses] == [(1, 12), (3, 5), (1, 2)]
     monkeypatch.setattr(metrics, "windows_at_once", lambda *_: 2)
@@ -184,12 +146,12 @@ def test_losses_are_computed_and_summed_where_the_model_is_and_read_once(
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-@pytest.mark.parametrize("batch_size", [2, 5, 256])
+@pytest.mark.parametrize("batch", [2, 5, 256])
 @torch.inference_mode()
 def test_the_loss_at_each_position_is_that_of_a_plain_loop(
-    tiny_model, make_ids, shift, batch_size, monkeypatch
+    tiny_model, make_ids, shift, batch, monkeypatch
 ):
-    monkeypatch.setattr(metrics, "windows_at_once", lambda *_: batch_size)
+    monkeypatch.setattr(metrics, "windows_at_once", lambda *_: batch)
     windows = TokenWindows(make_ids(5 * 12 + 1), 12, shift=shift)
     expected = torch.zeros(12, dtype=torch.float64)
     for inputs, targets in (windows[i] for i in range(5)):
@@ -209,73 +171,57 @@ def test_a_text_without_a_second_token_is_refused(
     one_sentence(error)
 
 
-@pytest.mark.parametrize(
-    ("device", "width", "windows"),
-    [("cpu", 128, 16), ("cuda", 128, 512), ("cpu", 4096, 1), ("meta", 2048, 1)],
-)
-def test_as_many_windows_at_once_as_suit_the_device(device, width, windows):
-    assert metrics.windows_at_once(torch.device(device), width) == windows
+def test_a_batch_fills_a_gpu_and_stays_in_the_cache_of_a_cpu():
+    for device, width, windows in (("cpu", 128, 16), ("cuda", 128, 512), ("cpu", 4096, 1)):
+        assert metrics.windows_at_once(torch.device(device), width) == windows
 
 
 @pytest.mark.parametrize(
     ("stride", "causal", "expected"),
     [
-        (None, True, "1 to 128 tokens (windows side by side)"),
-        (64, True, "65 to 128 tokens (sliding by 64; the first window from 1)"),
-        (1, True, "128 tokens (sliding by 1; the first window from 1)"),
-        (None, False, "all of a window of 128 tokens, later ones too (windows side by side)"),
+        (None, True, "1 to 12 tokens (windows side by side)"),
+        (5, True, "8 to 12 tokens (sliding by 5; the first window from 1)"),
+        (1, True, "12 tokens (sliding by 1; the first window from 1)"),
+        (None, False, "all of a window of 12 tokens, later ones too (windows side by side)"),
     ],
 )
-def test_a_score_states_its_context(stride, causal, expected):
-    assert context_in_words(ModelConfig(block_size=128, causal=causal), stride) == expected
+def test_a_score_states_its_context(tiny_config, stride, causal, expected):
+    assert metrics.context_in_words(replace(tiny_config, causal=causal), stride) == expected
 
 
-def test_the_score_of_a_split(tiny_model, make_ids):
-    score = evaluate(tiny_model, make_ids(40), Counts.of(" Naïve words .\n", articles=1))
-    nats, _ = total_loss(tiny_model, make_ids(40))
-    assert score == Score(nats, 39, 4, 16, "1 to 12 tokens (windows side by side)")
-    assert Score(**asdict(score)) == score
+def test_the_score_of_a_split_has_the_counts_of_its_text(tiny_model, make_ids):
+    nats, tokens = total_loss(tiny_model, make_ids(40))
+    score = metrics.evaluate(tiny_model, make_ids(40), Counts.of(" Naïve words .\n", articles=1))
+    assert score == Score(nats, tokens, 4, 16, "1 to 12 tokens (windows side by side)")
 
 
 # -- a loss that is too good to be true -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [torch.tensor, lambda ids: np.array(ids, np.uint16)])
-@pytest.mark.parametrize(
-    ("ids", "block_size", "expected"),
-    [
-        ([5, 0, 2, 5], 1, 1.5 * math.log(2) / 3),  # a half and two quarters
-        ([3, 3, 3], 1, 0),
-        ([*range(8)] * 10, 256, 2 / 256 * math.log(8)),
-        ([*range(8)] * 10, 7, 2 / 7 * math.log(8)),
-        ([*range(8)] * 10, 5, 1 / 3 * math.log(8)),
-    ],
-)
-def test_the_floor_is_twice_the_entropy_over_the_window_but_a_third_at_most(
-    kind, ids, block_size, expected
-):
-    assert leak_floor(kind(ids), block_size) == pytest.approx(expected)
-
-
-def test_the_entropy_is_scipys_and_that_of_the_beginning(make_ids, monkeypatch):
+def test_the_floor_is_twice_the_entropy_over_the_window_but_a_third_at_most(make_ids, monkeypatch):
+    half_and_two_quarters = [5, 0, 2, 5]
+    for ids in (torch.tensor(half_and_two_quarters), np.array(half_and_two_quarters, np.uint16)):
+        assert leak_floor(ids, 12) == pytest.approx(2 / 12 * 1.5 * math.log(2))
+    assert leak_floor(torch.tensor([3, 3, 3]), 12) == 0
     ids = make_ids(1000).square() % 61
-    assert leak_floor(ids, 2) == pytest.approx(entropy(torch.bincount(ids).numpy()) / 3)
-    monkeypatch.setattr(metrics, "SOME", 4)
+    by_scipy = entropy(torch.bincount(ids).numpy())
+    for size, share in ((256, 2 / 256), (7, 2 / 7), (6, 1 / 3), (5, 1 / 3), (1, 1 / 3)):
+        assert leak_floor(ids, size) == pytest.approx(share * by_scipy)
+    monkeypatch.setattr(metrics, "SOME", 4)  # tokens, from the beginning
     assert leak_floor(torch.tensor([0, 1, 0, 1, 2, 3, 4]), 20) == pytest.approx(math.log(2) / 10)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_loss_below_the_floor_is_warned_of_and_the_mask_is_named_where_it_is_off(causal):
-    with pytest.warns(ImplausibleLossWarning) as caught:
-        text = warn_if_implausible(0.1554, 0.4625, causal)
+    with pytest.warns(metrics.ImplausibleLossWarning) as caught:
+        text = metrics.warn_if_implausible(0.1554, 0.4625, causal)
     assert [str(warning.message) for warning in caught] == [text]
     assert "0.1554 nats per token is implausibly low" in text
-    assert "below 0.4625," in text
-    assert ("the causal mask is off" in text) == (not causal)
+    assert ("low (the causal mask is off): below 0.4625," in text) is not causal
     assert "\n" not in text
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert warn_if_implausible(0.4625, 0.4625, causal) is None
+        assert metrics.warn_if_implausible(0.4625, 0.4625, causal) is None
 
 
 def copying(folder, causal, epochs):
@@ -294,7 +240,8 @@ def copying(folder, causal, epochs):
     with warnings.catch_warnings(record=True) as caught, suppress(KeyboardInterrupt):
         warnings.simplefilter("always")
         record = trainer.fit()
-    return trainer, record, [str(w.message) for w in caught if w.category is ImplausibleLossWarning]
+    texts = [str(w.message) for w in caught if w.category is metrics.ImplausibleLossWarning]
+    return trainer, record, texts
 
 
 def test_a_run_without_the_mask_learns_to_copy_and_warns_once_even_if_it_is_cut_off(
@@ -336,71 +283,47 @@ def test_the_same_run_with_the_mask_does_not_warn(tmp_path):
 def test_bleu_worked_out_by_hand():
     # Hypothesis "the cat sat on a mat" against "the cat sat on the mat": 5 of 6 words, 3 of 5
     # pairs, 2 of 4 triples and 1 of 3 quadruples are found; the lengths are equal.
-    matrix = bleu_matrix(["the cat sat on the mat", "the cat sat on a mat"])
+    matrix = metrics.bleu_matrix(["the cat sat on the mat", "the cat sat on a mat"])
     assert matrix[0, 1] == pytest.approx((5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
     assert matrix[0, 0] == matrix[1, 1] == pytest.approx(1)
     # All n-grams of the shorter are in the longer: brevity penalty exp(1 - 8/4). The other way
     # round 4 of 8 words, 3 of 7 pairs, 2 of 6 triples, 1 of 5 quadruples are found.
-    matrix = bleu_matrix(["a b c d e f g h", "a b c d"])
+    matrix = metrics.bleu_matrix(["a b c d e f g h", "a b c d"])
     assert matrix[0, 1] == pytest.approx(math.exp(-1))
     assert matrix[1, 0] == pytest.approx((4 / 8 * 3 / 7 * 2 / 6 * 1 / 5) ** 0.25)
 
 
 def test_bleu_equals_that_of_nltk():
-    texts = [
-        "the cat sat on the mat and looked at the dog",
-        "the cat sat on the mat and slept",
-        "a dog ran",
-        "completely different words everywhere in here",
-        "",
-    ]
-    matrix, smooth = bleu_matrix(texts), SmoothingFunction().method1
-    assert matrix.shape == (5, 5)
+    texts = ["the cat sat on the mat and looked at the dog", "the cat sat on a mat", "dogs ran", ""]
+    matrix = metrics.bleu_matrix(texts)
+    assert matrix.shape == (4, 4)
     for (r, h), score in np.ndenumerate(matrix):
-        reference, hypothesis = [texts[r].split()], texts[h].split()
-        assert score == pytest.approx(
-            sentence_bleu(reference, hypothesis, smoothing_function=smooth)
-        )
+        smooth, words = SmoothingFunction().method1, [text.split() for text in (texts[r], texts[h])]
+        expected = sentence_bleu(words[:1], words[1], smoothing_function=smooth)
+        assert score == pytest.approx(expected)
 
 
 def test_the_off_diagonal_is_what_compares_two_things():
-    assert off_diagonal(np.arange(9).reshape(3, 3)).tolist() == [1, 2, 3, 5, 6, 7]
+    assert metrics.off_diagonal(np.arange(9).reshape(3, 3)).tolist() == [1, 2, 3, 5, 6, 7]
 
 
-@pytest.mark.parametrize(
-    ("items", "n", "expected"),
-    [
-        (["a", "b", "a", "b"], 1, 2 / 4),
-        (["a", "b", "a", "b"], 2, 2 / 3),  # ab, ba, ab
-        ([1, 1, 1, 1], 3, 1 / 2),
-        ([1, 2, 3], 3, 1.0),
-        ([1, 2], 3, 0.0),
-        ([], 1, 0.0),
-    ],
-)
-def test_distinct_n(items, n, expected):
-    assert distinct_n(items, n) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("items", "window", "expected"),
-    [
-        ([1, 1, 1, 1], 8, 3 / 4),
-        ([1, 2, 3, 1], 3, 1 / 4),
-        ([1, 2, 3, 1], 2, 0.0),  # the first 1 lies three back
-        ([1, 2, 1, 3, 2], 3, 2 / 5),
-        (list(range(20)), 8, 0.0),
-        ([], 8, 0.0),
-    ],
-)
-def test_repetition_rate(items, window, expected):
-    assert repetition_rate(items, window) == pytest.approx(expected)
+def test_repetition_worked_out_by_hand():
+    assert metrics.distinct_n("abab", 1) == 2 / 4
+    assert metrics.distinct_n("abab", 2) == pytest.approx(2 / 3)  # ab, ba, ab
+    assert metrics.distinct_n([1, 1, 1, 1], 3) == 1 / 2
+    assert metrics.distinct_n([1, 2, 3], 3) == 1
+    assert metrics.distinct_n([1, 2], 3) == metrics.distinct_n([], 1) == 0
+    assert metrics.repetition_rate([1, 2, 3, 1], 3) == 1 / 4
+    assert metrics.repetition_rate([1, 2, 3, 1], 2) == 0  # the first 1 lies three back
+    assert metrics.repetition_rate([1, 2, 1, 3, 2], 3) == 2 / 5
+    assert metrics.repetition_rate([*range(8), 0]) == 1 / 9  # eight back, and no further
+    assert metrics.repetition_rate([*range(9), 0]) == metrics.repetition_rate([]) == 0
 
 
 def test_text_statistics_are_means_over_the_texts():
     # "on on . on": 4 words, 2 before the stop, pairs "on on", "on .", ". on" all distinct, the
     # second and the fourth repeated. "a a a": 3 words, no stop, 1 of 2 pairs, 2 of 3 repeated.
-    assert text_statistics(["on on . on", "a a a"]) == pytest.approx(
+    assert metrics.text_statistics(["on on . on", "a a a"]) == pytest.approx(
         {
             "words": 3.5,
             "first sentence": 2.5,

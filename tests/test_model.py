@@ -77,29 +77,22 @@ def test_all_is_made_where_the_weights_are(tiny_model, make_ids):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("tokens", "options", "words"),
-    [
-        (4, {"head_mask": torch.ones(2)}, "head_mask is (2,); make it (n_layer, n_head) = (2, 4)"),
-        (4, {"head_mask": torch.ones(4, 2)}, "head_mask is (4, 2)"),
-        (4, {"head_mask": torch.ones(2, 4, 1)}, "head_mask is (2, 4, 1)"),
-        (13, {}, "13 tokens are more than the model's window of 12"),
-        (8, {"cached": 5}, "13 tokens are more"),  # the whole window still fits
-        (3, {"cached": 0, "causal": False}, "Without the causal mask"),
-    ],
-)
 def test_what_a_model_does_not_take_is_said_in_a_sentence(
-    tiny_config, make_model, make_ids, one_sentence, tokens, options, words
+    tiny_config, make_model, make_ids, one_sentence
 ):
-    options = dict(options)
-    model = make_model(replace(tiny_config, causal=options.pop("causal", True)))
-    if (cached := options.pop("cached", None)) is not None:
-        options = {"cache": KVCache(model, 1, capacity=12)}
-        if cached:
-            model(make_ids(1, cached), **options)
-    with pytest.raises(LLMLiteError) as error:
-        model(make_ids(1, tokens), **options)
-    assert words in one_sentence(error)
+    model, unmasked = (make_model(replace(tiny_config, causal=causal)) for causal in (True, False))
+    model(make_ids(1, 5), cache=(started := KVCache(model, 1, capacity=12)))
+    for takes, tokens, given, words in [
+        (model, 4, {"head_mask": torch.ones(2)}, "head_mask is (2,); make it (n_layer, n_head) ="),
+        (model, 4, {"head_mask": torch.ones(4, 2)}, "head_mask is (4, 2)"),
+        (model, 4, {"head_mask": torch.ones(2, 4, 1)}, "head_mask is (2, 4, 1)"),
+        (model, 13, {}, "13 tokens are more than the model's window of 12"),
+        (model, 8, {"cache": started}, "13 tokens are more"),  # the whole window still fits
+        (unmasked, 3, {"cache": KVCache(unmasked, 1, 12)}, "Without the causal mask"),
+    ]:
+        with pytest.raises(LLMLiteError) as error:
+            takes(make_ids(1, tokens), **given)
+        assert words in one_sentence(error)
 
 
 @pytest.mark.parametrize("head_mask", [None, HALF_MASKED])
@@ -172,25 +165,22 @@ def test_neighbours_are_dropped_out_independently():
     assert chance > 1e-4
 
 
-@pytest.mark.parametrize("spelled", [True, False])
 def test_in_training_dropout_acts_on_embeddings_attention_and_what_a_layer_adds(
-    tiny_model, make_ids, monkeypatch, spelled
+    tiny_model, make_ids, monkeypatch
 ):
-    calls, plain = [], dropout
-    monkeypatch.setattr(
-        model_module,
-        "dropout",
-        lambda x, p, training: calls.append((x.shape, p, training)) or plain(x, p, training),
-    )
-    for training in (False, True):
-        tiny_model.train(training)
-        for block in tiny_model.blocks:
-            block.attention.spelled = spelled
-        found = [tiny_model(make_ids(3, 5)).logits for _ in range(2)]
-        assert torch.equal(*found) is not training
-    stream, weights = (3, 5, 16), (3, 4, 5, 5)
-    layer = [weights, stream, stream] if spelled else [stream, stream]  # else the kernel's own
-    assert calls[-len(layer) * 2 - 1 :] == [(s, 0.2, True) for s in [stream, *layer, *layer]]
+    ids, acted = make_ids(3, 5), []
+    assert torch.equal(tiny_model(ids).logits, tiny_model(ids).logits)
+    tiny_model.train()
+    assert not torch.allclose(tiny_model(ids).logits, tiny_model(ids).logits)
+
+    def record(x, p, training):
+        acted.append((*x.shape, p, training))
+        return x
+
+    monkeypatch.setattr(model_module, "dropout", record)
+    tiny_model(ids, return_attention=True)  # without, its dropout is the kernel's own
+    layer = [(3, 4, 5, 5, 0.2, True), (3, 5, 16, 0.2, True), (3, 5, 16, 0.2, True)]
+    assert acted == [layer[1], *layer, *layer]
 
 
 def test_gelu_is_the_same_where_it_is_compiled(monkeypatch):
