@@ -97,10 +97,10 @@ def test_both_paths_give_what_a_plain_loop_gives(tiny_model, make_ids, batch, pr
 
 
 @pytest.mark.parametrize(
-    ("fast", "expected"), [(True, [10, 1, 1, 12, 12]), (False, [10, 11, 12, 12, 12])]
+    ("how", "expected"), [({}, [10, 1, 1, 12, 12]), ({"fast": False}, [10, 11, 12, 12, 12])]
 )
 def test_only_new_tokens_are_fed_while_the_text_fits_the_window(
-    tiny_model, make_ids, monkeypatch, fast, expected
+    tiny_model, make_ids, monkeypatch, how, expected
 ):
     fed, embedding = [], torch.nn.functional.embedding
 
@@ -110,7 +110,7 @@ def test_only_new_tokens_are_fed_while_the_text_fits_the_window(
         return embedding(ids, weight, *options)
 
     monkeypatch.setattr(torch.nn.functional, "embedding", count)
-    generate(tiny_model, make_ids(1, 10), 5, seed=0, fast=fast)
+    generate(tiny_model, make_ids(1, 10), 5, seed=0, **how)
     assert fed == expected
 
 

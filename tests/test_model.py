@@ -41,18 +41,6 @@ def test_asking_for_attention_changes_no_logit(
     torch.testing.assert_close(asked.attention.sum(-1), torch.ones(2, 2, 4, 12))
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_only_without_the_causal_mask_does_a_later_token_change_an_earlier_logit(
-    tiny_config, make_model, make_ids, causal
-):
-    model, before = make_model(replace(tiny_config, causal=causal)), make_ids(1, 10)
-    after = before.clone()
-    after[0, 7] = (after[0, 7] + 1) % 61
-    change = (model(before).logits - model(after).logits)[0].abs().amax(-1)
-    assert change[7:].min() > 1e-3
-    assert change[:7].max() == 0 if causal else change[:7].min() > 1e-3
-
-
 def test_a_head_mask_multiplies_what_its_head_adds(tiny_model, make_ids):
     ids, handles = make_ids(2, 10), []
     masked, whole = tiny_model(ids, head_mask=HALF_MASKED).logits, tiny_model(ids).logits
@@ -178,9 +166,10 @@ def test_in_training_dropout_acts_on_embeddings_attention_and_what_a_layer_adds(
         return x
 
     monkeypatch.setattr(model_module, "dropout", record)
-    tiny_model(ids, return_attention=True)  # without, its dropout is the kernel's own
+    tiny_model(ids, return_attention=True)
     layer = [(3, 4, 5, 5, 0.2, True), (3, 5, 16, 0.2, True), (3, 5, 16, 0.2, True)]
     assert acted == [layer[1], *layer, *layer]
+    assert not torch.allclose(tiny_model(ids).logits, tiny_model(ids).logits), "in the kernel"
 
 
 def test_gelu_is_the_same_where_it_is_compiled(monkeypatch):
