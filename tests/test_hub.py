@@ -20,6 +20,8 @@ didn't name it . It's a hard , grey metal ; its density is 1 @.@ 85 g / cm3 , th
 VARIED = "x² ½ ٣٤ Ⅷ naïve — “日本” 🙂 👩‍👧 e\u0301\x00\x85"
 TEXTS = [PROSE, VARIED, "", "  two  blanks \n\n and\t\r\n", " , . '"]
 SMALLER = BPETokenizer.train(PROSE, 299).to_tokenizers().to_str()
+SPECIAL = json.loads(SMALLER)["added_tokens"][0]
+MORE = [SPECIAL | {"id": 299}, SPECIAL | {"id": 300, "content": "zzz"}]
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +141,7 @@ def test_what_lora_has_learnt_comes_back_also_in_half_precision(exported, tmp_pa
         ("tokenizer.json", "?", "cannot be imported"),
         ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "other ids"),
         ("tokenizer.json", {"added_tokens": []}, "other ids"),
+        ("tokenizer.json", {"added_tokens": MORE}, "other ids"),
         ("tokenizer.json", SMALLER, "its vocabulary is 300, its tokenizer's 299"),
     ],
 )
