@@ -28,7 +28,7 @@ PROFILE = replace(
     first=Grid(SearchSpace((1e-3,), (1,), (1,), (8,)), FIXED),
     revised=Grid(SearchSpace((2e-3, 1e-3), (1,), (2,), (8,)), TRAIN),
     seeds=SEEDS,
-    data_space=DataSpace((300,), (16,), (2,), 2, TRAIN),
+    data_space=DataSpace((300,), (16,), (1, 2), 2, replace(TRAIN, train_tokens=300)),
 )
 # As in `full`, the scorecard judges by the runs of the retraining and of the grids themselves.
 AUDIT = replace(
@@ -42,34 +42,14 @@ plan.AUDITS["tiny"] = AUDIT
 ARTICLES = {"train": 30, "valid": 6, "test": 6}
 
 
-def open_plan(text, out, profile=PROFILE) -> Experiment:
-    return Experiment(profile, text, out, "cpu", progress=False)
+def open_plan(text, out, profile=PROFILE, progress=False, **changes) -> Experiment:
+    return Experiment(profile, text, out, "cpu", progress, **changes)
 
 
 def files(experiment: Experiment) -> dict[Path, int]:
     """When each file of a run was written; the locks' are touched by whoever looks."""
     found = experiment.runs.rglob("*")
     return {p: p.stat().st_mtime_ns for p in found if p.is_file() and not p.name.startswith(".")}
-
-
-def text_of(articles: int, word: str = "river") -> str:
-    """Articles in WikiText's form."""
-    parts = []
-    for number in range(articles):
-        lines = [
-            "", f"= Place {number} =", "", f"Place {number} lies on the {word} {number} .", "",
-            "= = History = =", "", f"It was founded in {1800 + number} by a {word} @-@ side .",
-        ]  # fmt: skip
-        parts.append("".join(f" {line} \n" if line else " \n" for line in lines) + " \n")
-    return "".join(parts)
-
-
-def write_corpus(folder: Path, word: str = "river") -> Path:
-    """`text_of` 40, 6 and 5 articles as the three splits."""
-    folder.mkdir(exist_ok=True)
-    for split, articles in (("train", 40), ("valid", 6), ("test", 5)):
-        (folder / f"wiki.{split}.raw").write_text(text_of(articles, word), encoding="utf-8")
-    return folder
 
 
 @contextmanager
