@@ -16,7 +16,14 @@ from llmlite.data import Dataset
 from llmlite.files import BusyError, CheckpointError, DiskFullError, LLMLiteError, MissingRunError
 from llmlite.plan import cluster
 from llmlite.plan.cluster import RayOptions, on_ray
-from llmlite.plan.search import best_row, epochs_table, grid, hyperparameter_search, search_log
+from llmlite.plan.search import (
+    best_row,
+    epochs_table,
+    grid,
+    hyperparameter_search,
+    row_of,
+    search_log,
+)
 from llmlite.run import RECORD, Run, read_record
 from llmlite.train import Compute, Trainer
 
@@ -101,6 +108,9 @@ def test_the_table_has_a_row_a_configuration_as_its_record_says(finished):
         assert [row[c] for c in ("status", "epochs", "steps")] == ["finished", 2, 2 * 11]
         assert row["tokens_per_second"] == round(record["epochs"][-1]["tokens_per_second"])
         assert row["seconds"] == round(record["seconds"], 1)
+    early = record | {"best": record["epochs"][0]}
+    row = row_of(grid(GRID, BASE)[-1], early)
+    assert (row["best_epoch"], row["epochs"]) == (1, 2), "the best epoch need not be the last"
     written = pd.read_csv(folder / "results.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(written, table)
 
