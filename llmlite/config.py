@@ -189,7 +189,7 @@ class RayOptions:
 
     # train side by side on this cluster (pip install llmlite[ray]; all machines must see --out):
     # auto (the one this machine is in), local (one on this machine alone), HOST:PORT or
-    # ray://HOST:PORT; without a cluster if not given
+    # ray://HOST:PORT; here, without a cluster, if none of these three is given
     address: str | None = None
     # part of a GPU for a run, 0 to 1: with 0.25, four share one; 1 with CUDA here, else 0, if not
     # given
@@ -200,8 +200,6 @@ class RayOptions:
         gpus, cpus = self.gpus_per_run, self.cpus_per_run
         _require(0 <= (gpus or 0) <= 1, f"gpus_per_run is {gpus}", "0 to 1, a part of one GPU")
         _require(cpus >= 1, f"cpus_per_run is {cpus}", "1 or more")
-        asked = self.address or (gpus, cpus) == (None, 1)
-        _require(asked, "a run is given GPUs or CPUs", "that with the address of a Ray cluster")
 
 
 AXES = ("learning_rate", "n_layer", "n_head", "n_embd")  # of a SearchSpace

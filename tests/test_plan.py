@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import pickle
 import signal
@@ -14,19 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_plan import PROFILE, SEEDS, files, one_core, open_plan
+from tiny_plan import PROFILE, SEEDS, TRAIN, files, one_core, open_plan
 
+from llmlite import data
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
+from llmlite.config import DataSpace
+from llmlite.experiment import Experiment
 from llmlite.files import CheckpointError, LLMLiteError, MissingRunError
 from llmlite.plan import runner
 from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack
-from llmlite.plan.candidates import choose_data
-from llmlite.plan.runner import RESERVE
-from llmlite.plan.runner import work_through as work
+from llmlite.plan.candidates import COLUMNS, candidates, choose_data
+from llmlite.plan.runner import RESERVE, work_through
 from llmlite.plan.whole import chosen, whole_plan
-from llmlite.profiles import changed
-from llmlite.run import RECORD, STEPS, WEIGHTS, read_record
+from llmlite.profiles import Grid
+from llmlite.run import STEPS, WEIGHTS, read_record
 
 SEARCHED = replace(PROFILE, searched=True)  # what is retrained is the best of the revised grid
 SHOWN = replace(PROFILE, needs_gpu=True)  # from its records alone
@@ -38,14 +41,6 @@ def on_one_core():
         yield
 
 
-def losses(folder) -> list[dict]:
-    """A run's epochs without their times, and its steps."""
-    epochs = read_record(folder)["epochs"]
-    times = ("seconds", "tokens_per_second")
-    timeless = [{k: v for k, v in epoch.items() if k not in times} for epoch in epochs]
-    return [*timeless, *map(json.loads, (folder / STEPS).read_text().splitlines())]
-
-
 def names(runs) -> list[str]:
     return [run.name for run in runs]
 
@@ -53,26 +48,18 @@ def names(runs) -> list[str]:
 # -- the plan and its workers ---------------------------------------------------------------------
 
 
-def test_all_is_done_and_the_same_call_makes_nothing(whole):
-    experiment = whole.experiment
-    assert all(map(experiment.is_done, whole_plan(experiment)))
-    before = files(experiment)
-    assert work(experiment) == []
-    assert files(experiment) == before
-
-
-def test_a_pickled_experiment_opens_the_same_folder(whole):
-    """As the runner's workers get it."""
-    experiment = whole.experiment
+def test_all_is_done_and_neither_this_nor_a_pickled_experiment_makes_it_again(whole):
+    experiment, before = whole.experiment, files(whole.experiment)
     assert len(experiment.dataset.ids["train"]) > 10_000
+    assert work_through(experiment) == []
     pickled = pickle.dumps(experiment)
     assert len(pickled) < 20_000, "without text and tokens"
     other = pickle.loads(pickled)
     assert other.dataset is not experiment.dataset
     assert other.dataset.about == experiment.dataset.about
     assert names(whole_plan(other)) == names(whole_plan(experiment))
-    for run in whole_plan(other):
-        assert other.is_done(pickle.loads(pickle.dumps(run)))
+    assert all(other.is_done(pickle.loads(pickle.dumps(run))) for run in whole_plan(other))
+    assert files(experiment) == before
 
 
 def test_a_run_that_two_want_is_one(whole):
@@ -81,11 +68,12 @@ def test_a_run_that_two_want_is_one(whole):
     assert len(folder) == len(runs), "a name is one run's"
     for seed in SEEDS:
         assert folder[f"honest-seed-{seed}"] == folder[f"retrain-seed-{seed}"]
-    grids = [path for name, path in folder.items() if name.startswith("grid-revised-seed-1337")]
-    assert grids == [path for name, path in folder.items() if name.startswith("search-revised")]
-    assert len(grids) == 2
+    again = [name for name in folder if name.startswith("grid-revised-seed-1337")]
+    searched = [path for name, path in folder.items() if name.startswith("search-revised")]
+    assert [folder[name] for name in again] == searched
+    assert len(searched) == 2
     assert set(folder.values()) == set(experiment.runs.iterdir())
-    assert not [name for name in names(chosen(runs)) if name.startswith("grid-revised-seed-1337")]
+    assert not set(again) & set(names(chosen(runs)))
     assert {"retrain-seed-1337", "honest-seed-1337"} <= set(names(chosen(runs))), "of two measures"
     assert names(chosen(runs, ["no-mask-s", "mask"])) == ["mask", "no-mask-seed-1"]
     with pytest.raises(LLMLiteError, match="Nothing in the plan begins with x, y"):
@@ -101,10 +89,10 @@ def test_two_runs_of_one_folder_are_never_given_out_at_once(some_articles, tmp_p
         def __init__(self, *_): ...
         def shutdown(self, **_): ...
 
-        def submit(self, make, run):
-            assert experiment.folder(run) not in busy.values(), run.name
-            future = Future()
-            busy[future] = experiment.folder(run)
+        def submit(self, _, run):
+            future, folder = Future(), experiment.folder(run)
+            assert folder not in busy.values(), run.name
+            busy[future] = folder
             most.append(len(busy))
             return future
 
@@ -115,22 +103,23 @@ def test_two_runs_of_one_folder_are_never_given_out_at_once(some_articles, tmp_p
 
     monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(runner, "wait", wait)
-    work(experiment, only=("retrain", "honest", "search-revised", "grid-revised"), processes=2)
+    work_through(
+        experiment, only=("retrain", "honest", "search-revised", "grid-revised"), processes=2
+    )
     assert max(most) == 2
     assert len(most) == 2 + 2 + 2, "what fails under one name is not tried under another"
 
 
 def test_what_is_to_be_retrained_is_searched_for_first(some_articles, tmp_path):
-    experiment = open_plan(some_articles, tmp_path, SEARCHED)
+    experiment, archive = open_plan(some_articles, tmp_path, SEARCHED), tmp_path / "a.tar.gz"
     first = ["honest-seed-1337", "no-mask-deep", "honest-seed-1"]
     assert names(whole_plan(experiment))[:3] == first
     # The paper's best may turn out to be what is retrained and looked at.
-    archive = tmp_path / "a.tar.gz"
-    assert work(experiment, first[:1], processes=2, archive=archive) == []
+    assert work_through(experiment, first[:1], processes=2, archive=archive) == []
     assert WEIGHTS in packed(archive)
     assert len(list((tmp_path / "plan").iterdir())) == 1, "a run has no use for two workers"
     # When the grid has been searched, its best is in the plan and made.
-    assert work(experiment, only=("search-revised", "retrain")) == []
+    assert work_through(experiment, only=("search-revised", "retrain")) == []
     retrained = whole_plan(experiment)[:1] + whole_plan(experiment)[2:3]
     assert names(retrained) == [f"retrain-seed-{seed}" for seed in SEEDS]
     assert all(map(experiment.is_done, retrained))
@@ -138,9 +127,8 @@ def test_what_is_to_be_retrained_is_searched_for_first(some_articles, tmp_path):
 
 def test_a_run_that_fails_is_named_and_the_others_are_made(some_articles, tmp_path):
     huge = {"train.learning_rate": 1e30, "revised.space.learning_rate": (1e30, 1e-3)}
-    profile = changed(PROFILE, huge | {"seeds": SEEDS[:1]})
-    experiment = open_plan(some_articles, tmp_path, profile)
-    left = work(experiment, only=["retrain", "search-revised"])
+    experiment = open_plan(some_articles, tmp_path, **huge, seeds=SEEDS[:1])
+    left = work_through(experiment, only=["retrain", "search-revised"])
     assert names(left) == ["retrain-seed-1337", "search-revised-lr1e+30-1l-2h-8d"]
     assert {read_record(experiment.folder(run))["status"] for run in left} == {"failed"}
     (log,) = (tmp_path / "plan").iterdir()
@@ -153,7 +141,7 @@ def test_when_the_time_is_over_the_rest_is_named(some_articles, tmp_path):
     experiment, archive = open_plan(some_articles, tmp_path), tmp_path / "a"
     assert not experiment.is_done(whole_plan(experiment)[-1]), "the text is encoded by now"
     began = time.monotonic()
-    left = work(experiment, minutes=(RESERVE + 1) / 60, archive=archive)
+    left = work_through(experiment, minutes=(RESERVE + 1) / 60, archive=archive)
     assert time.monotonic() - began < RESERVE
     runs = chosen(whole_plan(experiment))
     assert names(left) == names(run for run in runs if not experiment.is_done(run))
@@ -161,7 +149,7 @@ def test_when_the_time_is_over_the_rest_is_named(some_articles, tmp_path):
     with pytest.raises(LLMLiteError, match="is of profile tiny, not quick; say --profile"):
         unpack(archive, tmp_path / "b", "quick")
     with pytest.raises(LLMLiteError, match="nothing to do in 0 minutes"):
-        work(experiment, minutes=0)
+        work_through(experiment, minutes=0)
 
 
 KILLED = """
@@ -171,7 +159,7 @@ if __name__ == "__main__":
     import test_plan
     text, out, archive = map(Path, sys.argv[1:])
     test_plan.runner.PACK_EVERY = 0
-    test_plan.work(test_plan.open_plan(text, out), test_plan.FEW, archive=archive)
+    test_plan.work_through(test_plan.open_plan(text, out), test_plan.FEW, archive=archive)
 """
 FEW = ("retrain", "search-revised", "unshifted")
 
@@ -181,6 +169,13 @@ def packed(archive) -> list[str]:
         return []
     with tarfile.open(archive) as file:
         return [Path(name).name for name in file.getnames()]
+
+
+def losses(folder) -> list[dict]:
+    """A run's epochs without their times, and its steps."""
+    epochs = read_record(folder)["epochs"]
+    timeless = [{**epoch, "seconds": None, "tokens_per_second": None} for epoch in epochs]
+    return [*timeless, *map(json.loads, (folder / STEPS).read_text().splitlines())]
 
 
 @pytest.mark.slow
@@ -198,7 +193,7 @@ def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_arti
         child.wait()
     unpack(archive, other.out, "tiny")
     before = files(other)
-    assert work(other, FEW, archive=archive) == []
+    assert work_through(other, FEW, archive=archive) == []
     assert before.items() <= files(other).items(), "nothing of it was made again"
     for run in chosen(whole_plan(other), FEW):
         assert losses(whole.experiment.folder(run)) == losses(other.folder(run)), run.name
@@ -206,28 +201,25 @@ def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_arti
 
 # -- archives -------------------------------------------------------------------------------------
 
-GOOD = json.dumps({"format": FORMAT, "profile": "quick"})
-CONTENTS = [
-    *({"x": ""}, {MANIFEST: "{"}, {MANIFEST: json.dumps({"format": "another"})}),
-    *({MANIFEST: GOOD, name: ""} for name in ("../outside", "runs/../../outside")),
-    *(None, "empty", "half", "foreign"),
-]
+FOREIGN = [{"x": ""}, {MANIFEST: "{"}, {MANIFEST: json.dumps({"format": "another"})}]
+OURS = {MANIFEST: json.dumps({"format": FORMAT, "profile": "quick"})}
+FOREIGN += [OURS | {name: ""} for name in ("../outside", "runs/../../outside")]
 
 
-@pytest.mark.parametrize("contents", CONTENTS)
+@pytest.mark.parametrize("contents", [*FOREIGN, "missing", "empty", "half", "no archive"])
 def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, contents, one_sentence):
     archive, out = tmp_path / "in" / "a.tar.gz", tmp_path / "in" / "out"
     archive.parent.mkdir()
-    good = (whole.experiment.out / "all.tar.gz").read_bytes()
-    damaged = {"empty": b"", "half": good[: len(good) // 2], "foreign": b"no archive"}
     if isinstance(contents, dict):
         with tarfile.open(archive, "w:gz") as file:
             for name, content in contents.items():
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 file.addfile(info, io.BytesIO(content.encode()))
-    elif contents:
-        archive.write_bytes(damaged[contents])
+    elif contents != "missing":
+        good = (whole.experiment.out / "all.tar.gz").read_bytes()
+        damaged = {"empty": b"", "half": good[: len(good) // 2]}
+        archive.write_bytes(damaged.get(contents, contents.encode()))
     with pytest.raises(CheckpointError) as error:
         unpack(archive, out, "quick")
     assert str(archive) in one_sentence(error)
@@ -235,33 +227,34 @@ def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, conte
     assert not list(tmp_path.rglob("outside"))
 
 
-def test_what_needs_a_gpu_is_missing_without_its_records(some_articles, tmp_path, capsys):
+def test_what_needs_a_gpu_is_missing_without_its_records(whole, some_articles, tmp_path, capsys):
     experiment = open_plan(some_articles, tmp_path, SHOWN)
-    assert experiment.search("revised").status.tolist() == ["missing"] * 2
+    table = experiment.search("revised")
+    assert table.status.tolist() == ["missing"] * 2
+    assert table.reason.str.contains("profile tiny is trained on a GPU").all()
+    assert list(choose_data(experiment).columns) == list(COLUMNS)
     said = "2 of 2 configurations are missing; profile tiny is trained on a GPU, by `llmlite run"
-    assert said in capsys.readouterr().out
+    assert capsys.readouterr().out.count(said) == 2
     audit = Audit(experiment)
-    for make in (
-        experiment.retrain,
-        experiment.test_score,
-        lambda: audit.record("mask"),
-        lambda: audit.measured("scores"),
+    for make, what in (
+        (experiment.train, experiment.retraining()),
+        (experiment.test_score, 1),
+        (audit.record, "mask"),
+        (audit.measured, "scores"),
     ):
-        with pytest.raises(MissingRunError):
-            make()
+        with pytest.raises(MissingRunError, match="There is no finished run"):
+            make(what)
     assert audit.leaks() == {}
     assert "no-mask-deep" in capsys.readouterr().out
     with pytest.raises(LLMLiteError, match="runs are to be trained; profile tiny is trained on a"):
-        work(experiment)
+        work_through(experiment)
     assert not experiment.runs.exists()
-
-
-def test_a_seed_of_a_grid_that_is_missing_is_left_out(whole, some_articles, tmp_path):
-    shared = chosen(whole_plan(whole.experiment), ["search-revised"])
-    unpack(pack(whole.experiment, shared, tmp_path / "a.tar.gz"), tmp_path, "tiny")
-    audit = Audit(open_plan(some_articles, tmp_path, SHOWN))
+    # Of a grid's seeds, and of the vocabularies and windows, those that are there are shown.
+    some = chosen(whole_plan(whole.experiment), ["search-revised", "choice-vocabulary-300-window"])
+    unpack(pack(whole.experiment, some[:3], tmp_path / "a.tar.gz"), tmp_path, "tiny")
     assert set(audit.grids("revised").seed) == {SEEDS[0]}
     assert len(audit.grids("first")) == 0
+    assert choose_data(experiment).stride.tolist() == [some[2].data.stride]
 
 
 def test_everything_is_read_from_an_archive_without_training(whole, some_articles, tmp_path):
@@ -276,11 +269,49 @@ def test_everything_is_read_from_an_archive_without_training(whole, some_article
         assert audit.grids(grid).equals(whole.grids(grid))
     for what in ("scores", *STUDIES):
         assert audit.measured(what) == whole.measured(what)
-    for name in audit.leak_runs:
+    for name, run in audit.leak_runs.items():
         assert audit.record(name)["measures"] == whole.record(name)["measures"]
-        assert read_record(experiment.folder(audit.leak_runs[name]))["command"] is None
-    assert len(choose_data(experiment)) == 1
+        assert read_record(experiment.folder(run))["command"] is None
+    assert choose_data(experiment).equals(choose_data(whole.experiment))
     assert experiment.model.config == whole.experiment.model.config
     assert len(list(tmp_path.glob(f"runs/*/{WEIGHTS}"))) == 1, "the model that is studied"
-    assert len(list(tmp_path.glob(f"runs/*/{RECORD}"))) == len(list(tmp_path.glob("runs/*")))
     assert files(experiment) == before
+
+
+# -- vocabularies, windows and strides ------------------------------------------------------------
+
+
+def test_the_candidates_are_all_combinations_of_one_text(some_articles, tmp_path, monkeypatch):
+    read, load = [], data.open_source
+    monkeypatch.setattr(data, "open_source", lambda *a, **k: read.append(1) or load(*a, **k))
+    grid = Grid(DataSpace((270, 300), (8, 16), (1, 2)), replace(TRAIN, epochs=2))
+    experiment = open_plan(some_articles, tmp_path, data_grid=grid)
+    runs = candidates(experiment)
+    cut = [(run.data.vocab_size, run.data.block_size, run.data.stride) for run in runs]
+    four = [(8, 8), (8, 4), (16, 16), (16, 8)]
+    assert cut == [(vocabulary, *window) for vocabulary in (270, 300) for window in four]
+    for run in runs:
+        dataset = experiment.dataset_of(run.data)
+        assert dataset.tokenizer.vocab_size == run.model.vocab_size == run.data.vocab_size
+        assert (run.model.n_layer, run.model.n_head, run.model.n_embd) == (6, 4, 128), "paper.BEST"
+        # Each token as often, as many in a batch, whatever the window.
+        assert run.train.epochs * run.data.block_size / run.data.stride == 2
+        assert run.train.batch_size * run.data.block_size == 4 * 16
+    assert read == [1]
+    assert candidates(open_plan(some_articles, tmp_path, data_grid=None)) == []
+
+
+def test_the_fewest_bits_per_byte_come_first(whole, monkeypatch):
+    measured, counts = Experiment.measured, whole.experiment.dataset.counts("valid")
+
+    def worse_by_stride(experiment, run, what):
+        score = measured(experiment, run, what)
+        return score | {"nats": score["nats"] * run.data.stride}
+
+    assert [run.data.stride for run in candidates(whole.experiment)] == [16, 8]
+    monkeypatch.setattr(Experiment, "measured", worse_by_stride)
+    table = choose_data(whole.experiment)
+    assert table.stride.tolist() == [8, 16]
+    for _, row in table.iterrows():
+        nats = counts.words_and_line_ends * math.log(row["perplexity per word"])
+        assert row["bits per byte"] == pytest.approx(nats / math.log(2) / counts.bytes)

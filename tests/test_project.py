@@ -186,7 +186,7 @@ def test_commands_can_be_typed_as_they_stand(page):
 
 @each_page
 def test_commands_that_are_mentioned_exist(page):
-    """In a sentence, `llmlite search --ray` may do without the option's value."""
+    """In a sentence, `llmlite search --ray.address` may do without the option's value."""
     wrong = mistakes(mentioned(prose(page)))
     assert not [message for message in wrong if not re.search("[Mm]issing value|expects", message)]
 

@@ -1,36 +1,38 @@
-"""A grid → its table: what each run comes to, what fails, and what a second call does."""
+"""A grid → its table: what each run comes to, what fails, what a second call does; here and on a
+real Ray cluster of this machine."""
 
+import os
 import re
+import signal
+import sys
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
-from llmlite import train
-from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig
+from llmlite.config import DataConfig, ModelConfig, RayOptions, SearchSpace, TrainConfig
 from llmlite.data import Dataset
 from llmlite.files import BusyError, CheckpointError, DiskFullError, LLMLiteError, MissingRunError
+from llmlite.plan import cluster
+from llmlite.plan.cluster import elsewhere, on_ray
 from llmlite.plan.search import (
     best_row,
     epochs_table,
     grid,
     hyperparameter_search,
-    search,
+    row_of,
     search_log,
 )
-from llmlite.run import LAST, PREVIOUS, RECORD, Run, read_record
+from llmlite.run import RECORD, Run, read_record
 from llmlite.train import Compute, Trainer
 
 GRID = SearchSpace(learning_rate=(0.02, 0.0001), n_layer=(1,), n_head=(1, 2), n_embd=(8,))
+ALL = [(0.02, 1), (0.02, 2), (0.0001, 1), (0.0001, 2)]  # its rates and heads, in order
 NARROW = replace(GRID, n_head=(1,))
 DATA = DataConfig(vocab_size=10, block_size=8)
-BASE = Run(
-    "digits",
-    DATA,
-    ModelConfig(vocab_size=10, block_size=8, n_layer=1, n_embd=8, dropout=0.0),
-    TrainConfig(epochs=2, batch_size=8, amp="off", patience=0),
-)
+MODEL = ModelConfig(vocab_size=10, block_size=8, n_layer=1, n_embd=8, dropout=0.0)
+BASE = Run("digits", DATA, MODEL, TrainConfig(epochs=2, batch_size=8, amp="off", patience=0))
 IDS = torch.arange(700) % 10
 DIGITS = Dataset.of_ids({"train": IDS, "valid": IDS[:100], "test": IDS[:100]}, DATA, {"data": "d"})
 COLUMNS = [
@@ -39,12 +41,16 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def search_in(folder, space=GRID, base=BASE, progress=False):
-    return hyperparameter_search(space, base, DIGITS, folder, Compute(progress=progress))
+def search_in(folder, space=GRID, base=BASE, progress=False, ray=None):
+    return hyperparameter_search(space, base, DIGITS, folder, Compute(progress=progress), ray)
 
 
 def folders_in(folder, space=GRID):
     return [run.folder(folder, DIGITS.about) for run in grid(space, BASE)]
+
+
+def epochs_in(folder, space=GRID):
+    return epochs_table(grid(space, BASE), folders_in(folder, space))
 
 
 @pytest.fixture(scope="module")
@@ -57,61 +63,62 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def fits(monkeypatch):
     """The runs that were trained, in order, as (learning rate, heads)."""
-    calls, original = [], Trainer._resume
+    calls, fit = [], Trainer._resume
 
     def counted(self):
         calls.append((self.config.learning_rate, self.run.model.n_head))
-        return original(self)
+        return fit(self)
 
     monkeypatch.setattr(Trainer, "_resume", counted)
     return calls
 
 
-def fail_one(monkeypatch, error):
-    """Let the second configuration fail with `error`."""
-    original = Trainer._train_epoch
+@pytest.fixture
+def failing(monkeypatch, tmp_path):
+    """failing(error): a search whose second configuration fails with it."""
+    train = Trainer._train_epoch
 
-    def failing(self):
-        if (self.config.learning_rate, self.run.model.n_head) == (0.02, 2):
-            raise error
-        return original(self)
+    def search(error):
+        def fail(self):
+            if (self.config.learning_rate, self.run.model.n_head) == ALL[1]:
+                raise error
+            return train(self)
 
-    monkeypatch.setattr(Trainer, "_train_epoch", failing)
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_train_epoch", fail)
+            return search_in(tmp_path)
 
-
-# -- the table ------------------------------------------------------------------------------------
+    return search
 
 
 def test_the_table_has_a_row_a_configuration_as_its_record_says(finished):
     folder, table = finished
     assert list(table.columns) == COLUMNS
     assert table[COLUMNS[:4]].to_dict("records") == list(GRID.points())
-    assert set(table.status) == {"finished"}
-    assert set(table.epochs) == {2}
-    assert set(table.steps) == {2 * 11}  # 87 windows of 8 tokens in batches of 8
     runs = folders_in(folder)
     assert {p.name for p in folder.iterdir()} == {*(run.name for run in runs), "results.csv"}
     for run, row in zip(runs, table.to_dict("records"), strict=True):
         record = read_record(run)
         assert record["identity"]["train"]["learning_rate"] == row["learning_rate"]
         assert record["identity"]["model"]["n_head"] == row["n_head"]
-        assert record["identity"]["data"] == "d"
         best = min(record["epochs"], key=lambda epoch: epoch["valid_loss"])
         assert [row[c] for c in COLUMNS[6:9]] == [best[c] for c in COLUMNS[6:9]]
         assert (row["best_epoch"], row["parameters"]) == (best["epoch"], record["parameters"])
+        # 87 windows of 8 tokens in batches of 8
+        assert [row[c] for c in ("status", "epochs", "steps")] == ["finished", 2, 2 * 11]
+        assert row["tokens_per_second"] == round(record["epochs"][-1]["tokens_per_second"])
+        assert row["seconds"] == round(record["seconds"], 1)
+    early = record | {"best": record["epochs"][0]}
+    row = row_of(grid(GRID, BASE)[-1], early)
+    assert (row["best_epoch"], row["epochs"]) == (1, 2), "the best epoch need not be the last"
     written = pd.read_csv(folder / "results.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(written, table)
 
 
-def test_the_best_row_is_the_lowest_perplexity_that_finished(finished):
-    assert best_row(finished[1])["learning_rate"] == 0.02, "little time is given"
-    table = pd.DataFrame(
-        {
-            "status": ["finished", "failed", "finished", "missing"],
-            "reason": ["", "NaN", "", "Not here."],
-            "perplexity": [3.0, 1.0, 2.0, None],
-        }
-    )
+def test_the_best_row_is_the_lowest_perplexity_that_finished():
+    status, reason = ["finished", "failed", "finished", "missing"], ["", "NaN", "", "Not here."]
+    perplexity = [3.0, 1.0, 2.0, None]
+    table = pd.DataFrame({"status": status, "reason": reason, "perplexity": perplexity})
     assert best_row(table).name == 2
     with pytest.raises(LLMLiteError, match=r"No configuration of the grid finished \(NaN; Not"):
         best_row(table.iloc[[1, 3]])
@@ -119,49 +126,27 @@ def test_the_best_row_is_the_lowest_perplexity_that_finished(finished):
         best_row(table.iloc[[3]])
 
 
-def test_epochs_and_log_are_in_the_papers_form(finished):
-    folder, table = finished
-    epochs = epochs_table(grid(GRID, BASE), folders_in(folder))
-    assert epochs.epoch.tolist() == [1, 2] * 4
-    assert epochs.n_head.tolist() == [1, 1, 2, 2] * 2
-    assert epochs.valid_loss.tolist()[::2] == [
-        read_record(run)["epochs"][0]["valid_loss"] for run in folders_in(folder)
-    ]
-    parts = search_log(table, epochs).split("\n\n")
-    assert len(parts) == 4
-    lines = parts[3].split("\n")
-    assert lines[0] == "Running config: lr=0.0001, layers=1, heads=2, embed_dim=8"
-    for number, line in enumerate(lines[1:3], start=1):
-        assert re.fullmatch(
-            rf"Epoch {number}: Train Loss=\d\.\d{{4}}, Val Loss=\d\.\d{{4}}, "
-            r"Perplexity=\d+\.\d{4}, LR=0\.\d{6}, GradNorm=\d\.\d{4}e[+-]\d\d",
-            line,
-        )
-    assert lines[3:] == [f"Final Perplexity for (0.0001, 1, 2, 8): {table.perplexity.iloc[3]:.4f}"]
-
-
-def test_progress_prints_the_same_log(tmp_path, capsys):
-    table = search_in(tmp_path, NARROW, progress=True)
-    output = capsys.readouterr()
-    assert output.out == ""
-    lines = output.err.replace("\x1b[A", "").splitlines()  # the bars move the cursor up
-    log = search_log(table, epochs_table(grid(NARROW, BASE), folders_in(tmp_path, NARROW)))
-    expected = [line for line in log.splitlines() if line.startswith(("Epoch", "Final"))]
-    assert [line for line in lines if line.startswith(("Epoch", "Final"))] == expected
-
-
-def test_what_is_missing_where_nothing_is_trained_is_a_row_that_says_so(tmp_path):
-    def train(run):
-        if run.model.n_head == 2:
-            raise MissingRunError("Not here.")
-        return Trainer(run, DIGITS, run.folder(tmp_path, DIGITS.about), Compute("cpu", False)).fit()
-
-    table = search(grid(GRID, BASE), train, tmp_path / "table.csv", progress=False)
-    assert table.status.tolist() == ["finished", "missing"] * 2
-    assert table.reason[1] == "Not here."
-    assert set(epochs_table(grid(GRID, BASE), folders_in(tmp_path)).n_head) == {1}
+def test_epochs_and_log_are_in_the_papers_form_and_printed(tmp_path, capsys):
+    table, epochs = search_in(tmp_path, NARROW, progress=True), epochs_in(tmp_path, NARROW)
+    expected = [[e, rate, 1337] for rate in NARROW.learning_rate for e in (1, 2)]
+    assert epochs[["epoch", "learning_rate", "seed"]].to_numpy().tolist() == expected
+    records = map(read_record, folders_in(tmp_path, NARROW))
+    losses = [epoch["valid_loss"] for record in records for epoch in record["epochs"]]
+    assert epochs.valid_loss.tolist() == losses
+    log = search_log(table, epochs)
+    first, *lines, last = log.split("\n\n")[1].split("\n")
+    assert first == "Running config: lr=0.0001, layers=1, heads=1, embed_dim=8"
+    numbers = r"Train Loss=\d\.\d{4}, Val Loss=\d\.\d{4}, Perplexity=\d+\.\d{4}, LR=0\.\d{6}, "
+    for epoch, line in enumerate(lines, start=1):
+        assert re.fullmatch(rf"Epoch {epoch}: {numbers}GradNorm=\d\.\d{{4}}e[+-]\d\d", line)
+    assert last == f"Final Perplexity for (0.0001, 1, 1, 8): {table.perplexity.iloc[1]:.4f}"
+    out, err = capsys.readouterr()
+    assert out == ""
+    printed = err.replace("\x1b[A", "").splitlines()  # the bars move the cursor up
+    shown = [line for line in printed if line.startswith(("Epoch", "Final"))]
+    assert shown == [line for line in log.split("\n") if line.startswith(("Epoch", "Final"))]
     with pytest.raises(MissingRunError, match="digits-lr0"):
-        epochs_table(grid(GRID, BASE), folders_in(tmp_path / "none"))
+        epochs_in(tmp_path / "none")
 
 
 # -- failures and second calls --------------------------------------------------------------------
@@ -176,88 +161,150 @@ def test_what_is_missing_where_nothing_is_trained_is_a_row_that_says_so(tmp_path
     ],
 )
 def test_a_configuration_that_fails_is_a_row_and_is_tried_again(
-    tmp_path, monkeypatch, fits, error, reason
+    tmp_path, failing, fits, error, reason
 ):
-    with monkeypatch.context() as patch:
-        fail_one(patch, error)
-        table = search_in(tmp_path)
+    table, epochs = failing(error), epochs_in(tmp_path)
     assert table.status.tolist() == ["finished", "failed", "finished", "finished"]
     assert table.reason[1].startswith(reason)
     assert "\n" not in table.reason[1]
     assert table.perplexity.isna().tolist() == [False, True, False, False]
-    assert len(epochs_table(grid(GRID, BASE), folders_in(tmp_path))) == 3 * 2
-    log = search_log(table, epochs_table(grid(GRID, BASE), folders_in(tmp_path)))
-    assert log.split("\n\n")[1].split("\n")[1].startswith(f"Failed (0.02, 1, 2, 8): {reason}")
-    fits.clear()
+    assert len(epochs) == 3 * 2
+    assert f"\nFailed (0.02, 1, 2, 8): {reason}" in search_log(table, epochs)
     assert set(search_in(tmp_path).status) == {"finished"}
-    assert fits == [(0.02, 2)]
+    assert fits == [*ALL, ALL[1]]
 
 
-def test_a_run_that_diverges_is_a_row_and_the_search_goes_on(tmp_path, monkeypatch):
-    table = search_in(tmp_path, replace(NARROW, learning_rate=(1e30, 0.02)))
-    assert table.status.tolist() == ["failed", "finished"]
-    assert re.search(r"became (nan|inf) at step \d+ of 22", table.reason[0])
-    monkeypatch.setattr(train, "total_loss", lambda *_, **__: (1e6, 100))
-    table = search_in(tmp_path / "validation", NARROW)
-    assert table.status.tolist() == ["failed"] * 2
+STOP = [BusyError, DiskFullError, CheckpointError, TypeError, KeyboardInterrupt]
 
 
-def test_a_shape_that_cannot_be_is_refused_before_anything_is_trained(tmp_path, fits):
-    with pytest.raises(LLMLiteError, match="n_embd 8 cannot be shared among n_head 3"):
-        search_in(tmp_path, replace(GRID, n_head=(2, 3)))
-    assert fits == []
-
-
-def test_a_mistake_in_the_program_is_not_hidden_as_a_failure(tmp_path, monkeypatch):
-    fail_one(monkeypatch, TypeError("a bug"))
-    with pytest.raises(TypeError, match="a bug"):
-        search_in(tmp_path)
-
-
-@pytest.mark.parametrize("error", [BusyError("Taken."), DiskFullError("Full.")])
-def test_what_the_next_configuration_would_meet_as_well_stops_the_search(
-    tmp_path, monkeypatch, fits, error
+@pytest.mark.parametrize("error", STOP)
+def test_what_the_next_one_would_meet_as_well_stops_a_search_which_carries_on_later(
+    tmp_path, finished, failing, fits, error
 ):
-    fail_one(monkeypatch, error)
-    with pytest.raises(type(error), match=str(error)):
-        search_in(tmp_path)
-    assert fits == [(0.02, 1), (0.02, 2)]
+    with pytest.raises(error, match="Taken"):
+        failing(error("Taken."))
+    assert fits == ALL[:2]
     assert pd.read_csv(tmp_path / "results.csv").n_head.tolist() == [1]
-
-
-def test_an_interrupted_search_carries_on_and_a_finished_one_trains_nothing(
-    tmp_path, monkeypatch, finished, fits
-):
-    with monkeypatch.context() as patch:
-        fail_one(patch, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            search_in(tmp_path)
-    assert pd.read_csv(tmp_path / "results.csv").n_head.tolist() == [1]
-    fits.clear()
     table = search_in(tmp_path)
-    assert fits == [(0.02, 2), (0.0001, 1), (0.0001, 2)]
+    assert fits[2:] == ALL[1:]
     assert table.perplexity.tolist() == finished[1].perplexity.tolist()
-    fits.clear()
-    pd.testing.assert_frame_equal(search_in(tmp_path), table)
-    assert fits == []
 
 
 def test_only_what_is_new_is_trained(tmp_path, fits):
+    with pytest.raises(LLMLiteError, match="n_embd 8 cannot be shared among n_head 3"):
+        search_in(tmp_path, replace(GRID, n_head=(2, 3)))
+    assert fits == [], "a shape that cannot be is refused before any other is trained"
     search_in(tmp_path, NARROW)
-    search_in(tmp_path)
-    assert fits == [(0.02, 1), (0.0001, 1), (0.02, 2), (0.0001, 2)]
-    fits.clear()
+    table = search_in(tmp_path)
+    assert fits == [ALL[0], ALL[2], ALL[1], ALL[3]]
+    pd.testing.assert_frame_equal(search_in(tmp_path), table)
     search_in(tmp_path, NARROW, replace(BASE, train=replace(BASE.train, epochs=1)))
-    assert len(fits) == 2, "another length of training is another run"
+    assert fits[4:] == [ALL[0], ALL[2]], "another length of training is another run"
 
 
-def test_a_damaged_run_stops_the_search_and_is_not_trained_over(tmp_path):
-    search_in(tmp_path)
-    run = folders_in(tmp_path)[2]
-    (run / RECORD).unlink()
-    for name in (LAST, PREVIOUS):
-        (run / name).write_bytes(b"damaged")
+# -- on a cluster ---------------------------------------------------------------------------------
+
+REFUSED = [
+    ({"address": "127.0.0.1:1"}, "no Ray cluster to be had at '127.0.0.1:1'"),
+    ({"address": "ray://127.0.0.1:1"}, "no Ray cluster to be had at 'ray://127.0.0.1:1'"),
+    ({"address": "nonsense"}, "no Ray cluster to be had at 'nonsense'"),
+    ({"gpus_per_run": 2}, "gpus_per_run is 2"),
+    ({"gpus_per_run": -1}, "gpus_per_run is -1"),
+    ({"cpus_per_run": 0}, "cpus_per_run is 0"),
+    ({}, "pip install llmlite[ray]"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSED)
+def test_what_cannot_be_had_is_said_at_once(tmp_path, monkeypatch, options, words, one_sentence):
+    if not options:
+        monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(LLMLiteError) as error:
+        search_in(tmp_path, ray=RayOptions(**options))
+    assert words in one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "gpus"),
+    [(None, "cpu", 0), (None, "cuda", 1), (None, "cuda:1", 1), (0.25, "cpu", 0.25), (0, "cuda", 0)],
+)
+def test_a_run_gets_a_whole_gpu_unless_it_is_told_otherwise(given, device, gpus):
+    options, compute = elsewhere(RayOptions(gpus_per_run=given), Compute(device))
+    assert options.gpus_per_run == gpus
+    assert (compute.device, compute.progress) == ("cuda" if gpus else "cpu", False)
+
+
+@pytest.fixture(scope="module", params=[pytest.param("ray", marks=pytest.mark.slow)])
+def two_cpus():
+    """A cluster of this machine's cores, which each test finds started already, uses whatever the
+    address, and leaves running."""
+    import ray
+
+    cluster._connect(ray, "local")
+    yield RayOptions("nowhere:1")
+    assert ray.is_initialized(), "no search ends what it did not start"
+    ray.shutdown()
+
+
+def test_a_killed_worker_is_replaced_and_the_table_is_the_local_one(tmp_path, two_cpus, finished):
+    runs, folders = grid(GRID, BASE), folders_in(tmp_path)
+
+    def train(number):
+        trainer = Trainer(runs[number], DIGITS, folders[number], Compute(progress=False))
+        train_epoch, kept = trainer._train_epoch, tmp_path / "epochs before"
+
+        def killed():
+            if number == 1 and (folders[1] / RECORD).exists() and not kept.exists():
+                record = read_record(folders[1])
+                if record["epochs"]:
+                    kept.write_text(repr(record["epochs"]))
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return train_epoch()
+
+        trainer._train_epoch = killed
+        return trainer.fit()
+
+    records = dict(on_ray(train, range(4), two_cpus, tmp_path))
+    # Their times, to the last digit: nobody trained these epochs a second time.
+    assert repr(records[1]["epochs"][:1]) == (tmp_path / "epochs before").read_text()
+    table, same = search_in(tmp_path, ray=two_cpus), COLUMNS[:-2]
+    pd.testing.assert_frame_equal(table[same], finished[1][same], rtol=0, atol=1e-6)
+    written = pd.read_csv(tmp_path / "results.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(written, table)
+
+
+def test_what_fails_in_a_worker_is_a_row_but_a_damaged_run_stops_all(tmp_path, two_cpus):
+    space = replace(NARROW, learning_rate=(1e30, 0.02))
+    table = search_in(tmp_path, space, ray=two_cpus)
+    assert table.status.tolist() == ["failed", "finished"]
+    assert table.learning_rate.tolist() == [1e30, 0.02]
+    assert re.search(r"became (nan|inf) at step \d+ of 22", table.reason[0])
+    run = folders_in(tmp_path, space)[1]
+    (run / RECORD).write_text("{")
     with pytest.raises(CheckpointError, match=re.escape(run.name)):
-        search_in(tmp_path)
-    assert (run / f"damaged-{LAST}").read_bytes() == b"damaged"
-    assert not (run / LAST).exists()
+        search_in(tmp_path, space, ray=two_cpus)
+
+
+STOPS = [
+    (str, {}, "gone", LLMLiteError, r"does not see .*gone; put the output"),
+    (lambda _: os.kill(os.getpid(), 9), {}, "", LLMLiteError, "A run's worker was lost 1 times"),
+    (lambda item: item + "a bug", {}, "", TypeError, "unsupported operand"),
+    (str, {"cpus_per_run": 99}, "", LLMLiteError, r"No machine .* has 99 CPUs and 0 GPUs"),
+]
+
+
+@pytest.mark.parametrize(("function", "options", "folder", "kind", "words"), STOPS)
+def test_what_no_worker_can_do_is_an_error(
+    tmp_path, monkeypatch, two_cpus, function, options, folder, kind, words
+):
+    monkeypatch.setattr(cluster, "RETRIES", 0)
+    with pytest.raises(kind, match=words):
+        list(on_ray(function, [0], replace(two_cpus, **options), tmp_path / folder))
+
+
+def test_a_worker_uses_as_many_threads_as_it_was_given_cpus(tmp_path, two_cpus):
+    for cpus in {1, min(2, os.cpu_count())}:
+        options = RayOptions(cpus_per_run=cpus)
+        assert list(on_ray(lambda _: torch.get_num_threads(), [0], options, tmp_path)) == [
+            (0, cpus)
+        ]

@@ -12,7 +12,7 @@ from llmlite.audit import plan
 from llmlite.audit.runs import Audit
 from llmlite.config import DataConfig, DataSpace, ModelConfig, SearchSpace, TrainConfig
 from llmlite.experiment import Experiment
-from llmlite.plan.runner import work_through as work
+from llmlite.plan.runner import work_through
 from llmlite.profiles import PROFILES, Grid
 from llmlite.sources import sample_folder, split_articles
 
@@ -28,7 +28,7 @@ PROFILE = replace(
     first=Grid(SearchSpace((1e-3,), (1,), (1,), (8,)), FIXED),
     revised=Grid(SearchSpace((2e-3, 1e-3), (1,), (2,), (8,)), TRAIN),
     seeds=SEEDS,
-    data_grid=Grid(DataSpace((300,), (16,), (2,)), replace(TRAIN, epochs=2)),
+    data_grid=Grid(DataSpace((300,), (16,), (1, 2)), replace(TRAIN, epochs=2, train_tokens=300)),
 )
 # As in `full`, the scorecard judges by the runs of the retraining and of the grids themselves.
 AUDIT = replace(
@@ -42,34 +42,14 @@ plan.AUDITS["tiny"] = AUDIT
 ARTICLES = {"train": 30, "valid": 6, "test": 6}
 
 
-def open_plan(text, out, profile=PROFILE) -> Experiment:
-    return Experiment(profile, text, out, "cpu", progress=False)
+def open_plan(text, out, profile=PROFILE, progress=False, **changes) -> Experiment:
+    return Experiment(profile, text, out, "cpu", progress, **changes)
 
 
 def files(experiment: Experiment) -> dict[Path, int]:
     """When each file of a run was written; the locks' are touched by whoever looks."""
     found = experiment.runs.rglob("*")
     return {p: p.stat().st_mtime_ns for p in found if p.is_file() and not p.name.startswith(".")}
-
-
-def text_of(articles: int, word: str = "river") -> str:
-    """Articles in WikiText's form."""
-    parts = []
-    for number in range(articles):
-        lines = [
-            "", f"= Place {number} =", "", f"Place {number} lies on the {word} {number} .", "",
-            "= = History = =", "", f"It was founded in {1800 + number} by a {word} @-@ side .",
-        ]  # fmt: skip
-        parts.append("".join(f" {line} \n" if line else " \n" for line in lines) + " \n")
-    return "".join(parts)
-
-
-def write_corpus(folder: Path, word: str = "river") -> Path:
-    """`text_of` 40, 6 and 5 articles as the three splits."""
-    folder.mkdir(exist_ok=True)
-    for split, articles in (("train", 40), ("valid", 6), ("test", 5)):
-        (folder / f"wiki.{split}.raw").write_text(text_of(articles, word), encoding="utf-8")
-    return folder
 
 
 @contextmanager
@@ -99,5 +79,5 @@ def whole(some_articles, tmp_path_factory) -> Audit:
     """The plan, worked through in another process without a break, and packed as all.tar.gz."""
     experiment = open_plan(some_articles, tmp_path_factory.mktemp("whole"))
     with one_core():
-        assert work(experiment, archive=experiment.out / "all.tar.gz") == []
+        assert work_through(experiment, archive=experiment.out / "all.tar.gz") == []
     return Audit(open_plan(some_articles, experiment.out))

@@ -40,7 +40,7 @@ class Search(Work):
         from llmlite.plan.search import best_row
 
         experiment = self.experiment()
-        table = experiment.search(self.grid, self.ray if self.ray.address else None)
+        table = experiment.search(self.grid, self.ray if self.ray != RayOptions() else None)
         columns = ["learning_rate", "n_layer", "n_head", "n_embd", "status", "perplexity"]
         print(table.reindex(columns=[*columns, "seconds"]).to_string(index=False))
         best = best_row(table)

@@ -48,7 +48,7 @@ def on_ray(
         raise LLMLiteError(install) from None
     with ExitStack() as at_the_end:
         if not ray.is_initialized():  # else be connected to what this process has already
-            _connect(ray, options.address)
+            _connect(ray, options.address or "auto")
             at_the_end.callback(ray.shutdown)
         cpus, gpus = options.cpus_per_run, options.gpus_per_run or 0
         _require_room(ray, cpus, gpus)
