@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from workers import CallError, Worker
@@ -90,14 +89,13 @@ class Check:
             environment |= {"TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
         return Worker("gpu_worker", kind, environment, case=self.cases[label], **options)
 
-    def part(self, name: str, needs: float, run: Callable, *given) -> None:
-        """Run it, unless less time is left than it needs, and write down what came of it."""
+    def part(self, name: str, run: Callable, /, **given) -> None:
+        """Run it, if there is time, and write down what came of it."""
         start, parts = time.monotonic(), self.record["parts"]
-        if needs and self.left < needs:
-            parts[name] = f"skipped: {self.left:.0f} s left, {needs:.0f} needed"
-        else:
+        parts[name] = "skipped: no time"
+        if self.left > 0:
             try:
-                run(*given)
+                run(**given)
                 parts[name] = round(time.monotonic() - start, 1)
             except Exception as error:
                 parts[name] = "failed"
@@ -162,54 +160,46 @@ class Check:
                     self.ready[label, role][name] = row
             self.say(f"{label}: {role}: {len(self.ready[label, role])} of {len(found)} are ready")
 
-    def laps(self, calls: dict[str, tuple[Worker, str]], until: float) -> dict[str, dict]:
-        """A step of each, lap by lap in turns, while more than `until` seconds are left."""
-        taken, steps = {name: [] for name in calls}, 2 if self.options.tiny else 20
+    def laps(self, workers: dict[str, Worker]) -> dict[str, dict]:
+        """A step of each, lap by lap in turns, as long as others have the time that they need."""
+        taken, steps = {name: [] for name in workers}, 2 if self.options.tiny else 20
         for lap in range(1 + LAPS):
             for name in list(taken):
-                worker, variant = calls[name]
                 try:
-                    given = {"name": variant, "count": steps}
-                    seconds = worker.call("lap", self.patience(QUICK), **given)
+                    seconds = workers[name].call(
+                        "lap", self.patience(QUICK), name=name, count=steps
+                    )
                     taken[name] += [seconds] if lap else []
                 except CallError as error:
                     self.failed(f"a lap of {name}", error)
                     del taken[name]
-            if lap and self.left < until:
+            if lap and self.left < 0.2 * self.budget:
                 break
         found = {name: laps for name, laps in taken.items() if laps}
         return {n: {"step_s": statistics.median(s), "laps_s": s} for n, s in found.items()}
 
     def speed(self, label: str) -> None:
-        case, worker, ready = (
-            self.cases[label],
-            *(d[label, OURS] for d in (self.workers, self.ready)),
-        )
-        row = self.record["speed"][label] = {"variants": {}}
-        row["floors"] = floors = worker.call("floors", self.patience(QUICK))
-        tokens = case["window"] * case["batch"] * case["accumulation"]
-        laps = self.laps({name: (worker, name) for name in ready}, 0.35 * self.budget)
-        for name, found in laps.items():
-            rate, above = (
-                tokens / found["step_s"],
-                found["step_s"] / floors["data sheet"]["seconds"],
-            )
-            found |= {"tokens_per_s": rate, "above_floor": above}
-            row["variants"][name] = {**ready[name], **found}
-            ms = found["step_s"] * 1e3
-            self.say(f"  {name:32} {ms:8.3f} ms {rate:12,.0f} tokens/s, {above:.1f} × the floor")
-        if laps:
-            self.record["best"][label] = best = min(laps, key=lambda name: laps[name]["step_s"])
-            self.record["recommended"] = ready[best]  # the last case's: its pieces can be merged
-
-    def peers(self, label: str) -> None:
-        roles = [role for role in self.roles if role != OURS and self.ready[label, role]]
-        calls = {role: (self.workers[label, role], role) for role in roles}
-        calls[OURS] = self.workers[label, OURS], self.record["best"][label]
-        rows = self.record["peers"][label] = self.laps(calls, 0.2 * self.budget)
-        for name, row in rows.items():
-            row["times_ours"] = times = row["step_s"] / rows[OURS]["step_s"]
-            self.say(f"{label}: {name:30} {row['step_s'] * 1e3:8.3f} ms, {times:.2f} × ours")
+        """Of every path of ours and of every peer."""
+        ready = self.ready[label, OURS]
+        roles = {role: self.ready[label, role] for role in self.roles}
+        laps = self.laps({n: self.workers[label, role] for role in roles for n in roles[role]})
+        floors = self.workers[label, OURS].call("floors", self.patience(QUICK))
+        case, variants = self.cases[label], {n: {**ready[n], **laps[n]} for n in ready if n in laps}
+        self.record["speed"][label] = {"variants": variants, "floors": floors}
+        best = self.record["best"][label] = min(variants, key=lambda n: variants[n]["step_s"])
+        self.record["recommended"] = ready[best]  # the last case's: its pieces can be merged
+        least = variants[best]["step_s"]
+        for row in variants.values():
+            tokens = case["window"] * case["batch"] * case["accumulation"]
+            row["tokens_per_s"] = tokens / row["step_s"]
+            row["above_floor"] = row["step_s"] / floors["data sheet"]["seconds"]
+        peers = {name: row for name, row in laps.items() if name not in ready}
+        self.record["peers"][label] = {**peers, OURS: laps[best].copy()}
+        for row in self.record["peers"][label].values():
+            row["times_ours"] = row["step_s"] / least
+        for name, row in laps.items():
+            times = row["step_s"] / least
+            self.say(f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms, {times:.2f} × the best")
 
     def stop(self) -> None:
         for worker in self.workers.values():
@@ -225,33 +215,28 @@ class Check:
             self.say(line)
 
     def run(self) -> None:
-        self.part("machine", 0, self.machine)
-        self.part("checks", 0, self.correct)
+        self.part("machine", self.machine)
+        self.part("checks", self.correct)
         # In the time that the others need to compile as well.
-        self.part("compilation", 0.45 * self.budget, self.seconds, "compilation")
-        self.part("ready", 0, self.wait)
+        self.part("compilation", self.seconds, name="compilation")
+        self.part("ready", self.wait)
         for label in self.cases:
-            self.part(f"speed, {label}", 10, self.speed, label)
-        for label in self.cases:
-            self.part(f"peers, {label}", 10, self.peers, label)
-        self.part("stop", 0, self.stop)
-        self.part("files", 3, self.seconds, "files")
+            self.part(f"speed, {label}", self.speed, label=label)
+        self.part("stop", self.stop)
         for batch in (1, 2) if self.options.tiny else (1, 64):
             name = f"generation, batch {batch}"
-            self.part(name, 12, partial(self.seconds, name, batch=batch))
-        self.part("profile", 5, self.profile)
+            self.part(name, self.seconds, name=name, batch=batch)
+        self.part("profile", self.profile)
 
     def summary(self) -> None:
         """What is not as it should be, and what was found to be the fastest."""
         checks, record = self.record["checks"], self.record
         passed = [name for name, row in checks.items() if row.get("passed")]
         print(f"\n{'=' * 100}\n{len(passed)} of {len(checks)} checks passed")
-        skipped = {name: row["skipped"] for name, row in checks.items() if "skipped" in row}
-        skipped |= {name: what for name, what in record["parts"].items() if isinstance(what, str)}
-        failed = dict.fromkeys(checks.keys() - {*passed, *skipped}, "FAILED")
-        errors = {name: f"ERROR {lines[0][:200]}" for name, lines in record["errors"].items()}
-        for name, what in (failed | skipped | errors).items():
-            print(f"{name}: {what}")
+        for name in checks.keys() - {*passed}:
+            print(f"{name}: {checks[name].get('skipped', 'FAILED')}")
+        for name, lines in record["errors"].items():
+            print(f"ERROR {name}: {lines[0][:200]}")
         for label, name in record["best"].items():
             print(f"BEST {label}: {name}")
         print(f"RECOMMENDED: {json.dumps(record.get('recommended', {}))}", flush=True)

@@ -21,7 +21,6 @@ from workers import in_words
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import WARM_UP, Engine, FastPaths, learning_rate
 from llmlite.generate import generate
-from llmlite.metrics import total_loss
 from llmlite.model import GPT
 from llmlite.parallel import ALONE
 from llmlite.run import environment, load_state, save_state
@@ -352,23 +351,6 @@ class Checks:
         steps, again = self.first_seconds(), self.first_seconds()
         found = {"cold_s": steps[0] - steps[-1], "warm_s": again[0] - again[-1]}
         return found | ({"capture_s": steps[WARM_UP] - steps[-1]} if self.cuda else {})
-
-    def files(self) -> dict:
-        """Of a checkpoint, written and read, and of a validation of WikiText-2's size."""
-        model = GPT(self.case.shape).to(self.device)
-        tokens = 2_000 if self.case.tiny else 270_000
-        ids = torch.randint(self.case.shape.vocab_size, (tokens,), device=self.device)
-        state = {name: model.state_dict() for name in ("model", "first", "second", "best")}
-        with tempfile.TemporaryDirectory() as folder:
-            calls = {
-                "save_s": partial(save_state, state, Path(folder)),
-                "load_s": partial(load_state, Path(folder), self.device),
-                "validation_s": partial(total_loss, model, ids),
-            }
-            return {
-                name: statistics.median(timed(self.device, call) for _ in range(3))
-                for name, call in calls.items()
-            }
 
     def generation(self, batch: int) -> dict:
         """Ours against transformers' generate, in turns, the same greedy text."""

@@ -48,6 +48,9 @@ class Worker:
         answers, *_ = select.select([self.process.stdout], [], [], timeout)
         line = self.process.stdout.readline() if answers else ""
         if not line:
+            if answers:  # it is about to end by itself: how?
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(5)
             tail = self.close()
             code = self.process.returncode
             why = f"The process ended with code {code}" if answers else f"No answer in {timeout} s"
