@@ -48,10 +48,10 @@ def test_the_page_is_that_of_the_records():
     cells = row("training, window 256, batch 16, bfloat16, 2 threads")
     assert cells[1] == over(rows, "plain GPT")
     assert cells[-1] == over(rows, "llmlite", "transformers sdpa, torch.compile", "peak_bytes")
-    pairs = [
-        (c["contestants"][n] for n in ("llmlite", "plain GPT")) for c in train["cases"].values()
-    ]
-    steps = [ours["compile_s"] / (plain["step_s"] - ours["step_s"]) for ours, plain in pairs]
+    steps = []
+    for case in train["cases"].values():
+        ours, plain = (case["contestants"][name] for name in ("llmlite", "plain GPT"))
+        steps.append(ours["compile_s"] / (plain["step_s"] - ours["step_s"]))
     assert f"paid back after {min(steps):.0f} to {max(steps):.0f} steps" in text
     rows = generate["cases"]["batch 64"]["contestants"]
     assert row("generation, batch 64")[0] == over(rows, "transformers generate")
