@@ -2,108 +2,89 @@
 
 make bench-tokenizer                    # the bundled sample, or the folder in $LLMLITE_DATA
 
-Each contestant lives in a process of its own (see tokenizer_worker.py), because HF tokenizers reads
-its number of threads once, when it starts. They take turns: while one works, the others wait.
+Every contestant gets the text in the form that suits it. All train on lines; HF tokenizers reads
+them from the file itself, which is its fastest way. It encodes line by line, so that it can use its
+threads; the others encode the whole. Times include making the ids a Python list.
 """
 
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-from common import alternate, arguments, record, table
+import common
 from texts import random_texts
-from tokenizer_worker import CONTESTANTS, by_line
 
 from llmlite.config import DataConfig
 from llmlite.data import SPLITS, Dataset
 from llmlite.files import TokenizerError, tqdm
 from llmlite.sources import DATA_VARIABLE
-from llmlite.tokenizer import BPETokenizer
+from llmlite.tokenizer import BYTE_ORDER, BPETokenizer
+from llmlite.tokenizer.learn import BYTE_CHARACTERS
+from llmlite.tokenizer.words import batches
 
-OURS, THREADED, SINGLE, TIKTOKEN_THREADED, TIKTOKEN = CONTESTANTS
-SIZES = (8192, 16384, 32000)
-GOALS = {"training": 1.0, "encoding train": 1.0, "encoding": 1.5, "memory": 10.0}
-
-
-class Worker:
-    """A contestant in its own process, told what to do line by line."""
-
-    def __init__(self, name: str, folder: Path):
-        threads = "1" if name.endswith("1 thread") else str(os.cpu_count())
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("tokenizer_worker.py")), name, folder],
-            env={**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, task: str, argument) -> dict:
-        self.process.stdin.write(json.dumps([task, argument]) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} failed at {task} {argument}; its error is above.")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+OURS = "llmlite"
+TRAINING = (OURS, "HF tokenizers", "HF, 1 thread")
+ENCODING = (*TRAINING, "tiktoken", "tiktoken, 1 thread")
 
 
-def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], rounds=5)
-    parser.add_argument(
-        "--vocab-size", type=int, nargs="+", default=SIZES, help=f"(default: {SIZES})"
-    )
-    parser.add_argument(
-        "--strings", type=int, default=100_000, help="random strings to compare (default: 100000)"
-    )
-    options = parser.parse_args()
-    corpus = Dataset(DataConfig(source=os.environ.get(DATA_VARIABLE) or "sample"), ".")
-    text = corpus.text("train")
-    sizes, ours = reachable(text, options.vocab_size)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ours.save(folder / "tokenizer.json")
-        texts = {"train": text, "test": corpus.text("test"), "no word twice": unrepeated(2**21)}
-        for split, content in texts.items():
-            (folder / f"{split}.txt").write_text(content, encoding="utf-8", newline="")
-        workers = {name: Worker(name, folder) for name in CONTESTANTS}
-        results = {
-            "training": {
-                f"{size:,}": measure(
-                    workers, "train", size, text, options.rounds, f"{size:,} tokens"
-                )
-                for size in sizes
-            },
-            "encoding": {
-                split: measure(workers, "encode", split, content, options.rounds, split)
-                for split, content in texts.items()
-            },
-            "memory": {name: workers_memory(name, folder, sizes[-1]) for name in (OURS, THREADED)},
-        }
-        for worker in workers.values():
-            worker.close()
-    results["ratios"] = ratios(results)
-    results["exactness"] = exactness(ours, corpus, options.strings)
-    record(
-        options.out,
-        f"tokenizer {corpus.name}",
-        "cpu",
-        data=corpus.name,
-        bytes=len(text.encode()),
-        rounds=options.rounds,
-        versions={name: version(name) for name in ("tokenizers", "tiktoken")},
-        **results,
-    )
+def by_line(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
+
+
+def contestant(name: str, folder: str, text: str, size: int = 0):
+    """size: of the vocabulary to train; 0: encode."""
+    threads = 1 if name.endswith("1 thread") else os.cpu_count()
+    os.environ.update(RAYON_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="true")
+    path = Path(folder, f"{text}.txt")
+    content = path.read_bytes().decode("utf-8")
+    if size and name == OURS:
+        lines = by_line(content)
+        return lambda: BPETokenizer.train(lines, size + 1), our_merges  # and <|endoftext|>
+    if size:
+        return lambda: hf_training(path, size), hf_merges
+    ours = BPETokenizer.load(Path(folder, "tokenizer.json"))
+    if name == OURS:
+        return lambda: ours.encode(content), list
+    if "HF" in name:
+        hf, lines = ours.to_tokenizers(), by_line(content)
+        # Cut at other places, so exactness() compares the ids.
+        return lambda: [i for line in hf.encode_batch_fast(lines) for i in line.ids], None
+    tiktoken = ours.to_tiktoken()
+    if threads == 1:
+        return lambda: tiktoken.encode_ordinary(content), list
+
+    def threaded() -> list[int]:
+        parts = [part for group, _ in batches([content]) for part in group]
+        found = tiktoken.encode_ordinary_batch(parts, num_threads=threads)
+        return [i for ids in found for i in ids]
+
+    return threaded, list
+
+
+def our_merges(tokenizer: BPETokenizer) -> list:
+    return [[tokenizer.token_bytes[i].hex() for i in pair] for pair in tokenizer.merges]
+
+
+def hf_training(path: Path, size: int):
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train([str(path)], trainer)
+    return tokenizer
+
+
+def hf_merges(tokenizer) -> list:
+    byte = dict(zip(BYTE_CHARACTERS, BYTE_ORDER, strict=True))
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [[bytes(byte[c] for c in token).hex() for token in pair] for pair in merges]
 
 
 def reachable(text: str, sizes: list[int]) -> tuple[list[int], BPETokenizer]:
@@ -111,13 +92,13 @@ def reachable(text: str, sizes: list[int]) -> tuple[list[int], BPETokenizer]:
     possible = []
     for size in sorted(sizes):
         try:
-            ours = BPETokenizer.train(by_line(text), size + 1)  # and <|endoftext|>
+            ours = BPETokenizer.train(by_line(text), size + 1)
         except TokenizerError as error:
             print(f"No vocabulary of {size:,}: {error}")
         else:
             possible.append(size)
     if not possible:
-        sys.exit("The text is too small for every size; name a smaller one with --vocab-size.")
+        sys.exit("The text is too small for every size; name a smaller one with --sizes.")
     return possible, ours
 
 
@@ -135,82 +116,76 @@ def unrepeated(n_bytes: int) -> str:
     return " ".join(words)
 
 
-def measure(workers, task: str, argument, text: str, rounds: int, what: str) -> dict:
-    """Seconds of every contestant that can do the task; all results must be the same."""
-    answers = {name: worker(task, argument) for name, worker in workers.items()}  # and warm up
-    able = {name: workers[name] for name, answer in answers.items() if answer}
-    for form in {answer["form"] for answer in answers.values() if answer}:
-        results = {a["result"] for a in answers.values() if a and a["form"] == form}
-        if len(results) != 1:
-            sys.exit(f"{task} {what}: the results differ: {answers}")
-    runs = {
-        name: (lambda worker=worker: worker(task, argument)["seconds"])
-        for name, worker in able.items()
-    }
-    title = {"train": "Training", "encode": "Encoding"}[task]
-    seconds = alternate(runs, rounds)
-    return table(f"{title}: {what}", seconds, OURS, len(text.encode()), "bytes")
-
-
-def workers_memory(name: str, folder: Path, size: int) -> float:
-    """The peak memory that training takes in a fresh process, over the size of the text."""
-    worker = Worker(name, folder)
-    answer = worker("memory", size)
-    worker.close()
-    return answer["peak_bytes"] / answer["text_bytes"]
-
-
-def ratios(results: dict) -> dict[str, dict[str, float]]:
-    """Ours over the peer that each goal names, printed beside the goal."""
-
-    def over(rows: dict, peers: list[str]) -> float:
-        return rows[OURS]["median_s"] / min(
-            rows[peer]["median_s"] for peer in peers if peer in rows
-        )
-
-    peers = [THREADED, SINGLE, TIKTOKEN]
-    found = {f"training {k}": over(v, [THREADED]) for k, v in results["training"].items()}
-    found |= {f"encoding {k}": over(v, peers) for k, v in results["encoding"].items()}
-    found["memory of training, over the text's"] = results["memory"][OURS]
-    print("\nOurs over the fastest peer (tiktoken with one thread, HF tokenizers with all)")
-    rows = {}
-    for name, ratio in found.items():
-        goal = next(goal for prefix, goal in GOALS.items() if name.startswith(prefix))
-        rows[name] = {"ratio": ratio, "goal": goal}
-        print(f"  {name:38} {ratio:5.2f}   goal {goal:4.1f}  {'' if ratio <= goal else 'MISSED'}")
-    return rows
-
-
-def exactness(ours: BPETokenizer, corpus, n_strings: int) -> dict[str, dict[str, int]]:
+def exactness(ours: BPETokenizer, corpus: Dataset, n_strings: int) -> dict[str, dict[str, int]]:
     """Texts whose ids differ from those of HF tokenizers or tiktoken: there must be none."""
     hf, tik = ours.to_tokenizers(), ours.to_tiktoken()
     cases = {split: corpus.articles(split) for split in SPLITS}
-    for split in ("valid", "test"):
-        raw = (
-            Path(os.environ.get(DATA_VARIABLE, "")).parent / "wikitext-2-raw" / f"wiki.{split}.raw"
-        )
-        if raw.is_file():
-            cases[f"{split}, raw"] = by_line(raw.read_text(encoding="utf-8"))
-        else:
-            print(f"No {raw}: the raw {split} split is not compared.")
+    raw = Path(os.environ.get(DATA_VARIABLE, "")).parent / "wikitext-2-raw"
+    for path in sorted(raw.glob("wiki.*.raw")):
+        cases[f"{path.suffixes[0][1:]}, raw"] = by_line(path.read_text(encoding="utf-8"))
     cases["random strings"] = random_texts(n_strings, seed=1)
-    print("\nExactness: texts whose ids, or whose text decoded again, differ")
     rows = {}
     for name, texts in tqdm(cases.items(), desc="Compare", unit="text set"):
         batch = [ids.tolist() for ids in ours.encode_batch_to_arrays(texts)]
-        alike = zip(
-            texts, batch, hf.encode_batch(texts), tik.encode_ordinary_batch(texts), strict=True
-        )
+        theirs = hf.encode_batch(texts), tik.encode_ordinary_batch(texts)
         wrong = sum(
             not (a == b.ids == c == ours.encode(text) and ours.decode(a) == text)
-            for text, a, b, c in alike
+            for text, a, b, c in zip(texts, batch, *theirs, strict=True)
         )
-        n_tokens = int(np.sum([len(a) for a in batch]))
-        rows[name] = {"texts": len(texts), "tokens": n_tokens, "different": wrong}
-        print(f"  {name:16} {len(texts):8,} texts {n_tokens:10,} tokens  {wrong} different")
+        rows[name] = {"texts": len(texts), "tokens": sum(map(len, batch)), "different": wrong}
+        print(f"  {name:16} {len(texts):8,} texts, of which {wrong} have other ids")
     if any(row["different"] for row in rows.values()):
         sys.exit("Some ids differ: nothing is recorded.")
     return rows
+
+
+@dataclass
+class Options(common.Options):
+    sizes: tuple[int, ...] = (8192, 16384, 32000)
+    """of vocabularies"""
+    strings: int = 100_000
+    """random ones, to compare"""
+
+
+def main() -> None:
+    options = common.options(Options, __doc__)
+    corpus = Dataset(DataConfig(source=os.environ.get(DATA_VARIABLE) or "sample"), ".")
+    train = corpus.text("train")
+    sizes, ours = reachable(train, options.sizes)
+    texts = {"train": train, "test": corpus.text("test"), "no word twice": unrepeated(2**21)}
+    n_bytes = {name: len(text.encode()) for name, text in texts.items()}
+
+    def measure(title: str, names: tuple[str, ...], text: str, **task) -> dict:
+        rounds = dict.fromkeys(names, options.rounds)
+        return common.compete(
+            title, "bench_tokenizer", rounds, n_bytes[text], "bytes", text=text, **task
+        )
+
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save(Path(folder, "tokenizer.json"))
+        for name, text in texts.items():
+            Path(folder, f"{name}.txt").write_text(text, encoding="utf-8", newline="")
+        training = {
+            f"{n:,}": measure(f"Training, {n:,}", TRAINING, "train", folder=folder, size=n)
+            for n in sizes
+        }
+        encoding = {
+            text: measure(f"Encoding {text}", ENCODING, text, folder=folder) for text in texts
+        }
+    last = training[f"{sizes[-1]:,}"]
+    memory = {name: last[name]["grown_bytes"] / n_bytes["train"] for name in TRAINING[:2]}
+    common.record(
+        options.out,
+        f"tokenizer-{corpus.name.lower().replace(' ', '-')}",
+        data=corpus.name,
+        bytes=n_bytes["train"],
+        rounds=options.rounds,
+        versions={name: version(name) for name in ("tokenizers", "tiktoken")},
+        training=training,
+        encoding=encoding,
+        memory=memory,
+        exactness=exactness(ours, corpus, options.strings),
+    )
 
 
 if __name__ == "__main__":

@@ -1,186 +1,266 @@
-"""A step of training against the plainest GPT and transformers' GPT-2, compiled whole and not.
+"""A step of training on a CPU against transformers' GPT-2, its Trainer and the plainest GPT.
 
 make bench-train
 
-Each contestant lives in a process of its own (see train_worker.py), so that its peak memory is its
-own. They take turns: while one works, the others wait. Beside each stands how far it is above the
-floors of floors.py; the record also says how far the fast paths' losses are from the plain
-ones' over 100 steps.
+Beside each stands how far it is above the floor of floors.py; the record also says how far the fast
+paths' losses are from the plain ones' over 100 steps.
 """
 
-import json
-import os
-import statistics
-import subprocess
-import sys
+import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
-from unittest import mock
 
+import common
 import torch
-from common import alternate, arguments, record, table, trainer_of_ids
-from floors import floor, peak
-from train_worker import CONTESTANTS, Case
+from floors import floor, measured_peak
+from torch import nn
+from torch.nn import functional as F
 
 from llmlite import engine
-from llmlite.config import ModelConfig, TrainConfig
-from llmlite.run import read_steps
+from llmlite.config import DataConfig, ModelConfig, TrainConfig
+from llmlite.data import Dataset
+from llmlite.model import GPT
+from llmlite.run import Run, read_steps
+from llmlite.train import Compute, Trainer
+from llmlite.windows import TokenWindows
 
-OURS, *PEERS, PROCESSES = CONTESTANTS
-PEERS = [name for name in PEERS if "llmlite" not in name]
-SHAPE = ModelConfig(dropout=0.0)  # the best configuration
-TINY = ModelConfig(vocab_size=64, block_size=16, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
-WARM_UP = 2  # laps that are not counted; the first one compiles
-EQUALITY_STEPS = 100
-
-
-def cases(device: str, steps: int, tiny: bool) -> dict[str, Case]:
-    """What is measured, by a short name: window, type and threads."""
-    if tiny:
-        return {"16-float32-2": Case(device, 4, 2, steps, False, asdict(TINY))}
-    if device == "cuda":
-        shapes, kinds = {256: (128, 10_000), 32: (128, 10_000)}, [("bfloat16", 1)]
-    else:  # and the batch and the vocabulary that a small corpus has
-        shapes = {128: (16, 4096), 256: (16, 10_240)}
-        kinds = [("bfloat16", 1), ("bfloat16", 2), ("float32", 1)]
-    found = {}
-    for window, (batch, vocab_size) in shapes.items():
-        shape = asdict(replace(SHAPE, block_size=window, vocab_size=vocab_size))
-        for kind, threads in kinds:
-            case = Case(device, batch, threads, steps, kind == "bfloat16", shape)
-            found[f"{window}-{kind}-{threads}"] = case
-    return found
+RATE, DECAY, CLIP = 1e-3, 0.1, 1.0
+STEPS = 3  # of the optimiser, in a lap
 
 
-class Worker:
-    """A contestant in its own process; a call is one lap."""
+class Block(nn.Module):
+    def __init__(self, shape: ModelConfig, flash: bool):
+        super().__init__()
+        width, self.heads, self.p, self.flash = shape.n_embd, shape.n_head, shape.dropout, flash
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        mask = torch.ones(shape.block_size, shape.block_size, dtype=torch.bool).tril()
+        self.register_buffer("mask", mask)
 
-    def __init__(self, name: str, case: Case):
-        self.name, self.used = name, []
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the worker
-        self.cache = tempfile.TemporaryDirectory()  # empty: what compiling costs is measured
-        command = [sys.executable]
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": self.cache.name}
-        environment["OMP_NUM_THREADS"] = str(case.threads)
-        if name == PROCESSES:
-            command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-            environment["OMP_NUM_THREADS"] = "1"
-        script = str(Path(__file__).with_name("train_worker.py"))
-        self.process = subprocess.Popen(
-            [*command, script, name, case.to_json()],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
+    def forward(self, x):
+        b, t, c = x.shape
+        q, k, v = (
+            part.view(b, t, self.heads, -1).transpose(1, 2)
+            for part in self.qkv(self.norm1(x)).split(c, 2)
         )
-
-    def __call__(self) -> float:
-        """Seconds of a lap."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            self.log.seek(0)
-            raise SystemExit(f"{self.log.read()}\n{self.name} failed; its error is above.")
-        answer = json.loads(line)
-        self.peak_bytes = answer["peak_bytes"]
-        self.used.append(answer["used"])
-        return answer["seconds"]
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.log.close()
-        self.cache.cleanup()
+        if self.flash:
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.p, is_causal=True)
+        else:
+            scores = (q @ k.transpose(2, 3)) / math.sqrt(c // self.heads)
+            weights = scores.masked_fill(~self.mask[:t, :t], -math.inf).softmax(-1)
+            y = F.dropout(weights, self.p) @ v
+        x = x + F.dropout(self.out(y.transpose(1, 2).reshape(b, t, c)), self.p)
+        y = self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+        return x + F.dropout(y, self.p)
 
 
-def measure(case: Case, names: list[str], rounds: int) -> dict:
-    """A contestant's row: seconds of a lap, tokens/s, memory, times above the floor."""
-    workers, first = {}, {}
-    try:
-        for name in names:
-            workers[name] = Worker(name, case)
-            first[name], *_ = (workers[name]() for _ in range(WARM_UP))
-        seconds = alternate(workers, rounds)
-    finally:
-        for worker in workers.values():
-            worker.close()
-    kind = "bf16 autocast" if case.bfloat16 else "float32"
-    kind += f", {case.threads} threads" if case.device == "cpu" else ""
-    rows = table(
-        f"Training on {case.device}, window {case.model.block_size}, batch {case.batch}, {kind}: "
-        f"{case.steps} steps",
-        seconds,
-        OURS,
-        case.tokens,
+class PlainGPT(nn.Module):
+    """The plainest GPT, as a textbook has it, with attention as two products and a softmax over a
+    buffer's mask; `flash` takes PyTorch's one kernel, as nanoGPT does."""
+
+    def __init__(self, shape: ModelConfig, flash: bool):
+        super().__init__()
+        self.tokens = nn.Embedding(shape.vocab_size, shape.n_embd)
+        self.positions = nn.Embedding(shape.block_size, shape.n_embd)
+        self.blocks = nn.Sequential(*(Block(shape, flash) for _ in range(shape.n_layer)))
+        self.norm = nn.LayerNorm(shape.n_embd)
+        for table in (self.tokens, self.positions):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, ids, targets):
+        """(batch, time) ids → mean loss."""
+        x = self.tokens(ids) + self.positions.weight[: ids.size(1)]
+        logits = F.linear(self.norm(self.blocks(x)), self.tokens.weight)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def plain_gpt(
+    shape: ModelConfig, device: str, bfloat16: bool, flash: bool, mode: str | None = "default"
+) -> Callable:
+    """Compiled whole with its loss, unless there is no `mode`."""
+    model = PlainGPT(shape, flash).to(device)
+    loss_of = torch.compile(model, dynamic=False, mode=mode) if mode else model
+    return plain_step(model, loss_of, device, bfloat16)
+
+
+def transformers_gpt2(
+    shape: ModelConfig, device: str, bfloat16: bool, attention: str = "sdpa"
+) -> Callable:
+    """Compiled with its loss (outside, it takes over half as long again)."""
+    model = gpt2(shape, attn_implementation=attention).to(device)
+
+    @torch.compile(dynamic=False)
+    def loss_of(x, y):
+        return F.cross_entropy(model(x).logits.flatten(0, 1).float(), y.flatten())
+
+    return plain_step(model, loss_of, device, bfloat16)
+
+
+def gpt2(shape: ModelConfig, **options):
+    """transformers' own, with our first weights; `options` of its GPT2Config."""
+    from llmlite.hub import to_gpt2  # imports transformers, which would count as our memory
+
+    return to_gpt2(GPT(shape), use_cache=False, **options).train()
+
+
+def plain_step(model: nn.Module, loss_of: Callable, device: str, bfloat16: bool) -> Callable:
+    """A step of the best plain loop: nothing is read between the steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+
+    def step(x, y):
+        torch.compiler.cudagraph_mark_step_begin()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            loss = loss_of(x, y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+
+    return step
+
+
+def trainer_of_ids(
+    model: ModelConfig, config: TrainConfig, ids: dict, folder: str, **compute
+) -> Trainer:
+    """ids: "train" and "valid". compute: see Compute."""
+    data = DataConfig(vocab_size=model.vocab_size, block_size=model.block_size)
+    dataset = Dataset.of_ids({**ids, "test": ids["valid"]}, data)
+    run = Run("benchmark", data, model, config)
+    return Trainer(run, dataset, folder, Compute(progress=False, **compute))
+
+
+def trainer(shape: ModelConfig, ids: torch.Tensor, batch: int, bfloat16: bool) -> float:
+    """Seconds of an epoch, a lap's steps, by our Trainer as it is."""
+    config = TrainConfig(
+        epochs=1,
+        batch_size=batch,
+        learning_rate=RATE,
+        schedule="fixed",
+        weight_decay=DECAY,
+        clip_norm=CLIP,
+        amp="bf16" if bfloat16 else "off",
+    )
+    split = {"train": ids, "valid": ids[: shape.block_size + 1]}
+    paths = engine.FastPaths(compile=True)  # the run is short, but laps stand for a long one
+    with tempfile.TemporaryDirectory() as folder:
+        run = trainer_of_ids(shape, config, split, folder, paths=paths).fit()
+    return run["epochs"][0]["seconds"]
+
+
+def hf_trainer(shape: ModelConfig, ids: torch.Tensor, batch: int, bfloat16: bool):
+    """transformers' Trainer; it shifts the labels itself, so a window has one target less."""
+    import transformers
+
+    windows = [x for x, _ in TokenWindows(ids, shape.block_size)]
+    options = transformers.TrainingArguments(
+        output_dir=tempfile.gettempdir(),
+        per_device_train_batch_size=batch,
+        max_steps=STEPS,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        weight_decay=DECAY,
+        max_grad_norm=CLIP,
+        optim="adamw_torch_fused",
+        bf16=bfloat16,
+        torch_compile=True,
+        use_cpu=True,
+        report_to=[],
+        logging_strategy="no",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    return transformers.Trainer(
+        gpt2(shape),
+        options,
+        train_dataset=[{"input_ids": x, "labels": x} for x in windows],
+        data_collator=transformers.default_data_collator,
+    )
+
+
+OURS, HF = "llmlite", "HF Trainer, torch.compile"
+PEERS = {
+    "plain GPT, torch.compile": partial(plain_gpt, flash=False),
+    "plain GPT, flash, torch.compile": partial(plain_gpt, flash=True),
+    "plain GPT": partial(plain_gpt, flash=False, mode=None),
+    "transformers eager, torch.compile": partial(transformers_gpt2, attention="eager"),
+    "transformers sdpa, torch.compile": transformers_gpt2,
+}
+CONTESTANTS = (OURS, *PEERS, HF)
+
+
+def contestant(name: str, shape: dict, batch: int, bfloat16: bool, threads: int):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    shape = ModelConfig(**shape)
+    # Random tokens (zeros would flatter), just enough for a lap to be an epoch.
+    ids = torch.randint(shape.vocab_size, (STEPS * batch * shape.block_size + 1,))
+    if name == OURS:
+        return partial(trainer, shape, ids, batch, bfloat16), None
+    if name == HF:
+        hf = hf_trainer(shape, ids, batch, bfloat16)
+        return lambda: hf.train().metrics["train_runtime"], None
+    step, windows = PEERS[name](shape, "cpu", bfloat16), TokenWindows(ids, shape.block_size)
+
+    def lap() -> None:
+        for index in torch.randperm(len(windows)).split(batch):
+            step(*windows[index])
+
+    return lap, None
+
+
+def measure(rounds: int, shape: ModelConfig, batch: int, bfloat16: bool, threads: int) -> dict:
+    """Each contestant's seconds, memory, and how far it is above the floor."""
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    case = {"shape": asdict(shape), "batch": batch, "bfloat16": bfloat16, "threads": threads}
+    rows = common.compete(
+        f"Training, window {shape.block_size}, batch {batch}, {dtype}, {threads} threads",
+        "bench_train",
+        dict.fromkeys(CONTESTANTS, rounds),
+        STEPS * batch * shape.block_size,
         "tokens",
+        **case,
     )
-    torch.set_num_threads(case.threads)
-    rates = peak(case.device, case.dtype)
-    least = floor(case.model, case.batch, case.dtype, rates)
-    print(
-        f"  floor of a step: {least.seconds * 1e3:.3g} ms, by {least.binds} ({rates.source}: "
-        f"{rates.operations / 1e12:.3g} TFLOP/s, {rates.bytes / 1e12:.3g} TB/s)"
-    )
+    torch.set_num_threads(threads)
+    rates = measured_peak("cpu", dtype)
+    least = floor(shape, batch, dtype, rates)
     for name, row in rows.items():
-        row["step_s"] = row["median_s"] / case.steps
-        row["compile_s"] = max(0.0, first[name] - statistics.median(seconds[name]))
-        row["processor_s"] = statistics.median(workers[name].used[WARM_UP:]) / case.steps
-        row["peak_bytes"] = workers[name].peak_bytes
+        row["step_s"] = row["median_s"] / STEPS
         row["above_floor"] = row["step_s"] / least.seconds
-        print(
-            f"  {name:32} {row['peak_bytes'] / 2**20:8,.0f} MiB at most, "
-            f"{row['above_floor']:6.1f} × the floor, compiled in {row['compile_s']:.1f} s, "
-            f"{row['processor_s'] * 1e3:,.0f} ms of a processor a step"
-        )
-    strongest = min(set(rows) & set(PEERS), key=lambda name: rows[name]["median_s"], default=None)
-    if strongest:
-        print(f"  strongest peer: {strongest}, {1 / rows[strongest]['ours_over_it']:.2f} × ours")
-    return {
-        **asdict(case),
-        "floor": {**asdict(least), "seconds": least.seconds, "binds": least.binds},
-        "peak": asdict(rates),
-        "strongest": strongest,
-        "contestants": rows,
-    }
+        took = f"compiled in {row['compile_s']:.1f} s"
+        print(f"  {name:34} {row['above_floor']:6.1f} × the floor, {took}")
+    strongest = min((n for n in rows if n != OURS), key=lambda name: rows[name]["median_s"])
+    print(f"  strongest peer: {strongest}, {1 / rows[strongest]['ours_over_it']:.2f} × ours")
+    floors = {**asdict(least), "seconds": least.seconds, "binds": least.binds}
+    found = {"floor": floors, "peak": asdict(rates), "strongest": strongest, "contestants": rows}
+    return {"device": "cpu", "steps": STEPS, **case, **found}
 
 
-def equality(device: str, tiny: bool) -> dict:
+def equality(tiny: bool) -> dict:
     """Largest difference of the fast and the plain path's loss over 100 steps in float32, nats."""
     small = ModelConfig(vocab_size=512, block_size=32, n_layer=2, n_head=2, n_embd=64, dropout=0.0)
-    shape = TINY if tiny else SHAPE if device == "cuda" else small
-    batch = 128 if device == "cuda" and not tiny else 8
-    config = TrainConfig(epochs=10, batch_size=batch, amp="off", patience=0)
-    generator = torch.Generator().manual_seed(0)
-    windows = EQUALITY_STEPS // config.epochs * batch
+    shape = common.TINY if tiny else small
+    config = TrainConfig(epochs=10, batch_size=8, amp="off", patience=0)
     # Half the vocabulary: tokens that never come are something to learn.
-    high = (shape.vocab_size // 2, (windows * shape.block_size + 1,))
-    train = torch.randint(*high, generator=generator)
+    size = (10 * config.batch_size * shape.block_size + 1,)
+    train = torch.randint(shape.vocab_size // 2, size, generator=torch.Generator().manual_seed(0))
     ids = {"train": train, "valid": train[: 4 * shape.block_size]}
     losses, how = [], []
-    # The run is too short to be worth compiling, but long ones are compiled.
-    compiling = {} if tiny else dict.fromkeys(engine.WORTH_COMPILING, 0.0)
-    with mock.patch.dict(engine.WORTH_COMPILING, compiling):
-        for fast in (True, False):
-            with tempfile.TemporaryDirectory() as folder:
-                one = replace(config, fast=fast)
-                fitted = trainer_of_ids(shape, one, ids, folder, device=device).fit()
-                losses.append(torch.tensor(read_steps(folder)["loss"].tolist()))
-                how.append(fitted["engine"])
+    for fast in (True, False):
+        paths = engine.FastPaths(compile=not tiny)
+        with tempfile.TemporaryDirectory() as folder:
+            one = replace(config, fast=fast)
+            how.append(trainer_of_ids(shape, one, ids, folder, paths=paths).fit()["engine"])
+            losses.append(torch.tensor(read_steps(folder)["loss"].tolist()))
     difference = (losses[0] - losses[1]).abs().max().item()
-    print(
-        f"\nOver {len(losses[0])} steps in float32 the loss falls from {losses[1][0]:.3f} to "
-        f"{losses[1][-1]:.3f}; fast ({how[0]}) and plain differ by {difference:.1e} at most"
-    )
+    print(f"\nOver {len(losses[0])} steps fast ({how[0]}) and plain differ by {difference:.1e}.")
     return {
         "steps": len(losses[0]),
         "shape": asdict(shape),
-        "batch": batch,
+        "batch": config.batch_size,
         "engine": how[0],
         "first_loss": losses[1][0].item(),
         "last_loss": losses[1][-1].item(),
@@ -189,47 +269,26 @@ def equality(device: str, tiny: bool) -> dict:
 
 
 def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    default = 200 if device == "cuda" else 3
-    parser = arguments(__doc__.splitlines()[0], rounds=5)
-    parser.add_argument(
-        "--steps", type=int, default=default, help=f"steps in a run (default: {default})"
+    options = common.options(common.Options, __doc__)
+    short, long = (  # the best configuration, and the window and vocabulary of a small corpus
+        ModelConfig(block_size=window, vocab_size=vocab_size, dropout=0.0)
+        for window, vocab_size in [(128, 4096), (256, 10_240)]
     )
-    parser.add_argument(
-        "--cases",
-        nargs="+",
-        metavar="CASE",
-        help=f"window and type (default: {' '.join(cases(device, 1, False))})",
-    )
-    parser.add_argument(
-        "--contestants",
-        nargs="+",
-        metavar="NAME",
-        choices=CONTESTANTS,
-        help=f"besides {OURS} (default: all)",
-    )
-    parser.add_argument("--tiny", action="store_true", help="a model that only tries this script")
-    options = parser.parse_args()
-    chosen = cases(device, options.steps, options.tiny)
-    if unknown := set(options.cases or chosen) - chosen.keys():
-        parser.error(f"no case {', '.join(unknown)}; choose from {', '.join(chosen)}")
-    names = [name for name in CONTESTANTS if device == "cpu" or name != PROCESSES]
-    names = [n for n in names if n in (OURS, *(options.contestants or names))]
-    record(
+    cases = {  # shape, batch, bfloat16 or float32, threads
+        "128-bfloat16-1": (short, 16, True, 1),
+        "256-bfloat16-1": (long, 16, True, 1),
+        "128-float32-1": (short, 16, False, 1),
+        "256-bfloat16-2": (long, 16, True, 2),
+    }
+    if options.tiny:
+        cases = {"64-float32-1": (common.TINY, 4, False, 1)}
+    common.record(
         options.out,
-        f"train {device}",
-        device,
+        "train-cpu",
         rounds=options.rounds,
         versions={name: version(name) for name in ("transformers", "accelerate")},
-        equality=equality(device, options.tiny),
-        cases={
-            name: measure(
-                chosen[name],
-                [n for n in names if n != PROCESSES or chosen[name].threads > 1],
-                options.rounds,
-            )
-            for name in options.cases or chosen
-        },
+        equality=equality(options.tiny),
+        cases={name: measure(options.rounds, *case) for name, case in cases.items()},
     )
 
 

@@ -1,98 +1,114 @@
-"""What the benchmarks share: alternate the contestants, take medians, record everything."""
+"""What the benchmarks share: laps in turns, medians, records."""
 
-import argparse
+import json
 import os
 import platform
 import re
+import resource
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 
-from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.data import Dataset
+import tyro
+from workers import Worker
+
+from llmlite.config import ModelConfig
 from llmlite.files import write_json
-from llmlite.run import Run, commit, environment
-from llmlite.train import Compute, Trainer
+from llmlite.run import commit, environment
 
-RECORDS = Path(__file__).parent / "records"  # committed; notebooks and README read them
-
-
-def alternate(contestants: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; all of them run once in every round.
-
-    A contestant that returns a number has measured itself.
-    """
-    seconds = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            measured = run()
-            took = time.perf_counter() - start
-            seconds[name].append(measured if isinstance(measured, float) else took)
-    return seconds
+RECORDS = Path(__file__).parent / "records"  # committed; README is made from them
+TINY = ModelConfig(vocab_size=64, block_size=64, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
 
 
-def table(title: str, seconds: dict[str, list[float]], ours: str, per_second: float, unit: str):
-    """Print medians, spread and the ratio to ours; return them as a record."""
-    rows, base = {}, statistics.median(seconds[ours])
-    print(f"\n{title}", flush=True)
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        rows[name] = {
-            "median_s": median,
-            "min_s": min(values),
-            "max_s": max(values),
-            f"{unit}_per_s": per_second / median,
-            "ours_over_it": base / median,
-        }
+@dataclass
+class Options:
+    rounds: int = 5
+    """laps of each contestant"""
+    out: Path = RECORDS
+    """folder for the record"""
+    tiny: bool = False
+    """a model that only tries the script"""
+
+
+def options(kind: type[Options], description: str) -> Options:
+    commit()  # of the code that runs, whatever is edited in the meantime
+    return tyro.cli(kind, description=description.splitlines()[0])
+
+
+class Contestant:
+    """What a process serves. `MODULE.contestant(name, **task)` gives what to run in a lap, and what
+    makes of its result JSON that all contestants must have alike; seconds are timed by itself."""
+
+    def __init__(self, module: str, name: str, task: dict):
+        self.run, self.result_of = import_module(module).contestant(name, **task)
+        self.before = peak_memory()
+
+    def lap(self) -> dict:
+        start = time.perf_counter()
+        result = self.run()
+        seconds = result if isinstance(result, float) else time.perf_counter() - start
+        peak, found = peak_memory(), self.result_of and json.dumps(self.result_of(result))
+        answer = {"seconds": seconds, "result": found and sha256(found.encode()).hexdigest()}
+        return answer | {"peak_bytes": peak, "grown_bytes": peak - self.before}
+
+
+def compete(title: str, module: str, rounds: dict[str, int], amount: float, unit: str, **task):
+    """A row for each contestant: seconds of a lap, `amount` of `unit` per second, memory. They take
+    turns for so many rounds, ours is the first, and all that have a result have the same."""
+    laps, workers = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(rounds):  # with an empty cache: compiling is timed
+            cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/{number}"}
+            given = {"module": module, "name": name, "task": task}
+            workers[name] = Worker("common", "Contestant", cache, **given)
+            laps[name] = [workers[name].call("lap")]  # warms up, compiles
+        for done in range(max(rounds.values())):
+            for name, worker in workers.items():
+                laps[name] += [worker.call("lap")] if done < rounds[name] else []
+        for worker in workers.values():
+            worker.close()
+    results = {name: lap["result"] for name, each in laps.items() for lap in each if lap["result"]}
+    if len(set(results.values())) > 1:
+        sys.exit(f"{title}: the results differ, nothing is recorded. {results}")
+    print(f"\n{title}")
+    rows = {}
+    for name, (first, *others) in laps.items():
+        seconds = [lap["seconds"] for lap in others]
+        row = {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds)}
+        rows[name] = row
+        row[f"{unit}_per_s"] = amount / row["median_s"]
+        row["ours_over_it"] = next(iter(rows.values()))["median_s"] / row["median_s"]
+        row["compile_s"] = max(0.0, first["seconds"] - row["median_s"])
+        row["rounds"] = len(others)
+        for kind in ("peak_bytes", "grown_bytes"):
+            row[kind] = max(lap[kind] for lap in (first, *others))
         print(
-            f"  {name:32} {median:8.3f} s  ({min(values):.3f} to {max(values):.3f})  "
-            f"{per_second / median:12,.0f} {unit}/s   ours takes {base / median:5.2f} ×",
+            f"  {name:34} {row['median_s']:8.3f} s  ({min(seconds):.3f} to {max(seconds):.3f})  "
+            f"{row[f'{unit}_per_s']:12,.0f} {unit}/s   ours takes {row['ours_over_it']:5.2f} ×  "
+            f"{row['peak_bytes'] / 2**20:8,.0f} MiB",
             flush=True,
         )
     return rows
 
 
-def record(folder: Path, name: str, device: str, **content) -> None:
+def record(folder: Path, name: str, device: str = "cpu", **content) -> None:
     """Write FOLDER/NAME.json with the machine and the versions beside the numbers."""
-    path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.json"
-    machine = {**environment(device), "processor": processor(), "cores": os.cpu_count()}
-    write_json(path, {"environment": machine, **content})
-    print(f"\nRecorded in {path}")
+    about = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
+    processor = found[1] if found else platform.processor() or platform.machine()
+    machine = {**environment(device), "processor": processor, "cores": os.cpu_count()}
+    write_json(folder / f"{name}.json", {"environment": machine, **content})
+    print(f"\nRecorded in {folder / name}.json")
 
 
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def trainer_of_ids(
-    model: ModelConfig,
-    config: TrainConfig,
-    ids: dict,
-    folder: str | Path,
-    kind: type[Trainer] = Trainer,
-    **compute,
-) -> Trainer:
-    """ids: "train" and "valid". compute: where and how, see Compute."""
-    data = DataConfig(vocab_size=model.vocab_size, block_size=model.block_size)
-    dataset = Dataset.of_ids({**ids, "test": ids["valid"]}, data)
-    run = Run("benchmark", data, model, config)
-    return kind(run, dataset, folder, Compute(progress=False, **compute))
-
-
-def arguments(description: str, rounds: int) -> argparse.ArgumentParser:
-    commit()  # of the code that runs, whatever is edited in the meantime
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        "--rounds", type=int, default=rounds, help=f"runs of each (default: {rounds})"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=RECORDS, help="folder for the record (default: %(default)s)"
-    )
-    return parser
+def peak_memory() -> int:
+    """The most bytes that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins here with the peak of the process that started this
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on a Mac in bytes

@@ -36,6 +36,39 @@ on a GPU. This page is written from them by `python tests/benchmarks/tables.py`.
 
 {memory}
 """
+# What is said below a table, filled in from its record.
+MACHINE = (
+    "{environment[processor]}, {environment[cores]} cores, medians of {rounds} runs that took "
+    "turns; PyTorch {environment[torch]}, {libraries}; llmlite at commit {environment[commit]}."
+)
+TOKENIZER = (
+    "{data}, {environment[processor]}, {environment[cores]} cores, medians of {rounds} runs that "
+    "took turns; {libraries}, NumPy {environment[numpy]}; llmlite at commit {environment[commit]}, "
+    "one thread. Peak memory of training: {memory[llmlite]:.1f} × the text. Ids compared with both "
+    "peers' on {texts:,} texts: {different} differ."
+)
+GPU = (
+    "{environment[device]}, random token ids, medians of laps that took turns; PyTorch "
+    "{environment[torch]}, {libraries}; llmlite at commit {environment[commit]}. Generation over "
+    "`generate` of transformers: {seconds[generation, batch 1][ratio]:.1f} × at batch 1 and "
+    "{seconds[generation, batch 64][ratio]:.1f} × at batch 64, the same greedy text. Before the "
+    "first step, blocks and loss compile for {seconds[compilation][cold_s]:.0f} s, the peers, all "
+    "at the same time, for {slowest:.0f} s at most. Over 20 steps the losses of graph and plain "
+    "path differ, relative, by {checks[graph_is_plain][largest_relative_difference]:.0e} in "
+    "float32, {checks[bf16_is_plain][largest_relative_difference]:.0e} in bfloat16, "
+    "{checks[fp16_is_plain][largest_relative_difference]:.0e} in float16 at most."
+)
+TRAINING = (
+    MACHINE + " Over {equality[steps]} steps in float32 the losses of the fast and the plain path "
+    "differ by {equality[largest_difference]:.0e} at most. Compiling takes {least_s:.0f} to "
+    "{most_s:.0f} s, paid back after {least:,.0f} to {most:,.0f} steps against the plain GPT that "
+    "is not compiled."
+)
+MEMORY = (
+    "The most resident memory, GB, of training a very small model on random tokens; "
+    "{environment[processor]}, PyTorch {environment[torch]}, llmlite at commit "
+    "{environment[commit]}."
+)
 
 
 def benchmark(name: str) -> dict:
@@ -53,36 +86,34 @@ def page() -> str:
     )
 
 
-def table(head: list[str], rows: list[list[str]], about: str) -> str:
+def table(head: list[str], rows: list[list[str]], about: str, record: dict, **more) -> str:
+    versions = record.get("versions", {}).items()
+    libraries = ", ".join(f"{name} {number}" for name, number in versions)
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", about])
+    return "\n".join([*lines, "", about.format(**record, libraries=libraries, **more)])
 
 
-def versions(record: dict) -> str:
-    return ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+def speed(tasks: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: how many times as long as llmlite each peer takes for a task."""
+    peers = list(dict.fromkeys(name for rows in tasks.values() for name in rows))
+    peers.remove("llmlite")
+    lines = []
+    for task, rows in tasks.items():
+        ratios = [
+            f"{1 / rows[peer]['ours_over_it']:.2f}" if peer in rows else "–" for peer in peers
+        ]
+        lines.append([task, *ratios])
+    return ["time over llmlite's", *peers], lines
 
 
 def tokenizer_speed(record: dict) -> str:
     """From the record of `make bench-tokenizer`."""
     tasks = {f"training, {size} tokens": rows for size, rows in record["training"].items()}
     tasks |= {f"encoding, {text}": rows for text, rows in record["encoding"].items()}
-    ours, *peers = next(iter(record["encoding"].values()))
-    rows = []
-    for task, seconds in tasks.items():
-        one = seconds[ours]["median_s"]
-        cells = [f"{seconds[p]['median_s'] / one:.2f}" if p in seconds else "–" for p in peers]
-        rows.append([task, *cells])
-    made, exact = record["environment"], record["exactness"].values()
-    about = (
-        f"{record['data']}, {made['processor']}, {made['cores']} cores, medians of "
-        f"{record['rounds']} runs that took turns; {versions(record)}, NumPy {made['numpy']}; "
-        f"llmlite at commit {made['commit']}, one thread. Peak memory of training: "
-        f"{record['memory'][ours]:.1f} × the text. Ids compared with both peers' on "
-        f"{sum(row['texts'] for row in exact):,} texts: "
-        f"{sum(row['different'] for row in exact)} differ."
-    )
-    return table([f"time over {ours}'s", *peers], rows, about)
+    exact = record["exactness"].values()
+    counts = {name: sum(row[name] for row in exact) for name in ("texts", "different")}
+    return table(*speed(tasks), TOKENIZER, record, **counts)
 
 
 def gpu_speed(record: dict) -> str:
@@ -101,87 +132,37 @@ def gpu_speed(record: dict) -> str:
         cells = [f"training, window {window}, batch {batch}, bfloat16"]
         cells += [*map("{:.2f}".format, ratios), f"{ours['step_s'] * 1e3:.2f}"]
         rows.append([*cells, f"{ours['tokens_per_s']:,.0f}", f"{ours['above_floor']:.1f} ×"])
-    made, checks, seconds = (record[name] for name in ("environment", "checks", "seconds"))
-    generation = " and ".join(
-        f"{row['ratio']:.1f} × at {label.split(', ')[1]}"
-        for label, row in seconds.items()
-        if label.startswith("generation")
-    )
-    check = {"float32": "graph_is_plain", "bfloat16": "bf16_is_plain", "float16": "fp16_is_plain"}
-    differences = ", ".join(
-        f"{checks[name]['largest_relative_difference']:.0e} in {dtype}"
-        for dtype, name in check.items()
-    )
-    theirs = [record["first_step_s"][f"{label}: {n}"] for label in record["peers"] for n in names]
-    about = (
-        f"{made['device']}, random token ids, medians of laps that took turns; PyTorch "
-        f"{made['torch']}, {versions(record)}; llmlite at commit {made['commit']}. Generation over "
-        f"`generate` of transformers: {generation}, the same greedy text. Before the first step, "
-        f"blocks and loss compile for {seconds['compilation']['cold_s']:.0f} s, the peers, all at "
-        f"the same time, for {max(theirs):.0f} s at most. Over 20 steps the losses of graph and "
-        f"plain path differ, relative, by {differences} at most."
-    )
-    return table(head, rows, about)
+    first = (record["first_step_s"][f"{label}: {n}"] for label in record["peers"] for n in names)
+    return table(head, rows, GPU, record, slowest=max(first))
 
 
 def training_speed(record: dict) -> str:
-    """From the record of `make bench-train` on a CPU."""
-    rows = []
+    """From the record of `make bench-train`."""
+    tasks, last, seconds, steps = {}, [], [], []
     for case in record["cases"].values():
-        ours, compared = (case["contestants"].get(n) for n in ("llmlite", COMPARED_MEMORY))
+        rows = case["contestants"]
+        ours, plain, compared = (rows[n] for n in ("llmlite", "plain GPT", COMPARED_MEMORY))
         dtype, threads = "bfloat16" if case["bfloat16"] else "float32", case["threads"]
-        label = f"training, window {case['shape']['block_size']}, batch {case['batch']}, {dtype}"
-        label += f", {threads} thread{'s' * (threads > 1)}"
-        memory = f"{ours['peak_bytes'] / compared['peak_bytes']:.2f}" if compared else "–"
-        rows.append([label, *ratios(record, case), f"{ours['above_floor']:.1f} ×", memory])
-    head = ["time over llmlite's", *peers(record), "above the floor"]
-    head.append(f"peak memory over that of {COMPARED_MEMORY}")
-    equal = record["equality"]
-    about = (
-        f"{machine(record)} Over {equal['steps']} steps in float32 the losses of the fast and the "
-        f"plain path differ by {equal['largest_difference']:.0e} at most. "
-        f"{compiling(record['cases'])}"
-    )
-    return table(head, rows, about.rstrip())
+        task = f"training, window {case['shape']['block_size']}, batch {case['batch']}, {dtype}"
+        tasks[f"{task}, {threads} thread{'s' * (threads > 1)}"] = rows
+        memory = ours["peak_bytes"] / compared["peak_bytes"]
+        last.append([f"{ours['above_floor']:.1f} ×", f"{memory:.2f}"])
+        # From how many steps on compiling pays.
+        gain = plain["step_s"] - ours["step_s"]
+        seconds.append(ours["compile_s"])
+        steps.append(seconds[-1] / gain if gain > 0 else inf)
+    head, rows = speed(tasks)
+    head += ["above the floor", f"peak memory over that of {COMPARED_MEMORY}"]
+    rows = [row + more for row, more in zip(rows, last, strict=True)]
+    spans = {"least_s": min(seconds), "most_s": max(seconds), "least": min(steps)}
+    return table(head, rows, TRAINING, record, **spans, most=max(steps))
 
 
 def generation_speed(record: dict) -> str:
-    """From the record of `make bench-generate` on a CPU."""
+    """From the record of `make bench-generate`."""
     cases = record["cases"].items()
-    rows = [[f"generation, {label}", *ratios(record, case)] for label, case in cases]
-    return table(["time over llmlite's", *peers(record)], rows, machine(record))
-
-
-def peers(record: dict) -> list[str]:
-    names = dict.fromkeys(n for case in record["cases"].values() for n in case["contestants"])
-    return [name for name in names if name != "llmlite"]
-
-
-def ratios(record: dict, case: dict) -> list[str]:
-    rows = case["contestants"]
-    return [f"{1 / rows[p]['ours_over_it']:.2f}" if p in rows else "–" for p in peers(record)]
-
-
-def machine(record: dict) -> str:
-    made = record["environment"]
-    return (
-        f"{made['processor']}, {made['cores']} cores, medians of {record['rounds']} runs that took "
-        f"turns; PyTorch {made['torch']}, {versions(record)}; llmlite at commit {made['commit']}."
-    )
-
-
-def compiling(cases: dict[str, dict]) -> str:
-    """From how many steps on it pays against the plain GPT, where that was measured."""
-    rows = [case["contestants"] for case in cases.values() if "plain GPT" in case["contestants"]]
-    if not rows:
-        return ""
-    seconds = [row["llmlite"]["compile_s"] for row in rows]
-    gains = [row["plain GPT"]["step_s"] - row["llmlite"]["step_s"] for row in rows]
-    steps = [s / gain if gain > 0 else inf for s, gain in zip(seconds, gains, strict=True)]
-    return (
-        f"Compiling takes {min(seconds):.0f} to {max(seconds):.0f} s, paid back after "
-        f"{min(steps):,.0f} to {max(steps):,.0f} steps against the plain GPT that is not compiled."
-    )
+    tasks = {f"generation, {label}": case["contestants"] for label, case in cases}
+    return table(*speed(tasks), MACHINE, record)
 
 
 def training_memory(record: dict) -> str:
@@ -192,12 +173,7 @@ def training_memory(record: dict) -> str:
         held.setdefault(run["tokens"], {})[run["how"]] = f"{most / 1e9:.2f}"
     ways = list(next(iter(held.values())))
     rows = [[f"{tokens / 1e6:g} M", *by_way.values()] for tokens, by_way in held.items()]
-    made = record["environment"]
-    about = (
-        "The most resident memory, GB, of training a very small model on random tokens; "
-        f"{made['processor']}, PyTorch {made['torch']}, llmlite at commit {made['commit']}."
-    )
-    return table(["tokens in the corpus", *(f"tokens {way}" for way in ways)], rows, about)
+    return table(["tokens in the corpus", *(f"tokens {way}" for way in ways)], rows, MEMORY, record)
 
 
 if __name__ == "__main__":

@@ -2,33 +2,15 @@
 
 import random
 
-# (first, last): scripts, signs and planes, each drawn from in runs.
-SCRIPTS = [
-    (0x0020, 0x007E),  # ASCII
-    (0x00A0, 0x024F),  # Latin
-    (0x0370, 0x03FF),  # Greek
-    (0x0400, 0x04FF),  # Cyrillic
-    (0x0590, 0x05FF),  # Hebrew
-    (0x0600, 0x06FF),  # Arabic, with digits of its own
-    (0x0900, 0x097F),  # Devanagari, with vowel signs that are marks
-    (0x0E00, 0x0E7F),  # Thai
-    (0x1100, 0x11FF),  # Hangul in parts
-    (0x2000, 0x206F),  # spaces, dashes, joiners
-    (0x2150, 0x218F),  # fractions and Roman numerals
-    (0x2200, 0x22FF),  # mathematics
-    (0x3040, 0x30FF),  # kana
-    (0x4E00, 0x9FFF),  # Han
-    (0xAC00, 0xD7A3),  # Hangul
-    (0xE000, 0xE0FF),  # private use
-    (0x10300, 0x1034F),  # old scripts of plane 1
-    (0x1D400, 0x1D7FF),  # mathematical letters and digits
-    (0x1F300, 0x1FAFF),  # pictures
-    (0x20000, 0x2A6DF),  # Han of plane 2
-    (0xE0000, 0xE01EF),  # tags and variation selectors
-]
-ASCII = (
-    " " * 12 + "'" * 6 + "\n\n\t\r" + "0123456789" + "sdmtlvreSDMTLVRE" + 'aabcehino.,;:!?-@_/()"#'
-)
+# Scripts, signs and planes by their first and last code point, each drawn from in runs: those of
+# Europe, Hebrew, Arabic, Devanagari and Thai with marks and digits of their own, Hangul in parts
+# and whole, spaces and joiners, fractions, mathematics, kana, Han, private use; planes 1, 2 and 14.
+SCRIPTS = [(0x20, 0x7E), (0xA0, 0x24F), (0x370, 0x3FF), (0x400, 0x4FF), (0x590, 0x5FF)]
+SCRIPTS += [(0x600, 0x6FF), (0x900, 0x97F), (0xE00, 0xE7F), (0x1100, 0x11FF), (0x2000, 0x206F)]
+SCRIPTS += [(0x2150, 0x218F), (0x2200, 0x22FF), (0x3040, 0x30FF), (0x4E00, 0x9FFF)]
+SCRIPTS += [(0xAC00, 0xD7A3), (0xE000, 0xE0FF), (0x10300, 0x1034F), (0x1D400, 0x1D7FF)]
+SCRIPTS += [(0x1F300, 0x1FAFF), (0x20000, 0x2A6DF), (0xE0000, 0xE01EF)]
+ASCII = " " * 12 + "'" * 6 + "\n\n\t\r0123456789sdmtlvreSDMTLVRE" + 'aabcehino.,;:!?-@_/()"#'
 MARKS = "\u0300\u0301\u0308\u0327\u0323\u064b\u093e\u20dd\u3099"
 EMOJI = "🙂👩👧🏽♂❤🇩🇪🏴" + "\u200d\u200d\ufe0f\u20e3"
 
