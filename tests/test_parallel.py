@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_train import MODEL, SURE, assert_same_run, interrupt, random_ids, trainer
 
-from llmlite.parallel import World, world
+from llmlite.parallel import world
 from llmlite.run import load_state, read_record, read_steps
 
 SAME = {"train": torch.arange(16 * 8 + 1) % 16, "valid": torch.arange(17), "test": torch.arange(17)}
@@ -84,14 +84,6 @@ def test_a_run_that_two_began_is_finished_by_one(two, tmp_path):
 
 def test_two_processes_are_deterministic_and_leave_what_one_does(two):
     assert_same_run(two / "resumed by two", two / "fast")
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_the_parts_of_a_world_make_up_the_whole(size):
-    for n in range(10):
-        parts = [range(n)[World(rank, size).part(n)] for rank in range(size)]
-        assert [i for part in parts for i in part] == list(range(n))
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 if __name__ == "__main__":
