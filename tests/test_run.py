@@ -83,25 +83,17 @@ def header_of(**changes):
     return {"format": run.FORMAT, "config": json.dumps({**vars(CONFIG), **changes})}
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        None,
-        {"format": "llmlite-gpt-0", "config": header_of()["config"]},
-        {"format": run.FORMAT},
-        {"format": run.FORMAT, "config": "{"},
-        {"format": run.FORMAT, "config": "[]"},
-        header_of(n_wheels=4),
-        header_of(n_layer=0),
-        header_of(n_layer=1),  # fewer than there are weights for
-        header_of(n_embd=16),
-        0,  # so many bytes of a whole file
-        100,
-        -1,
-        "a pickle",
-        "no file",
-    ],
-)
+@pytest.mark.parametrize("header", [
+    None,
+    {"format": "llmlite-gpt-0", "config": header_of()["config"]},
+    {"format": run.FORMAT},
+    {"format": run.FORMAT, "config": "{"},
+    {"format": run.FORMAT, "config": "[]"},
+    header_of(n_wheels=4), header_of(n_layer=0), header_of(n_embd=16),
+    header_of(n_layer=1),  # fewer than there are weights for
+    0, 100, -1,  # so many bytes of a whole file
+    "a pickle", "no file",
+])  # fmt: skip
 def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, header):
     path, said = tmp_path / "model.safetensors", "is damaged or no model of llmlite"
     weights = GPT(CONFIG).state_dict()

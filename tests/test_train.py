@@ -142,18 +142,13 @@ def plain_loop(ids, config):
     """The same training in a plain loop: (model, losses, norms, losses of the epochs)."""
     torch.manual_seed(config.seed)
     model = GPT(SURE)
-    named = dict(model.named_parameters())
-    vectors = {name for name in named if name.endswith("bias") or "norm" in name}
-    optimizer = torch.optim.AdamW(
-        [
-            {
-                "params": [p for n, p in named.items() if n not in vectors],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": [named[n] for n in vectors], "weight_decay": 0.0},
-        ],
-        betas=(0.9, config.beta2),
-    )
+    vectors = [p for n, p in model.named_parameters() if n.endswith("bias") or "norm" in n]
+    matrices = [p for p in model.parameters() if all(p is not vector for vector in vectors)]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.beta2))
     windows, batch = TokenWindows(ids["train"], 16), config.batch_size * config.accumulation
     epochs = [
         list(EpochSampler(windows, batch, config.seed, epoch, limit=config.epoch_windows))
@@ -335,21 +330,17 @@ def test_a_wrong_number_is_in_the_log_and_nowhere_else(
         assert epoch == expected | {logged: pytest.approx(number, rel=1e-6)}
 
 
-@pytest.mark.parametrize(
-    ("data", "causal"),
-    [({"shift": 0}, True), ({"split": "windows"}, True), ({}, False), ({}, True)],
-)
-def test_a_run_trains_and_validates_on_windows_with_their_mistake(tmp_path, data, causal):
-    ours = trainer(tmp_path, replace(MODEL, causal=causal), data=data, epochs=1)
-    record, windows = (
-        ours.fit(),
-        windows_of(Dataset.of_ids(random_ids(), ours.run.data), ours.run.data, CONFIG),
-    )
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("mistake", [{"shift": 0}, {"split": "windows"}, {}])
+def test_a_run_trains_and_validates_on_windows_with_their_mistake(tmp_path, mistake, causal):
+    ours = trainer(tmp_path, replace(MODEL, causal=causal), data=mistake, epochs=1)
+    record, data = ours.fit(), ours.run.data
+    windows = windows_of(Dataset.of_ids(random_ids(), data), data, CONFIG)
     assert record["tokens_per_epoch"] == len(windows["train"]) * 16
     inputs, targets = windows["valid"][torch.arange(len(windows["valid"]))]
     logits = ours.model.eval()(inputs).logits
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
-    if causal and not data:  # then the rest that fills no window counts as well
+    if causal and not mistake:  # then the rest that fills no window counts as well
         nats, tokens = total_loss(ours.model, random_ids()["valid"])
         expected = nats / tokens
     assert record["epochs"][0]["valid_loss"] == pytest.approx(expected, abs=1e-5)
