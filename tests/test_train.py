@@ -292,7 +292,8 @@ def test_stops_after_patience_epochs_and_keeps_the_best(
     weights = script_validation(monkeypatch, losses)
     changes = {"epochs": 8, "patience": patience, "batch_size": 24}
     interrupt(trainer(tmp_path, **changes), epochs + 2, train, "write_json")
-    # All was done but the last record: an early stop stays a stop.
+    # All was done but the last record: an early stop stays a stop, and the checkpoint has the best.
+    (tmp_path / "best.safetensors").unlink()
     record = trainer(tmp_path, **changes).fit()
     assert [epoch["valid_loss"] for epoch in record["epochs"]] == losses[:epochs]
     assert len(read_steps(tmp_path)) == 2 * epochs
