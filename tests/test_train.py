@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import re
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -560,35 +559,3 @@ def test_a_full_disk_stops_the_run_in_a_sentence_and_the_last_good_state_stays(
     assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
     trainer(tmp_path).fit()
     assert_same_run(tmp_path, whole_run)
-
-
-# -- TensorBoard ----------------------------------------------------------------------------------
-
-
-def test_tensorboard_shows_what_the_logs_say_and_after_a_resume_no_step_twice(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = trainer(tmp_path, compute=Compute(progress=False, tensorboard=True))
-    interrupt(run, 5, train, "save_state")  # steps to 24 were shown, but those after 18 not saved
-    epochs = run.fit()["epochs"]
-    steps = read_steps(tmp_path)
-    expected = {
-        f"train/{name}": list(zip(steps.step, steps[name], strict=True))
-        for name in ("loss", "lr", "grad_norm")
-    } | {
-        f"epoch/{name}": [(epoch["step"], epoch[name]) for epoch in epochs]
-        for name in ("train_loss", "valid_loss", "perplexity")
-    }
-    reader = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    shown = {
-        name: [(event.step, pytest.approx(event.value, rel=1e-6)) for event in reader.Scalars(name)]
-        for name in reader.Tags()["scalars"]
-    }
-    assert shown == expected
-
-
-def test_without_tensorboard_it_is_one_sentence(tmp_path, monkeypatch, one_sentence):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(LLMLiteError, match="pip install 'llmlite") as error:
-        trainer(tmp_path, compute=Compute(tensorboard=True)).fit()
-    one_sentence(error)
