@@ -28,46 +28,32 @@ FOREIGN = re.compile(
     re.IGNORECASE,
 )
 
-
-def listed() -> list[Path]:
-    """What a clone holds once everything here is committed: all files but the ignored ones."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    names = done.stdout.split("\0") if done.returncode == 0 else []
-    return [REPOSITORY / name for name in names if (REPOSITORY / name).is_file()]
-
-
-FILES = listed()
+LIST = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+LISTED = subprocess.run(LIST, cwd=REPOSITORY, capture_output=True, text=True).stdout.split("\0")
+FILES = [REPOSITORY / name for name in LISTED if (REPOSITORY / name).is_file()]
 pytestmark = pytest.mark.skipif(not FILES, reason="this is no git repository: nothing is listed")
 PAGES = [path for path in FILES if path.suffix in (".md", ".ipynb")]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPOSITORY)))
 
 
 def prose(path: Path) -> str:
-    """A Markdown file, or the Markdown cells of a notebook. Of what changed, what changed last: a
-    release speaks of its own options."""
+    """A Markdown file without what earlier releases say of their own options, or a notebook's."""
     text = path.read_text("utf-8")
-    if path.name == "CHANGELOG.md":
-        text = text.split("\n## [0")[0]
-    if path.suffix == ".ipynb":
-        cells = json.loads(text)["cells"]
-        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    return text
+    if path.suffix == ".md":
+        return text.split("\n## [0")[0]
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
 # -- links ----------------------------------------------------------------------------------------
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub gives to headings."""
-    found: list[str] = []
-    for heading in re.findall(r"^#{1,6} +(.+?) *#*$", FENCE.sub("", text), re.MULTILINE):
-        shown = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        slug = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
-        found.append(slug)
-        if found.count(slug) > 1:
-            found.append(f"{slug}-{found.count(slug) - 1}")
-    return set(found)
+    """Those that GitHub gives to headings."""
+    headings = re.findall(r"^#+ +(.+?) *#*$", FENCE.sub("", text), re.MULTILINE)
+    shown = [re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in shown]
+    return {slug for slug in slugs if slugs.count(slug) == 1}  # others have numbers
 
 
 @each_page
@@ -78,13 +64,12 @@ def test_links_lead_to_files_and_headings_of_the_repository(page):
         link = match[1] or match[2]
         name, _, anchor = link.partition("#")
         target = (page.parent / name).resolve() if name else page
-        if "colab." in name and name.endswith(".ipynb"):  # …/github/OWNER/NAME/blob/BRANCH/PATH
-            target = REPOSITORY / name.partition("/blob/")[2].partition("/")[2]
-        elif re.match(r"[a-z]+:", name):  # https:, mailto:, a notebook's attachment:
+        if re.match(r"[a-z]+:", name):  # https:, mailto:, a notebook's attachment:
             continue
         if target not in there or (anchor and anchor not in anchors(prose(target))):
             broken.append(link)
-    assert not broken
+    in_colab = re.findall(r"colab\S+/blob/[^/\s]+/(\S+?\.ipynb)", prose(page))
+    assert not broken + [name for name in in_colab if REPOSITORY / name not in there]
 
 
 def test_the_readmes_tree_has_every_module_and_nothing_that_is_not_there():
@@ -112,11 +97,8 @@ def test_the_readmes_tree_has_every_module_and_nothing_that_is_not_there():
 
 
 def typed(line: str) -> list[list[str]]:
-    """The arguments of each call of llmlite that a line of code shows.
-
-    Parts in [brackets] are taken, "…" is left out, capitals such as N are 1, and where single words
-    stand between bars each of them is a command.
-    """
+    """The arguments of the calls of llmlite in a line of code: what is in [brackets] is taken, "…"
+    left out, capitals such as N are 1, single words between bars are commands, each of them."""
     call = re.search(r"(?:^|[\s/])(?:llmlite|-m llmlite\.cli) +(?=[a-z])(.*)", line)
     words = shlex.split(re.sub(r"[\[\]…]", " ", call[1]), comments=True) if call else []
     if "|" in words and all((word == "|") == bool(i % 2) for i, word in enumerate(words)):
@@ -157,22 +139,13 @@ def project() -> dict:
 
 @each_page
 def test_commands_can_be_typed_as_they_stand(page):
-    text = prose(page)
-    code = "\n".join(FENCE.findall(text)).replace("\\\n", " ")
+    text = prose(page).replace("\\\n", " ")
+    code = "\n".join(FENCE.findall(text))
     wrong = [mistake for line in code.splitlines() for mistake in mistakes(line.strip())]
     assert not wrong
     spans = [mistake for span in SPAN.findall(FENCE.sub("", text)) for mistake in mistakes(span)]
     # In a sentence, `llmlite search --ray` may do without the option's value.
     assert not [what for what in spans if not re.search("[Mm]issing value|expects", what)]
-
-
-def test_the_readme_shows_how_to_install_generate_run_and_test():
-    """So that none of the other tests looks at nothing."""
-    readme = (REPOSITORY / "README.md").read_text("utf-8")
-    lines = "\n".join(FENCE.findall(readme)).splitlines()
-    assert {call[0] for line in lines for call in typed(line)} >= {"generate", "train", "run"}
-    assert [line for line in lines if line.startswith("make install")]
-    assert "<!-- results -->" in readme.split("<!-- end of results -->")[0]
 
 
 def test_every_target_of_make_is_phony_and_explained():

@@ -148,35 +148,30 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        chromium = driver.chromium.launch(executable_path=path, args=arguments)
-        yield chromium
-        chromium.close()
+        yield driver.chromium.launch(executable_path=path, args=arguments)
 
 
 @pytest.fixture
-def open_page(browser):
-    """open_page(path, width, theme): a page; at the end of the test it must have no complaints."""
+def page(browser):
+    """A page on a phone's screen; at the end of the test it must have no complaints."""
     complaints = []
-
-    def opened(path: Path, width: int = 1280, theme: str = "light"):
-        size = {"width": width, "height": 800}
-        page = browser.new_page(viewport=size, color_scheme=theme)
-        page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(path.as_uri())
-        return page
-
-    yield opened
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="light")
+    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    page.close()
     assert complaints == []
 
 
-GROUND = "getComputedStyle(document.body).backgroundColor"
+def brightness(page) -> int:
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", colour)[:3]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_page_fits_on_a_phone(site, soups, open_page, theme):
-    page = open_page(site / "index.html", 390, theme)
+def test_every_page_fits_on_a_phone(site, soups, page, theme):
+    page.emulate_media(color_scheme=theme)
     for name in soups:
         page.goto((site / name).as_uri())
         page.evaluate("document.querySelectorAll('img').forEach((i) => (i.loading = 'eager'))")
@@ -184,18 +179,17 @@ def test_every_page_fits_on_a_phone(site, soups, open_page, theme):
         assert page.evaluate("[...document.images].every((i) => i.naturalWidth)"), name
         page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, name
-        red, green, blue = map(int, re.findall(r"\d+", page.evaluate(GROUND))[:3])
-        assert (red + green + blue < 200) == (theme == "dark")
+        assert (brightness(page) < 200) == (theme == "dark")
 
 
 @pytest.mark.slow
-def test_one_clicks_through_the_site_and_keeps_ones_colours(site, open_page):
-    page = open_page(site / "index.html")
-    light = page.evaluate(GROUND)
+def test_one_clicks_through_the_site_and_keeps_ones_colours(site, page):
+    page.goto((site / "index.html").as_uri())
+    page.set_viewport_size({"width": 1280, "height": 800})
     page.click("#theme")
     page.click("header >> text='Scorecard'")
     assert page.inner_text("h1").startswith("Scorecard")
-    assert page.evaluate(GROUND) != light
+    assert brightness(page) < 200
     page.click("header >> text='Notebooks'")
     page.click(".chapters a >> nth=0")
     for path in NOTEBOOKS[1:]:
@@ -205,26 +199,29 @@ def test_one_clicks_through_the_site_and_keeps_ones_colours(site, open_page):
 
 
 @pytest.mark.slow
-def test_the_explorer_draws_what_is_chosen(site, attention, open_page):
-    page = open_page(site / "attention.html", 390)
-    weights = "(css) => [...document.querySelectorAll(css)].map((e) => {cell}"
-    weights = weights.format(cell="e.style.getPropertyValue('--weight') ** 2 * 1000)")
+def test_the_explorer_draws_what_is_chosen(site, attention, page):
+    page.goto((site / "attention.html").as_uri())
+
+    def weights(css):
+        shown = "(all) => all.map((e) => e.style.getPropertyValue('--weight') ** 2 * 1000)"
+        return page.locator(css).evaluate_all(shown)
+
     heads = attention["sentences"][0]["maps"][0]
     flat = [[weight for row in head for weight in row] for head in heads]
     mean = [sum(each) / len(heads) for each in zip(*flat, strict=True)]
-    assert page.evaluate(weights, "#map th ~ td") == pytest.approx(mean, abs=1e-3)
+    assert weights("#map th ~ td") == pytest.approx(mean, abs=1e-3)
     page.select_option("#sentence", "2")
     page.select_option("#layer", str(attention["layers"] - 1))
     page.select_option("#head", "1")
     sentence = attention["sentences"][2]
     rows, tokens = sentence["maps"][-1][1], sentence["tokens"]
     flat = [weight for row in rows for weight in row]
-    assert page.evaluate(weights, "#map th ~ td") == pytest.approx(flat, abs=1e-3)
+    assert weights("#map th ~ td") == pytest.approx(flat, abs=1e-3)
     assert page.locator("#strip button").all_inner_texts() == tokens
     page.focus("#strip button >> nth=4")  # it needs no mouse
     page.keyboard.press("Enter")
     expected = [*rows[4], *[0] * (len(tokens) - 5)]
-    assert page.evaluate(weights, "#strip button") == pytest.approx(expected, abs=1e-3)
+    assert weights("#strip button") == pytest.approx(expected, abs=1e-3)
     assert f"{max(rows[4]) / 1000:.3f}" in page.inner_text("#looks")
     page.hover("#map tr:nth-child(7) td:nth-child(4)")
     assert page.inner_text("#weight").endswith(f": {rows[5][2] / 1000:.3f}")
