@@ -188,9 +188,8 @@ def texts(fig):
 
 
 def test_every_figure_has_a_case_here():
-    assert {name for name, made in vars(plots).items() if hasattr(made, "__wrapped__")} == {
-        *FIGURES
-    }
+    drawing = {name for name, made in vars(plots).items() if hasattr(made, "__wrapped__")}
+    assert drawing == set(FIGURES)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -225,10 +224,7 @@ def test_bars_are_percentages_or_probabilities():
     articles = [steps.get_xy()[:, 1].max() for steps in case("article_lengths").axes[0].patches]
     assert articles == pytest.approx([100 / 3, 50, 50])
     next_tokens = case("next_tokens").axes[0]
-    assert [(bar.get_y(), bar.get_width()) for bar in next_tokens.patches] == [
-        (-0.4, 0.4),
-        (0.6, 0.1),
-    ]
+    assert [bar.get_width() for bar in next_tokens.patches] == [0.4, 0.1]
     assert next_tokens.yaxis_inverted(), "the likeliest on top"
 
 
