@@ -58,16 +58,13 @@ FIGURES = {  # what each is given, and words of it in their order: in its axes, 
         "title | first |  the | ↵\\xc3 |  $x$ | more | word | word | word | word"),
     "tokens_per_word": (
         ({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
-        "train | reference | used here: 1,024 tokens | vocabulary, tokens (log scale) | 512 | 1,024"
-        " | tokens per word"),
+        "reference | used here: 1,024 tokens | vocabulary, tokens (log scale) | tokens per word"),
     "final_perplexities": (
         (GRID, "n_layer", "n_head", "learning_rate", "title", (87.5, 89.5)),
-        "title | heads: 2 | heads: 4 | learning rate: 0.0005 | layers | 2 | 4 | 6"
-        " | validation perplexity\nper token | learning rate: 0.001"),
+        "heads: 2 | learning rate: 0.0005 | layers | 2 | 6 | validation perplexity\nper token"),
     "learning_rate_schedule": (
         (STEPS, PAPERS),
-        "Linear warmup to 0.001 at step 20, then a cosine to zero"
-        " | optimiser step | learning rate"),
+        "Linear warmup to 0.001 at step 20, then a cosine to zero | optimiser step"),
     "losses": (
         ({"training": TRAIN, "validation": VALID}, {"validation": 10 * VALID}, "t", (1, 1.1858)),
         "t | training | validation | epoch | loss, nats per token"
@@ -81,23 +78,20 @@ FIGURES = {  # what each is given, and words of it in their order: in its axes, 
         "What may follow “The cat” | probability | ' the' | ' \\n'"),
     "bleu_heatmap": (
         (np.array([[1.0, 0.15], [0.149, 1.0]]), ["A", "B"], 0.15),
-        "0.150 | 0.149 | prompt, as hypothesis | prompt, as reference | 1  A | 2  B"
-        " | BLEU, 0 to 1"),
+        "0.150 | 0.149 | prompt, as hypothesis | prompt, as reference | 1  A | BLEU, 0 to 1"),
     "head_effects": (
         (np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
         "Change of the loss (4.000)\nwithout a head | +0.100 | -0.200 | +0.000 | +0.300"
         " | head | layer | nats per token"),
     "attention_maps": (
         ({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", "\n"]),
-        "mask on | looked at (key) |  The | ↵ | looking (query) |  The | ↵ | no mask |  The | ↵"
-        " | attention weight"),
+        "mask on | looked at (key) |  The | ↵ | looking (query) |  The | ↵ | no mask |  The | ↵"),
     "attention_grid": (
         (np.multiply.outer([[1, 2, 3], [4, 3, 2]], MAP),),
         "head 0 | layer 0 | head 2 | layer 1 | attention weight"),
     "attention_by_layer": (
         (HEADS, 6.0),
-        "head 3 | layer's mean | spread evenly | layer | mean distance, tokens"
-        " | weight on the token before | entropy, nats"),
+        "head 3 | layer | mean distance, tokens | weight on the token before | entropy, nats"),
     "loss_by_position": (
         (CURVES, 0.158),
         "mask: mean 4.500, perplexity 90.02 | no mask: mean 2.010, perplexity 7.463"
@@ -110,8 +104,7 @@ FIGURES = {  # what each is given, and words of it in their order: in its axes, 
         "2 layers | the paper | here, without a mask | epoch | validation loss, nats per token"),
     "window_sizes": (
         (WINDOWS, 0.3),
-        "measured | 0.400 | 0.200 | the paper: 0.3 | tokens in the window | 16 | 32"
-        " | mean loss, nats"),
+        "0.400 | 0.200 | the paper: 0.3 | tokens in the window | 16 | 32 | mean loss, nats"),
     "hypotheses_and_facts": (
         (FACTS, VALUES),
         "✓ 0.16 | – | ✗ 5.1 | ✓ 5,000 | C1 | C2 | no mask | padding"),

@@ -190,7 +190,6 @@ def test_git_takes_in_the_records_of_runs():
 
 
 def test_changelog_package_and_citation_agree():
-    """The citation in the Citation File Format 1.2.0, as far as it is used here."""
     changes = (REPOSITORY / "CHANGELOG.md").read_text("utf-8")
     titles = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d{2}-\d{2})?$", changes, re.MULTILINE)
     assert len(titles) == len(re.findall(r"^## ", changes, re.MULTILINE)), "a title is malformed"
@@ -198,14 +197,11 @@ def test_changelog_package_and_citation_agree():
     released = [title for title in titles if title != "Unreleased"]
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
     assert released[0] == project()["version"] == llmlite.__version__ == cited["version"]
-    assert (cited["cff-version"], cited["type"]) == ("1.2.0", "software")
     assert cited["license"] == project()["license"]
-    assert cited["message"]
     paper, wikitext = cited["references"]
     for entry in (cited, paper, wikitext):
         assert entry["title"]
         assert entry["type"]
-        assert entry["authors"]
         for author in entry["authors"]:
             assert author.keys() <= {"name"} or author.keys() >= {"family-names", "given-names"}
     assert paper["title"] == "Implement a LLM-Lite"

@@ -6,7 +6,6 @@ but for llmlite. The set-up cell really installs the package there, from a git a
 
 import json
 import os
-import shutil
 import subprocess
 import sysconfig
 import tomllib
@@ -20,27 +19,15 @@ from notebooks.test_notebooks import NOTEBOOKS, code_cells
 FORGOTTEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LLMLITE_DATA")
 
 
-def git(folder: Path, *arguments: str) -> str:
-    names = ["-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", "-C", folder, *names, *arguments], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout
-
-
 @pytest.fixture
 def repository(tmp_path) -> Path:
     """A git repository whose one commit holds the working tree as it is, ignored files left out."""
-    copy = tmp_path / "repository"
-    listed = git(REPOSITORY, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in listed.split("\0"):
-        if (REPOSITORY / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(REPOSITORY / name, copy / name)
-    git(copy, "init", "-q")
-    git(copy, "add", "--all")
-    git(copy, "commit", "-q", "--no-verify", "-m", "as it is")
-    return copy
+    git = ["git", "--git-dir", tmp_path / "repository", "--work-tree", REPOSITORY]
+    git += ["-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false"]
+    commit = ["commit", "-q", "--no-verify", "-m", "as it is"]
+    for arguments in (["init", "-q"], ["add", "--all"], commit):
+        subprocess.run([*git, *arguments], cwd=REPOSITORY, check=True)
+    return tmp_path / "repository"
 
 
 @pytest.fixture
@@ -92,7 +79,8 @@ def test_the_set_up_cell_installs_the_package_and_nothing_else_once(colab, repos
     assert done.returncode == 0, done.stderr
     line = done.stdout.strip()
     assert line.startswith("profile quick · data bundled sample (sample) · device CPU"), line
-    assert line.endswith(f"commit {git(repository, 'rev-parse', 'HEAD')[:10]}")
+    (commit,) = repository.glob("refs/heads/*")
+    assert line.endswith(f"commit {commit.read_text()[:10]}")
     help_page = subprocess.run([colab / "bin" / "llmlite", "--help"], capture_output=True)
     assert b"usage: llmlite" in help_page.stdout
 
@@ -105,9 +93,10 @@ def test_the_set_up_cell_installs_the_package_and_nothing_else_once(colab, repos
     # Modules, the model that ships, tables, and what the wheel takes from other folders.
     targets = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     for source, target in {"llmlite": "llmlite", **targets}.items():
-        for file in (path for path in (repository / source).rglob("*") if path.is_file()):
-            packed = installed / target / file.relative_to(repository / source)
-            assert packed.read_bytes() == file.read_bytes()
+        for file in (REPOSITORY / source).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                packed = installed / target / file.relative_to(REPOSITORY / source)
+                assert packed.read_bytes() == file.read_bytes()
     assert (installed / "llmlite" / "sample" / "wiki.train.raw").is_file()
 
     again = run(colab, "import json, llmlite; print(json.dumps(llmlite.__file__))", **sample)
