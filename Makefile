@@ -12,7 +12,7 @@ OUT ?= runs/full
 ARCHIVE ?= $(OUT)/llmlite-full.tar.gz
 DEVICE ?= cuda
 
-.PHONY: help install demo audit test test-all soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate gpu site lint format clean
+.PHONY: help install demo audit test test-all soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate gpu site colab lint format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -81,9 +81,14 @@ gpu:  ## check a GPU that this never ran on: correct, how fast, by which paths? 
 site: $(INSTALLED)  ## make the static site in build/site: notebooks, figures, attention explorer
 	HF_HUB_OFFLINE=1 $(BIN)/python figures/site/build.py
 
-lint: $(INSTALLED)  ## ruff check and ruff format --check
+lint: $(INSTALLED)  ## ruff check, ruff format --check, and how large the project is
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/size.py
+
+colab:  ## let README's links and the notebooks install your fork: make colab REPOSITORY=https://github.com/you/fork
+	perl -pi -e 's!(colab.research.google.com/github/)[^/]+/[^/]+!$$1$(REPOSITORY:https://github.com/%=%)!' README.md
+	perl -pi -e 's!(repository = \\")[^\\"]*!$$1$(REPOSITORY)!' notebooks/*.ipynb
 
 format: $(INSTALLED)  ## let ruff put the style right
 	$(BIN)/ruff check --fix .

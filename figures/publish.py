@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import tyro
 
 from llmlite import paper
 from llmlite.audit import scorecard
-from llmlite.audit.claims import Evidence, headline
+from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import Audit
 from llmlite.cli.notebooks import write_notebook
@@ -44,23 +45,22 @@ the [scorecard](scorecard.md) of the paper's claims, and in [records](records) t
 RESULTS = """\
 | | paper | here |
 |---|---|---|
-| best configuration of the search: learning rate, layers, heads, width | {paper_best} | {best} |
-| revised grid: configurations, epochs, tokens of training text | 12, {paper.SEARCH_EPOCHS}, \
+| best of the search: learning rate, layers, heads, width | {paper_best} | {best} |
+| revised grid: configurations, epochs, tokens of text | 12, {paper.SEARCH_EPOCHS}, \
 not stated | {configurations}, {search.epochs}, {tokens} |
 | validation perplexity per token over the grid | {paper.GRID_PERPLEXITY[0]} to \
 {paper.GRID_PERPLEXITY[1]} | {grid[min]:.1f} to {grid[max]:.1f} |
-| retrained configuration | {paper_best} | {retrained} |
-| epochs and optimiser steps of the retraining | {paper.RETRAIN_EPOCHS}, not stated | \
+| retrained | {paper_best} | {retrained} |
+| its epochs and optimiser steps | {paper.RETRAIN_EPOCHS}, not stated | \
 {last[epoch]}, {last[step]:,} |
 | test loss, nats per token | {paper.TEST_LOSS:.4f} | {mean[test loss]:.4f} |
 | test perplexity per token | {paper.TEST_PERPLEXITY} | {mean[perplexity per token]:.1f} |
 | test perplexity per word and line end | not stated | {mean[perplexity per word]:.1f} |
 | test bits per byte | not stated | {mean[bits per byte]:.3f} |
 
-Here: profile `{experiment.profile.name}`, {experiment.dataset.name}, {data.split} split, \
-vocabulary {data.vocab_size:,}, windows of {data.block_size} tokens, a new one every {stride}; \
-{made[device]}, {amp}, {seeds}, trained at commit {made[commit]}. Written by \
-figures/publish.py from the run's records."""
+Profile `{experiment.profile.name}`, {experiment.dataset.name}, {data.split} split, vocabulary \
+{data.vocab_size:,}, windows of {data.block_size} tokens, one every {stride}; {made[device]}, \
+{amp}, {seeds}; commit {made[commit]}. Written by figures/publish.py from records."""
 
 
 KEPT = ("command", "identity", "environment", "amp", "parameters", "steps_per_epoch", "epochs")
@@ -77,16 +77,10 @@ holds the runs' records, each with the command that made it.
 {lines}
 """
 LINE = "| {number} | {claim} | {published} | {ours} | **{verdict}** | {section} | {runs} |"
-SHORT_PAGE = """\
-**{headline}**
-
-| # | the paper's claim | verdict |
-|---|---|---|
-{lines}
-
-Here: {source} The numbers, with intervals: [scorecard](figures/scorecard.md); the runs' records, \
-with the command of each: [audit.json](figures/audit.json)."""
-SHORT_LINE = "| {number} | {claim} | {verdict} |"
+VERDICTS = (REPRODUCED, FLAWED, NOT, UNCLEAR)
+SHORT = """\
+**{headline}** Of the paper's {n} claims: {counts} ([scorecard](figures/scorecard.md); the runs' \
+records, each with its command: [audit.json](figures/audit.json))."""
 
 
 def publish(experiment: Experiment, root: Path) -> None:
@@ -195,11 +189,11 @@ def write_scorecard(audit: Audit, folder: Path) -> str:
 
 def pages(rows: list[dict], source: str, headline: str) -> list[str]:
     """What goes into figures/ and into README.md. source: profile, data and device."""
-    made = []
-    for page, line in ((PAGE, LINE), (SHORT_PAGE, SHORT_LINE)):
-        lines = "\n".join(line.format(**row) for row in rows)
-        made.append(page.format(lines=lines, source=source, headline=headline))
-    return made
+    lines = "\n".join(LINE.format(**row) for row in rows)
+    found = Counter(row["verdict"] for row in rows)
+    counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+    short = SHORT.format(headline=headline, n=len(rows), counts=counts)
+    return [PAGE.format(lines=lines, source=source), short]
 
 
 def records(audit: Audit, gathered: Evidence, rows: list[dict]) -> dict:

@@ -126,14 +126,8 @@ class TrainConfig:
             _require(value in allowed, f"{name} is '{value}'", ", ".join(allowed))
 
 
-@dataclass(frozen=True)
-class SearchSpace:
-    """A grid: every combination of these values is one configuration (§IV.A)."""
-
-    learning_rate: tuple[float, ...] = (1e-3, 5e-4)
-    n_layer: tuple[int, ...] = (2, 4, 6)
-    n_head: tuple[int, ...] = (2, 4)
-    n_embd: tuple[int, ...] = (128,)
+class Space:
+    """A grid: every combination of its fields' values, each of which is a tuple."""
 
     def __post_init__(self):
         for name, values in asdict(self).items():
@@ -143,10 +137,20 @@ class SearchSpace:
         return len(list(self.points()))
 
     def points(self):
-        """Each configuration as a dict, in the paper's order: the last key varies fastest."""
+        """Each combination as a dict, the last field varying fastest, as in the paper."""
         axes = asdict(self)
         for values in itertools.product(*axes.values()):
             yield dict(zip(axes, values, strict=True))
+
+
+@dataclass(frozen=True)
+class SearchSpace(Space):
+    """Shapes and rates (§IV.A)."""
+
+    learning_rate: tuple[float, ...] = (1e-3, 5e-4)
+    n_layer: tuple[int, ...] = (2, 4, 6)
+    n_head: tuple[int, ...] = (2, 4)
+    n_embd: tuple[int, ...] = (128,)
 
     def corners(self) -> "SearchSpace":
         """The first and the last value of each axis, between which a trend shows most."""
@@ -155,24 +159,49 @@ class SearchSpace:
 
 
 @dataclass(frozen=True)
-class DataSpace:
-    """Candidates for how text becomes windows: every combination (plan/choice.py)."""
+class DataSpace(Space):
+    """Candidates for how text becomes windows (plan/candidates.py)."""
 
     vocab_size: tuple[int, ...]
     block_size: tuple[int, ...]
     overlap: tuple[int, ...]  # windows that a token is in: 1 is side by side, 4 a quarter's stride
-    passes: int  # over the text, by each candidate
-    train: TrainConfig  # how; its batch is for the longest windows, shorter ones get as many tokens
 
-    def points(self):
-        """Yield each candidate as changes to a DataConfig, and how it is trained."""
-        for vocabulary, block, overlap in itertools.product(
-            self.vocab_size, self.block_size, self.overlap
-        ):
-            batch = self.train.batch_size * max(self.block_size) // block
-            train = replace(self.train, epochs=max(1, self.passes // overlap), batch_size=batch)
-            changes = {"vocab_size": vocabulary, "block_size": block, "stride": block // overlap}
-            yield changes, train
+
+# -- how runs are computed, which is no part of what they are -------------------------------------
+
+
+@dataclass(frozen=True)
+class FastPaths:
+    """Which of the engine's fast paths to take; None: where it pays. Results differ by rounding
+    and, merged, by the units that are dropped out."""
+
+    compile: bool | None = None  # compile the blocks; where it pays if not given
+    # replay a step as a CUDA graph, in one process; where it pays if not given
+    graph: bool | None = None
+    merge: bool | None = None  # accumulated batches in one pass; where it pays if not given
+    # attention as two products and a softmax, not as one kernel; where it pays if not given
+    spell: bool | None = None
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """A Ray cluster (plan/cluster.py), and what a run gets of a machine."""
+
+    # train side by side on this cluster (pip install llmlite[ray]; all machines must see --out):
+    # auto (the one this machine is in), local (one on this machine alone), HOST:PORT or
+    # ray://HOST:PORT; without a cluster if not given
+    address: str | None = None
+    # part of a GPU for a run, 0 to 1: with 0.25, four share one; 1 with CUDA here, else 0, if not
+    # given
+    gpus_per_run: float | None = None
+    cpus_per_run: int = 1  # cores and threads for a run
+
+    def __post_init__(self):
+        gpus, cpus = self.gpus_per_run, self.cpus_per_run
+        _require(0 <= (gpus or 0) <= 1, f"gpus_per_run is {gpus}", "0 to 1, a part of one GPU")
+        _require(cpus >= 1, f"cpus_per_run is {cpus}", "1 or more")
+        asked = self.address or (gpus, cpus) == (None, 1)
+        _require(asked, "a run is given GPUs or CPUs", "that with the address of a Ray cluster")
 
 
 AXES = ("learning_rate", "n_layer", "n_head", "n_embd")  # of a SearchSpace

@@ -96,8 +96,6 @@ class Dataset:
         on_disk = ("_encoded", "ids") if self.config.stream else ()
         return {name: made for name, made in vars(self).items() if name not in on_disk}
 
-    # -- text -------------------------------------------------------------------------------------
-
     @cached_property
     def _source(self) -> Source | None:
         return open_source(self.config, without=self.folder)
@@ -129,8 +127,6 @@ class Dataset:
     def name(self) -> str:
         """As shown beside every result, e.g. "wikitext-2-v1, split 80/10/10"."""
         return self._source.name(self._sha256)
-
-    # -- tokens -----------------------------------------------------------------------------------
 
     @cached_property
     def tokenizer(self) -> BPETokenizer:

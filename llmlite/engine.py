@@ -6,14 +6,13 @@ import math
 import shutil
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from llmlite.config import ModelConfig, TrainConfig
+from llmlite.config import FastPaths, ModelConfig, TrainConfig
 from llmlite.files import tqdm
 from llmlite.model import GPT
 from llmlite.parallel import World
@@ -87,17 +86,6 @@ def piece_windows(
     most = max(config.batch_size, memory / (token_bytes * model.block_size))
     shares = (n for n in range(1, config.accumulation + 1) if config.accumulation % n == 0)
     return max(n * config.batch_size for n in shares if n * config.batch_size <= most)
-
-
-@dataclass(frozen=True)
-class FastPaths:
-    """Which of the fast paths to take; None: where it pays. Not a part of a run's identity: results
-    differ by rounding and, merged, by the units that are dropped out."""
-
-    compile: bool | None = None
-    graph: bool | None = None  # True has no effect on a CPU or with several processes
-    merge: bool | None = None  # pieces of an accumulated batch go through one forward pass
-    spell: bool | None = None  # attention as two products and a softmax, not as one kernel
 
 
 class TrainingLoss(nn.Module):

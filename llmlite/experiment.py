@@ -17,15 +17,13 @@ from matplotlib.figure import Figure
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
-from llmlite.config import AXES, TrainConfig, with_data
+from llmlite.config import AXES, FastPaths, RayOptions, TrainConfig, with_data
 from llmlite.data import Dataset
-from llmlite.engine import FastPaths
 from llmlite.files import LLMLiteError, replacing, write_json
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
-from llmlite.parallel import check_device, gpu_bytes, local_device, world
-from llmlite.plan.cluster import RayOptions
-from llmlite.plan.search import best_row, grid, point, row_of
+from llmlite.parallel import gpu_bytes, resolve_device, world
+from llmlite.plan.search import at, best_row, grid, point, row_of
 from llmlite.plan.workspace import Workspace
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
@@ -49,8 +47,7 @@ class Experiment(Workspace):
     """profile: "auto", "quick", "small", "full" or a Profile. data: where the text comes from
     ("sample", "hub", a folder, a file, or "auto": $LLMLITE_DATA or else the Hub; None: as the
     profile says). out: the folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda".
-    tensorboard: write event files into the runs' folders. paths: how the engine computes. changes:
-    of the profile, such as **{"train.epochs": 5, "model.dropout": 0.2}.
+    paths: how the engine computes. changes: of the profile, such as **{"train.epochs": 5}.
     """
 
     def __init__(
@@ -60,13 +57,10 @@ class Experiment(Workspace):
         out: str | Path | None = None,
         device: str = "auto",
         progress: bool = True,
-        tensorboard: bool = False,
-        paths: FastPaths = FastPaths(),  # noqa: B008, it is frozen
+        paths: FastPaths = FastPaths(),
         **changes,
     ):
-        check_device(device)
-        several = world().size > 1 and device == "cuda"  # each process has a GPU of its own
-        device = local_device() if device == "auto" or several else device
+        device = resolve_device(device)
         if not isinstance(profile, Profile):
             profile = get_profile(profile, gpu_bytes(device))
         if follow := changes.keys() & {"model.vocab_size", "model.block_size"}:
@@ -80,7 +74,7 @@ class Experiment(Workspace):
             changes["searched"] = False  # what is to be retrained is given
         self.profile, self.changes = changed(profile, changes), changes
         out = Path(out) if out else project_root() / "runs" / self.profile.name
-        compute = Compute(device, progress and world().main, tensorboard, paths)
+        compute = Compute(device, progress and world().main, paths)
         only_read = None
         if self.profile.needs_gpu and device == "cpu":
             only_read = (
@@ -154,17 +148,10 @@ class Experiment(Workspace):
 
     def retraining(self, seed: int | None = None) -> Run:
         """§III.F: one configuration from scratch for longer."""
-        shape = dict(self.configuration)
-        train = replace(self.profile.train, learning_rate=shape.pop("learning_rate"))
-        first = train.seed if seed is None else seed
-        run = self.run(f"retrain-seed-{first}", replace(train, seed=first))
-        studied = first == self.profile.seeds[0]
-        return replace(
-            run,
-            model=replace(run.model, **shape),
-            measures={"test_score": _test_score},
-            keeps=("steps", "weights") if studied else ("steps",),
-        )
+        train = self.profile.train if seed is None else replace(self.profile.train, seed=seed)
+        run = at(self.configuration, self.run(f"retrain-seed-{train.seed}", train))
+        keeps = ("steps", "weights") if train.seed == self.profile.seeds[0] else ("steps",)
+        return replace(run, measures={"test_score": _test_score}, keeps=keeps)
 
     def retrain(self) -> dict:
         """The retraining's record."""
@@ -210,21 +197,14 @@ class Experiment(Workspace):
 
         Also written to `seeds.csv`.
         """
-        rows = []
+        rows = {}
         for seed in self.profile.seeds:
             best, score = self.train(self.retraining(seed))["best"], self.test_score(seed)
-            rows.append(
-                {
-                    "seed": seed,
-                    "best epoch": best["epoch"],
-                    "validation loss": best["valid_loss"],
-                    "test loss": score.loss,
-                    "perplexity per token": score.perplexity,
-                    "perplexity per word": score.word_perplexity,
-                    "bits per byte": score.bits_per_byte,
-                }
-            )
-        table = pd.DataFrame(rows).set_index("seed")
+            units = score.loss, score.perplexity, score.word_perplexity, score.bits_per_byte
+            rows[seed] = [best["epoch"], best["valid_loss"], *units]
+        columns = ["best epoch", "validation loss", "test loss"]
+        columns += ["perplexity per token", "perplexity per word", "bits per byte"]
+        table = pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("seed")
         with replacing(self.out / SEEDS) as aside:
             table.to_csv(aside)
         return table

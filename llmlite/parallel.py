@@ -73,11 +73,14 @@ def local_device() -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
 
 
-def check_device(device: str) -> None:
-    """LLMLiteError for a name that is not "auto", "cpu" or, with a GPU here, "cuda…"."""
-    cuda = device.startswith("cuda") and torch.cuda.is_available()
-    if not (cuda or device in ("auto", "cpu")):
+def resolve_device(device: str) -> str:
+    """`local_device` for "auto", and for "cuda" where each of several processes has a GPU of its
+    own. LLMLiteError for a device that is not here."""
+    if device == "auto" or (device == "cuda" and world().size > 1):
+        return local_device()
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")
+    return device
 
 
 def gpu_bytes(device: str) -> int:

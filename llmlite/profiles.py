@@ -13,6 +13,7 @@ from llmlite.config import (
     DataSpace,
     ModelConfig,
     SearchSpace,
+    Space,
     TrainConfig,
 )
 from llmlite.files import LLMLiteError
@@ -20,9 +21,9 @@ from llmlite.files import LLMLiteError
 
 @dataclass(frozen=True)
 class Grid:
-    """Which configurations a search tries, and how each is trained."""
+    """Which configurations are tried, and how each is trained."""
 
-    space: SearchSpace
+    space: Space
     train: TrainConfig
 
 
@@ -37,7 +38,9 @@ class Profile:
     first: Grid  # fixed rate
     revised: Grid  # warmup + cosine
     searched: bool  # retrain the best of the revised grid in place of the shape and rate above
-    data_space: DataSpace | None = None  # other vocabularies and windows to compare `data` with
+    # other vocabularies and windows to compare `data` with; an epoch is a pass over the text, and
+    # the batch is of the longest windows, shorter ones having as many tokens
+    data_grid: Grid | None = None
     seeds: tuple[int, ...] = (1337, 1, 2)  # of the retraining; the first one's model is studied
     ablation_tokens: int = 50_000  # of the validation split, behind each head's effect on the loss
     needs_gpu: bool = False  # its runs would take days on a CPU, which then only shows records
@@ -87,12 +90,9 @@ PROFILES = {
         # bits per byte of validation text; with windows of 256 at 1.906, with a vocabulary of 2,048
         # at 1.922 and 1.978.
         data=DataConfig(vocab_size=4096, block_size=128),
-        data_space=DataSpace(
-            vocab_size=(2048, 4096),
-            block_size=(128, 256),
-            overlap=(1,),
-            passes=1,
-            train=TrainConfig(batch_size=8, patience=0),
+        data_grid=Grid(
+            DataSpace(vocab_size=(2048, 4096), block_size=(128, 256), overlap=(1,)),
+            TrainConfig(epochs=1, batch_size=8, patience=0),
         ),
         # Half as wide, after eight passes over a third of the text, it is at 1.807 bits a byte, and
         # its training loss hardly below its validation loss; with a dropout of 0.1 at 1.846.
@@ -110,12 +110,9 @@ PROFILES = {
     "full": Profile(
         name="full",
         data=DataConfig(vocab_size=10_000, block_size=256, stride=64),
-        data_space=DataSpace(
-            vocab_size=(4096, 10_000, 16_384),
-            block_size=(128, 256),
-            overlap=(1, 4),
-            passes=8,
-            train=TrainConfig(batch_size=64, patience=0),
+        data_grid=Grid(
+            DataSpace(vocab_size=(4096, 10_000, 16_384), block_size=(128, 256), overlap=(1, 4)),
+            TrainConfig(epochs=8, batch_size=64, patience=0),
         ),
         model=ModelConfig(dropout=0.1),  # with the rate of `train`: paper.BEST
         train=replace(_FULL_SEARCH, epochs=20),

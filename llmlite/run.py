@@ -86,6 +86,16 @@ def finished_record(folder: str | Path, identity: dict | None = None) -> dict | 
     return None if identity and difference(identity, record["identity"]) else record
 
 
+def outcome(record: dict) -> str:
+    """What came of a finished run, in words."""
+    best, last = record["best"], record["epochs"][-1]
+    return (
+        f"validation perplexity {best['perplexity']:.4f}, epoch {best['epoch']} of "
+        f"{last['epoch']}, {last['step']:,} steps in {record['seconds']:.1f} s, "
+        f"{last['tokens_per_second']:,.0f} tokens/s, {record['engine']}"
+    )
+
+
 def difference(ours: dict, theirs: dict, prefix: str = "") -> str:
     """What differs between the identities of two runs, in words; "" if they are the same run."""
     found = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmlite.files import DivergedError, LLMLiteError, replacing, room_for
+from llmlite.files import DivergedError, replacing, room_for
 from llmlite.parallel import World
 from llmlite.run import STEPS
 
@@ -94,15 +94,3 @@ class StepLog:
             "tokens_per_second": sums["tokens"] / sums["seconds"],
             "seconds": sums["seconds"],
         }
-
-
-def event_writer(folder: Path, step: int):
-    """TensorBoard's, below a run's folder; what it was told of later steps than `step` is void."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise LLMLiteError(
-            "TensorBoard is not installed here; install it with `pip install "
-            "'llmlite[tensorboard]'`."
-        ) from None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from llmlite.config import FastPaths
 from llmlite.data import Dataset, mistakes
-from llmlite.engine import Engine, FastPaths, autocast_dtype, learning_rate
+from llmlite.engine import Engine, autocast_dtype, learning_rate
 from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tqdm, write_json
 from llmlite.metrics import (
     leak_floor,
@@ -41,7 +42,7 @@ from llmlite.run import (
     save_weights,
     typed_command,
 )
-from llmlite.steplog import StepLog, event_writer
+from llmlite.steplog import StepLog
 from llmlite.windows import EpochSampler, windows_of
 
 # Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
@@ -57,8 +58,7 @@ class Compute:
 
     device: str = "cpu"
     progress: bool = True
-    tensorboard: bool = False  # write event files into tensorboard/ in each run's folder
-    paths: FastPaths = FastPaths()  # noqa: RUF009, it is frozen
+    paths: FastPaths = FastPaths()
 
 
 def epoch_line(epoch: dict) -> str:
@@ -104,14 +104,11 @@ class Trainer:
         self.epochs: list[dict] = []  # the log of finished epochs
         self.best: dict[str, Tensor] = {}  # weights after the best epoch, on the device
         self.warning: str | None = None  # of a loss that is too good to be true
-        self.events = None  # TensorBoard's writer
         self._saved_at = time.monotonic()
 
     @property
     def best_epoch(self) -> dict | None:
         return min(self.epochs, key=lambda epoch: epoch["valid_loss"], default=None)
-
-    # -- the loop -----------------------------------------------------------------------------
 
     def fit(self) -> dict:
         """Train to the end and return the run's record. A run that fails (DivergedError, or
@@ -139,9 +136,6 @@ class Trainer:
                 raise
             except torch.OutOfMemoryError:
                 pass  # and let go of what the failed step holds
-            finally:
-                if self.events:
-                    self.events.close()
             reason = (
                 f"At step {self.step + 1}, {self.device} ran out of memory with "
                 f"{self.engine.piece} windows in a forward pass; a smaller batch_size with more "
@@ -195,17 +189,6 @@ class Trainer:
             return
         loss = rows[-1]["loss"]
         self.bar.set_postfix_str(f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}")
-        self._show("train", rows, "loss", "lr", "grad_norm")
-
-    def _show(self, group: str, rows: list[dict], *names: str) -> None:
-        """To TensorBoard, if it is wanted."""
-        if not self.events:
-            return
-        for row in rows:
-            for name in names:
-                if row[name] is not None:  # fp16 scaling left the step out
-                    self.events.add_scalar(f"{group}/{name}", row[name], row["step"])
-        self.events.flush()
 
     def _end_epoch(self) -> None:
         """Validate, log the epoch, keep the weights if they are the best so far, checkpoint."""
@@ -233,7 +216,6 @@ class Trainer:
         if self.checkpoint_every or self._checkpoint_is_due():
             self._save()
         self._write_record("running")
-        self._show("epoch", [epoch], "train_loss", "valid_loss", "perplexity")
 
     def _validate(self) -> float:
         """Nats per token over the validation split; each process scores its part of the windows."""
@@ -256,8 +238,6 @@ class Trainer:
         """Has the validation loss not improved for `patience` epochs?"""
         patience, best = self.config.patience, self.best_epoch
         return bool(patience and best and len(self.epochs) - best["epoch"] >= patience)
-
-    # -- files --------------------------------------------------------------------------------
 
     def _save(self) -> None:
         self._write_best()
@@ -309,7 +289,6 @@ class Trainer:
             return
         self._write_best()  # the file may be newer than the checkpoint, or damaged
         self.log.cut(self.step)
-        self.events = event_writer(self.folder, self.step) if self.compute.tensorboard else None
 
     def _write_record(self, status: str, reason: str | None = None) -> dict:
         record = {

@@ -26,7 +26,7 @@ def on_the_cpu() -> Iterator[None]:
     with small tensors a second one only waits for the first.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmlite.experiment.local_device", lambda: "cpu")
+        patch.setattr("llmlite.parallel.local_device", lambda: "cpu")
         patch.setenv("OMP_NUM_THREADS", "1")  # of other processes
         torch.set_num_threads(1)
         yield

@@ -9,7 +9,7 @@ from tiny_plan import PROFILE, open_plan, write_corpus
 
 from llmlite import data, paper
 from llmlite.config import DataSpace, TrainConfig
-from llmlite.plan.choice import COLUMNS, candidates, choose_data
+from llmlite.plan.candidates import COLUMNS, candidates, choose_data
 from llmlite.train import Trainer
 
 SPACE = DataSpace(

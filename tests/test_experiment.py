@@ -256,7 +256,7 @@ def test_a_grid_that_there_is_not_is_refused(start, one_sentence):
 
 
 def test_auto_goes_by_the_memory_of_the_device(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmlite.experiment.local_device", local_device)
+    monkeypatch.setattr("llmlite.parallel.local_device", local_device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Experiment(out=tmp_path).profile.name == "quick"
     assert Experiment(out=tmp_path).device == "cpu"

@@ -7,15 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_tokenizer import PROSE, SPECIAL, TIES, VARIED, with_special
 
 from llmlite.cli import main
-from llmlite.config import ModelConfig
 from llmlite.files import LLMLiteError
 from llmlite.generate import generate
 from llmlite.hub import export_folder, import_folder
 from llmlite.pretrained import load_pretrained
-from llmlite.tokenizer import BPETokenizer
+from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
+
+PROSE = """ = Beryllium = \n \n Beryllium was found in 1798 by Louis @-@ Nicolas Vauquelin , who
+didn't name it . It's a hard , grey metal ; its density is 1 @.@ 85 g / cm3 , they say .\n"""
+VARIED = "x² ½ ٣٤ Ⅷ naïve — “日本” 🙂 👩‍👧 e\u0301\x00\x85"
+TEXTS = [PROSE, VARIED, "", "  two  blanks \n\n and\t\r\n", " , . '"]
+SMALLER = BPETokenizer.train(PROSE, 299).to_tokenizers().to_str()
+SPECIAL = json.loads(SMALLER)["added_tokens"][0]
+MORE = [SPECIAL | {"id": 299}, SPECIAL | {"id": 300, "content": "zzz"}]
 
 
 @pytest.fixture(autouse=True)
@@ -25,17 +31,12 @@ def offline(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tokenizer() -> BPETokenizer:
-    return BPETokenizer.train(PROSE + TIES, 300)
+    return BPETokenizer.train(PROSE, 300)
 
 
 @pytest.fixture
-def config(tiny_config, tokenizer) -> ModelConfig:
-    return replace(tiny_config, vocab_size=tokenizer.vocab_size, block_size=24)
-
-
-@pytest.fixture
-def model(make_model, config):
-    return make_model(config)
+def model(make_model, tiny_config):
+    return make_model(replace(tiny_config, vocab_size=300, block_size=24))
 
 
 @pytest.fixture
@@ -45,60 +46,60 @@ def exported(model, tokenizer, tmp_path) -> Path:
 
 
 def theirs_in(folder):
-    """(model, tokenizer) as transformers loads them."""
+    """(model, tokenizer) as transformers loads them, with nothing missing or left over."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 @torch.inference_mode()
 def assert_same_logits(ours, theirs, make_ids):
-    shape = ours.config
-    ids = make_ids(3, shape.block_size, vocab_size=shape.vocab_size)
+    ids = make_ids(3, ours.config.block_size, vocab_size=ours.config.vocab_size)
     logits = ours(ids).logits
     assert logits.std() > 0.1  # there is something to compare
     torch.testing.assert_close(theirs.eval()(ids).logits, logits, rtol=0, atol=1e-4)
 
 
-def test_the_folder_loads_as_gpt2_with_every_weight_in_its_place(exported, model, make_ids):
-    from transformers import AutoModelForCausalLM, GPT2LMHeadModel
-
-    theirs, info = AutoModelForCausalLM.from_pretrained(exported, output_loading_info=True)
-    assert type(theirs) is GPT2LMHeadModel
-    assert not any(info.values()), info
-    assert theirs.dtype == torch.float32
-    assert theirs.config.layer_norm_epsilon == model.norm.eps
-    assert theirs.config.attn_pdrop == theirs.config.resid_pdrop == model.config.dropout
-    assert_same_logits(model, theirs, make_ids)
-    assert theirs.config.exported_by_llmlite == "a test"
-
-
-def test_the_ids_are_the_same_and_on_the_way_back_nothing_changes(
-    model, tokenizer, exported, tmp_path
-):
-    ours, (_, theirs) = tokenizer, theirs_in(exported)
-    for text in [*VARIED, PROSE, SPECIAL, "  two  blanks \n\n and 日本 🙂 ́ ", " , . '"]:
-        ids = with_special(ours, text)
+def assert_same_ids(ours, theirs):
+    for text in TEXTS:
+        ids = ours.encode(text)
         assert theirs(text)["input_ids"] == ids
         assert theirs.decode(ids) == text
-    assert theirs.eos_token_id == theirs.bos_token_id == ours.eot_id
-    assert theirs.model_max_length == model.config.block_size
+    special = [*ours.encode("a "), ours.eot_id, *ours.encode(" b")]
+    assert theirs(f"a {END_OF_TEXT} b")["input_ids"] == special
+
+
+def test_the_folder_is_a_gpt2_with_the_same_logits_ids_and_text(
+    exported, model, tokenizer, make_ids
+):
+    theirs, their_tokenizer = theirs_in(exported)
+    config = theirs.config
+    assert type(theirs).__name__ == "GPT2LMHeadModel"
+    assert theirs.dtype == torch.float32
+    assert config.layer_norm_epsilon == model.norm.eps
+    assert config.attn_pdrop == config.resid_pdrop == config.embd_pdrop == model.config.dropout
+    assert config.exported_by_llmlite == "a test"
+    assert their_tokenizer.eos_token_id == their_tokenizer.bos_token_id == tokenizer.eot_id
+    assert config.eos_token_id == config.bos_token_id == tokenizer.eot_id
+    assert their_tokenizer.model_max_length == model.config.block_size
+    assert_same_logits(model, theirs, make_ids)
+    assert_same_ids(tokenizer, their_tokenizer)
+    start = torch.tensor([tokenizer.encode("It's a hard")])
+    ids = theirs.generate(start, max_new_tokens=12, do_sample=False)[0].tolist()
+    assert len(set(ids)) > 5
+    assert ids == generate(model, start, 12, temperature=0)[0, : len(ids)].tolist()
+
+
+def test_on_the_way_back_nothing_changes(exported, model, tokenizer, tmp_path):
     back = import_folder(exported, tmp_path / "back")
-    assert back.tokenizer.fingerprint == ours.fingerprint
+    assert back.tokenizer.fingerprint == tokenizer.fingerprint
     assert back.model.config == model.config
     for name, weight in back.model.state_dict().items():
         assert weight.equal(model.state_dict()[name]), name
     assert back.record["imported_from"] == str(exported)
-
-
-def test_greedy_text_is_the_same(model, tokenizer, exported):
-    theirs, _ = theirs_in(exported)
-    start = torch.tensor([tokenizer.encode("the cat")])
-    ours = generate(model, start, 15, temperature=0)[0].tolist()
-    assert len(set(ours)) > 5
-    ids = theirs.generate(start, max_new_tokens=15, do_sample=False)[0].tolist()
-    assert len(ids) > start.size(1) + 5
-    assert ids == ours[: len(ids)]
+    assert str(tmp_path / "back") in str(back)
 
 
 def test_what_lora_has_learnt_comes_back_also_in_half_precision(exported, tmp_path, make_ids):
@@ -118,85 +119,70 @@ def test_what_lora_has_learnt_comes_back_also_in_half_precision(exported, tmp_pa
     their_tokenizer.pad_token = their_tokenizer.eos_token
     their_tokenizer(PROSE, truncation=True, max_length=3)  # leaves a setting in its file
     their_tokenizer.save_pretrained(tmp_path / "merged")
-    back = import_folder(tmp_path / "merged", tmp_path / "back")
-    after = back.model.blocks[0].attention.qkv.weight
-    assert not after.T.allclose(before, atol=1e-2)
-    assert_same_logits(back.model, merged.float(), make_ids)
-
-
-def edit(file: str, **changes):
-    """A change of a JSON file in a folder."""
-
-    def change(folder: Path) -> None:
-        content = json.loads((folder / file).read_text("utf-8"))
-        (folder / file).write_text(json.dumps(content | changes), "utf-8")
-
-    return change
-
-
-def weights(folder: Path, gone: str = "", **more) -> None:
-    """A change of the weights in a folder."""
-    path = folder / "model.safetensors"
-    tensors = {name: weight for name, weight in load_file(path).items() if name != gone}
-    save_file(tensors | more, path, {"format": "pt"})
-
-
-def other_tokenizer(folder: Path) -> None:
-    BPETokenizer.train(PROSE, 299).to_tokenizers().save(str(folder / "tokenizer.json"))
-
-
-def as_pickle(path: Path) -> None:
-    """A pickle could run code."""
-    torch.save(load_file(path), path.with_name("pytorch_model.bin"))
-    path.unlink()
+    back = import_folder(tmp_path / "merged", tmp_path / "back").model
+    assert not back.blocks[0].attention.qkv.weight.T.allclose(before, atol=1e-2)
+    assert_same_logits(back, merged.float(), make_ids)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("file", "changes", "said"),  # changes: of what is in the file by name, or all of it
     [
-        (edit("config.json", model_type="llama"), "only a GPT-2"),
-        (edit("config.json", activation_function="relu"), "other logits"),
-        (edit("config.json", scale_attn_by_inverse_layer_idx=True), "other logits"),
-        (edit("config.json", n_layer=3), "its weights are not"),
-        (edit("config.json", n_layer=1), "its weights are not"),
-        (edit("config.json", n_embd=32), "cannot be imported"),
-        (edit("config.json", n_head=3), "cannot be imported"),
-        (lambda folder: weights(folder, "transformer.ln_f.bias"), "its weights are not"),
-        (lambda folder: weights(folder, score=torch.ones(2)), "its weights are not"),
-        (lambda folder: as_pickle(folder / "model.safetensors"), "cannot be imported"),
-        (lambda folder: (folder / "model.safetensors").write_text("?"), "cannot be imported"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "merge_and_unload"),
-        (lambda folder: (folder / "config.json").write_text("?"), "cannot be imported"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "cannot be imported"),
-        (edit("tokenizer.json", normalizer={"type": "NFC"}), "other ids"),
-        (edit("tokenizer.json", added_tokens=[]), "other ids"),
-        (other_tokenizer, "its vocabulary is 300, its tokenizer's 299"),
+        ("config.json", {"model_type": "llama"}, "only a GPT-2"),
+        ("config.json", {"activation_function": "relu"}, "other logits"),
+        ("config.json", {"scale_attn_by_inverse_layer_idx": True}, "other logits"),
+        ("config.json", {"n_layer": 3}, "its weights are not"),
+        ("config.json", {"n_layer": 1}, "its weights are not"),
+        ("config.json", {"n_head": 3}, "cannot be imported"),
+        ("config.json", "?", "cannot be imported"),
+        ("model.safetensors", {"transformer.ln_f.bias": None}, "its weights are not"),
+        ("model.safetensors", {"score": torch.ones(2)}, "its weights are not"),
+        ("model.safetensors", "?", "cannot be imported"),
+        ("adapter_config.json", "{}", "merge_and_unload"),
+        ("tokenizer.json", "?", "cannot be imported"),
+        ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "other ids"),
+        ("tokenizer.json", {"added_tokens": []}, "other ids"),
+        ("tokenizer.json", {"added_tokens": MORE}, "other ids"),
+        ("tokenizer.json", SMALLER, "its vocabulary is 300, its tokenizer's 299"),
     ],
 )
 def test_what_would_be_another_model_here_is_refused(
-    exported, tmp_path, change, said, one_sentence
+    exported, tmp_path, file, changes, said, one_sentence
 ):
-    change(exported)
+    path = exported / file
+    if isinstance(changes, str):
+        path.write_text(changes, "utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+    else:
+        tensors = {n: w for n, w in (load_file(path) | changes).items() if w is not None}
+        save_file(tensors, path, {"format": "pt"})
     with pytest.raises(LLMLiteError, match=said) as error:
         import_folder(exported, tmp_path / "back")
     assert str(exported) in one_sentence(error)
     assert not (tmp_path / "back").exists()
 
 
+def test_a_pickle_is_not_read_since_it_could_run_code(exported, tmp_path):
+    weights = exported / "model.safetensors"
+    torch.save(load_file(weights), exported / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(LLMLiteError, match="cannot be imported"):
+        import_folder(exported, tmp_path / "back")
+
+
 def test_a_model_without_a_mask_and_a_folder_with_files_are_refused(
-    make_model, config, tokenizer, exported, one_sentence
+    make_model, model, tokenizer, exported, tmp_path, one_sentence
 ):
-    model = make_model(replace(config, causal=False))
-    with pytest.raises(LLMLiteError, match="causal mask") as error:
-        export_folder(model, tokenizer, exported.parent / "new", "a test")
-    one_sentence(error)
-    calls = (
-        lambda: import_folder(exported, exported),
-        lambda: export_folder(model, tokenizer, exported, ""),
-    )
-    for call in calls:
-        with pytest.raises(LLMLiteError, match="new or empty folder") as error:
-            call()
+    unmasked = make_model(replace(model.config, causal=False))
+    (tmp_path / ".git").touch()  # is no file that would be lost
+    (tmp_path / "exported").rename(tmp_path / ".exported")
+    for write, given, words in [
+        (export_folder, (unmasked, tokenizer, tmp_path, ""), "causal mask"),
+        (export_folder, (model, tokenizer, tmp_path / ".exported", ""), "new or empty folder"),
+        (import_folder, (tmp_path / ".exported", tmp_path / ".exported"), "new or empty folder"),
+    ]:
+        with pytest.raises(LLMLiteError, match=words) as error:
+            write(*given)
         one_sentence(error)
 
 
@@ -206,8 +192,7 @@ def test_export_import_and_generate_from_a_shell(capsys, tmp_path, make_ids):
     theirs, their_tokenizer = theirs_in(there)
     shipped = load_pretrained()
     assert_same_logits(shipped.model, theirs, make_ids)
-    text = " \n Naïve , the 日本 @-@ <unk> " + SPECIAL
-    assert their_tokenizer(text)["input_ids"] == with_special(shipped.tokenizer, text)
+    assert_same_ids(shipped.tokenizer, their_tokenizer)
     assert main(["import", there, "--to", back]) == 0
     assert f"llmlite generate --model {back}" in capsys.readouterr().out
     assert main(["generate", "the cat", "--tokens", "5", "--model", back]) == 0

@@ -8,45 +8,48 @@ import pytest
 import scipy.stats
 import torch
 
+from llmlite import model as model_module
 from llmlite.config import ModelConfig
 from llmlite.engine import TrainingLoss
 from llmlite.files import LLMLiteError
 from llmlite.model import GPT, Attention, KVCache, dropout, gelu
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+HALF_MASKED = torch.tensor([[1, 0.5, 0, 1], [0, 1, 1, 0.25]])
 
 
+@torch.no_grad()
 def test_logits_and_attention_equal_those_of_transformers(tiny_model, gpt2, make_ids):
     ids = make_ids(3, 12)
-    with torch.no_grad():
-        ours = tiny_model(ids, return_attention=True)
-        plain = tiny_model(ids)
-        theirs = gpt2(ids, output_attentions=True)
+    ours, plain = tiny_model(ids, return_attention=True), tiny_model(ids)
+    theirs = gpt2(ids, output_attentions=True)
     assert theirs.logits.std() > 0.3  # there is something to see
+    assert plain.attention is None
     torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(plain.logits, theirs.logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(ours.attention, torch.stack(theirs.attentions), atol=1e-5, rtol=0)
 
 
-def test_attention_is_causal_and_its_rows_sum_to_one(tiny_model, make_ids):
-    attention = tiny_model(make_ids(3, 9), return_attention=True).attention
-    assert attention.shape == (2, 3, 4, 9, 9)
-    torch.testing.assert_close(attention.sum(-1), torch.ones(2, 3, 4, 9))
-    assert torch.equal(attention, attention.tril())
-    assert attention.tril().flatten(0, 2)[:, -1].std() > 0.01  # not spread evenly
-
-
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("masked", [True, False])
-def test_asking_for_attention_changes_no_logit(tiny_config, make_model, make_ids, causal, masked):
-    model = make_model(replace(tiny_config, causal=causal))
-    ids, head_mask = make_ids(2, 12), None
-    if masked:
-        head_mask = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
-    plain = model(ids, head_mask=head_mask)
-    asked = model(ids, head_mask=head_mask, return_attention=True)
-    assert plain.attention is None
-    torch.testing.assert_close(asked.logits, plain.logits, **CLOSE)
+@pytest.mark.parametrize("head_mask", [None, HALF_MASKED])
+def test_asking_for_attention_changes_no_logit(
+    tiny_config, make_model, make_ids, causal, head_mask
+):
+    model, ids = make_model(replace(tiny_config, causal=causal)), make_ids(2, 12)
+    asked = model(ids, head_mask, return_attention=True)
+    torch.testing.assert_close(asked.logits, model(ids, head_mask).logits, **CLOSE)
+    torch.testing.assert_close(asked.attention.sum(-1), torch.ones(2, 2, 4, 12))
+
+
+def test_a_head_mask_multiplies_what_its_head_adds(tiny_model, make_ids):
+    ids, handles = make_ids(2, 10), []
+    masked, whole = tiny_model(ids, head_mask=HALF_MASKED).logits, tiny_model(ids).logits
+    for block, factors in zip(tiny_model.blocks, HALF_MASKED, strict=True):
+        wide = factors.repeat_interleave(4)  # a head is 4 wide
+        project = block.attention.proj
+        handles.append(project.register_forward_pre_hook(lambda _, x, wide=wide: (x[0] * wide,)))
+    torch.testing.assert_close(masked, tiny_model(ids).logits, **CLOSE)
+    assert not torch.allclose(masked, whole, atol=1e-2)
 
 
 @torch.no_grad()
@@ -58,152 +61,57 @@ def test_all_is_made_where_the_weights_are(tiny_model, make_ids):
     cache = KVCache(model, 3, capacity=12)
     for part in ids.split((5, 1, 6), dim=1):
         assert model(part, cache=cache).logits.shape == (3, part.size(1), 61)
-    assert cache.keys[0].device.type == "meta"
-
-
-def test_dropout_acts_in_training_alone(tiny_model, make_ids):
-    ids = make_ids(1, 8)
-    assert torch.equal(tiny_model(ids).logits, tiny_model(ids).logits)
-    tiny_model.train()
-    assert not torch.allclose(tiny_model(ids).logits, tiny_model(ids).logits)
-
-
-@pytest.mark.parametrize("return_attention", [True, False])
-@pytest.mark.parametrize("causal", [True, False])
-def test_only_without_the_causal_mask_does_a_later_token_change_an_earlier_logit(
-    tiny_config, make_model, make_ids, causal, return_attention
-):
-    model = make_model(replace(tiny_config, causal=causal))
-    before = make_ids(1, 10)
-    after = before.clone()
-    after[0, 7] = (after[0, 7] + 1) % 61
-    options = {"return_attention": return_attention}
-    change = (model(before, **options).logits - model(after, **options).logits)[0].abs().amax(-1)
-    assert change[7:].min() > 1e-3
-    if causal:
-        assert change[:7].max() == 0
-    else:
-        assert change[:7].min() > 1e-3
-
-
-def test_without_the_causal_mask_every_position_sees_its_target(tiny_config, make_model, make_ids):
-    model = make_model(replace(tiny_config, causal=False))
-    attention = model(make_ids(1, 10), return_attention=True).attention
-    assert attention.diagonal(offset=1, dim1=-2, dim2=-1).min() > 0
-    torch.testing.assert_close(attention.sum(-1), torch.ones(2, 1, 4, 10))
-
-
-@pytest.mark.parametrize("return_attention", [True, False])
-def test_a_head_masked_with_zero_adds_nothing(tiny_model, make_ids, return_attention):
-    ids, (layer, head), size = make_ids(2, 10), (1, 2), 4
-    head_mask = torch.ones(2, 4)
-    head_mask[layer, head] = 0
-
-    def silence(_, inputs):
-        y = inputs[0].clone()
-        y[..., head * size : (head + 1) * size] = 0
-        return (y,)
-
-    masked = tiny_model(ids, head_mask=head_mask, return_attention=return_attention).logits
-    whole = tiny_model(ids).logits
-    handle = tiny_model.blocks[layer].attention.proj.register_forward_pre_hook(silence)
-    by_hand = tiny_model(ids).logits
-    handle.remove()
-    torch.testing.assert_close(masked, by_hand, **CLOSE)
-    assert not torch.allclose(masked, whole, atol=1e-2)
-
-
-def test_a_head_mask_of_ones_changes_nothing(tiny_model, make_ids):
-    ids = make_ids(2, 10)
-    torch.testing.assert_close(
-        tiny_model(ids, head_mask=torch.ones(2, 4)).logits, tiny_model(ids).logits
-    )
+    assert cache.keys[0].device.type == model.device.type == "meta"
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("tokens", "options", "words"),
-    [
-        (4, {"head_mask": torch.ones(2)}, ("head_mask", "(2, 4)")),
-        (4, {"head_mask": torch.ones(4, 2)}, ("(4, 2)", "(2, 4)")),
-        (4, {"head_mask": torch.ones(2, 4, 1)}, ("(2, 4, 1)",)),
-        (13, {}, ("13 tokens", "window of 12")),
-        (8, {"cached": 5}, ("13 tokens", "window of 12")),  # the whole window still fits
-        (3, {"cached": 0, "causal": False}, ("causal mask",)),
-    ],
-)
 def test_what_a_model_does_not_take_is_said_in_a_sentence(
-    tiny_config, make_model, make_ids, one_sentence, tokens, options, words
+    tiny_config, make_model, make_ids, one_sentence
 ):
-    options = dict(options)
-    model = make_model(replace(tiny_config, causal=options.pop("causal", True)))
-    if (cached := options.pop("cached", None)) is not None:
-        options = {"cache": KVCache(model, 1, capacity=12)}
-        if cached:
-            model(make_ids(1, cached), **options)
-    with pytest.raises(LLMLiteError) as error:
-        model(make_ids(1, tokens), **options)
-    assert all(word in one_sentence(error) for word in words)
+    model, unmasked = (make_model(replace(tiny_config, causal=causal)) for causal in (True, False))
+    model(make_ids(1, 5), cache=(started := KVCache(model, 1, capacity=12)))
+    for takes, tokens, given, words in [
+        (model, 4, {"head_mask": torch.ones(2)}, "head_mask is (2,); make it (n_layer, n_head) ="),
+        (model, 4, {"head_mask": torch.ones(4, 2)}, "head_mask is (4, 2)"),
+        (model, 4, {"head_mask": torch.ones(2, 4, 1)}, "head_mask is (2, 4, 1)"),
+        (model, 13, {}, "13 tokens are more than the model's window of 12"),
+        (model, 8, {"cache": started}, "13 tokens are more"),  # the whole window still fits
+        (unmasked, 3, {"cache": KVCache(unmasked, 1, 12)}, "Without the causal mask"),
+    ]:
+        with pytest.raises(LLMLiteError) as error:
+            takes(make_ids(1, tokens), **given)
+        assert words in one_sentence(error)
 
 
+@pytest.mark.parametrize("head_mask", [None, HALF_MASKED])
 @pytest.mark.parametrize("return_attention", [True, False])
 @pytest.mark.parametrize("batch", [3, 17])  # with 17 × 4 heads one query is computed another way
-@pytest.mark.parametrize("chunk", [1, 5])
+@pytest.mark.parametrize("chunk", [1, 5, 12])
 @torch.no_grad()
 def test_every_chunk_through_the_cache_equals_the_full_pass(
-    tiny_model, make_ids, chunk, batch, return_attention
+    tiny_model, make_ids, chunk, batch, return_attention, head_mask
 ):
-    ids, cache = make_ids(batch, 10), KVCache(tiny_model, batch, capacity=11)
-    full = tiny_model(ids, return_attention=return_attention)
-    for start in range(0, 10, chunk):
+    ids, cache = make_ids(batch, 12), KVCache(tiny_model, batch, capacity=12)
+    full = tiny_model(ids, head_mask, return_attention)
+    for start in range(0, 12, chunk):
         new = slice(start, start + chunk)
-        part = tiny_model(ids[:, new], cache=cache, return_attention=return_attention)
-        assert cache.length == start + chunk
+        part = tiny_model(ids[:, new], head_mask, return_attention, cache)
+        assert cache.length == min(start + chunk, 12)
         torch.testing.assert_close(part.logits, full.logits[:, new], **CLOSE)
         if return_attention:
-            expected = full.attention[..., new, : start + chunk]
-            torch.testing.assert_close(part.attention[..., : start + chunk], expected, **CLOSE)
+            torch.testing.assert_close(part.attention, full.attention[..., new, :], **CLOSE)
 
 
-@torch.no_grad()
-def test_the_head_mask_acts_through_the_cache(tiny_model, make_ids):
-    ids, cache = make_ids(2, 10), KVCache(tiny_model, 2, capacity=10)
-    head_mask = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
-    full = tiny_model(ids, head_mask=head_mask).logits
-    tiny_model(ids[:, :9], head_mask=head_mask, cache=cache)
-    last = tiny_model(ids[:, 9:], head_mask=head_mask, cache=cache).logits
-    torch.testing.assert_close(last, full[:, 9:], **CLOSE)
-
-
-def test_the_hidden_states_are_what_the_logits_are_made_from(tiny_model, make_ids):
-    hidden, _ = tiny_model.hidden(make_ids(2, 5))
-    logits = hidden @ tiny_model.token_embedding.weight.T
-    torch.testing.assert_close(logits, tiny_model(make_ids(2, 5)).logits, **CLOSE)
-
-
-def test_the_loss_is_the_mean_cross_entropy_in_nats(tiny_model, make_ids):
-    ids, targets = make_ids(2, 6), make_ids(2, 6, seed=1)
-    logits = tiny_model(ids).logits.double()
-    by_hand = 0.0
-    for b in range(2):
-        for t in range(6):
-            by_hand -= (logits[b, t, targets[b, t]] - logits[b, t].exp().sum().log()).item() / 12
-    loss = TrainingLoss(tiny_model, None)(ids, targets)
-    assert loss.item() == pytest.approx(by_hand, rel=1e-5)
-
-
-def test_a_fresh_model_knows_nothing():
-    model = GPT(ModelConfig(vocab_size=1000, block_size=32, n_layer=2, n_embd=64))
-    generator = torch.Generator().manual_seed(0)
-    ids, targets = torch.randint(1000, (2, 8, 32), generator=generator)
-    assert TrainingLoss(model, None)(ids, targets).item() == pytest.approx(math.log(1000), abs=0.1)
-
-
-def test_what_adds_to_the_residual_stream_starts_smaller():
-    model = GPT(ModelConfig(vocab_size=64, n_layer=8, n_embd=128))
-    assert model.blocks[3].attention.proj.weight.std().item() == pytest.approx(0.005, rel=0.1)
-    assert model.blocks[3].down.weight.std().item() == pytest.approx(0.005, rel=0.1)
-    assert model.blocks[3].up.weight.std().item() == pytest.approx(0.02, rel=0.1)
+def test_a_fresh_model_knows_nothing_and_what_adds_to_the_residual_stream_starts_smaller(make_ids):
+    model = GPT(ModelConfig(vocab_size=1000, block_size=128, n_layer=8, n_embd=128))
+    ids = make_ids(2, 8, 32, vocab_size=1000)
+    assert TrainingLoss(model, None)(*ids).item() == pytest.approx(math.log(1000), abs=0.1)
+    block = model.blocks[3]
+    usual = model.token_embedding, model.position_embedding, block.attention.qkv, block.up
+    for parts, std in ((usual, 0.02), ((block.attention.proj, block.down), 0.02 / 4)):
+        for part in parts:
+            assert part.weight.std().item() == pytest.approx(std, rel=0.1)
+    assert not any(part.bias.any() for part in (block.attention.qkv, block.up, block.down))
 
 
 def test_the_papers_best_model_has_the_parameters_counted_by_hand():
@@ -211,9 +119,8 @@ def test_the_papers_best_model_has_the_parameters_counted_by_hand():
     # 128 × 128 + 128, up 128 × 512 + 512, down 512 × 128 + 128, two norms of 256. One norm more.
     layer = 49_152 + 384 + 16_384 + 128 + 65_536 + 512 + 65_536 + 128 + 2 * 256
     by_hand = 1_280_000 + 32_768 + 6 * layer + 256
-    assert by_hand == 2_502_656
     model = GPT(ModelConfig())
-    assert model.n_parameters() == by_hand
+    assert model.n_parameters() == by_hand == 2_502_656
     assert sum(weight.numel() for weight in model.state_dict().values()) == by_hand
 
 
@@ -233,6 +140,8 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(p):
     assert not torch.equal(dropout(x, p, training=True), y), "each call draws anew"
     torch.manual_seed(0)
     assert torch.equal(dropout(x, p, training=True), y)
+    assert torch.equal(dropout(y, p, training=False), y)
+    assert torch.equal(dropout(y, 0.0, training=True), y)
 
 
 def test_neighbours_are_dropped_out_independently():
@@ -244,10 +153,23 @@ def test_neighbours_are_dropped_out_independently():
     assert chance > 1e-4
 
 
-def test_without_training_or_share_dropout_leaves_x_as_it_is():
-    x = torch.randn(3, 4)
-    assert torch.equal(dropout(x, 0.5, training=False), x)
-    assert torch.equal(dropout(x, 0.0, training=True), x)
+def test_in_training_dropout_acts_on_embeddings_attention_and_what_a_layer_adds(
+    tiny_model, make_ids, monkeypatch
+):
+    ids, acted = make_ids(3, 5), []
+    assert torch.equal(tiny_model(ids).logits, tiny_model(ids).logits)
+    tiny_model.train()
+    assert not torch.allclose(tiny_model(ids).logits, tiny_model(ids).logits)
+
+    def record(x, p, training):
+        acted.append((*x.shape, p, training))
+        return x
+
+    monkeypatch.setattr(model_module, "dropout", record)
+    tiny_model(ids, return_attention=True)
+    layer = [(3, 4, 5, 5, 0.2, True), (3, 5, 16, 0.2, True), (3, 5, 16, 0.2, True)]
+    assert acted == [layer[1], *layer, *layer]
+    assert not torch.allclose(tiny_model(ids).logits, tiny_model(ids).logits), "in the kernel"
 
 
 def test_gelu_is_the_same_where_it_is_compiled(monkeypatch):

@@ -21,8 +21,9 @@ from llmlite.audit.runs import Audit
 from llmlite.files import CheckpointError, LLMLiteError, MissingRunError
 from llmlite.plan import runner
 from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack
-from llmlite.plan.choice import choose_data
-from llmlite.plan.runner import RESERVE, work
+from llmlite.plan.candidates import choose_data
+from llmlite.plan.runner import RESERVE
+from llmlite.plan.runner import work_through as work
 from llmlite.plan.whole import chosen, whole_plan
 from llmlite.profiles import changed
 from llmlite.run import RECORD, STEPS, WEIGHTS, read_record

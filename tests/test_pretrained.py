@@ -9,33 +9,25 @@ import torch
 from publish import model_card
 from safetensors import safe_open
 
-from llmlite.files import CheckpointError, LLMLiteError
+from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, evaluate
-from llmlite.pretrained import (
-    FOLDER,
-    MODEL,
-    RECORD,
-    TOKENIZER,
-    load_pretrained,
-)
+from llmlite.pretrained import FOLDER, MODEL, RECORD, TOKENIZER, load_pretrained
 from llmlite.tokenizer import BPETokenizer
 
 
-def test_the_card_is_that_of_the_record():
-    record = json.loads((FOLDER / RECORD).read_text("utf-8"))
-    assert (FOLDER / "README.md").read_text("utf-8") == model_card(record)
-
-
-def test_it_is_small_half_precision_and_what_its_record_says():
+def test_it_is_small_half_precision_and_what_its_record_and_card_say():
     assert (FOLDER / MODEL).stat().st_size < 6e6, "about 5 MB"
     with safe_open(FOLDER / MODEL, "pt") as file:
         header = file.metadata()
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
     pretrained = load_pretrained()
     record = pretrained.record
+    assert record == json.loads((FOLDER / RECORD).read_text("utf-8"))
+    assert (FOLDER / "README.md").read_text("utf-8") == model_card(record)
     assert record["identity"]["model"] == json.loads(header["config"])
     assert record["identity"]["tokenizer_fingerprint"] == pretrained.tokenizer.fingerprint
     assert record["parameters"] == sum(p.numel() for p in pretrained.model.parameters())
+    assert {p.dtype for p in pretrained.model.parameters()} == {torch.float32}
     assert record["environment"]["commit"] in str(pretrained)
     assert "that comes with llmlite" in str(pretrained)
 
@@ -54,27 +46,27 @@ def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
     assert kept.word_perplexity == pytest.approx(math.exp(kept.nats / kept.words))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name in (MODEL, TOKENIZER, RECORD):
-        shutil.copyfile(FOLDER / name, tmp_path / name)
-    return tmp_path
+def another_tokenizer(path):
+    BPETokenizer.train("some other text of other words " * 20, 262).save(path)
 
 
-def test_a_model_in_another_folder_says_where_it_is(folder):
-    assert str(load_pretrained(folder=folder)).startswith(f"the model in {folder}")
-
-
-@pytest.mark.parametrize("name", [MODEL, TOKENIZER, RECORD])
-def test_a_missing_file_is_named(folder, name, one_sentence):
-    (folder / name).unlink()
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (MODEL, lambda path: path.unlink(), "{path}"),
+        (TOKENIZER, lambda path: path.unlink(), "{path}"),
+        (RECORD, lambda path: path.unlink(), "{path} is missing"),
+        (TOKENIZER, another_tokenizer, "trained with another tokenizer"),
+        ("config.json", lambda path: path.touch(), "llmlite import {path.parent} --to"),
+    ],
+)
+def test_a_folder_of_ones_own_is_named_as_is_what_is_wrong_with_it(
+    tmp_path, name, change, words, one_sentence
+):
+    for file in (MODEL, TOKENIZER, RECORD):
+        shutil.copyfile(FOLDER / file, tmp_path / file)
+    assert str(load_pretrained(folder=tmp_path)).startswith(f"the model in {tmp_path}")
+    change(tmp_path / name)
     with pytest.raises(LLMLiteError) as error:
-        load_pretrained(folder=folder)
-    assert str(folder / name) in one_sentence(error)
-
-
-def test_another_tokenizer_is_refused(folder, one_sentence):
-    BPETokenizer.train("some other text of other words " * 20, 262).save(folder / TOKENIZER)
-    with pytest.raises(CheckpointError) as error:
-        load_pretrained(folder=folder)
-    assert "another tokenizer" in one_sentence(error)
+        load_pretrained(folder=tmp_path)
+    assert words.format(path=tmp_path / name) in one_sentence(error)

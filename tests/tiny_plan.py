@@ -12,7 +12,7 @@ from llmlite.audit import plan
 from llmlite.audit.runs import Audit
 from llmlite.config import DataConfig, DataSpace, ModelConfig, SearchSpace, TrainConfig
 from llmlite.experiment import Experiment
-from llmlite.plan.runner import work
+from llmlite.plan.runner import work_through as work
 from llmlite.profiles import PROFILES, Grid
 from llmlite.sources import sample_folder, split_articles
 
@@ -28,7 +28,7 @@ PROFILE = replace(
     first=Grid(SearchSpace((1e-3,), (1,), (1,), (8,)), FIXED),
     revised=Grid(SearchSpace((2e-3, 1e-3), (1,), (2,), (8,)), TRAIN),
     seeds=SEEDS,
-    data_space=DataSpace((300,), (16,), (2,), 2, TRAIN),
+    data_grid=Grid(DataSpace((300,), (16,), (2,)), replace(TRAIN, epochs=2)),
 )
 # As in `full`, the scorecard judges by the runs of the retraining and of the grids themselves.
 AUDIT = replace(

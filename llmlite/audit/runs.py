@@ -29,8 +29,6 @@ class Audit:
     def __init__(self, experiment: Experiment):
         self.experiment, self.config = experiment, audit_of(experiment.profile.name)
 
-    # -- what there is to make ----------------------------------------------------------------
-
     @cached_property
     def leak_runs(self) -> dict[str, Run]:
         made = {}
@@ -74,8 +72,6 @@ class Audit:
             space = SearchSpace(**{axis: (max(getattr(space, axis)),) for axis in AXES})
             train = replace(train, epochs=2 * train.epochs)
         return grid(space, self.experiment.run(f"grid-{which}-seed-{seed}", train))
-
-    # -- runs and what was measured of them ---------------------------------------------------
 
     def record(self, name: str) -> dict:
         """The record of one of `leak_runs`, and what was measured of its model."""

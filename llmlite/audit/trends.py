@@ -55,9 +55,6 @@ def ranking(losses: pd.Series) -> pd.DataFrame:
     return table.sort_values("loss", ignore_index=True)
 
 
-# -- the effects that claims 4 to 8 are about -----------------------------------------------------
-
-
 def effects(e: Evidence) -> dict[str, Interval]:
     """Of a grid's largest value of a factor compared with the smallest, or of what one grid does
     otherwise than another, over the runs that both hold."""
@@ -97,9 +94,6 @@ def trend_effects(e: Evidence) -> dict[str, Interval]:
 
 def _ends(column: pd.Series) -> tuple:
     return column.min(), column.max()
-
-
-# -- claims ---------------------------------------------------------------------------------------
 
 
 def claim_1(e: Evidence) -> tuple[str, str]:

@@ -25,7 +25,7 @@ class Model(Work):
     def trained(self, announce: bool = True):
         """What has the `model` and `tokenizer` that the options ask for: an Experiment's where
         text, folder or settings were named."""
-        from llmlite.parallel import check_device, local_device
+        from llmlite.parallel import resolve_device
         from llmlite.pretrained import FOLDER, load_pretrained
 
         if not self.says_nothing:
@@ -33,9 +33,7 @@ class Model(Work):
                 words = "--model names a ready model; leave out what describes another one."
                 raise LLMLiteError(words)
             return self.experiment()
-        check_device(self.device)
-        device = local_device() if self.device == "auto" else self.device
-        pretrained = load_pretrained(device, self.folder or FOLDER)
+        pretrained = load_pretrained(resolve_device(self.device), self.folder or FOLDER)
         if announce:
             print(f"This is {pretrained}.", file=sys.stderr)
         return pretrained

@@ -26,6 +26,7 @@ HELP = {
     "seeds": "of the retraining; the first one's model is studied",
     "ablation_tokens": "of the validation split, behind each head's effect on the loss",
 }
+UNNAMED = tyro.conf.arg(name="")  # a dataclass whose fields are options of the command's own
 PARTS = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs_gpu"))
 
 
@@ -81,11 +82,10 @@ def parse(name: str, command: type, arguments: Sequence[str]):
         for f in fields(Profile)
         if f.name in parts
     ]
-    unnamed = tyro.conf.arg(name="")
-    shown = [("command", Annotated[command, unnamed], command())]
+    shown = [("command", Annotated[command, UNNAMED], command())]
     if settings:
         made = make_dataclass("Settings", settings, frozen=True)
-        shown.append(("settings", Annotated[made, unnamed], made()))
+        shown.append(("settings", Annotated[made, UNNAMED], made()))
     said = StringIO()
     try:
         with redirect_stderr(said):

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from llmlite.cli.options import PARTS, Work
+from llmlite.cli.options import PARTS, UNNAMED, Work
+from llmlite.config import FastPaths, RayOptions
 from llmlite.files import LLMLiteError
 
 TRAINED = ("data", "model", "train", "searched", "revised")  # what a trained model depends on
@@ -33,25 +34,13 @@ class Search(Work):
     PARTS = ("data", "model", "first", "revised")
 
     grid: Literal["first", "revised"] = "revised"  # first: fixed rate; revised: warmup + cosine
-    tensorboard: bool = False  # write event files into tensorboard/ in each run's folder
-    # train the configurations side by side on this Ray cluster (pip install llmlite[ray]; all
-    # machines must see --out): auto (the one this machine is in), local (one on this machine
-    # alone), HOST:PORT or ray://HOST:PORT
-    ray: str | None = None
-    # of the cluster, part of a GPU for a configuration, 0 to 1: with 0.25, four share one; 1 with
-    # CUDA here, else 0, if not given
-    gpus_per_run: float | None = None
-    cpus_per_run: int = 1  # of the cluster, CPU cores and threads for a configuration
+    ray: RayOptions = RayOptions()
 
     def run(self) -> None:
-        from llmlite.plan.cluster import RayOptions
         from llmlite.plan.search import best_row
 
-        ray = RayOptions(self.ray, self.gpus_per_run, self.cpus_per_run) if self.ray else None
-        if not ray and self.gpus_per_run is not None:
-            raise LLMLiteError("--gpus-per-run goes with --ray ADDRESS; add it.")
-        experiment = self.experiment(tensorboard=self.tensorboard)
-        table = experiment.search(self.grid, ray)
+        experiment = self.experiment()
+        table = experiment.search(self.grid, self.ray if self.ray.address else None)
         columns = ["learning_rate", "n_layer", "n_head", "n_embd", "status", "perplexity"]
         print(table.reindex(columns=[*columns, "seconds"]).to_string(index=False))
         best = best_row(table)
@@ -66,19 +55,13 @@ class Train(Work):
 
     PARTS = TRAINED
 
-    tensorboard: bool = False  # write event files into tensorboard/ in the run's folder
-
     def run(self) -> None:
-        experiment = self.experiment(tensorboard=self.tensorboard)
+        from llmlite.run import outcome
+
+        experiment = self.experiment()
         record = experiment.retrain()
-        best = record["best"]
-        print(
-            f"{record['parameters']:,} parameters, {record['epochs'][-1]['step']:,} steps; best "
-            f"epoch {best['epoch']}: validation loss {best['valid_loss']:.4f} nats per token, "
-            f"perplexity {best['perplexity']:.2f}"
-        )
-        folder = experiment.folder(experiment.retraining())
-        print(f"Model, record and step log: {folder}")
+        print(f"{record['parameters']:,} parameters: {outcome(record)}")
+        print(f"Model, record and step log: {experiment.folder(experiment.retraining())}")
 
 
 @dataclass(frozen=True)
@@ -133,18 +116,15 @@ class RunPlan(Work):
     # holds is not trained again; --archive, if it is there
     start: FROM = None
     list: bool = False  # name the plan's runs and their state, and train nothing
-    compile: bool | None = None  # compile the blocks; where it pays if not given
-    graph: bool | None = None  # replay a step as a CUDA graph; where it pays if not given
-    merge: bool | None = None  # accumulated batches in one pass; where it pays if not given
+    paths: Annotated[FastPaths, UNNAMED] = FastPaths()
 
     def run(self) -> None:
-        from llmlite.engine import FastPaths
         from llmlite.parallel import cores
         from llmlite.plan.archive import unpack
-        from llmlite.plan.runner import work as work_through
+        from llmlite.plan.runner import work_through
         from llmlite.plan.whole import chosen, whole_plan
 
-        experiment = self.experiment(paths=FastPaths(self.compile, self.graph, self.merge))
+        experiment = self.experiment(paths=self.paths)
         archive = self.archive or experiment.out / f"llmlite-{experiment.profile.name}.tar.gz"
         if start := self.start or (archive if archive.exists() else None):
             unpack(start, experiment.out, experiment.profile.name)

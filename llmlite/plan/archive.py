@@ -35,13 +35,8 @@ def pack(experiment: Experiment, runs: list[Run], archive: Path) -> Path:
                 file.add(path, path.relative_to(staged), recursive=False)
         # One that is too large is kept: the machine may be gone tomorrow.
         if (size := archive.stat().st_size) > LARGEST:
-            found = (p for p in staged.rglob("*") if p.is_file())
-            biggest = max(found, key=lambda p: p.stat().st_size).relative_to(staged)
-            tqdm.write(
-                f"{archive} has {size / 2**20:.1f} MiB, over the {LARGEST / 2**20:.0f} that it "
-                f"should have; its biggest file is {biggest}.",
-                file=sys.stderr,
-            )
+            said = f"{archive} has {size:,} bytes, more than the {LARGEST:,} that it should have."
+            tqdm.write(said, file=sys.stderr)
     return archive
 
 

@@ -11,40 +11,26 @@ import socket
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from llmlite.config import RayOptions
 from llmlite.files import CheckpointError, LLMLiteError
 from llmlite.train import Compute
 
 RETRIES = 3  # of a task whose worker was lost
 
 
-@dataclass(frozen=True)
-class RayOptions:
-    """Which cluster to work on, and what a run gets of a machine."""
-
-    address: str = "auto"  # "auto" | "local": one on this machine | "host:port" | "ray://host:port"
-    gpus_per_run: float | None = None  # below 1: so many share a GPU; None: 1 with CUDA, else 0
-    cpus_per_run: int = 1  # a run uses as many threads
-
-    def __post_init__(self):
-        if not 0 <= (self.gpus_per_run or 0) <= 1 or self.cpus_per_run < 1:
-            raise LLMLiteError(
-                f"A run cannot get {self.gpus_per_run} GPUs and {self.cpus_per_run} CPUs of a "
-                "cluster; allowed: 0 to 1 GPUs, the part of one that a run gets, and 1 CPU or more."
-            )
-
-    def on(self, compute: Compute) -> tuple["RayOptions", Compute]:
-        """How a run is computed there that was to be computed by `compute` here."""
-        gpus = self.gpus_per_run
-        if gpus is None:
-            gpus = float(torch.device(compute.device).type == "cuda")
-        # A worker elsewhere has nobody to show its progress to.
-        there = replace(compute, device="cuda" if gpus else "cpu", progress=False)
-        return replace(self, gpus_per_run=gpus), there
+def elsewhere(options: RayOptions, compute: Compute) -> tuple[RayOptions, Compute]:
+    """How a run is computed on the cluster that was to be computed by `compute` here."""
+    gpus = options.gpus_per_run
+    if gpus is None:
+        gpus = float(torch.device(compute.device).type == "cuda")
+    # A worker elsewhere has nobody to show its progress to.
+    there = replace(compute, device="cuda" if gpus else "cpu", progress=False)
+    return replace(options, gpus_per_run=gpus), there
 
 
 def on_ray(

@@ -26,14 +26,14 @@ from llmlite.files import LLMLiteError, tqdm
 from llmlite.parallel import cores
 from llmlite.plan.archive import pack
 from llmlite.plan.whole import chosen, whole_plan
-from llmlite.run import Run, read_record
+from llmlite.run import Run, outcome, read_record
 
 RESERVE = 15.0  # seconds before the end of the time given, to stop and pack in
 PACK_EVERY = 60.0  # seconds; a machine may be gone without a warning
 LOST = 3  # times that workers may be killed, for want of memory say, before it is given up
 
 
-def work(
+def work_through(
     experiment: Experiment,
     only: Sequence[str] | None = None,
     minutes: float | None = None,
@@ -113,22 +113,14 @@ class _Runner:
             for future in done:
                 run = self.busy.pop(future)
                 if future.result():
-                    tqdm.write(self._line(run, time.monotonic() - began), sys.stderr)
+                    came = outcome(read_record(experiment.folder(run)))
+                    seconds = time.monotonic() - began
+                    tqdm.write(f"{seconds:5.0f} s  {run.name}: {came}", sys.stderr)
                 else:
                     self.failed.add(experiment.folder(run))
             if self.archive and time.monotonic() - self._packed > PACK_EVERY:
                 pack(experiment, plan, self.archive)
                 self._packed = time.monotonic()
-
-    def _line(self, run: Run, seconds: float) -> str:
-        record = read_record(self.experiment.folder(run))
-        last = record["epochs"][-1]
-        return (
-            f"{seconds:5.0f} s  {run.name}: validation perplexity "
-            f"{record['best']['perplexity']:.4f}, epoch {record['best']['epoch']} of "
-            f"{last['epoch']}, {last['step']:,} steps in {record['seconds']:.1f} s, "
-            f"{last['tokens_per_second']:,.0f} tokens/s, {record['engine']}"
-        )
 
 
 # -- in a worker ----------------------------------------------------------------------------------

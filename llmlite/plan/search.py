@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from llmlite.config import AXES, SearchSpace
+from llmlite.config import AXES, RayOptions, SearchSpace
 from llmlite.data import Dataset
 from llmlite.files import (
     BusyError,
@@ -25,7 +25,7 @@ from llmlite.files import (
     tqdm,
 )
 from llmlite.parallel import world
-from llmlite.plan.cluster import RayOptions, on_ray
+from llmlite.plan.cluster import elsewhere, on_ray
 from llmlite.run import Run, read_record
 from llmlite.train import Compute, Trainer, epoch_line
 
@@ -35,16 +35,15 @@ Train = Callable[[Run], dict]  # gives the run's record
 def grid(space: SearchSpace, base: Run) -> list[Run]:
     """Every configuration of `space` as a run; what it does not set is as in `base`. LLMLiteError
     where there is no such shape."""
-    runs = []
-    for values in space.points():
-        shape = {axis: values[axis] for axis in AXES[1:]}
-        rate = values["learning_rate"]
-        name = "{}-lr{:g}-{n_layer}l-{n_head}h-{n_embd}d".format(base.name, rate, **shape)
-        model = replace(base.model, **shape)
-        runs.append(
-            replace(base, name=name, model=model, train=replace(base.train, learning_rate=rate))
-        )
-    return runs
+    name = base.name + "-lr{learning_rate:g}-{n_layer}l-{n_head}h-{n_embd}d"
+    return [replace(at(values, base), name=name.format(**values)) for values in space.points()]
+
+
+def at(values: dict, base: Run) -> Run:
+    """`base` with these values of AXES."""
+    shape = {axis: values[axis] for axis in AXES[1:]}
+    train = replace(base.train, learning_rate=values["learning_rate"])
+    return replace(base, model=replace(base.model, **shape), train=train)
 
 
 def hyperparameter_search(
@@ -52,7 +51,7 @@ def hyperparameter_search(
     base: Run,
     dataset: Dataset,
     folder: str | Path,
-    compute: Compute = Compute(),  # noqa: B008, it is frozen
+    compute: Compute = Compute(),
     ray: RayOptions | None = None,
 ) -> pd.DataFrame:
     """Train every configuration of `space`, each in a folder of its own below `folder`; the rest as
@@ -63,13 +62,12 @@ def hyperparameter_search(
     folder, progress = Path(folder).absolute(), compute.progress
     folder.mkdir(parents=True, exist_ok=True)
     if ray:
-        ray, compute = ray.on(compute)
-    train = partial(_train, dataset=dataset, folder=folder, compute=compute)
+        ray, compute = elsewhere(ray, compute)
+
+    def train(run: Run) -> dict:
+        return Trainer(run, dataset, run.folder(folder, dataset.about), compute).fit()
+
     return search(grid(space, base), train, folder / "results.csv", progress, ray)
-
-
-def _train(run: Run, dataset: Dataset, folder: Path, compute: Compute) -> dict:
-    return Trainer(run, dataset, run.folder(folder, dataset.about), compute).fit()
 
 
 def search(
@@ -143,9 +141,6 @@ def row_of(run: Run, record: dict | None) -> dict:
     }
 
 
-# -- reading the table ----------------------------------------------------------------------------
-
-
 def best_row(table: pd.DataFrame) -> pd.Series:
     """The finished configuration with the lowest validation perplexity."""
     finished = table[table.status == "finished"]
@@ -174,15 +169,10 @@ def search_log(table: pd.DataFrame, epochs: pd.DataFrame) -> str:
     for row in table.to_dict("records"):
         same = (epochs[list(AXES)] == [row[axis] for axis in AXES]).all(axis=1)
         lines = map(epoch_line, epochs[same].to_dict("records"))
-        parts.append("\n".join([_first_line(row), *lines, _last_line(row)]))
+        shape = "lr={learning_rate:g}, layers={n_layer}, heads={n_head}, embed_dim={n_embd}"
+        first = f"Running config: {shape.format(**row)}"
+        parts.append("\n".join([first, *lines, _last_line(row)]))
     return "\n\n".join(parts)
-
-
-def _first_line(row: dict) -> str:
-    return (
-        f"Running config: lr={row['learning_rate']:g}, layers={row['n_layer']}, "
-        f"heads={row['n_head']}, embed_dim={row['n_embd']}"
-    )
 
 
 def _last_line(row: dict) -> str:

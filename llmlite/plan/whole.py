@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from llmlite.audit.runs import Audit
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
-from llmlite.plan.choice import candidates
+from llmlite.plan.candidates import candidates
 from llmlite.run import Run
 
 
@@ -38,19 +38,13 @@ def whole_plan(experiment: Experiment) -> list[Run]:
 
 def chosen(plan: list[Run], only: Sequence[str] | None = None) -> list[Run]:
     """Those whose names begin with one of `only`, what two want alike only once."""
-    kept: list[Run] = []
+    kept: dict[tuple, Run] = {}
     for run in plan:
         if not only or run.name.startswith(tuple(only)):
-            same = [other for other in kept if _alike(run, other)]
-            kept += [] if same else [run]
+            kept.setdefault((run.data, run.model, run.train, frozenset(run.measures)), run)
     if not kept:
         raise LLMLiteError(
             f"Nothing in the plan begins with {', '.join(only)}; `llmlite run --list` names it all "
             "(where the best of a grid is retrained, that is in it once the grid is searched)."
         )
-    return kept
-
-
-def _alike(one: Run, other: Run) -> bool:
-    what = [(run.data, run.model, run.train, set(run.measures)) for run in (one, other)]
-    return what[0] == what[1]
+    return list(kept.values())

@@ -7,17 +7,16 @@ that it is: whoever wants the same run finds it.
 import json
 from collections.abc import Callable
 from copy import copy
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from llmlite.config import DataConfig
+from llmlite.config import DataConfig, RayOptions
 from llmlite.data import Dataset
 from llmlite.files import MissingRunError, write_json
 from llmlite.model import GPT
 from llmlite.parallel import world
-from llmlite.plan.cluster import RayOptions
+from llmlite.plan.cluster import elsewhere
 from llmlite.plan.search import epochs_table, search
 from llmlite.run import (
     RECORD,
@@ -51,8 +50,6 @@ class Workspace:
     def progress(self) -> bool:
         return self.compute.progress
 
-    # -- text ---------------------------------------------------------------------------------
-
     @property
     def dataset(self) -> Dataset:
         return self.dataset_of(self.data)
@@ -60,16 +57,9 @@ class Workspace:
     def dataset_of(self, data: DataConfig) -> Dataset:
         """The text with the vocabulary and the windows of `data`; what is the same is shared."""
         if data not in self._datasets:
-            splits = {data.split, self.data.split}
-            if data == self.data or (len(splits) == 2 and "paper" in splits):
-                made = Dataset(data, self.out, self.progress)
-            else:
-                usual, other = asdict(self.data), asdict(data)
-                made = self.dataset.like(**{k: v for k, v in other.items() if v != usual[k]})
-            self._datasets[data] = made
+            made = Dataset(data, self.out, self.progress)
+            self._datasets[data] = made if data == self.data else self.dataset.like(**vars(data))
         return self._datasets[data]
-
-    # -- runs ---------------------------------------------------------------------------------
 
     @property
     def runs(self) -> Path:
@@ -128,7 +118,7 @@ class Workspace:
         there = copy(self)
         if ray:
             self.runs.mkdir(parents=True, exist_ok=True)
-            ray, there.compute = ray.on(self.compute)
+            ray, there.compute = elsewhere(ray, self.compute)
         table = search(runs, there.train, self.out / f"{name}.csv", self.progress, ray)
         if missing := (table.status == "missing").sum():
             print(f"{name}: {missing} of {len(table)} configurations are missing; {self.only_read}")

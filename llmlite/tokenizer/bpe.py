@@ -58,8 +58,6 @@ class BPETokenizer:
             raise TokenizerError(f"It cannot be cut to {vocab_size}; allowed: {allowed}.")
         return BPETokenizer(self.merges[: vocab_size - 257])
 
-    # -- training -----------------------------------------------------------------------------
-
     @classmethod
     def train(
         cls, text: str | Iterable[str], vocab_size: int, progress: bool = False
@@ -83,8 +81,6 @@ class BPETokenizer:
                 f"{vocab_size} was asked for: use more text or a smaller data.vocab_size."
             )
         return cls(merges)
-
-    # -- encoding -----------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; <|endoftext|> in it is text like any other."""
@@ -144,8 +140,6 @@ class BPETokenizer:
     def _merger(self) -> Merger:
         return Merger(self.merges)
 
-    # -- decoding -----------------------------------------------------------------------------
-
     def decode(self, ids: Iterable[int]) -> str:
         """The text of any ids, as a list, an array, a tensor or any iterable of integers; bytes
         that are not UTF-8 become U+FFFD. Raises TokenizerError for an id not in the vocabulary."""
@@ -161,8 +155,6 @@ class BPETokenizer:
                 f"Token id {wrong} is outside this vocabulary (0 to {self.vocab_size - 1})."
             )
         return b"".join([self.token_bytes[i] for i in ids]).decode(errors="replace")
-
-    # -- files and other libraries ------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         content = {

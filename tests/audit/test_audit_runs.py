@@ -10,22 +10,17 @@ from tiny_plan import ARTICLES, AUDIT, PROFILE, SEEDS, open_plan
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.hypotheses import steps_by_layout
-from llmlite.audit.plan import AUDITS, leak_runs
+from llmlite.audit.plan import AUDITS, audit_of, leak_runs
 from llmlite.audit.runs import Audit
 from llmlite.cli import COMMANDS
 from llmlite.cli.options import parse
 from llmlite.config import AXES, SearchSpace
 from llmlite.data import SPLITS
 from llmlite.engine import TrainingLoss
+from llmlite.files import LLMLiteError
 from llmlite.profiles import PROFILES
 from llmlite.run import read_steps
 from llmlite.windows import windows_of
-
-# -- the runs -------------------------------------------------------------------------------------
-
-
-def planned(name: str) -> dict:
-    return {run.name: run for run in leak_runs(AUDITS[name], PROFILES[name].data)}
 
 
 def fields(run) -> dict:
@@ -34,82 +29,65 @@ def fields(run) -> dict:
     return {f"{part}.{field}": v for part, values in parts.items() for field, v in values.items()}
 
 
-def changes(run, other) -> dict:
-    """The fields in which `run` is not as `other`, with their values."""
-    before = fields(other)
-    return {field: value for field, value in fields(run).items() if value != before[field]}
-
-
 # A shorter run says so by its TrainConfig; what else may follow from the switch stands with it.
 LENGTH = {"train.epochs", "train.epoch_windows", "train.seed"}
 WINDOW = {"data.block_size", "model.block_size"}
-
-
-def shorter(profile) -> dict:
-    """How the runs that repeat a published one are shorter than it: in `full` alone."""
-    audit = AUDITS[profile]
-    assert replace(audit.again, epoch_windows=audit.train.epoch_windows) == audit.train
-    if profile != "full":
-        assert audit.again == audit.train
-        return {}
-    assert audit.train.epoch_windows is None, "the paper's own: a window at every token"
-    return {"train.epoch_windows": audit.again.epoch_windows}
+SCALED = LENGTH | {"train.log_divided_loss"}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize(
-    ("name", "like", "switch", "may_differ"),
-    [
-        ("mask", "no-mask", {"model.causal": True}, set()),
+def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile):
+    audit = AUDITS[profile]
+    made = {run.name: run for run in leak_runs(audit, PROFILES[profile].data)}
+    plain, (seed, *others) = made["no-mask"], audit.seeds
+    assert plain.model.causal is False
+    assert plain.train == replace(audit.train, log_divided_loss=True, seed=seed)
+    # In `full` alone the runs that repeat a published one are shorter than it, whose windows are
+    # the paper's own: one at every token.
+    length = {"train.epoch_windows": audit.again.epoch_windows} if profile == "full" else {}
+    assert replace(audit.again, epoch_windows=audit.train.epoch_windows) == audit.train
+    assert (audit.again == audit.train) is (not length)
+    assert (audit.train.epoch_windows is None) is bool(length)
+    twice = {"train.batch_size": 2 * audit.train.batch_size}
+    cases = [  # what changes, exactly or but for the fields that may differ as well
+        ("mask", "no-mask", {"model.causal": True} | length, set()),
+        ("no-mask-deep", "no-mask", {"model.n_layer": audit.deep}, set()),
+        ("no-mask-batch", "no-mask", twice | length, set()),
         ("unshifted", "mask", {"data.shift": 0}, LENGTH),
         ("padding", "mask", {"data.padding": True}, LENGTH | WINDOW),
         ("split-after-windowing", "mask", {"data.split": "windows"}, LENGTH),
-        (
-            "scaled-norm",
-            "no-mask",
-            {"train.log_scaled_norm": True, "train.amp": "fp16"},
-            LENGTH | {"train.log_divided_loss"},
-        ),
-    ],
-)
-def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile, name, like, switch, may_differ):
-    made = planned(profile)
-    changed = changes(made[name], made[like])
-    assert {field: changed.get(field) for field in switch} == switch
-    assert changed.keys() - switch.keys() <= may_differ | shorter(profile).keys()
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_variants_without_a_mask_change_one_thing_each(profile):
-    audit, made = AUDITS[profile], planned(profile)
-    plain, (first, *others) = made["no-mask"], audit.seeds
-    assert plain.model.causal is False
-    assert plain.train == replace(audit.train, log_divided_loss=True, seed=first)
-    assert changes(made["no-mask-deep"], plain) == {"model.n_layer": audit.deep}
-    twice, length = {"train.batch_size": 2 * audit.train.batch_size}, shorter(profile)
-    assert changes(made["no-mask-batch"], plain) == twice | length
-    for seed in others:
-        assert changes(made[f"no-mask-seed-{seed}"], plain) == {"train.seed": seed} | length
-    for size in audit.other_windows:
-        changed = changes(made[f"no-mask-window-{size}"], plain)
-        assert changed["data.block_size"] == changed["model.block_size"] == size
-        assert changed.keys() <= WINDOW | LENGTH
+        ("scaled-norm", "no-mask", {"train.log_scaled_norm": True, "train.amp": "fp16"}, SCALED),
+    ]
+    cases += [(f"no-mask-seed-{n}", "no-mask", {"train.seed": n} | length, set()) for n in others]
+    for n in audit.other_windows:
+        cases.append((f"no-mask-window-{n}", "no-mask", dict.fromkeys(WINDOW, n), LENGTH))
+    assert {name for name, *_ in cases} == made.keys() - {"no-mask"}
+    for name, like, switch, may_differ in cases:
+        before = fields(made[like])
+        changed = {k: value for k, value in fields(made[name]).items() if value != before[k]}
+        assert {k: changed.get(k) for k in switch} == switch
+        assert changed.keys() - switch.keys() <= may_differ, name
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_run_is_of_the_experiments_text_and_of_as_many_tokens(profile):
     audit, data = AUDITS[profile], replace(PROFILES[profile].data, source="a folder", name="x")
-    correct = replace(audit.data, source="a folder", name="x")
     expected = audit.short.epoch_windows * audit.data.block_size
     for run in leak_runs(audit, data):
         size = run.data.block_size
         assert (run.model.vocab_size, run.model.block_size) == (run.data.vocab_size, size)
         assert (run.data.source, run.data.name) == ("a folder", "x")
         if run.name.startswith(("mask", "no-mask-seed", "no-mask-deep", "scaled")):
-            assert run.data == correct
+            assert run.data == replace(audit.data, source="a folder", name="x")
         if run.name.startswith(("no-mask-window", "padding", "unshifted", "split")):
             tokens = run.train.epoch_windows * size
             assert expected - size < tokens <= expected  # whole windows
+
+
+def test_a_profile_without_an_audit_is_refused(one_sentence):
+    with pytest.raises(LLMLiteError, match="'mine' has no audit") as error:
+        audit_of("mine")
+    one_sentence(error)
 
 
 def test_what_there_is_to_make_has_names_the_telling_ones_first(whole):
@@ -117,11 +95,15 @@ def test_what_there_is_to_make_has_names_the_telling_ones_first(whole):
         *("no-mask", "mask", "no-mask-deep", "no-mask-batch", "no-mask-window-4"),
         *("unshifted", "padding", "split-after-windowing", "scaled-norm", "no-mask-seed-1"),
     ]
-    assert list(whole.honest_runs) == ["honest-seed-1337", "honest-seed-1"]
     assert list(whole.grid_runs) == [
         *("grid-revised-seed-1337", "grid-longer-seed-1337"),
         *("grid-revised-seed-1", "grid-longer-seed-1", "grid-first-seed-1337"),
     ]
+    assert list(whole.honest_runs) == ["honest-seed-1337", "honest-seed-1"]
+    for seed, run in zip(SEEDS, whole.honest_runs.values(), strict=True):
+        assert (run.data, run.train) == (whole.experiment.data, replace(AUDIT.honest, seed=seed))
+        size = {"vocab_size": 300, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 16}
+        assert run.model == replace(PROFILE.model, **size, causal=True)
 
 
 def test_the_seeds_after_the_first_train_a_grids_corners(some_articles, tmp_path):
@@ -143,15 +125,6 @@ def test_the_seeds_after_the_first_train_a_grids_corners(some_articles, tmp_path
     assert audit.grid("longer", 1)[0].train.epochs == 2 * AUDIT.revised_grid.epochs
 
 
-def test_honest_runs_are_the_papers_best_shape_with_nothing_wrong(whole):
-    for seed, run in zip(SEEDS, whole.honest_runs.values(), strict=True):
-        assert run.data == whole.experiment.data
-        assert run.train == replace(AUDIT.honest, seed=seed)
-        size = {"vocab_size": 300, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 16}
-        assert run.model == replace(PROFILE.model, **size)
-        assert run.model.causal
-
-
 def test_a_command_is_one_that_the_command_line_takes(whole):
     program, command, *words = shlex.split(whole.command("no-mask-deep"))
     assert (program, command) == ("llmlite", "run")
@@ -161,52 +134,43 @@ def test_a_command_is_one_that_the_command_line_takes(whole):
     assert parsed.source.startswith("path/to/own-text-in-"), "nothing of this machine"
 
 
-# -- records --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("name", "leaks"), [("no-mask", True), ("mask", False), ("unshifted", False)]
+    ("name", "mistake"),
+    [
+        ("mask", {}),
+        ("no-mask", {}),
+        ("padding", {"padding": "counted in the loss"}),
+        ("unshifted", {"targets": "the inputs themselves"}),
+        ("split-after-windowing", {"split": "after windowing"}),
+    ],
 )
-def test_a_record_holds_the_run_and_what_was_measured_of_it(whole, name, leaks):
-    record, run = whole.record(name), whole.leak_runs[name]
-    assert record["status"] == "finished"
+def test_a_record_holds_the_run_its_mistake_and_what_was_measured_of_it(whole, name, mistake):
+    record, run, experiment = whole.record(name), whole.leak_runs[name], whole.experiment
+    identity, measured = record["identity"], record["measures"]
+    assert (record["status"], record["skipped"]) == ("finished", 0)
     assert record["command"] == whole.command(name)
-    assert record["identity"]["model"] == asdict(run.model)
-    assert record["identity"]["train"] == asdict(run.train)
-    assert record["skipped"] == 0
-    measured = record["measures"]
+    assert (identity["model"], identity["train"]) == (asdict(run.model), asdict(run.train))
+    found = {key: identity[key] for key in ("padding", "targets", "split") if key in identity}
+    assert found == mistake
+    leaks = name == "no-mask"
     assert measured["leaks"] is leaks
+    assert (max(measured["attention"]["next"]) > 0) is leaks
     losses = measured["loss_by_position"]
-    assert len(losses) == 8
+    assert len(losses) == run.data.block_size
     best = record["best"]["valid_loss"]
     assert np.mean(losses) == pytest.approx(best, rel=1e-4)  # on the windows that it was chosen by
-    dataset = whole.experiment.dataset
-    words = dataset.counts("test").words_and_line_ends
-    assert measured["tokens_per_word"] == len(dataset.ids["test"]) / words
     assert measured["true"]["windows"] == 50
-    assert (max(measured["attention"]["next"]) > 0) is leaks
-
-
-def test_mistakes_are_in_the_records_and_in_the_windows_of_the_test(whole):
-    said = {
-        "mask": {},
-        "no-mask": {},
-        "padding": {"padding": "counted in the loss"},
-        "unshifted": {"targets": "the inputs themselves"},
-        "split-after-windowing": {"split": "after windowing"},
-    }
-    for name, mistake in said.items():
-        identity = whole.record(name)["identity"]
-        found = {key: identity[key] for key in ("padding", "targets", "split") if key in identity}
-        assert found == mistake
-        run = whole.leak_runs[name]
-        windows = windows_of(whole.experiment.dataset_of(run.data), run.data, run.train)["test"]
-        inputs, targets = windows[torch.arange(len(windows))]
-        assert (inputs.equal(targets)) is (name == "unshifted")
-        with torch.inference_mode():
-            loss = TrainingLoss(whole.experiment.model_of(run), None)
-            expected = loss(inputs, targets).item()
-        assert whole.record(name)["measures"]["test_loss"] == pytest.approx(expected, rel=1e-5)
+    usual, dataset = experiment.dataset, experiment.dataset_of(run.data)
+    words = usual.counts("test").words_and_line_ends
+    assert measured["tokens_per_word"] == len(usual.ids["test"]) / words
+    assert dataset._source is usual._source, "a text is read once"
+    assert dataset.tokenizer.fingerprint == usual.tokenizer.fingerprint
+    windows = windows_of(dataset, run.data, run.train)["test"]
+    inputs, targets = windows[torch.arange(len(windows))]
+    assert inputs.equal(targets) is (name == "unshifted")
+    with torch.inference_mode():
+        loss = TrainingLoss(experiment.model_of(run), None)(inputs, targets).item()
+    assert measured["test_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_norm_of_the_scaled_run_has_the_scale_in_it(whole):
@@ -215,15 +179,6 @@ def test_the_norm_of_the_scaled_run_has_the_scale_in_it(whole):
     assert scaled["epochs"][-1]["grad_norm"] > 1_000 * plain["epochs"][-1]["grad_norm"]
     steps = read_steps(whole.experiment.folder(whole.leak_runs["scaled-norm"]))
     assert scaled["skipped"] == steps.grad_norm.isna().sum()
-
-
-def test_a_text_is_shared_by_runs_that_differ_in_their_mistakes_alone(whole):
-    dataset = {name: whole.experiment.dataset_of(r.data) for name, r in whole.leak_runs.items()}
-    usual = dataset["mask"]
-    for name in ("unshifted", "split-after-windowing", "padding", "no-mask-window-4"):
-        assert dataset[name]._source is usual._source is whole.experiment.dataset._source
-        assert dataset[name].tokenizer.fingerprint == usual.tokenizer.fingerprint
-    assert usual is dataset["no-mask"]
 
 
 def test_measures_are_of_every_honest_run(whole):
@@ -253,7 +208,6 @@ def test_steps_are_counted_on_all_three_splits(whole, some_articles):
     words = len(text.split()) + text.count("\n")
     lines = sum(bool(line.strip()) for line in text.split("\n"))
     assert whole.steps.index.tolist() == [300, 320]
-    assert whole.steps.index.name == "vocabulary"
     tokens = sum(len(ids) for ids in whole.experiment.dataset.ids.values()) / words
     expected = {"tokens per word": tokens, **steps_by_layout(tokens, lines / words)}
     assert whole.steps.loc[300].to_dict() == pytest.approx(expected)

@@ -1,8 +1,6 @@
 """The studies of claims 9 to 13 on models that recite a known text, and against plain loops."""
 
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,35 +10,21 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from llmlite import paper
 from llmlite.audit import text as studies
-from llmlite.audit.heads import SUBJECTS, THINGS, ablation, attention
+from llmlite.audit.heads import SUBJECTS, THINGS, ablation, attention, by_head
 from llmlite.audit.plan import StudySize
-from llmlite.audit.text import (
-    SAMPLING,
-    attested,
-    coherence,
-    continued_words,
-    entropies,
-    passages,
-    position,
-    prompt_sensitivity,
-    sampling,
-)
+from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.config import ModelConfig
 from llmlite.files import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
 from llmlite.interpret import STATISTICS, attention_maps, query_statistics
-from llmlite.intervals import measure_all, share
+from llmlite.intervals import measure_all, share, study_table
 from llmlite.metrics import repetition_rate
 from llmlite.model import GPT
 from llmlite.sources import sample_folder
 from llmlite.tokenizer import BPETokenizer
 
 PROMPT = paper.GENERATION_PROMPT
-
-
-@pytest.fixture(scope="module")
-def sample_text() -> str:
-    return (sample_folder() / "wiki.train.raw").read_text("utf-8")[:20_000]
+SETTINGS = ("temperature 0.7", "temperature 1.0", "top-k 10", "top-k 1000")
 
 
 @dataclass
@@ -60,44 +44,32 @@ class Text:
 
 
 @pytest.fixture(scope="module")
-def dataset(tokenizer, sample_text) -> Text:
-    return Text(tokenizer, sample_text, sample_text)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(sample_text) -> BPETokenizer:
-    return BPETokenizer.train(sample_text, 300)
+def dataset() -> Text:
+    text = (sample_folder() / "wiki.train.raw").read_text("utf-8")[:20_000]
+    return Text(BPETokenizer.train(text, 300), text, text)
 
 
 @pytest.fixture
-def config(tokenizer) -> ModelConfig:
-    return ModelConfig(tokenizer.vocab_size, block_size=96, n_layer=2, n_head=4, n_embd=16)
+def tokenizer(dataset) -> BPETokenizer:
+    return dataset.tokenizer
 
 
 @pytest.fixture
-def model(config, make_model) -> GPT:
-    return make_model(config)
+def model(tokenizer, make_model) -> GPT:
+    return make_model(ModelConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=4, n_embd=16))
 
 
-@pytest.fixture
-def reciting(tokenizer) -> Callable[[str, list[int]], GPT]:
-    """reciting(prompt, ids): a model that continues `prompt` with `ids`, again and again.
-
-    Its position embeddings outweigh all else and point at the token that is to follow.
-    """
-
-    def make(prompt: str, ids: list[int]) -> GPT:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = GPT(ModelConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=4, n_embd=64))
-            torch.nn.init.normal_(model.token_embedding.weight)
-        start = len(tokenizer.encode(PARAGRAPH + prompt)) - 1
-        to_follow = [ids[(at - start) % len(ids)] for at in range(96)]
-        with torch.no_grad():
-            model.position_embedding.weight.copy_(1000 * model.token_embedding.weight[to_follow])
-        return model.eval()
-
-    return make
+def reciting(tokenizer: BPETokenizer, ids: list[int]) -> GPT:
+    """A model that continues the paper's prompt with `ids`, again and again: its position
+    embeddings outweigh all else and point at the token that is to follow."""
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=4, n_embd=64)).eval()
+    torch.nn.init.normal_(model.token_embedding.weight)
+    start = len(tokenizer.encode(PARAGRAPH + PROMPT)) - 1
+    to_follow = [ids[(at - start) % len(ids)] for at in range(96)]
+    with torch.no_grad():
+        model.position_embedding.weight.copy_(1000 * model.token_embedding.weight[to_follow])
+    return model
 
 
 def values(result: dict) -> dict[str, float]:
@@ -109,115 +81,61 @@ def values(result: dict) -> dict[str, float]:
     return {name: interval["value"] for name, interval in result["measures"].items()}
 
 
-# -- counts ---------------------------------------------------------------------------------------
-
-
-def test_a_share_is_of_all_samples_together():
-    assert share(np.array([[1, 2], [3, 6], [0, 2]]).sum(axis=0)) == pytest.approx(4 / 10)
-
-
-def test_a_share_of_nothing_is_refused(one_sentence):
-    with pytest.raises(LLMLiteError, match="too short") as error:
-        share(np.array([[1, 2], [0, 0]]))
-    one_sentence(error)
-
-
-def difference(first: np.ndarray, second: np.ndarray) -> dict:
-    return measure_all({"a": {"x": first}, "b": {"x": second}}, [("a", "b")], "pairs")[
-        "x: a minus b"
-    ]
-
-
-def test_a_difference_is_of_shares_and_keeps_pairs_together():
-    second = np.array([[float(i), 1] for i in range(10)])
-    first = second + np.array([0.5, 0])  # each sample half a unit more: paired, nothing varies
-    paired = difference(first, second)
-    assert [paired[key] for key in ("value", "low", "high")] == pytest.approx([0.5] * 3)
-    # 6 of 8 minus 1 of 4, which the mean over samples, (3/4 + 3/4) / 2 - (0 + 1) / 2, would miss.
-    unequal = difference(np.array([[3, 4], [3, 4]]), np.array([[0, 3], [1, 1]]))
-    assert unequal["value"] == pytest.approx(6 / 8 - 1 / 4)
-
-
-def test_all_measures_and_contrasts_have_their_names():
-    counts = {"a": {"x": np.array([[1, 2], [1, 2]])}, "b": {"x": np.array([[1, 4], [1, 4]])}}
+def test_measures_are_shares_and_their_differences_in_a_table_of_seeds():
+    # Of all samples together: 3 of 4, where the mean over samples would be 1/2, and 1 of 4.
+    counts = {"a": {"x": np.array([[0, 1], [3, 3]])}, "b": {"x": np.array([[0, 3], [1, 1]])}}
     measures = measure_all(counts, [("b", "a")], "texts")
-    expected = {"x: a": 0.5, "x: b": 0.25, "x: b minus a": -0.25}
-    assert {name: interval["value"] for name, interval in measures.items()} == expected
+    found = {name: interval["value"] for name, interval in measures.items()}
+    assert found == {"x: a": 3 / 4, "x: b": 1 / 4, "x: b minus a": -1 / 2}
+    assert {interval["of"] for interval in measures.values()} == {"2 texts"}
+    seeds = [{"measures": measures}, {"measures": measures}]
+    table = study_table(seeds)
+    assert table.index.tolist() == list(measures)
+    assert table.columns.tolist() == ["seed 1", "seed 2", "over"]
+    assert table.loc["x: a"].tolist() == ["0.750 [0.000, 1.000]"] * 2 + ["2 texts"]
+    assert study_table(seeds[:1]).columns.tolist() == ["value", "over"]
+    assert study_table(seeds, only="minus").index.tolist() == ["x: b minus a"]
 
 
-# -- claim 9 --------------------------------------------------------------------------------------
-
-
-def test_known_pairs_of_neighbours_are_attested():
-    known = {("the", "cat"), ("cat", "the"), ("the", "end")}
-    texts = ["the cat the end w0 cat", "cat dog the", "the"]
-    found = attested([text.split() for text in texts], known)
-    assert found.tolist() == [[3, 5], [0, 2], [0, 0]]
-
-
-@pytest.mark.parametrize(
-    ("continuation", "expected"),
-    [(" of x", ["student", "of", "x"]), ("ures of", ["studentures", "of"]), ("", ["student"])],
-)
-def test_a_continuation_starts_with_the_prompts_last_word(continuation, expected):
-    assert continued_words(PROMPT, PROMPT + continuation) == expected
+def test_a_difference_keeps_pairs_together():
+    other = np.array([[float(i), 1] for i in range(10)])
+    counts = {"a": {"x": other + np.array([0.5, 0])}, "b": {"x": other}}
+    found = measure_all(counts, [("a", "b")], "pairs")["x: a minus b"]
+    assert [found[key] for key in ("value", "low", "high")] == pytest.approx([0.5] * 3)
 
 
 HEADED = " \n = Title = \n \n a b c\n \n = = Part = = \n \n d e f\n g h\n"
+RNG = np.random.default_rng(0)
+TWO, FIVE, EIGHT = (np.array([[n, 10], [n, 10]]) for n in (2, 5, 8))
 
 
-def test_passages_start_with_a_paragraph_and_run_on():
-    rng = np.random.default_rng(0)
-    assert sorted(map("".join, passages(HEADED, [2, 2, 2], rng))) == ["ab", "de", "gh"]
-    drawn = {tuple(map("".join, passages(HEADED, [2, 5], rng))) for _ in range(50)}
+def test_pairs_passages_and_positions_worked_out_by_hand():
+    known = {("the", "cat"), ("cat", "the"), ("the", "end")}
+    texts = [text.split() for text in ("the cat the end w0 cat", "cat dog the", "the")]
+    assert studies.attested(texts, known).tolist() == [[3, 5], [0, 2], [0, 0]]
+    # A continuation starts with the prompt's last word, which it may make longer.
+    for more, words in ((" of x", "student of x"), ("ures of", "studentures of"), ("", "student")):
+        assert studies.continued_words(PROMPT, PROMPT + more) == words.split()
+    # A passage starts with a paragraph and runs on.
+    assert sorted(map("".join, studies.passages(HEADED, [2, 2, 2], RNG))) == ["ab", "de", "gh"]
+    drawn = {tuple(map("".join, studies.passages(HEADED, [2, 5], RNG))) for _ in range(50)}
     assert drawn == {("ab", "defgh"), ("de", "abc==")}  # "g h" ends before 5 words
+    assert studies.position(FIVE, TWO, EIGHT)["value"] == pytest.approx(0.5)
+    assert studies.position(EIGHT, TWO, FIVE)["value"] == pytest.approx(2.0)
 
 
-def test_too_few_paragraphs_are_refused(one_sentence):
-    with pytest.raises(LLMLiteError, match=r"has 2 paragraphs.* 5 words.* 3 are needed") as error:
-        passages(HEADED, [2, 5, 5], np.random.default_rng(0))
-    one_sentence(error)
-
-
-def test_a_position_worked_out_by_hand(one_sentence):
-    half, fifth, four_fifths = ([[n, 10], [n, 10]] for n in (5, 2, 8))
-    assert position(*map(np.array, (half, fifth, four_fifths)))["value"] == pytest.approx(0.5)
-    assert position(*map(np.array, (four_fifths, fifth, half)))["value"] == pytest.approx(2.0)
-    with pytest.raises(LLMLiteError, match="no scale") as error:
-        position(*map(np.array, (half, four_fifths, fifth)))
-    one_sentence(error)
-
-
-def test_a_model_that_repeats_a_word_is_seen_through(tokenizer, reciting, sample_text):
-    model = reciting(PROMPT, tokenizer.encode(" the"))
-    n = 30 // len(tokenizer.encode(" the"))
-    train = sample_text + "\nstudent the\n"
-    text = Text(tokenizer, train, sample_text)
-    result = values(coherence(model, text, StudySize(4, 30, 0)))
-    # "student the the …", n times; filtered it is "student the".
-    assert result["attested pairs: generated"] == pytest.approx(1 / n)
-    assert result["attested pairs: filtered"] == 1
-    # Real text is the training text; its words shuffled are not.
-    assert result["attested pairs: real"] == 1
-    assert result["attested pairs: real, shuffled"] < 0.7
-    assert result["position: filtered"] == 1
-    assert result["position: generated"] < result["position: real, filtered"] < 1
-
-
-def test_a_model_that_copies_real_text_is_as_coherent(tokenizer, reciting):
+def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
     real = " was seen in the old town and was never forgotten"
-    model = reciting(PROMPT, tokenizer.encode(real + " by"))
-    tokens = len(tokenizer.encode(real))
-    text = "".join(
-        f" \n a{i} b{i} c{i} d{i} e{i} f{i} g{i} h{i} j{i} k{i} l{i}\n" for i in range(9)
-    )
-    dataset = Text(tokenizer, text + PROMPT + real, text)
-    result = coherence(model, dataset, StudySize(5, tokens, 0))
+    text = "".join(" \n " + " ".join(f"{letter}{i}" for letter in "abcdefghijkl") for i in range(9))
+    dataset = Text(tokenizer, f"{text}\n{PROMPT}{real}", text)
+    size = StudySize(5, len(tokenizer.encode(real)), 0)
+    result = coherence(reciting(tokenizer, tokenizer.encode(real + " by")), dataset, size)
     measured = values(result)
     assert set(result["rows"]["generated"]) == {"student" + real}
     filtered = "student was seen in the old town and never forgotten"
     assert set(result["rows"]["filtered"]) == {filtered}
     assert measured["attested pairs: generated"] == measured["position: generated"] == 1
+    assert measured["attested pairs: real"] == measured["position: real, filtered"] == 1
     assert measured["attested pairs: filtered"] == pytest.approx(8 / 9)  # not "and never"
     assert measured["attested pairs: filtered minus real"] == pytest.approx(-1 / 9)
     shuffled = measured["attested pairs: real, shuffled"]
@@ -225,10 +143,11 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer, reciting):
 
 
 def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(model, dataset):
-    result = coherence(model, dataset, StudySize(5, 120, 0))
-    assert coherence(model, dataset, StudySize(5, 120, 0)) == result
-    assert result["samples"] == 5
-    expected = complete(model, dataset.tokenizer, PROMPT, 120, 5, seed=0, **SAMPLING)
+    result = coherence(model, dataset, StudySize(3, 60, 0))
+    assert coherence(model, dataset, StudySize(3, 60, 0)) == result
+    assert (result["samples"], result["tokens"], result["prompt"]) == (3, 60, PROMPT)
+    assert result["sampling"] == SAMPLING == {"temperature": 0.8, "top_k": 50}
+    expected = complete(model, dataset.tokenizer, PROMPT, 60, 3, seed=0, **SAMPLING)
     for i, text in enumerate(expected):
         words = {kind: texts[i].split(" ") for kind, texts in result["rows"].items()}
         assert words["generated"] == (PROMPT + text).split()[2:]
@@ -241,10 +160,8 @@ def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(mode
     assert result["rows"]["real, shuffled"] != result["rows"]["real"]
 
 
-# -- claim 10 -------------------------------------------------------------------------------------
-
-
 def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset, monkeypatch):
+    assert studies.PROMPTS[:2] == ("The university student", "A university student")
     prompts, samples = ["The cat", "A dog", "One day"], 4
     monkeypatch.setattr(studies, "PROMPTS", prompts)
     result = prompt_sensitivity(model, dataset, StudySize(samples, 12, 0))
@@ -265,28 +182,16 @@ def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset, mon
     for name, scores in (("different prompts", between), ("same prompt", within)):
         assert measured[f"BLEU: {name}"] == pytest.approx(np.mean(scores))
         assert measured[f"share below 0.05: {name}"] == np.mean(np.array(scores) < 0.05)
-    difference_of_means = np.mean(between) - np.mean(within)
     name = "BLEU: different prompts minus same prompt"
-    assert measured[name] == pytest.approx(difference_of_means)
+    assert measured[name] == pytest.approx(np.mean(between) - np.mean(within))
     assert result["measures"][name]["of"] == "4 samples"
-
-
-def test_a_model_that_always_says_the_same_is_insensitive(tokenizer, reciting):
-    model = reciting(PROMPT, tokenizer.encode(" the"))
-    text = Text(tokenizer, "")
-    result = values(prompt_sensitivity(model, text, StudySize(3, 30, 0)))
-    assert result["BLEU: different prompts"] == result["BLEU: same prompt"] == pytest.approx(1)
-    assert result["share below 0.05: different prompts"] == 0
-
-
-# -- claim 11 -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.7}, {"temperature": 1.0, "top_k": 10}])
 @torch.inference_mode()
 def test_entropies_equal_a_plain_loop(model, make_ids, options):
     ids, steps = make_ids(3, 12, vocab_size=300), [8, 1, 5]
-    result = entropies(model, ids, 4, steps, options)
+    result = studies.entropies(model, ids, 4, steps, options)
     assert result[:, 1].tolist() == steps
     for row, n, total in zip(ids, steps, result[:, 0], strict=True):
         expected = 0.0
@@ -298,13 +203,12 @@ def test_entropies_equal_a_plain_loop(model, make_ids, options):
         assert total > 0.1
 
 
-def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, reciting):
+def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer):
     head, tail = tokenizer.encode(" saw the cat . It ran"), tokenizer.encode("\n \n The end")
-    model = reciting(PROMPT, head + tail)
-    tokens, train = len(head + tail), "student saw the cat end"
-    result = sampling(model, Text(tokenizer, train), StudySize(8, tokens, 0))
+    text, size = Text(tokenizer, "student saw the cat end"), StudySize(8, len(head + tail), 0)
+    result = sampling(reciting(tokenizer, head + tail), text, size)
     measured = values(result)
-    for setting in ("temperature 0.7", "temperature 1.0", "top-k 10", "top-k 1000"):
+    for setting in SETTINGS:
         assert set(result["rows"][setting]) == {" saw the cat . It ran\n \n The end"}
         assert measured[f"paragraph: {setting}"] == len(head)
         assert measured[f"attested pairs: {setting}"] == pytest.approx(3 / 8)
@@ -313,19 +217,13 @@ def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, reciting):
     assert result["measures"]["distinct-2: top-k 10"]["of"] == "8 continuations"
 
 
-def test_the_end_of_the_text_ends_the_paragraph_and_what_counts(tokenizer, reciting):
-    head = tokenizer.encode(" saw the cat")
-    model = reciting(PROMPT, [*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
-    size = StudySize(8, len(head) + 3, 0)
-    result = sampling(model, Text(tokenizer, "a b"), size)
-    assert set(result["rows"]["temperature 0.7"]) == {" saw the cat"}
-    assert values(result)["paragraph: temperature 0.7"] == len(head)
-
-
-def test_a_paragraph_that_does_not_end_has_all_tokens(tokenizer, reciting):
-    model = reciting(PROMPT, tokenizer.encode(" the"))
-    measured = values(sampling(model, Text(tokenizer, "a b"), StudySize(8, 9, 0)))
-    assert measured["paragraph: temperature 0.7"] == 9
+def test_a_paragraph_ends_with_the_text_or_has_all_tokens(tokenizer):
+    head, text = tokenizer.encode(" saw the cat"), Text(tokenizer, "a b")
+    ends = reciting(tokenizer, [*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
+    for model, expected in ((ends, len(head)), (reciting(tokenizer, head), len(head) + 3)):
+        result = sampling(model, text, StudySize(2, len(head) + 3, 0))
+        assert values(result)["paragraph: temperature 0.7"] == expected
+        assert (set(result["rows"]["temperature 0.7"]) == {" saw the cat"}) is (model is ends)
 
 
 def test_settings_are_compared_sample_by_sample(model, dataset):
@@ -335,81 +233,58 @@ def test_settings_are_compared_sample_by_sample(model, dataset):
     assert texts["temperature 0.7"] == expected
     # The vocabulary has 300 tokens, so this is the same text from the same random numbers.
     assert texts["top-k 1000"] == texts["temperature 1.0"]
-    assert texts["top-k 10"] != texts["top-k 50"]
-    for name in ("entropy", "attested pairs", "paragraph"):
-        for one, other in (
-            ("temperature 0.7", "temperature 1.0"),
-            ("top-k 50", "top-k 10"),
-            ("top-k 1000", "top-k 10"),
-        ):
+    assert len(set(map(tuple, texts.values()))) == 5
+    compared = [("temperature 0.7", "temperature 1.0")]
+    compared += [(f"top-k {k}", "top-k 10") for k in (50, 200, 1000)]
+    for name in ("entropy", "attested pairs", "paragraph", "distinct-2"):
+        for one, other in compared:
             expected = measured[f"{name}: {one}"] - measured[f"{name}: {other}"]
             assert measured[f"{name}: {one} minus {other}"] == pytest.approx(expected)
     assert measured["entropy: temperature 0.7 minus temperature 1.0"] < -0.1
     assert measured["entropy: top-k 1000 minus top-k 10"] > 0.1
 
 
-# -- claim 12 -------------------------------------------------------------------------------------
-
-
-def test_ablation_of_a_model_that_repeats_itself_anyway(tokenizer, reciting):
-    model = reciting(paper.ABLATION_PROMPT, tokenizer.encode(" the"))
-    n = 24 // len(tokenizer.encode(" the"))
-    result = ablation(model, Text(tokenizer, ""), StudySize(3, 24, 0))
-    measured = values(result)
-    for heads in ("all heads", "without heads 1 and 2", "without heads 0 and 3"):
-        assert result["greedy"][heads] == " the" * n
-        assert measured[f"repetition: {heads}"] == pytest.approx((n - 1) / n)
-    assert measured["repetition: without heads 1 and 2 minus all heads"] == 0
-
-
 def test_every_two_heads_are_removed_in_turn(model, tokenizer):
-    result = ablation(model, Text(tokenizer, ""), StudySize(20, 60, 0))
+    result = ablation(model, Text(tokenizer, ""), StudySize(6, 50, 0))
     measured = values(result)
     pairs = [f"without heads {a} and {b}" for a in range(4) for b in range(a + 1, 4)]
     assert list(result["greedy"]) == list(result["rows"]) == ["all heads", *pairs]
     rates = {
-        name: np.array([repetition_rate(text.split()) for text in texts])
+        name: np.mean([repetition_rate(text.split()) for text in texts])
         for name, texts in result["rows"].items()
     }
-    for name, mask in (
-        ("all heads", None),
-        ("without heads 1 and 2", torch.tensor([[1.0, 0, 0, 1]] * 2)),
-        ("without heads 0 and 3", torch.tensor([[0.0, 1, 1, 0]] * 2)),
+    for name, kept in (
+        ("all heads", [1.0, 1, 1, 1]),
+        ("without heads 1 and 2", [1.0, 0, 0, 1]),
+        ("without heads 0 and 3", [0.0, 1, 1, 0]),
     ):
-        texts = complete(
-            model, tokenizer, "The cat sat on", 60, 20, seed=0, head_mask=mask, **SAMPLING
-        )
-        assert result["rows"][name] == texts
-        greedy = complete(
-            model, tokenizer, "The cat sat on", 60, temperature=0, head_mask=mask, fast=False
-        )
-        assert result["greedy"][name] == greedy[0]
-        if mask is not None:
-            change = rates[name].mean() - rates["all heads"].mean()
-            assert measured[f"repetition: {name} minus all heads"] == pytest.approx(change)
-    others = [rates[name].mean() for name in pairs if "1 and 2" not in name]
-    assert len(others) == 5
-    ours = measured["repetition: without heads 1 and 2"]
-    more = measured["repetition: without heads 1 and 2 minus mean of the other pairs"]
-    assert more == pytest.approx(ours - np.mean(others))
+        to_continue = (model, tokenizer, "The cat sat on", 50)
+        how = {"head_mask": torch.tensor([kept] * 2)}
+        assert result["rows"][name] == complete(*to_continue, 6, seed=0, **SAMPLING, **how)
+        (greedy,) = complete(*to_continue, temperature=0, fast=False, **how)
+        assert result["greedy"][name] == greedy
+        assert measured[f"repetition: {name}"] == pytest.approx(rates[name])
+    ours, *others = sorted(pairs, key="without heads 1 and 2".__ne__)
+    change = rates[ours] - rates["all heads"]
+    assert measured[f"repetition: {ours} minus all heads"] == pytest.approx(change)
+    more = measured[f"repetition: {ours} minus mean of the other pairs"]
+    assert more == pytest.approx(rates[ours] - np.mean([rates[name] for name in others]))
     assert abs(more) > 1e-4
-
-
-# -- claim 13 -------------------------------------------------------------------------------------
 
 
 SENTENCES = StudySize(0, 0, 4)
 
 
-@pytest.fixture
-def encoded(model, dataset) -> list[torch.Tensor]:
-    """The sentences as the model reads them: as much as fits into its window."""
+def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset):
+    result = attention(model, dataset, SENTENCES)
+    measured = values(result)
+    assert result["measures"]["previous: layer 0"]["of"] == "4 sentences"
+    assert result["measures"]["to sat: layer 0"]["of"] == "24 sentences of one template"
+    table = by_head(result)
     ids = map(dataset.tokenizer.encode, dataset.sentences(4))
-    return [torch.tensor(sentence[: model.config.block_size]) for sentence in ids]
-
-
-def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset, encoded):
-    measured = values(attention(model, dataset, SENTENCES))
+    encoded = [torch.tensor(sentence[:96]) for sentence in ids]  # as much as fits into the window
+    assert table.index.tolist() == [(layer, head) for layer in (0, 1) for head in range(4)]
+    assert table.columns.levels[0].tolist() == sorted(STATISTICS)
     sentences = [query_statistics(attention_maps(model, ids)).double() for ids in encoded]
     means = torch.cat(sentences, -1).mean(-1)  # (statistic, layer, head)
     for statistic, name in enumerate(STATISTICS):
@@ -418,87 +293,58 @@ def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset, e
             assert measured[f"{name}: layer {layer}"] == pytest.approx(whole)
             for head in range(4):
                 expected = means[statistic, layer, head].item()
-                assert measured[f"{name}: layer {layer}, head {head}"] == pytest.approx(expected)
+                measure = result["measures"][f"{name}: layer {layer}, head {head}"]
+                assert measure["value"] == pytest.approx(expected)
+                assert table.loc[(layer, head), name].to_dict() | {"of": "4 sentences"} == measure
         first, last = means[statistic].mean(-1).tolist()
         assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(first - last)
     even = np.mean([q / 2 for ids in encoded for q in range(1, len(ids))])
     assert measured["distance: evenly spread"] == pytest.approx(even)
 
 
-def test_intervals_of_attention_are_over_sentences(model, tokenizer, dataset):
-    measures = attention(model, dataset, SENTENCES)["measures"]
-    assert measures["previous: layer 0"]["of"] == "4 sentences"
-    assert measures["to sat: layer 0"]["of"] == "24 sentences of one template"
-    one = Text(tokenizer, "", "\n".join([" The cat sat on the mat . "] * 5))
-    same = attention(model, one, StudySize(0, 0, 5))["measures"]["previous: layer 0"]
-    assert same["low"] == pytest.approx(same["high"])
-
-
 def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset):
     measured = values(attention(model, dataset, SENTENCES))
-    everything = []
-    for subject, thing in zip(SUBJECTS.split(), THINGS.split(), strict=True):
-        text = f" The {subject} sat on the {thing} and looked at the dog ."
-        ids = tokenizer.encode(text)
-        maps = attention_maps(model, torch.tensor(ids)).tolist()
-        ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]  # in characters
-        received = []
-        for word in (f" The {subject} sat", f" The {subject}"):
-            key = ends.index(len(word))
-            queries = range(key + 1, len(ids))
-            received.append(
-                [
-                    np.mean([[head[q][key] * (q + 1) for q in queries] for head in layer])
-                    for layer in maps
-                ]
-            )
-        everything.append(received)
-    means = np.mean(everything, axis=0)
-    for word, name in enumerate(("to sat", "to the noun")):
-        for layer in (0, 1):
-            assert measured[f"{name}: layer {layer}"] == pytest.approx(means[word, layer], rel=1e-4)
-        change = means[word, 0] - means[word, 1]
-        assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(change, abs=1e-4)
-    more = means[0, 1] - means[1, 1]
-    assert measured["to sat minus to the noun: layer 1"] == pytest.approx(more, abs=1e-4)
-
-
-@torch.no_grad()
-def test_even_attention_is_local_nowhere(model, dataset, encoded):
-    for block in model.blocks:
-        block.attention.qkv.weight.zero_()
-        block.attention.qkv.bias.zero_()
-    measured = values(attention(model, dataset, SENTENCES))
-    assert measured["distance: layer 0"] == pytest.approx(measured["distance: evenly spread"])
-    mean_entropy = np.mean([math.log(q + 1) for ids in encoded for q in range(1, len(ids))])
-    assert measured["entropy: layer 1, head 3"] == pytest.approx(mean_entropy)
-    for name in ("to sat: layer 0", "to the noun: layer 1"):
-        assert measured[name] == pytest.approx(1)
-    assert measured["to sat minus to the noun: layer 0"] == pytest.approx(0, abs=1e-6)
-
-
-def test_no_noun_of_the_template_occurs_twice():
     nouns = SUBJECTS.split() + THINGS.split()
     assert len(set(nouns)) == len(nouns) == 48
-    assert (SUBJECTS.split()[0], THINGS.split()[0]) == ("cat", "mat")  # the paper's sentence
-
-
-# -- what cannot be studied -----------------------------------------------------------------------
+    assert (nouns[0], nouns[24]) == ("cat", "mat")  # the paper's sentence
+    received = []
+    for subject, thing in zip(nouns[:24], nouns[24:], strict=True):
+        ids = tokenizer.encode(f" The {subject} sat on the {thing} and looked at the dog .")
+        maps = attention_maps(model, torch.tensor(ids)).double()
+        ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]  # in characters
+        for word in (f" The {subject} sat", f" The {subject}"):
+            key = ends.index(len(word))
+            later = [maps[:, :, q, key] * (q + 1) for q in range(key + 1, len(ids))]
+            received.append(torch.stack(later).mean((0, 2)))  # of each layer
+    sat, noun = torch.stack(received).view(24, 2, 2).mean(0).numpy()
+    received = {"to sat": sat, "to the noun": noun, "to sat minus to the noun": sat - noun}
+    for name, by_layer in received.items():
+        for layer in (0, 1):
+            found = measured[f"{name}: layer {layer}"]
+            assert found == pytest.approx(by_layer[layer], rel=1e-4, abs=1e-4)
+        change = by_layer[0] - by_layer[1]
+        assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(change, abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("study", "size", "changes", "message"),
+    ("call", "arguments", "message"),
     [
-        (sampling, StudySize(1, 40, 0), {}, "continuations needs at least two"),
-        (sampling, StudySize(8, 96, 0), {}, "window of 96"),
-        (ablation, StudySize(2, 5, 0), {"n_head": 1}, "heads 1 and 2, .* has 1 a layer"),
-        (ablation, StudySize(2, 5, 0), {"n_head": 2}, "heads 1 and 2, .* has 2 a layer"),
-        (attention, StudySize(2, 5, 1), {}, "sentences needs at least two"),
+        (sampling, (4, StudySize(1, 40, 0)), "continuations needs at least two"),
+        (sampling, (4, StudySize(8, 96, 0)), "96 more do not fit .* window of 96"),
+        (ablation, (1, StudySize(2, 5, 0)), "heads 1 and 2, .* has 1 a layer"),
+        (ablation, (2, StudySize(2, 5, 0)), "heads 1 and 2, .* has 2 a layer"),
+        (attention, (4, StudySize(2, 5, 1)), "sentences needs at least two"),
+        (studies.passages, (HEADED, [2, 5, 5], RNG), "has 2 paragraphs.* 5 words.* 3 are needed"),
+        (studies.position, (FIVE, EIGHT, TWO), "no scale"),
+        (share, (np.array([[3, 4], [1, 0]]),), "too short"),
     ],
 )
-def test_what_cannot_be_studied_is_said(
-    study, size, changes, message, make_model, config, dataset, one_sentence
+def test_what_cannot_be_studied_is_refused(
+    call, arguments, message, make_model, model, dataset, one_sentence
 ):
+    if isinstance(arguments[-1], StudySize):
+        heads, size = arguments
+        arguments = make_model(replace(model.config, n_head=heads)), dataset, size
     with pytest.raises(LLMLiteError, match=message) as error:
-        study(make_model(replace(config, **changes)), dataset, size)
+        call(*arguments)
     one_sentence(error)

@@ -37,7 +37,7 @@ grid = Grid(SearchSpace((4e-3,), (2,), (4,), (32,)), short)
 PROFILES["full"] = replace(
     PROFILES["quick"],
     name="full",
-    data_space=DataSpace((600, 900), (16, 32), (2,), 2, replace(short, patience=0)),
+    data_grid=Grid(DataSpace((600, 900), (16, 32), (2,)), replace(short, epochs=2, patience=0)),
     first=grid,
     revised=grid,
     train=short,

@@ -1,6 +1,6 @@
 """Other vocabularies, windows and strides than those of a profile, and how they fare.
 
-Every candidate of the profile's `data_space` trains the paper's best shape from scratch, as often
+Every candidate of the profile's `data_grid` trains the paper's best shape from scratch, as often
 on the text, and is scored by the bits per byte of the validation split, the one measure that
 depends neither on the vocabulary nor on the window. The test split is not looked at. What the
 profile's `data` says was chosen by such a table; a run does not wait for it.
@@ -23,13 +23,18 @@ COLUMNS += ("perplexity per word", "bits per byte")
 
 
 def candidates(experiment: Experiment) -> list[Run]:
-    """A run for each vocabulary, window and stride of the profile's `data_space`."""
+    """A run for each vocabulary, window and stride of the profile's `data_grid`."""
     profile, shape = experiment.profile, {axis: paper.BEST[axis] for axis in AXES[1:]}
-    runs = []
-    for point, train in profile.data_space.points() if profile.data_space else ():
-        data = replace(experiment.data, **point)
+    runs, given = [], profile.data_grid
+    for point in given.space.points() if given else ():
+        vocabulary, window, overlap = point.values()
+        cut = {"vocab_size": vocabulary, "block_size": window, "stride": window // overlap}
+        batch = given.train.batch_size * max(given.space.block_size) // window
+        epochs = max(1, given.train.epochs // overlap)
+        train = replace(given.train, epochs=epochs, batch_size=batch)
+        data = replace(experiment.data, **cut)
         model = with_data(profile.model, data, **shape)
-        name = "choice-vocabulary-{vocab_size}-window-{block_size}-stride-{stride}".format(**point)
+        name = "choice-vocabulary-{vocab_size}-window-{block_size}-stride-{stride}".format(**cut)
         runs.append(Run(name, data, model, train, {"valid_score": _valid_score}))
     return runs
 
