@@ -123,7 +123,7 @@ def mistakes(line: str) -> list[str]:
     if made := re.search(r"^(?:\w+=\S+ +)*make((?: +[\w-]+(?:=\S*)?)+)", command):
         for word in made[1].split():
             name, is_variable, _ = word.partition("=")
-            if not re.search(rf"^{name} *[?:]?=" if is_variable else rf"^{name}:", makefile, re.M):
+            if not re.search(rf"\$\({name}\b" if is_variable else rf"^{name}:", makefile, re.M):
                 wrong.append(f"make {word}")
     if re.search(r"\b(python3?|conda)\b", command):
         names = re.findall(r"[\w/.-]+\.(?:py|yml)\b", command)
