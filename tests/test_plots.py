@@ -70,8 +70,8 @@ FIGURES = {  # what each is given, and words of it in their order: in its axes, 
         "t | training | validation | epoch | loss, nats per token"
         " | ↓ the paper: 1 to 1.186, off this scale | epoch | validation perplexity per token"),
     "gradient_norm": (
-        (STEPS, 1.0, 2, (1e5, 1e5)),
-        "median of 2 steps | clipped at 1 | ↑ the paper: 100,000, off this scale"
+        (STEPS, 1.0, 2, (1e3, 1e3)),
+        "median of 2 steps | clipped at 1 | ↑ the paper: 1,000, off this scale"
         " | optimiser step | L2 norm of the\nunscaled gradient"),
     "next_tokens": (
         ([" the", " \n"], [0.4, 0.1], "The cat"),
