@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,23 +32,10 @@ def on_the_cpu() -> Iterator[None]:
         yield
 
 
-def pytest_collection_modifyitems(items):
-    """Those that look at executed notebooks come last: these are executed beside all others."""
-    items.sort(key=lambda item: "execution" in item.fixturenames)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def beside(request, on_the_cpu) -> None:
-    if any("execution" in item.fixturenames for item in request.session.items):
-        request.getfixturevalue("execution")
-
-
 @pytest.fixture(scope="session")
-def execution(tmp_path_factory) -> Iterator[Callable[[], tuple[Path, Path]]]:
+def execution(tmp_path_factory) -> Callable[[], tuple[Path, Path]]:
     """`make full` on the sample with profile `quick`, and `make render` of its archive in a copy of
-    what a clone shows; begun with the first test. Called, it waits and gives copy and archive.
-
-    With this environment's programs, without installing anything.
+    what a clone shows, with this environment's programs. Called, it gives copy and archive.
     """
     out, clone = tmp_path_factory.mktemp("quick"), tmp_path_factory.mktemp("clone")
     for name in ("README.md", "figures", "notebooks", "llmlite/pretrained"):
@@ -63,23 +49,15 @@ def execution(tmp_path_factory) -> Iterator[Callable[[], tuple[Path, Path]]]:
     render = f"{make} render PROFILE=quick OUT=runs/llmlite-quick"
     full = f"{make} full PROFILE=quick DEVICE='cpu --processes 2' OUT='{out}'"
     usual = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    with open(out / "log", "wb") as log:
-        process = subprocess.Popen(
-            ["sh", "-c", f"{full} && cd '{clone}' && {render}"],
-            start_new_session=True,
-            cwd=REPOSITORY,
-            env=os.environ | usual,
-            stdout=log,
-            stderr=log,
-        )
-
-    def wait() -> tuple[Path, Path]:
-        assert process.wait() == 0, (out / "log").read_text("utf-8")[-2000:]
-        return clone, archive
-
-    yield wait
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    done = subprocess.run(
+        ["sh", "-c", f"{full} && cd '{clone}' && {render}"],
+        cwd=REPOSITORY,
+        env=os.environ | usual,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+    return lambda: (clone, archive)
 
 
 @pytest.fixture

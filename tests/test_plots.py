@@ -1,4 +1,4 @@
-"""Every figure draws what it is given, with labels on its axes, and leaves nothing open."""
+"""Every figure draws what it is given, in words that can be read, always into the same file."""
 
 from functools import cache
 
@@ -6,62 +6,194 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from plot_cases import (
-    CELLS,
-    EPOCHS,
-    FIGURES,
-    HEADS,
-    INTERVALS,
-    LOSSES,
-    MAP,
-    STEPS,
-    TABLE,
-    VALUES,
-    WINDOWS,
-)
 
 from llmlite import plots
+from llmlite.audit.hypotheses import FAILS, FITS, SILENT
+from llmlite.intervals import Interval
 from llmlite.plots import style
 
-TABLES = {"hypotheses_and_facts"}  # what they say stands in their cells
+STEPS = pd.DataFrame({"step": [10, 20, 30], "lr": [1e-4, 1e-3, 5e-4], "grad_norm": [4.0, 1.0, 2.0]})
+PAPERS = pd.DataFrame({"step": [100, 200, 300], "lr": [5e-4, 1e-3, 0.0]})
+GRID = pd.DataFrame(
+    {"learning_rate": lr, "n_layer": n, "n_head": h, "perplexity": 90 + n - h + more}
+    for lr in (1e-3, 5e-4)
+    for n in (2, 4, 6)
+    for h in (2, 4)
+    for more in (-1, 1)  # two runs, whose mean is drawn
+)
+TRAIN, VALID = pd.Series([5.0, 4.0], [1, 2]), pd.Series([5.1, 4.2], [1, 2])
+MAP = np.tril(np.full((4, 4), 0.25))
+WINDOWS = pd.DataFrame(
+    [[32, 0.2, 0.19], [16, 0.4, 0.38]],
+    columns=["window", "mean loss", "predicted: last position / window"],
+)
+FACTS = pd.DataFrame({"C1": [FITS, FAILS], "C2": [SILENT, FITS]}, ["no mask", "padding"])
+VALUES = pd.DataFrame({"C1": ["0.16", "5.1"], "C2": ["", "5,000"]}, ["no mask", "padding"])
+MODELS = pd.DataFrame(
+    [["uniform", 9_000.0, True], ["GPT-2", 29.4, False]],
+    columns=["model", "perplexity per word and line end", "exact"],
+)
+INTERVALS = {
+    "below": Interval(-0.2, -0.3, -0.1, "12 pairs"),
+    "not clear": Interval(0.1, -0.1, 0.3, "12 pairs"),
+    "one pair": Interval(0.2, -np.inf, np.inf, "1 pair"),
+}
+HEADS = pd.DataFrame(
+    [[3.0, 2.0, 4.0, 0.4, 0.3, 0.5, 1.5, 1.0, 2.0], [5.0, 4.0, 6.0, 0.2, 0.1, 0.3, 2.5, 2.0, 3.0]],
+    pd.MultiIndex.from_tuples([(0, 0), (1, 3)], names=["layer", "head"]),
+    pd.MultiIndex.from_product([["distance", "previous", "entropy"], ["value", "low", "high"]]),
+)
+CURVES = {"mask": [5.0, 4.0, 4.5], "no mask": [0.01, 0.02, 6.0]}
+
+# fmt: off
+FIGURES = {  # what each is given, and words of it in their order: in its axes, then on their sides
+    "article_lengths": (
+        ({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
+        "train: 3 articles | words in an article (log scale) | articles of the split, %"),
+    "token_lengths": (
+        ([0, 4, 3, 1], [0, 9, 5, 6]),
+        "in the vocabulary | in the training text | length of a token, bytes | 16 | tokens, %"),
+    "token_strips": (
+        ({"first": [b" the", b"\n\xc3", b" $x$"], "more": [b"word"] * 4}, "title", 12),
+        "title | first |  the | ↵\\xc3 |  $x$ | more | word | word | word | word"),
+    "tokens_per_word": (
+        ({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
+        "reference | used here: 1,024 tokens | vocabulary, tokens (log scale) | tokens per word"),
+    "final_perplexities": (
+        (GRID, "n_layer", "n_head", "learning_rate", "title", (87.5, 89.5)),
+        "heads: 2 | learning rate: 0.0005 | layers | 2 | 6 | validation perplexity\nper token"),
+    "learning_rate_schedule": (
+        (STEPS, PAPERS),
+        "Linear warmup to 0.001 at step 20, then a cosine to zero | optimiser step"),
+    "losses": (
+        ({"training": TRAIN, "validation": VALID}, {"validation": 10 * VALID}, "t", (1, 1.1858)),
+        "t | training | validation | epoch | loss, nats per token"
+        " | ↓ the paper: 1 to 1.186, off this scale | epoch | validation perplexity per token"),
+    "gradient_norm": (
+        (STEPS, 1.0, 2, (1e3, 1e3)),
+        "median of 2 steps | clipped at 1 | ↑ the paper: 1,000, off this scale"
+        " | optimiser step | L2 norm of the\nunscaled gradient"),
+    "next_tokens": (
+        ([" the", " \n"], [0.4, 0.1], "The cat"),
+        "What may follow “The cat” | probability | ' the' | ' \\n'"),
+    "bleu_heatmap": (
+        (np.array([[1.0, 0.15], [0.149, 1.0]]), ["A", "B"], 0.15),
+        "0.150 | 0.149 | prompt, as hypothesis | prompt, as reference | 1  A | BLEU, 0 to 1"),
+    "head_effects": (
+        (np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
+        "Change of the loss (4.000)\nwithout a head | +0.100 | -0.200 | +0.000 | +0.300"
+        " | head | layer | nats per token"),
+    "attention_maps": (
+        ({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", "\n"]),
+        "mask on | looked at (key) |  The | ↵ | looking (query) |  The | ↵ | no mask |  The | ↵"),
+    "attention_grid": (
+        (np.multiply.outer([[1, 2, 3], [4, 3, 2]], MAP),),
+        "head 0 | layer 0 | head 2 | layer 1 | attention weight"),
+    "attention_by_layer": (
+        (HEADS, 6.0),
+        "head 3 | layer | mean distance, tokens | weight on the token before | entropy, nats"),
+    "loss_by_position": (
+        (CURVES, 0.158),
+        "mask: mean 4.500, perplexity 90.02 | no mask: mean 2.010, perplexity 7.463"
+        " | the paper: 0.158 | position in the window | loss, nats per token (log scale)"),
+    "positions_by_run": (
+        (CURVES, 0.158),
+        "mask\nmean 4.5 | the paper: 0.158 | position | loss, nats per token | no mask\nmean 2.01"),
+    "published_curves": (
+        ({"2 layers": ({1: 0.22, 10: 0.16}, [0.23, 0.2]), "4": ({2: 0.2}, [0.3])},),
+        "2 layers | the paper | here, without a mask | epoch | validation loss, nats per token"),
+    "window_sizes": (
+        (WINDOWS, 0.3),
+        "0.400 | 0.200 | the paper: 0.3 | tokens in the window | 16 | 32 | mean loss, nats"),
+    "hypotheses_and_facts": (
+        (FACTS, VALUES),
+        "✓ 0.16 | – | ✗ 5.1 | ✓ 5,000 | C1 | C2 | no mask | padding"),
+    "yardsticks": (
+        (MODELS, "ours", Interval(50.0, 45.0, 55.0, "3 seeds"), ("paper", 1.17)),
+        "9,000.0 | 50.0 [45, 55] | 29.4 | paper: 1.17"
+        " | test perplexity per word and line end (log scale) | uniform | ours | GPT-2"),
+    "intervals": (
+        ({"nats": INTERVALS, "more": INTERVALS}, True),
+        "nats | below | not clear | one pair | more"),
+}
 
 
-def public_figures():
-    return {name for name, value in vars(plots).items() if hasattr(value, "__wrapped__")}
+def points(*heights, start=1):
+    return [[x, y] for x, y in enumerate(heights, start)]
 
 
-def test_every_figure_has_a_case_here():
-    assert public_figures() == set(FIGURES)
+def level(y):
+    """A line through the whole axes."""
+    return [[0, y], [1, y]]
+
+
+TWO_HEADS, FOUR_HEADS = points(90, 92, 94, start=0), points(88, 90, 92, start=0)
+LINES = {  # of each of a figure's axes
+    "tokens_per_word": [[[[512, 2.5], [1024, 2.0]], level(1.27), [[1024, 0], [1024, 1]]]],
+    "final_perplexities": [  # rates, the smaller one first
+        [TWO_HEADS, FOUR_HEADS, level(87.5), level(89.5)], [TWO_HEADS, FOUR_HEADS],
+    ],
+    "learning_rate_schedule": [
+        [[[10, 1e-4], [20, 1e-3], [30, 5e-4]], [[10, 5e-4], [20, 1e-3], [30, 0.0]]],
+    ],
+    "losses": [[points(5.0, 4.0), points(5.1, 4.2)], [points(51.0, 42.0)]],
+    "gradient_norm": [[[[10, 4], [20, 1], [30, 2]], [[10, 4], [20, 2.5], [30, 1.5]], level(1.0)]],
+    "attention_by_layer": [  # an interval and a value for each head, the layers' means
+        [[[-0.195, 2.0], [-0.195, 4.0]], [[-0.195, 3.0]],
+         [[1.195, 4.0], [1.195, 6.0]], [[1.195, 5.0]], points(3.0, 5.0, start=0), level(6.0)],
+        [[[-0.195, 0.3], [-0.195, 0.5]], [[-0.195, 0.4]],
+         [[1.195, 0.1], [1.195, 0.3]], [[1.195, 0.2]], points(0.4, 0.2, start=0)],
+    ],
+    "loss_by_position": [
+        [points(5.0, 4.0, 4.5), level(4.5), points(0.01, 0.02, 6.0), level(2.01), level(0.158)],
+    ],
+    "positions_by_run": [
+        [points(5.0, 4.0, 4.5), level(4.5), level(0.158), level(0.158)],
+        [points(0.01, 0.02, 6.0), level(2.01), level(0.158)],
+    ],
+    "published_curves": [[[[1, 0.22], [10, 0.16]], points(0.23, 0.2)], [[[2, 0.2]], points(0.3)]],
+    "window_sizes": [[[[16, 0.4], [32, 0.2]], [[16, 0.38], [32, 0.19]], level(0.3)]],
+    "yardsticks": [[[[9_000, 0]], [[50, 1]], [[29.4, 2]], [[1.17, 0], [1.17, 1]]]],
+    "intervals": 2 * [
+        [[[-0.3, 0], [-0.1, 0]], [[-0.2, 0]], [[-0.1, 1], [0.3, 1]], [[0.1, 1]], [[0.2, 2]],
+         [[0, 0], [0, 1]]],
+    ],
+}
+# fmt: on
 
 
 @cache
 def case(name):
-    return getattr(plots, name)(*FIGURES[name])
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_are_labelled_and_closed(name, tmp_path):
-    before = plt.get_fignums()
-    fig = case(name)
-    assert plt.get_fignums() == before
-    fig.savefig(tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 2000
-    labels = [ax.get_xlabel() + ax.get_ylabel() + ax.get_title() for ax in fig.axes]
-    assert any([*labels, fig.get_suptitle()]) or name in TABLES
+    return getattr(plots, name)(*FIGURES[name][0])
 
 
 def texts(fig):
     """The words of a figure that are drawn, as Text."""
-    found = [fig._suptitle, fig._supxlabel, *(t for box in fig.legends for t in box.get_texts())]
+    found = [fig._suptitle, *(t for box in fig.legends for t in box.get_texts())]
     for ax in fig.axes:
         found += [ax.title, *ax.texts]
-        if ax.get_legend():
-            found += ax.get_legend().get_texts()
+        found += ax.get_legend().get_texts() if ax.get_legend() else []
         for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
             low, high = sorted(axis.get_view_interval())
             ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
             found += [axis.label, *(t for tick in ticks for t in (tick.label1, tick.label2))]
     return [text for text in found if text and text.get_visible() and text.get_text().strip()]
+
+
+def test_every_figure_has_a_case_here():
+    drawing = {name for name, made in vars(plots).items() if hasattr(made, "__wrapped__")}
+    assert drawing == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_draws_what_it_is_given_and_stays_closed(name):
+    fig = case(name)
+    assert plt.get_fignums() == []
+    found = iter([text.get_text() for text in texts(fig)])
+    assert [word for word in FIGURES[name][1].split(" | ") if word not in found] == []
+    drawn = [[line.get_xydata().round(9).tolist() for line in ax.get_lines()] for ax in fig.axes]
+    for ours, expected in zip(drawn, LINES.get(name, []), strict=False):
+        assert ours == expected
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -79,152 +211,86 @@ def test_words_are_7_points_where_they_are_read_and_apart(name):
         assert not [other for other, place in boxes[:i] if box.overlaps(place)], text
 
 
-def drawn(ax):
-    return [line.get_xydata().tolist() for line in ax.get_lines()]
+def test_bars_are_percentages_or_probabilities():
+    lengths = [bar.get_height() for bar in case("token_lengths").axes[0].patches]
+    assert lengths == pytest.approx([0, 50, 37.5, 12.5, 0, 45, 25, 30])
+    articles = [steps.get_xy()[:, 1].max() for steps in case("article_lengths").axes[0].patches]
+    assert articles == pytest.approx([100 / 3, 50, 50])
+    next_tokens = case("next_tokens").axes[0]
+    assert [bar.get_width() for bar in next_tokens.patches] == [0.4, 0.1]
+    assert next_tokens.yaxis_inverted(), "the likeliest on top"
 
 
-def test_the_papers_schedule_is_drawn_over_the_width_of_ours():
-    paper = pd.DataFrame({"step": [100, 200, 300], "lr": [0.5, 1.0, 0.0]})
-    ours, theirs = drawn(plots.learning_rate_schedule(STEPS, paper).axes[0])
-    assert ours == STEPS[["step", "lr"]].values.tolist()
-    np.testing.assert_allclose(theirs, [[10, 0.5], [20, 1.0], [30, 0.0]])
+def test_token_strips_go_on_in_the_next_line():
+    places = [(box.get_x(), box.get_y()) for box in case("token_strips").axes[0].patches]
+    assert places[:3] == [(0.06, 0.1), (4.06, 0.1), (0.06, 1.1)], "4 + 5 characters of 12, then 4"
+    assert [y for _, y in places[3:]] == [2.1, 2.1, 2.1, 3.1], "3 × 4 fit"
 
 
-def test_losses_draws_both_losses_and_the_perplexity():
-    left, right = plots.losses(*LOSSES).axes
-    assert drawn(left) == [
-        EPOCHS[["epoch", "train_loss"]].values.tolist(),
-        EPOCHS[["epoch", "valid_loss"]].values.tolist(),
-    ]
-    assert drawn(right)[0] == EPOCHS[["epoch", "perplexity"]].values.tolist()
-
-
-def test_bleu_from_the_threshold_on_has_a_frame():
-    matrix = np.array([[1.0, 0.05], [0.049, 1.0]])
-    ax, bar = plots.bleu_heatmap(matrix, ["A", "B"], threshold=0.05).axes
+def test_maps_show_each_head_on_one_scale_and_bleu_frames_what_reaches_the_threshold():
+    first, second = (ax.images[0] for ax in case("attention_maps").axes if ax.images)
+    assert np.array_equal(first.get_array(), MAP)
+    assert np.array_equal(second.get_array(), MAP.T)
+    assert first.norm is second.norm
+    grid = [ax.images[0].get_array()[0, 0] for ax in case("attention_grid").axes if ax.images]
+    assert grid == [0.25, 0.5, 0.75, 1.0, 0.75, 0.5]
+    effects = case("head_effects").axes[0].images[0]
+    assert effects.get_clim() == (-0.3, 0.3), "white is no effect"
+    ax, bar = case("bleu_heatmap").axes
     shown = np.ma.filled(ax.images[0].get_array(), np.nan)
     assert np.isnan(shown.diagonal()).all(), "where a text meets itself"
     (frame,) = ax.patches
-    assert (round(frame.get_x() + frame.get_width() / 2), round(frame.get_y() + 0.45)) == (1, 0)
-    assert 0.05 in [line.get_ydata()[0] for line in bar.get_lines()]
+    assert (frame.get_x() + 0.46, frame.get_y() + 0.45) == (1, 0)
+    assert [line.get_ydata()[0] for line in bar.get_lines()] == [0.15]
 
 
-def test_final_perplexities_puts_each_configuration_in_its_panel():
-    fig = plots.final_perplexities(TABLE, "n_layer", "n_head", "learning_rate", "title")
-    first = fig.axes[0]  # learning rate 0.0005; two heads are drawn first
-    assert drawn(first)[0] == [[0, 90], [1, 92], [2, 94]]
-    assert [t.get_text() for t in first.get_xticklabels()] == ["2", "4", "6"]
-    assert [ax.get_title() for ax in fig.axes] == ["learning rate: 0.0005", "learning rate: 0.001"]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["heads: 2", "heads: 4"]
+def test_looks_tell_what_is_exact_what_is_clear_and_what_fits():
+    marks = [line for line in case("yardsticks").axes[0].get_lines() if line.get_marker() != "None"]
+    assert [line.get_markerfacecolor() == "none" for line in marks] == [False, False, True]
+    dots = [line for line in case("intervals").axes[0].get_lines() if line.get_marker() == "o"]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, True]
+    colours = [box.get_facecolor()[:3] for box in case("hypotheses_and_facts").axes[0].patches]
+    looks = [style.to_rgb(look) for look in (style.GREEN, style.UNCLEAR, style.RED, style.GREEN)]
+    assert colours == looks
+    log_x = [name for name in FIGURES if case(name).axes[0].get_xscale() == "log"]
+    assert log_x == ["article_lengths", "tokens_per_word", "window_sizes", "yardsticks"]
+    log_y = [name for name in FIGURES if case(name).axes[0].get_yscale() == "log"]
+    assert log_y == ["gradient_norm", "loss_by_position", "positions_by_run", "window_sizes"]
 
 
-def test_token_strips_write_every_character_and_go_on_in_the_next_line():
-    fig = plots.token_strips({"first": [b" the", b"\n\xc3"], "more": [b"abc"] * 4}, "t", columns=9)
-    texts = [text.get_text() for text in fig.axes[0].texts]
-    assert texts == ["first", " the", "↵\\xc3", "more", *["abc"] * 4]
-    assert [box.get_y() for box in fig.axes[0].patches] == [0.1] * 2 + [1.1] * 3 + [2.1]
+# -- what all figures share -----------------------------------------------------------------------
 
 
-# -- the audit ------------------------------------------------------------------------------------
+def test_words_off_the_scale_get_room_that_values_on_it_do_not_need():
+    _, ax = plt.subplots()
+    ax.plot([1, 2], [10, 20])
+    before = ax.get_ylim()
+    style.published_values(ax, *before)
+    assert ax.get_ylim() == before
+    style.published_values(ax, 12, 1e3)
+    assert np.diff(ax.get_ylim()) > np.diff(before)
+    plt.close()
 
 
-def words(ax):
-    return [text.get_text() for text in ax.texts]
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_saved_figure_has_the_same_bytes_whatever_the_style_outside(suffix, tmp_path):
+    style.save(case("window_sizes"), tmp_path / f"a{suffix}")
+    with plt.rc_context({"lines.linewidth": 9, "svg.fonttype": "none", "savefig.dpi": 20}):
+        figure = plots.window_sizes(*FIGURES["window_sizes"][0])
+        style.save(figure, tmp_path / f"b{suffix}")
+        style.save(figure, tmp_path / f"c{suffix}")  # and saving it changes nothing
+    first, *others = ((tmp_path / f"{name}{suffix}").read_bytes() for name in "abc")
+    assert others == [first, first]
+    assert b"<text" not in first, "letters are outlines: no font is needed to read them"
 
 
-def test_loss_by_position_draws_each_curve_and_its_mean():
-    ax = plots.loss_by_position({"a": [2.0, 3.0, 4.0], "b": [0.1, 0.1, 5.8]}, 0.158).axes[0]
-    assert drawn(ax)[0] == [[1, 2.0], [2, 3.0], [3, 4.0]]
-    assert [y for _, y in drawn(ax)[1]] == [3.0, 3.0]
-    assert drawn(ax)[2] == [[1, 0.1], [2, 0.1], [3, 5.8]]
-    assert [y for _, y in drawn(ax)[3]] == [2.0, 2.0]
-    assert [y for _, y in drawn(ax)[4]] == [0.158, 0.158]
-    assert ax.get_yscale() == "log"
-    assert words(ax) == [
-        "a: mean 3.000, perplexity 20.09",
-        "b: mean 2.000, perplexity 7.389",
-        "the paper: 0.158",
-    ]
-
-
-def test_positions_by_run_has_a_panel_a_run_whatever_its_window():
-    first, second = plots.positions_by_run({"a": [5.0, 4.0, 3.0], "b": [1.0, 2.0]}, 0.158).axes
-    assert drawn(first)[0] == [[1, 5.0], [2, 4.0], [3, 3.0]]
-    assert drawn(second)[0] == [[1, 1.0], [2, 2.0]]
-    assert [y for _, y in drawn(second)[1]] == [1.5, 1.5]
-    assert second.get_title() == "b\nmean 1.5"
-    assert first.get_shared_y_axes().joined(first, second)
-
-
-def test_published_curves_puts_ours_beside_the_papers_legible_epochs():
-    panels = {"a": ({1: 0.22, 10: 0.16}, [0.23, 0.2]), "b": ({2: 0.2}, [0.3, 0.25])}
-    first, second = plots.published_curves(panels).axes
-    assert drawn(first) == [[[1, 0.22], [10, 0.16]], [[1, 0.23], [2, 0.2]]]
-    assert drawn(second) == [[[2, 0.2]], [[1, 0.3], [2, 0.25]]]
-    assert [first.get_title(), second.get_title()] == ["a", "b"]
-
-
-def test_window_sizes_draws_what_was_measured_and_what_was_predicted():
-    ax = plots.window_sizes(WINDOWS, 0.158).axes[0]
-    assert drawn(ax)[0] == [[16, 0.4], [32, 0.2]]
-    assert drawn(ax)[1] == [[16, 0.38], [32, 0.19]]
-    assert words(ax) == ["0.400", "0.200", "the paper: 0.158"]
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["16", "32"]
-
-
-def test_hypotheses_and_facts_marks_every_cell():
-    ax = plots.hypotheses_and_facts(CELLS, VALUES).axes[0]
-    assert words(ax) == ["✓ 0.16", "–", "✗ 5.1", "✓ 5,000"]
-    assert [text.get_position() for text in ax.texts] == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    colours = [box.get_facecolor() for box in ax.patches]
-    assert colours[0] == colours[3]
-    assert len(set(colours)) == 3
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["no mask", "padding"]
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["C1", "C2"]
-
-
-def test_attention_maps_have_one_scale_and_show_line_ends():
-    fig = plots.attention_maps({"a": MAP, "b": MAP.T}, [" The", " cat", " sat", "\n"])
-    first, second = (ax for ax in fig.axes if ax.images)
-    assert np.array_equal(first.images[0].get_array(), MAP)
-    assert np.array_equal(second.images[0].get_array(), MAP.T)
-    assert first.images[0].norm is second.images[0].norm
-    assert [tick.get_text() for tick in second.get_xticklabels()] == [" The", " cat", " sat", "↵"]
-
-
-def test_yardsticks_put_ours_in_its_place_with_its_interval():
-    ax = plots.yardsticks(*FIGURES["yardsticks"]).axes[0]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["uniform", "ours", "GPT-2"]
-    points = drawn(ax)[:3]
-    assert points == [[[9_000, 0]], [[50, 1]], [[29.4, 2]]]
-    assert words(ax) == ["9,000.0", "50.0 [45, 55]", "29.4", "paper: 1.17"]
-    filled = [line.get_markerfacecolor() != "none" for line in ax.get_lines()[:3]]
-    assert filled == [True, True, False], "open where the comparison is not exact"
-
-
-def test_intervals_are_filled_where_they_leave_out_0():
-    ax = plots.intervals({"nats": INTERVALS}, zero=True).axes[0]
-    lines = {line.get_marker(): [] for line in ax.get_lines()}
-    for line in ax.get_lines():
-        lines[line.get_marker()].append(line)
-    assert [line.get_xydata().tolist() for line in lines["o"]] == [[[-0.2, 0]], [[0.1, 1]]]
-    assert [line.get_markerfacecolor() == "white" for line in lines["o"]] == [False, True]
-    whiskers = [line.get_xydata().tolist() for line in lines["None"]][:2]
-    assert whiskers == [[[-0.3, 0], [-0.1, 0]], [[-0.1, 1], [0.3, 1]]]
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["clear", "not clear"]
-    assert ax.get_xlabel() == "nats"
-
-
-def test_attention_by_layer_draws_value_and_interval_of_every_head():
-    distance, previous, _ = plots.attention_by_layer(HEADS, 6.0).axes
-    ends, value = (line.get_ydata().tolist() for line in previous.get_lines()[:2])
-    assert (ends, list(value)) == ([0.3, 0.5], [0.4])
-    assert [list(line.get_ydata()) for line in distance.get_lines()] == [
-        [2.0, 4.0],
-        [3.0],
-        [4.0, 6.0],
-        [5.0],
-        [3.0, 5.0],  # the layers' means
-        [6.0, 6.0],
-    ]
-    assert distance.get_lines()[2].get_xdata()[0] == pytest.approx(1 + 0.13 * 1.5)
+def test_maps_and_long_logs_stay_small_as_svg(tmp_path):
+    steps = pd.DataFrame({"step": range(20_000), "grad_norm": np.geomspace(3, 0.3, 20_000)})
+    steps.grad_norm *= np.random.default_rng(0).uniform(0.5, 2, len(steps))
+    figures = (
+        plots.gradient_norm(steps, 1.0, 25, (1, 2)),
+        plots.attention_grid(np.ones((2, 2, 64, 64))),
+    )
+    for figure in figures:
+        style.save(figure, tmp_path / "figure.svg")
+        assert (tmp_path / "figure.svg").stat().st_size < 200_000

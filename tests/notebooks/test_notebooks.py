@@ -1,104 +1,132 @@
-"""Every notebook of the repository, run by papermill with profile `quick` on the bundled sample."""
+"""The notebooks, run by papermill: two of them fast, the others with those that are slow, and those
+with several candidates, as profile `full` has, cut to a size for a CPU."""
 
 import json
-from pathlib import Path
+import os
+import re
+from itertools import product
 
+import pandas as pd
 import pytest
+from conftest import REPOSITORY
 
 from llmlite.cli.notebooks import find_notebooks, run_notebooks
+from llmlite.experiment import SEEDS
 from llmlite.plan.archive import LARGEST
 from llmlite.pretrained import load_pretrained
+from llmlite.profiles import PROFILES
 
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = find_notebooks(ROOT / "notebooks")
-FIGURES = {  # what each notebook must draw, beside what it prints
-    "01": [
-        "01_article_lengths",
-        "01_first_merges",
-        "01_token_pieces",
-        "01_token_lengths",
-        "01_tokens_per_word",
-    ],
-    "02": ["02_fig2_width", "02_fig3_schedule", "02_fig4_learning_rate", "02_fig5_depth_heads"],
-    "03": ["03_fig8_learning_rate", "03_fig9_losses", "03_fig10_gradient_norm"],
-    "04": ["04_next_tokens"],
-    "05": ["05_bleu", "05_sampling"],
-    "06": ["06_head_effects"],
-    "07": [
-        "07_fig6_first_layer",
-        "07_fig7_deep_layer",
-        "07_all_heads",
-        "07_attention_by_layer",
-    ],
-    "08": [
-        "08_yardsticks",
-        "08_positions",
-        "08_loss_by_position",
-        "08_published_curves",
-        "08_window_sizes",
-        "08_first_layer",
-        "08_hypotheses",
-        "08_trends",
-        "08_attention_by_head",
-    ],
-}
+NOTEBOOKS = find_notebooks(REPOSITORY / "notebooks")
+FIGURES = (  # what they must draw, beside what they print
+    *("01_article_lengths", "01_first_merges", "01_token_pieces", "01_token_lengths"),
+    *("01_tokens_per_word", "02_fig2_width", "02_fig3_schedule", "02_fig4_learning_rate"),
+    *("02_fig5_depth_heads", "03_fig8_learning_rate", "03_fig9_losses", "03_fig10_gradient_norm"),
+    *("04_next_tokens", "05_bleu", "05_sampling", "06_head_effects", "07_fig6_first_layer"),
+    *("07_fig7_deep_layer", "07_all_heads", "07_attention_by_layer", "08_yardsticks"),
+    *("08_positions", "08_loss_by_position", "08_published_curves", "08_window_sizes"),
+    *("08_first_layer", "08_hypotheses", "08_trends", "08_attention_by_head"),
+)
+# Python runs a file of this name at its start, so the notebooks' kernels have this profile, too.
+SITE = """
+from dataclasses import replace
+from llmlite.config import DataSpace, SearchSpace, TrainConfig
+from llmlite.profiles import PROFILES, Grid
+
+short = TrainConfig(epochs=1, batch_size=4, amp="off", train_tokens=8_000, valid_tokens=3_000)
+grid = Grid(SearchSpace((4e-3,), (2,), (4,), (32,)), short)
+PROFILES["full"] = replace(
+    PROFILES["quick"],
+    name="full",
+    data_grid=Grid(DataSpace((600, 900), (16, 32), (2,)), replace(short, epochs=2, patience=0)),
+    first=grid,
+    revised=grid,
+    train=short,
+    seeds=(1337, 1, 2),
+)
+"""
 
 
-@pytest.fixture(scope="session")
-def executed(execution):
-    """The clone, the folder that it was rendered in, and its notebooks by number."""
-    clone, archive = execution()
-    assert archive.stat().st_size < LARGEST
-    shown = {
-        path.name[:2]: json.loads(path.read_text()) for path in clone.glob("notebooks/*.ipynb")
-    }
-    return clone, clone / "runs" / "llmlite-quick", shown
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(number, profile): that notebook on the sample; what it shows. Several share a folder."""
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
+
+    def run(number: str, profile: str) -> str:
+        one = find_notebooks(REPOSITORY / "notebooks", [number])
+        (executed,) = run_notebooks(one, tmp_path / "out", profile, "sample", "cpu")
+        return checked(json.loads(executed.read_text()), profile)
+
+    return run
 
 
-def outputs(content):
-    """All text that a notebook shows."""
+def checked(notebook: dict, profile: str) -> str:
+    """All text that an executed notebook shows, once it has what each of them must show."""
     texts = []
-    for cell in content["cells"]:
+    for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             text = output.get("text") or data.get("text/markdown") or data.get("text/plain") or ""
             texts.append("".join(text))
-    return "\n".join(texts)
-
-
-@pytest.mark.parametrize("number", sorted(FIGURES))
-def test_a_notebook_runs_and_draws_its_figures(executed, number):
-    _, made, notebooks = executed
-    text = outputs(notebooks[number])
-    assert text.startswith("profile quick · data bundled sample"), "what made it stands on top"
-    assert "device CPU" in text.splitlines()[0]
-    assert "commit " in text.splitlines()[0]
-    for name in FIGURES[number]:
-        assert (made / "figures" / f"{name}.png").stat().st_size > 5000
-    assert "**Compared with the paper.**" in text
+    text = "\n".join(texts)
+    top = rf"profile {profile} · data bundled sample \(sample\) · device CPU.* · commit \w+"
+    assert re.fullmatch(top, text.splitlines()[0])
     assert "nan" not in text.split("**Compared with the paper.**")[1]
+    return text
 
 
-def test_every_figure_has_a_caption(executed):
-    captions = json.loads((executed[1] / "figures" / "captions.json").read_text())
-    assert set(captions) == {name for names in FIGURES.values() for name in names}
+def test_a_model_is_retrained_with_each_seed_and_tested(run, tmp_path):
+    out = tmp_path / "out"
+    assert "test perplexity per token:" in run("03", "full"), "over seeds, with an interval"
+    seeds = pd.read_csv(out / SEEDS)
+    assert seeds.seed.tolist() == [1337, 1, 2]
+    assert seeds["test loss"].nunique() == 3
+    assert len(list(out.glob("runs/*/test_score.json"))) == 3
+
+
+def test_a_later_notebook_runs_alone_with_the_model_that_ships(run, tmp_path):
+    assert "No model is trained here yet; this is the model that comes with" in run("07", "quick")
+    assert not (tmp_path / "out" / "runs").exists()
+    captions = json.loads((tmp_path / "out" / "figures" / "captions.json").read_text())
+    assert set(captions) == {name for name in FIGURES if name.startswith("07")}
+    assert all("the model that comes with llmlite" in text for text in captions.values())
+
+
+@pytest.mark.slow
+def test_candidates_are_compared_and_the_profiles_data_used(run, tmp_path):
+    prepare, data = run("01", "full"), PROFILES["quick"].data
+    assert "bits per byte" in prepare, "the table of the candidates"
+    assert f"vocabulary of {data.vocab_size:,}, windows of {data.block_size} tokens" in prepare
+    assert "revised grid: 1 configurations" in run("02", "full")
+    records = [
+        json.loads(path.read_text())["identity"]["model"]
+        for path in tmp_path.glob("out/runs/*/record.json")
+    ]
+    sizes = [(record["vocab_size"], record["block_size"]) for record in records]
+    assert set(sizes) == {*product((600, 900), (16, 32)), (data.vocab_size, data.block_size)}
+
+
+@pytest.mark.slow
+def test_all_notebooks_run_and_their_archive_is_shown_in_a_clone(execution):
+    clone, archive = execution()
+    assert archive.stat().st_size < LARGEST
+    made = clone / "runs" / "llmlite-quick"
+    shown = [json.loads(path.read_text()) for path in clone.glob("notebooks/*.ipynb")]
+    assert len([checked(notebook, "quick") for notebook in shown]) == len(NOTEBOOKS)
+    assert "injected-parameters" not in json.dumps(shown)
+    captions = json.loads((made / "figures" / "captions.json").read_text())
+    assert set(captions) == set(FIGURES)
     assert all("Profile quick" in caption for caption in captions.values())
-
-
-def test_the_model_of_the_demo_has_learnt_something(executed):
-    """Far below the 1,024 of a uniform guess, and far above what a leak would give."""
-    (score,) = executed[1].glob("runs/*/test_score.json")
-    assert 8 < json.loads((score.parent / "record.json").read_text())["best"]["perplexity"] < 100
-
-
-def test_the_archive_is_shown_in_a_clone(executed):
-    clone, made, notebooks = executed
-    assert len(notebooks) == len(NOTEBOOKS)
-    assert "injected-parameters" not in json.dumps(notebooks)
-    for name in (name for names in FIGURES.values() for name in names):
+    for name in FIGURES:
+        assert (made / "figures" / f"{name}.png").stat().st_size > 5000
         for suffix in (".png", ".svg"):
-            shown = clone / "figures" / f"{name}{suffix}"
-            assert shown.read_bytes() == (made / "figures" / f"{name}{suffix}").read_bytes()
+            drawn = (made / "figures" / f"{name}{suffix}").read_bytes()
+            assert (clone / "figures" / f"{name}{suffix}").read_bytes() == drawn
+    (score,) = made.glob("runs/*/test_score.json")
+    best = json.loads((score.parent / "record.json").read_text())["best"]
+    assert 8 < best["perplexity"] < 100, "far below a uniform guess, far above what a leak gives"
+    assert not list(made.glob("runs/*/.lock")), "nothing is trained again to be shown"
     readme = (clone / "README.md").read_text()
     assert "profile `quick`, bundled sample" in readme
     assert "Here: profile quick, bundled sample" in readme, "the scorecard"
@@ -109,42 +137,19 @@ def test_the_archive_is_shown_in_a_clone(executed):
     assert not found, "paths of the machine that ran it"
 
 
-def test_what_was_trained_is_not_trained_again_to_be_shown(executed):
-    _, made, _ = executed
-    assert not list(made.glob("runs/*/.lock"))
-
-
-@pytest.mark.slow
-def test_a_later_notebook_runs_alone_with_the_model_that_ships(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMLITE_HEADLESS", "1")
-    last = [n for n in NOTEBOOKS if n.name.startswith("06")]
-    (alone,) = run_notebooks(last, tmp_path / "out", "quick", "sample", "cpu")
-    assert "No model is trained here yet; this is the model that comes with" in alone.read_text()
-    assert not (tmp_path / "out" / "runs").exists()
-    captions = json.loads((tmp_path / "out" / "figures" / "captions.json").read_text())
-    assert "the model that comes with llmlite" in captions["06_head_effects"]
+def code_cells(path):
+    return [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-class TestAsCommitted:
-    """Rules that hold for the notebooks as they lie in the repository."""
-
-    def cells(self, path):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return [c for c in content["cells"] if c["cell_type"] == "code"]
-
-    def test_it_has_a_parameters_cell(self, path):
-        tags = [c["metadata"].get("tags", []) for c in self.cells(path)]
-        assert sum("parameters" in t for t in tags) == 1
-
-    def test_it_is_rendered_without_an_error(self, path):
-        results = [o for c in self.cells(path) for o in c["outputs"]]
-        assert results, "people read it without running it"
-        assert all(o["output_type"] != "error" for o in results)
-
-    def test_no_cell_is_longer_than_a_screen(self, path):
-        assert all(len("".join(c["source"]).splitlines()) <= 30 for c in self.cells(path))
-
-    def test_colab_is_named_in_the_first_cells_only(self, path):
-        later = self.cells(path)[3:]
-        assert not any("colab" in "".join(c["source"]).lower() for c in later)
+def test_a_notebook_as_committed_is_rendered_and_short_and_starts_as_all_do(path):
+    cells, first = code_cells(path), code_cells(NOTEBOOKS[0])
+    results = [output for cell in cells for output in cell["outputs"]]
+    assert results, "people read it without running it"
+    assert all(output["output_type"] != "error" for output in results)
+    tagged = ["parameters" in cell["metadata"].get("tags", []) for cell in cells]
+    assert tagged == [True] + [False] * (len(cells) - 1)
+    assert [cell["source"] for cell in cells[:2]] == [cell["source"] for cell in first[:2]]
+    assert len([line for line in cells[1]["source"] if line.strip()]) <= 8
+    assert all(len("".join(cell["source"]).splitlines()) <= 30 for cell in cells)
+    assert not any("colab" in "".join(cell["source"]).lower() for cell in cells[3:])

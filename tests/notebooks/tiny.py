@@ -14,6 +14,3 @@ def make_notebook(path: Path, *sources: str) -> Path:
     content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(content, path)
     return path
-
-
-PARAMETERS = 'profile = "auto"\nout = None\ndata = None\ndevice = "auto"'
