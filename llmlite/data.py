@@ -192,9 +192,6 @@ class Dataset:
         return table.set_index(pd.Index(SPLITS, name="split"))
 
 
-# -- text in parts, tokens on disk ----------------------------------------------------------------
-
-
 def head(strings: Iterable[str], n_bytes: float) -> str:
     """The first strings, joined: `n_bytes` in UTF-8 or a few more; fewer at the end."""
     taken, size = [], 0

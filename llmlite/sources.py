@@ -112,9 +112,6 @@ def sample_folder() -> Path:
     return clone if clone.is_dir() else package / "sample"
 
 
-# -- articles -------------------------------------------------------------------------------------
-
-
 def split_articles(text: str) -> list[str]:
     """`text` cut before each top-level heading."""
     cuts = {0, len(text), *(heading.start() for heading in _ARTICLE_START.finditer(text))}
@@ -141,9 +138,6 @@ def _nearest(target: float, ends: list[int]) -> int:
 
 def _splits(text: str, first: int, second: int) -> dict[str, str]:
     return {"train": text[:first], "valid": text[first:second], "test": text[second:]}
-
-
-# -- the Hub --------------------------------------------------------------------------------------
 
 
 def _hub(name: str, stream: bool) -> Source:
@@ -177,9 +171,6 @@ def _hub_errors(name: str) -> Iterator[None]:
         ) from None
 
 
-# -- a folder of WikiText's files -----------------------------------------------------------------
-
-
 def _wikitext_files(folder: Path) -> dict[str, Path]:
     """split → its file, with the suffix that more of them have."""
     both = [{s: folder / f"wiki.{s}.{suffix}" for s in SPLITS} for suffix in ("raw", "tokens")]
@@ -208,9 +199,6 @@ def _lines(path: Path) -> Iterator[str]:
             raise DataError(
                 f"{path} is not UTF-8: it has a byte 0x{wrong:02x}; convert the file to UTF-8."
             ) from None
-
-
-# -- any other text -------------------------------------------------------------------------------
 
 
 def _own_text(path: Path, without: Path) -> Source:

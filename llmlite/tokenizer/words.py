@@ -58,9 +58,6 @@ def ragged(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.nd
     return values.take(index)
 
 
-# -- which character is what ----------------------------------------------------------------------
-
-
 @cache
 def _ranges() -> list[tuple[int, int, int]]:
     """(first, last, kind) of all letters, numbers and white space."""
@@ -93,9 +90,6 @@ def gpt2_pattern() -> re.Pattern:
         rf"'(?:[sdmt]|ll|ve|re)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+"
         rf"|[{space}]+(?![^{space}])|[{space}]+"
     )
-
-
-# -- text → words ---------------------------------------------------------------------------------
 
 
 def cut(texts: list[str]) -> tuple[Words, np.ndarray]:
@@ -155,8 +149,6 @@ def as_bytes(text: str, encoding: str = "utf-8") -> bytes:
         ) from None
 
 
-# -- long texts in pieces -------------------------------------------------------------------------
-
 # Where a text can be cut and keeps its words: GPT-2's pattern joins a blank or a line end to what
 # stands before it only if that is white space too.
 _SAFE = re.compile(r"\S(?=[ \n])")
@@ -183,9 +175,6 @@ def batches(texts: Iterable[str]) -> Iterator[tuple[list[str], list[int]]]:
                 pieces, numbers, filled = [], [], 0
     if pieces:
         yield pieces, numbers
-
-
-# -- equal words ----------------------------------------------------------------------------------
 
 
 # All but the first n bytes of a number of eight, n from 0 to 8; 0xFF is no byte of UTF-8.
