@@ -46,9 +46,6 @@ class Words:
         data = b"".join(ragged(w.data, w.starts, w.lengths).tobytes() for w in parts)
         return cls.of(data, np.concatenate([np.zeros(0, np.int64), *(w.lengths for w in parts)]))
 
-    def take(self, index: np.ndarray) -> "Words":
-        return Words(self.data, self.starts[index], self.lengths[index])
-
 
 def ragged(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """values[starts[0] : starts[0] + lengths[0]], then the same for 1, 2, …, in one array."""
@@ -205,14 +202,15 @@ def distinct(words: Words) -> tuple[Words, np.ndarray]:
     one = np.full(n + len(seen), -1)  # any word of each number; -1 where longer words left it
     one[number] = np.arange(len(words))
     used = one >= 0
-    return Words.join([words.take(one[used])]), (used.cumsum() - 1).take(number)
+    kept = Words(words.data, words.starts[one[used]], lengths[one[used]])
+    return Words.join([kept]), (used.cumsum() - 1).take(number)
 
 
-def tally(parts: Iterable[Words]) -> tuple[Words, np.ndarray]:
-    """The distinct words of all parts, and how often each occurs: int64 (words,)."""
+def tally(texts: Iterable[str]) -> tuple[Words, np.ndarray]:
+    """The distinct words of all texts, and how often each occurs: int64 (words,)."""
     found, counts = [], [np.zeros(0)]
-    for part in parts:
-        words, number = distinct(part)
+    for pieces, _ in batches(texts):
+        words, number = distinct(cut(pieces)[0])
         found.append(words)
         counts.append(np.bincount(number))
     words, number = distinct(Words.join(found))
