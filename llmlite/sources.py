@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import glob
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 
 from llmlite.config import DataConfig, fingerprint
@@ -16,7 +16,6 @@ from llmlite.files import DataError
 HUB_REPOSITORY = "Salesforce/wikitext"
 DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder or a file of text
 SPLITS = ("train", "valid", "test")
-HUB_SPLIT = {"train": "train", "valid": "validation", "test": "test"}
 BLANK_LINE = " \n"  # how WikiText's files write an empty line; the Hub's rows hold "" instead
 
 # SHA-256 of WikiText-2's files (Merity et al., 2016): tells a damaged copy from one's own text.
@@ -34,7 +33,7 @@ PLACES = (r"\n(?:[^\S\n]*\n)+", r"\n", r"\s+")  # the ends of paragraphs, of lin
 
 # A top-level heading between two blank lines. Without that context, lines in the middle of an
 # article match as well: 629 instead of 600 in the training split.
-_ARTICLE_START = re.compile(r"(?:(?<=\n)|\A) \n = (?!= ).+ = \n(?= \n)")
+_ARTICLE_START = re.compile(r"(?:(?<=\n)|\A)(?= \n = (?!= ).+ = \n \n)")
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,7 @@ def sample_folder() -> Path:
 
 def split_articles(text: str) -> list[str]:
     """`text` cut before each top-level heading."""
-    cuts = {0, len(text), *(heading.start() for heading in _ARTICLE_START.finditer(text))}
-    return [text[start:end] for start, end in pairwise(sorted(cuts))]
+    return [article for article in _ARTICLE_START.split(text) if article]
 
 
 def paper_split(text: str) -> dict[str, str]:
@@ -152,7 +150,8 @@ def _hub(name: str, stream: bool) -> Source:
     def strings(split: str) -> Iterator[str]:
         read = builder.as_streaming_dataset if stream else builder.as_dataset
         with _hub_errors(name):
-            for batch in read(HUB_SPLIT[split]).iter(batch_size=1000):
+            rows = read("validation" if split == "valid" else split)
+            for batch in rows.iter(batch_size=1000):
                 yield from (row or BLANK_LINE for row in batch["text"])
 
     return Source(strings, fingerprint(HUB_REPOSITORY, name, builder.hash), name)
