@@ -164,7 +164,7 @@ def test_merges_are_those_of_the_textbook_and_of_hf_tokenizers_to_the_last(text,
 
 def test_counts_of_more_than_32_bits_are_told_apart_and_the_bar_reaches_its_end():
     # a+b and a+a 3 × 2⁴⁰, b+c one more; after those a+bc 2⁴¹, then a+b and aa+aa 2⁴⁰
-    words = Words.of(b"abbcabcaaaa", np.array([2, 2, 3, 4]))
+    words = Words(b"abbcabcaaaa", np.array([2, 2, 3, 4]))
     counts, steps = np.array([2**40, 2**40 + 1, 2**41, 2**40]), []
     merges = learn_merges(words, counts, 10, steps.append)
     assert merges == [(B, C), (A, A), (A, 256), (A, B), (257, 257)]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llmlite.tokenizer.words import Words, ragged
+from llmlite.tokenizer.words import Words
 
 # Ids 0..255 are the bytes in GPT-2's order: those that print first. Ties between pairs fall to
 # the smaller ids, so this order decides them; it is the one that HF tokenizers uses as well.
@@ -69,14 +69,12 @@ class _Pairs:
     """
 
     def __init__(self, words: Words, counts: np.ndarray):
-        data = ragged(words.data, words.starts, words.lengths)
-        size = len(data)
-        ends = words.lengths.cumsum()
-        self.token = BYTE_IDS.take(data).astype(np.int32)
+        size = len(words.data)
+        self.token = BYTE_IDS.take(words.data).astype(np.int32)
         self.next = np.arange(1, size + 1, dtype=np.int32)
-        self.next[ends - 1] = -1
+        self.next[words.starts - 1] = -1  # of the first word, that is the last byte of all
         self.previous = np.arange(-1, size - 1, dtype=np.int32)
-        self.previous[ends - words.lengths] = -1
+        self.previous[words.starts] = -1
         self.weight = np.repeat(np.asarray(counts, np.int64), words.lengths)
         self.pair_at = np.full(size, -1, np.int32)
 

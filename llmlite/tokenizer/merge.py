@@ -84,8 +84,7 @@ class Merger:
 
     def merge_words(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all words, one word behind the other, and how many each has."""
-        token = BYTE_IDS.take(ragged(words.data, words.starts, words.lengths)).astype(np.int32)
-        starts = words.lengths.cumsum() - words.lengths
+        token, starts = BYTE_IDS.take(words.data).astype(np.int32), words.starts
         alive = np.ones(len(token), bool)  # a token stands where its first byte does
         due = np.full(len(token), NEVER, np.int32)  # the rank of a token and the one after it
         due[:-1] = self.ranks(token[:-1], token[1:])
