@@ -353,7 +353,7 @@ def load_edited(**changes) -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda _: BPETokenizer.train("some text", 256), "256 is too small: .* need 257"),
+        (lambda _: BPETokenizer.train("some text", 256), "256 is too small; the least is 257"),
         (lambda _: BPETokenizer.train("abc", 1000), "2 merges, a vocabulary of 259; 1000"),
         (lambda _: BPETokenizer.train(iter(["", ""]), 300), "no text to train on"),
         (lambda _: BPETokenizer.train(["a", b"b"], 257), "number 1 is a bytes"),

@@ -25,11 +25,11 @@ class BPETokenizer:
     def __init__(self, merges: list[Pair]):
         self.merges = [tuple(pair) for pair in merges]
         self.token_bytes = [bytes([byte]) for byte in BYTE_ORDER]
-        for pair in self.merges:
-            if not all(0 <= token < len(self.token_bytes) for token in pair):
-                number = len(self.token_bytes) - 255
+        for number, (left, right) in enumerate(self.merges, 1):
+            if not (0 <= left < 255 + number and 0 <= right < 255 + number):
+                pair = f"({left}, {right})"
                 raise TokenizerError(f"Merge {number} joins {pair}, which are not both there yet.")
-            self.token_bytes.append(self.token_bytes[pair[0]] + self.token_bytes[pair[1]])
+            self.token_bytes.append(self.token_bytes[left] + self.token_bytes[right])
         self._merger = Merger(self.merges)
         if len(self._merger.rank) < len(self.merges):
             raise TokenizerError("The same pair is merged twice; the merges are damaged.")
@@ -53,11 +53,8 @@ class BPETokenizer:
     ) -> "BPETokenizer":
         """Learn `vocab_size - 257` merges from a text, or from texts that need not fit into memory.
         Raises TokenizerError if the text is empty, too small or not Unicode."""
-        n_merges = vocab_size - 257
-        if n_merges < 0:
-            raise TokenizerError(
-                f"A vocabulary of {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need 257."
-            )
+        if (n_merges := vocab_size - 257) < 0:
+            raise TokenizerError(f"A vocabulary of {vocab_size} is too small; the least is 257.")
         words, counts = tally([text] if isinstance(text, str) else text)
         if not len(words):
             raise TokenizerError("There is no text to train on; check where it is from.")
@@ -100,14 +97,10 @@ class BPETokenizer:
         try:
             ids = [index(i) for i in (ids.tolist() if hasattr(ids, "tolist") else ids)]
         except TypeError:
-            raise TokenizerError(
-                "Token ids must be integers in one dimension, as `encode` gives them."
-            ) from None
+            raise TokenizerError("Token ids must be integers in one dimension.") from None
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-            raise TokenizerError(
-                f"Token id {wrong} is outside this vocabulary (0 to {self.vocab_size - 1})."
-            )
+            raise TokenizerError(f"Token {wrong} is outside the vocabulary, 0 to {self.eot_id}.")
         return b"".join([self.token_bytes[i] for i in ids]).decode(errors="replace")
 
     def save(self, path: str | Path) -> None:

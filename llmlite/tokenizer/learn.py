@@ -61,12 +61,10 @@ def learn_merges(
 
 
 class _Pairs:
-    """Every pair of neighbouring tokens in a list of words: how often it occurs, and where.
-
-    Tokens stand at the positions of their first bytes, linked to both neighbours. All places of a
-    pair come into being in one step, with the younger of its tokens, and are only lost afterwards:
-    `places` has them all, and `pair_at` tells which of them still hold it.
-    """
+    """Every pair of neighbouring tokens in a list of words: how often it occurs, and where. Tokens
+    stand at the positions of their first bytes, linked to both neighbours. All places of a pair
+    come into being in one step, with the younger of its tokens, and are only lost afterwards:
+    `places` has them all, and `pair_at` tells which of them still hold it."""
 
     def __init__(self, words: Words, counts: np.ndarray):
         size = len(words.data)
