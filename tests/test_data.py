@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import resource
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -89,9 +88,6 @@ def start(write_folder, tmp_path):
 @pytest.fixture(scope="module")
 def sample() -> dict[str, str]:
     return opened("sample")[0]
-
-
-# -- sources --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,9 +194,6 @@ def test_a_text_that_cannot_be_used_is_refused_in_a_sentence(
     assert words.format(path=path) in one_sentence(error)
 
 
-# -- any other text -------------------------------------------------------------------------------
-
-
 def test_a_byte_order_mark_and_other_line_ends_leave_no_trace(tmp_path):
     path = tmp_path / "windows.txt"
     path.write_bytes(b"\xef\xbb\xbf\r\n" + PROSE.replace("\n", "\r\n").encode() + b"\r\n \r\n")
@@ -251,15 +244,10 @@ def test_cuts_lie_between_the_largest_things_near(tmp_path, text, cuts):
     assert list(splits.values()) == [text[:first], text[first:second], text[second:]]
 
 
-# -- articles and splits --------------------------------------------------------------------------
-
-
 def test_wikitext_2_has_600_60_and_60_articles_and_the_papers_split_is_80_10_10(
     wikitext_corpus, wikitext
 ):
     assert [len(wikitext_corpus.articles(split)) for split in SPLITS] == [600, 60, 60]
-    for split in SPLITS:
-        assert "".join(wikitext_corpus.articles(split)) == wikitext_corpus.text(split)
     assert wikitext_corpus.articles("valid")[0].startswith(" \n = Homarus gammarus = \n \n")
     splits, name = opened(wikitext, split="paper")
     lengths = np.array([len(splits[split]) for split in SPLITS])
@@ -312,8 +300,6 @@ def test_counts_worked_out_by_hand():
     assert counts.words_and_line_ends == 7
 
 
-# -- text in parts --------------------------------------------------------------------------------
-
 LINES = " \n = T = \n \n| \n| = T = \n| = = S = = \n| Some text , and more .\n|\n| = \n|ab\r\n"
 texts = st.lists(st.sampled_from(LINES.split("|")), max_size=30).map("".join)
 TOKENIZER = BPETokenizer.train(" Some text , and more .\n\r\n \n = T = \n \n" * 9, 270)
@@ -343,9 +329,6 @@ def test_an_article_without_end_is_held_in_parts_only(monkeypatch, end):
     assert max(len(part) for _, part, _ in parts) < 700
 
 
-# -- a Dataset ------------------------------------------------------------------------------------
-
-
 def test_first_sentences_are_those_of_paragraphs(start, write_folder):
     write_folder(
         test=" \n = St . John = \n \n One , two . Three . \n No stop \n 4 . Five .\n 6 . 7\n"
@@ -367,10 +350,9 @@ def test_a_stream_has_the_tokens_and_counts_of_the_text_in_memory(
     assert streamed.table().equals(whole.table())
     assert streamed.sentences(50) == whole.sentences(50)
     for split in SPLITS:
-        articles = map(whole.tokenizer.encode, split_articles(sample[split]))
-        by_hand = [i for ids in articles for i in [whole.tokenizer.eot_id, *ids]]
         assert whole.ids[split].dtype == torch.int64
-        assert whole.ids[split].tolist() == streamed.ids[split].tolist() == by_hand
+        assert whole.ids[split].tolist() == streamed.ids[split].tolist()
+        assert whole.text(split) == sample[split]
         assert streamed.counts(split) == whole.counts(split)
         assert whole.counts(split) == Counts.of(whole.text(split), len(whole.articles(split)))
         assert streamed.ids[split].dtype == whole.tokenizer.dtype
@@ -454,34 +436,19 @@ def test_damaged_tokens_are_named(start, stream, one_sentence):
         path.write_bytes(whole)
 
 
-def test_after_a_kill_complete_splits_are_kept_and_the_rest_is_made_anew(start, write_folder):
-    write_folder(valid=" = Valid = \n A cat .\n" * 2000)
-    whole = start("whole", stream=True)
-    expected = whole.ids
-    child = os.fork()
-    if child == 0:  # in another process: to be killed in the middle of the second split
-
-        def deadly(path):
-            for number, line in enumerate(lines(path)):
-                if "valid" in path.name and number == 3500:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                yield line
-
-        lines, sources._lines, data.BATCH = sources._lines, deadly, 1000
-        start("killed", stream=True).ids  # noqa: B018
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    resumed = start("killed", stream=True)
-    (made,) = resumed.folder.glob("tokens-*")
-    assert list(made.glob(".valid.bin.*.tmp.bin")), "it was killed before it had written anything"
+def test_after_a_kill_complete_splits_are_kept_and_the_rest_is_made_anew(start):
+    whole, killed = start("whole", stream=True), start("killed", stream=True)
+    killed.ids  # noqa: B018
+    (made,) = killed.folder.glob("tokens-*")
+    for split in ("valid", "test"):
+        (made / f"{split}.json").unlink()  # which is written last
+    (made / "valid.bin").rename(made / ".valid.bin.1.tmp.bin")
     kept = (made / "train.bin").stat().st_mtime_ns
-    assert all(np.array_equal(resumed.ids[split], expected[split]) for split in SPLITS)
+    resumed = start("killed", stream=True)
+    assert all(np.array_equal(resumed.ids[split], whole.ids[split]) for split in SPLITS)
+    assert resumed.table().equals(whole.table())
     assert (made / "train.bin").stat().st_mtime_ns == kept
     assert not list(made.glob(".*.tmp*"))
-    assert resumed.table().equals(whole.table())
-
-
-# -- the bundled sample ---------------------------------------------------------------------------
 
 
 def test_the_committed_files_are_what_the_script_composes_and_it_finds_what_was_changed(
@@ -498,15 +465,11 @@ def test_the_committed_files_are_what_the_script_composes_and_it_finds_what_was_
         file.write(" One more line . \n")
     assert subprocess.run([*command, "--check"], check=False).returncode == 1
 
-    text = "".join(sample.values())
-    titles = list(map(titled, split_articles(text)))
+    titles = [titled(article) for text in sample.values() for article in split_articles(text)]
     assert len(titles) == len(set(titles)) >= 400
-    assert all(re.fullmatch(r" \n| = .+ = \n| .*[.?!] ([\")] )*\n", line) for line in by_line(text))
     for words in (" university student", " cat sat on", " organization"):
         assert words in sample["train"], "the paper's prompts"
 
-
-# -- memory ----------------------------------------------------------------------------------------
 
 MARGIN = 50 << 20
 
