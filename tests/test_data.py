@@ -1,12 +1,11 @@
 """From every source the same text, cut between articles; a Dataset in memory and from a stream."""
 
 import hashlib
-import multiprocessing
 import os
 import re
-import resource
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -48,15 +47,11 @@ def by_line(text: str) -> list[str]:
 
 
 TEXTS = {
-    "train": "".join(
-        article(f"Tráin {i}") + " \n = = A section = = \n \n x @-@ y\n" for i in "abc"
-    ),
+    "train": "".join(article(f"Tráin {i}") + " \n = = A section = = \n \n x\n" for i in "abc"),
     "valid": article("Valid"),
     "test": article("Test") + " \n \n two blank lines before\r\n a no @-@ break\u00a0space \x85 \n",
 }
-PROSE = (
-    "".join("A line of some words .\n" * (i % 5 + 1) + "\n" for i in range(1_000)).strip() + "\n"
-)
+PROSE = "\n".join("A line of some words .\n" * (i % 5 + 1) for i in range(1_000))
 
 
 @pytest.fixture
@@ -287,10 +282,9 @@ def test_the_papers_split_cuts_between_articles_alone(lengths):
     assert [len(part) for part in titles] == [train, both - train, n - both]
 
 
-@pytest.mark.parametrize("n", [0, 2])
-def test_too_few_articles_cannot_be_split(n, one_sentence):
-    with pytest.raises(DataError, match=rf"{n} article\(s\)") as error:
-        paper_split("".join(article(f"A{i}") for i in range(n)))
+def test_too_few_articles_cannot_be_split(one_sentence):
+    with pytest.raises(DataError, match=r"2 article\(s\)") as error:
+        paper_split(article("A") + article("B"))
     assert "official" in one_sentence(error)
 
 
@@ -322,10 +316,9 @@ def test_an_article_comes_in_parts_with_the_tokens_of_the_whole(text, batch):
     assert [i for *_, part in parts for i in part] == ids
 
 
-@pytest.mark.parametrize("end", [" .\n", "\r\n"])
-def test_an_article_without_end_is_held_in_parts_only(monkeypatch, end):
+def test_an_article_without_end_is_held_in_parts_only(monkeypatch):
     monkeypatch.setattr(data, "BATCH", 500)
-    parts = encode_parts([" Word after word , line after line" + end] * 200, BPETokenizer([]))
+    parts = encode_parts([" Word after word , line after line\r\n"] * 200, BPETokenizer([]))
     assert max(len(part) for _, part, _ in parts) < 700
 
 
@@ -396,13 +389,15 @@ def test_what_is_made_is_made_once_and_for_its_own_text_and_tokenizer(
 def test_what_is_the_same_is_shared(start):
     dataset = start()
     ids, about = dataset.ids, dataset.about
-    windows = dataset.like(block_size=8, padding=True)
-    assert windows.ids is ids
-    assert windows.tokenizer is dataset.tokenizer
-    assert windows.about == about | {"padding": "counted in the loss"}
+    for mistake, changes in (
+        ({"padding": "counted in the loss"}, {"block_size": 8, "padding": True}),
+        ({"targets": "the inputs themselves"}, {"shift": 0}),
+        ({"split": "after windowing"}, {"split": "windows"}),
+    ):
+        other = dataset.like(**changes)
+        assert other.ids is ids
+        assert other.about == about | mistake
     assert dataset.like(vocab_size=269).text("test") is dataset.text("test")
-    assert dataset.like(split="windows").ids is ids
-    assert dataset.like(split="windows").about == about | {"split": "after windowing"}
     assert dataset.like(split="paper").name == "own text in corpus, split 80/10/10"
     given = BPETokenizer(dataset.tokenizer.merges[:-1])
     other = dataset.like(given)
@@ -415,7 +410,6 @@ def test_token_ids_alone_are_enough_and_neither_they_nor_a_stream_have_text(star
     ids = {split: torch.arange(20) for split in SPLITS}
     bare = Dataset.of_ids(ids, DataConfig(block_size=8), {"data": "made"})
     assert bare.about == {"data": "made"}
-    assert bare.like(shift=0).about == {"data": "made", "targets": "the inputs themselves"}
     assert bare.like(stride=2).ids is bare.ids
     for call in (bare.text, start(stream=True).text, start(stream=True).articles):
         with pytest.raises(DataError, match="not at hand: it is read as a stream") as error:
@@ -423,15 +417,14 @@ def test_token_ids_alone_are_enough_and_neither_they_nor_a_stream_have_text(star
         one_sentence(error)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_damaged_tokens_are_named(start, stream, one_sentence):
-    start(stream=stream).ids  # noqa: B018
+def test_damaged_tokens_are_named(start, one_sentence):
+    start().ids  # noqa: B018
     for name, part in (("bin", slice(-2)), ("bin", slice(0)), ("json", slice(20)), ("json", None)):
         (path,) = start().folder.glob(f"tokens-*/train.{name}")
         whole = path.read_bytes()
         path.write_bytes(whole[part] if part else b"{}")
         with pytest.raises(DataError, match="are damaged") as error:
-            start(stream=stream).ids  # noqa: B018
+            start().ids  # noqa: B018
         assert f"delete the folder {path.parent}" in one_sentence(error)
         path.write_bytes(whole)
 
@@ -471,36 +464,13 @@ def test_the_committed_files_are_what_the_script_composes_and_it_finds_what_was_
         assert words in sample["train"], "the paper's prompts"
 
 
-MARGIN = 50 << 20
-
-
-def train_in_bounds(path: Path) -> None:
-    torch.set_num_threads(1)
-    few, model = random_ids(), replace(MODEL, block_size=64)
-
-    def fit(ids):
-        folder = path.with_suffix("") / str(len(ids))
-        trainer(folder, model=model, ids=few | {"train": ids}, epochs=1, epoch_windows=640).fit()
-
-    fit(few["train"])  # what training needs besides tokens is allocated now
-    status = Path("/proc/self/status").read_text()
-    bound = int(re.search(r"VmData:\s+(\d+) kB", status)[1]) * 1024 + MARGIN
-    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
-    ids = np.memmap(path, np.uint16, "r")
-    fit(ids)
-    with pytest.raises(MemoryError):
-        fit(torch.from_numpy(ids.astype(np.int64)))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA covers mmap on Linux alone")
-def test_a_corpus_larger_than_the_memory_allowed_trains_from_disk_and_not_from_memory(tmp_path):
-    """RLIMIT_DATA bounds what a process allocates; pages of a mapped file do not count."""
-    path = tmp_path / "tokens.bin"
-    np.random.default_rng(1).integers(0, MODEL.vocab_size, MARGIN, np.uint16).tofile(
-        path
-    )  # twice the margin
-    process = multiprocessing.get_context("spawn").Process(target=train_in_bounds, args=(path,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+def test_training_and_judging_leave_tokens_on_disk_where_they_are(tmp_path):
+    tokens = np.random.default_rng(1).integers(0, MODEL.vocab_size, 4 << 20, np.uint16)
+    tokens.tofile(tmp_path / "tokens.bin")
+    ids = random_ids() | {"train": np.memmap(tmp_path / "tokens.bin", np.uint16, "r")}
+    trainer(tmp_path / "warm", epochs=1).fit()  # whatever is loaded once
+    tracemalloc.start()
+    trainer(tmp_path / "run", ids=ids, epochs=1, epoch_windows=40).fit()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * tokens.nbytes  # as int64 they would take four times as much as on disk
