@@ -57,8 +57,7 @@ PROSE = "\n".join("A line of some words .\n" * (i % 5 + 1) for i in range(1_000)
 @pytest.fixture
 def write_folder(tmp_path):
     """write_folder(suffix, **texts): a folder of WikiText files."""
-    folder = tmp_path / "corpus"
-    folder.mkdir()
+    (folder := tmp_path / "corpus").mkdir()
 
     def write(suffix: str = "tokens", **texts) -> Path:
         for split, text in {**TEXTS, **texts}.items():
@@ -135,8 +134,6 @@ def test_the_hub_gives_the_same_text_as_the_files(hub, called):
 
 
 def test_auto_is_the_folder_in_the_environment_or_else_the_hub(hub, write_folder, monkeypatch):
-    monkeypatch.delenv("LLMLITE_DATA", raising=False)
-    assert opened()[1] == "wikitext-2-raw-v1"
     for value, name in (("", "wikitext-2-raw-v1"), (str(write_folder()), "own text in corpus")):
         monkeypatch.setenv("LLMLITE_DATA", value)
         assert opened()[1] == name
@@ -146,13 +143,11 @@ def test_a_hub_that_does_not_answer_or_lacks_the_text_is_named_with_two_ways_out
     hub, monkeypatch, one_sentence
 ):
     unreachable = Mock(side_effect=ConnectionError("Couldn't reach\nthe Hub"))
-    reason = "cannot be read from the Hub (ConnectionError: Couldn't reach the Hub)"
-    for words in ("Configuration wikitext-3 of", reason):
-        with pytest.raises(DataError) as error:
+    reason = r"cannot be read from the Hub \(ConnectionError: Couldn't reach the Hub\)"
+    for words in ("Configuration wikitext-3 of .*", reason):
+        with pytest.raises(DataError, match=words + r".*\$LLMLITE_DATA.*--data sample") as error:
             opened("hub", name="wikitext-3")
-        message = one_sentence(error)
-        for expected in (words, "$LLMLITE_DATA", "folder", "--data sample"):
-            assert expected in message
+        one_sentence(error)
         monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
 
 
@@ -166,7 +161,6 @@ ENOUGH = b"fine " * 5_000
         ("wiki.valid.tokens", b"\xc3\xa9 \xef ", "{path} is not UTF-8: it has a byte 0xef;"),
         ("wiki.train.tokens", b"", "no text to train on"),
         ("wiki.valid.tokens", b" \n \n\n", "The valid split holds no text"),
-        ("wiki.test.tokens", b"", "The test split holds no text"),
         ("text.txt", None, "There is no file or folder {path}"),
         ("text.txt", b" \n\t\n", f"{{path}} holds 0 bytes of text; at least {LEAST_BYTES:,}"),
         ("text.txt", b"one two three\n" * 100, "{path} holds 1,400 bytes of text; at least 20,000"),
@@ -244,11 +238,9 @@ def test_wikitext_2_has_600_60_and_60_articles_and_the_papers_split_is_80_10_10(
 ):
     assert [len(wikitext_corpus.articles(split)) for split in SPLITS] == [600, 60, 60]
     assert wikitext_corpus.articles("valid")[0].startswith(" \n = Homarus gammarus = \n \n")
-    splits, name = opened(wikitext, split="paper")
+    splits, _ = opened(wikitext, split="paper")
     lengths = np.array([len(splits[split]) for split in SPLITS])
     np.testing.assert_allclose(lengths / lengths.sum(), [0.8, 0.1, 0.1], atol=0.002)
-    assert sum(len(split_articles(text)) for text in splits.values()) == 720
-    assert name == f"{wikitext_corpus.name}, split 80/10/10"
 
 
 def test_only_a_heading_between_blank_lines_starts_an_article():
@@ -271,15 +263,13 @@ def test_only_a_heading_between_blank_lines_starts_an_article():
 def test_the_papers_split_cuts_between_articles_alone(lengths):
     articles = [article(f"Article {i}", words) for i, words in enumerate(lengths)]
     parts = paper_split("".join(articles))
-    assert list(parts) == list(SPLITS)
-    titles = [[titled(a) for a in split_articles(part)] for part in parts.values()]
-    assert all(titles)  # no split is empty
-    assert [*chain(*titles)] == [f"Article {i}" for i in range(len(lengths))]
+    found = [split_articles(parts[split]) for split in SPLITS]
+    assert [*chain(*found)] == articles
     # Of the cuts that leave no split empty, those nearest to 80 % and 90 % of the text.
     n, length = len(articles), np.array([len(text) for text in articles])
     train = min(range(1, n - 1), key=lambda i: abs(length[:i].sum() - 0.8 * length.sum()))
     both = min(range(train + 1, n), key=lambda i: abs(length[:i].sum() - 0.9 * length.sum()))
-    assert [len(part) for part in titles] == [train, both - train, n - both]
+    assert [len(part) for part in found] == [train, both - train, n - both]
 
 
 def test_too_few_articles_cannot_be_split(one_sentence):
@@ -323,9 +313,7 @@ def test_an_article_without_end_is_held_in_parts_only(monkeypatch):
 
 
 def test_first_sentences_are_those_of_paragraphs(start, write_folder):
-    write_folder(
-        test=" \n = St . John = \n \n One , two . Three . \n No stop \n 4 . Five .\n 6 . 7\n"
-    )
+    write_folder(test=" \n = St . John = \n \n One , two . Three . \n No stop \n 4 . 5 .\n 6 . 7\n")
     assert start().sentences(2) == [" One , two .", " 4 ."]
     assert start().sentences(9) == [" One , two .", " 4 .", " 6 ."]
 

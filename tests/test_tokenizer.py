@@ -28,8 +28,6 @@ beryllium isn't common : we've 2 @,@ 800 t a year , and they're mined in Utah . 
 façade , Ελληνικά , русский , 日本語 , עברית , العربية , 🙂 👩‍👧 , x² + y₂ .\t\tTabs , too .\r\n"""
 VARIED = [
     "",
-    " ",
-    "a",
     "The cat sat on the mat . It isn't , we're sure , they'll say 'twas .",
     " \n = Title = \n \n The corpus and its joiners : 1 @,@ 234 @.@ 5 well @-@ known .\n",
     "   leading and trailing   \n\n\n",
@@ -45,19 +43,13 @@ SPECIAL = f"{END_OF_TEXT}one{END_OF_TEXT}{END_OF_TEXT} two, <|endoftext| {END_OF
 
 def train_hf(text: str, vocab_size: int):
     """HF's byte-level BPE with a vocabulary that leaves room for our special token; its merges."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        [text],
-        trainers.BpeTrainer(
-            vocab_size=vocab_size - 1,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
+    tokenizer, split = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = split
+    options = {"initial_alphabet": split.alphabet(), "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 1, **options)
+    tokenizer.train_from_iterator([text], trainer)
     vocabulary = tokenizer.get_vocab()
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return tokenizer, [(vocabulary[left], vocabulary[right]) for left, right in merges]
@@ -183,17 +175,14 @@ def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(trained):
     check_ids(BPETokenizer.train(PROSE + TIES, 600), random_texts(4_000, seed=0))
 
 
-def test_on_wikitext_merges_and_ids_are_those_of_hf_tokenizers_and_tiktoken(
-    wikitext_corpus, wikitext
-):
+def test_on_wikitext_merges_and_ids_are_those_of_hf_tokenizers_and_tiktoken(wikitext_corpus):
     text = wikitext_corpus.text("valid")
     ours = BPETokenizer.train(text, 4096)
     theirs, merges = train_hf(text, 4096)
     assert ours.merges == merges
     sample = wikitext_corpus.text("test")[:200_000]
     assert ours.encode(sample) == theirs.encode(sample).ids
-    raw = (wikitext.parent / "wikitext-2-raw").glob("wiki.test.raw")  # if it is there
-    check_ids(ours, [*random_texts(1_000, 4096), *(path.read_text("utf-8") for path in raw)])
+    check_ids(ours, random_texts(1_000, 4096))
 
 
 @st.composite
