@@ -71,7 +71,6 @@ class TokenWindows(torch_data.Dataset):
 class EpochSampler(torch_data.Sampler):
     """Batches of indices, each (windows,) int64, over all windows, in an order drawn from (seed,
     epoch) alone (§III.C), so that it can be taken up again.
-
     `batches` has whole batches, the last may be smaller; iterating gives this process's part of
     each. start: windows that an interrupted epoch has seen already. limit: windows in the epoch.
     """
