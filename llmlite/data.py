@@ -6,8 +6,9 @@ import json
 import math
 import mmap
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,10 +42,6 @@ class Counts:
     @classmethod
     def of(cls, text: str, articles: int) -> "Counts":
         return cls(articles, len(text.split()), text.count("\n"), len(text.encode()))
-
-    def __add__(self, other: "Counts") -> "Counts":
-        """Those of two parts of a text that is cut between words."""
-        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def words_and_line_ends(self) -> int:
@@ -184,15 +181,12 @@ class Dataset:
 
     def table(self) -> pd.DataFrame:
         """A row a split: articles, words, bytes, tokens, and what of them comes to a token."""
-        columns = ["articles", "words", "bytes"]
-        table = pd.DataFrame([asdict(self.counts(split)) for split in SPLITS])[columns]
+        rows = [asdict(self.counts(split)) for split in SPLITS]
+        table = pd.DataFrame(rows, pd.Index(SPLITS, name="split")).drop(columns="line_ends")
         table["tokens"] = [len(self.ids[split]) for split in SPLITS]
         table["tokens per word"] = (table.tokens / table.words).round(3)
         table["bytes per token"] = (table.bytes / table.tokens).round(2)
-        return table.set_index(pd.Index(SPLITS, name="split"))
-
-
-# -- text in parts, tokens on disk ----------------------------------------------------------------
+        return table
 
 
 def head(strings: Iterable[str], n_bytes: float) -> str:
@@ -246,17 +240,16 @@ class Encoded:
 
     @classmethod
     def write(cls, path: Path, strings: Iterable[str], tokenizer, progress: bool) -> None:
-        counts, n_tokens, sha256 = Counts(0, 0, 0, 0), 0, hashlib.sha256()
+        counts, sha256 = Counter(), hashlib.sha256()
         bar = tqdm(desc=f"Encode {path.name}", unit="B", unit_scale=True, disable=not progress)
         with bar, replacing(path.with_suffix(".bin")) as aside, open(aside, "wb") as file:
             for begins, text, ids in encode_parts(strings, tokenizer):
                 file.write(ids)
-                n_tokens += len(ids)
-                part = Counts.of(text, articles=int(begins))
-                counts += part
+                part = asdict(Counts.of(text, articles=int(begins)))
+                counts.update(part, tokens=len(ids))
                 sha256.update(text.encode())
-                bar.update(part.bytes)
-            if not counts.words:
+                bar.update(part["bytes"])
+            if not counts["words"]:
                 raise DataError(f"The {path.name} split holds no text; check the source.")
-        content = {"tokens": n_tokens, "dtype": tokenizer.dtype.name, "counts": asdict(counts)}
+        content = {"tokens": counts.pop("tokens"), "dtype": tokenizer.dtype.name, "counts": counts}
         write_json(path.with_suffix(".json"), content | {"sha256": sha256.hexdigest()})

@@ -1,8 +1,6 @@
-"""To Hugging Face `transformers` and back, by its own classes: the same ids, the same logits.
-
-transformers is optional (the extra `hub`) and is imported where it is needed. A folder that others
-have made is data, never code: of it only JSON and safetensors are read.
-"""
+"""To Hugging Face `transformers` and back, by its own classes: the same ids, the same logits. It is
+optional (the extra `hub`) and is imported where it is needed. A folder that others have made is
+data, never code: of it only JSON and safetensors are read."""
 
 import json
 from pathlib import Path
@@ -59,9 +57,7 @@ def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, descripti
 
 def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
     """Bring a GPT-2 that transformers has saved in `folder` into `to`, and load it from there.
-
-    Raises CheckpointError for one that would compute something else here.
-    """
+    Raises CheckpointError for one that would compute something else here."""
     folder, to = Path(folder), Path(to)
     check_target(to)
     try:

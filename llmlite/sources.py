@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import glob
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 
 from llmlite.config import DataConfig, fingerprint
@@ -16,7 +16,6 @@ from llmlite.files import DataError
 HUB_REPOSITORY = "Salesforce/wikitext"
 DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder or a file of text
 SPLITS = ("train", "valid", "test")
-HUB_SPLIT = {"train": "train", "valid": "validation", "test": "test"}
 BLANK_LINE = " \n"  # how WikiText's files write an empty line; the Hub's rows hold "" instead
 
 # SHA-256 of WikiText-2's files (Merity et al., 2016): tells a damaged copy from one's own text.
@@ -34,7 +33,7 @@ PLACES = (r"\n(?:[^\S\n]*\n)+", r"\n", r"\s+")  # the ends of paragraphs, of lin
 
 # A top-level heading between two blank lines. Without that context, lines in the middle of an
 # article match as well: 629 instead of 600 in the training split.
-_ARTICLE_START = re.compile(r"(?:(?<=\n)|\A) \n = (?!= ).+ = \n(?= \n)")
+_ARTICLE_START = re.compile(r"(?:(?<=\n)|\A)(?= \n = (?!= ).+ = \n \n)")
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,9 @@ def sample_folder() -> Path:
     return clone if clone.is_dir() else package / "sample"
 
 
-# -- articles -------------------------------------------------------------------------------------
-
-
 def split_articles(text: str) -> list[str]:
     """`text` cut before each top-level heading."""
-    cuts = {0, len(text), *(heading.start() for heading in _ARTICLE_START.finditer(text))}
-    return [text[start:end] for start, end in pairwise(sorted(cuts))]
+    return [article for article in _ARTICLE_START.split(text) if article]
 
 
 def paper_split(text: str) -> dict[str, str]:
@@ -143,9 +138,6 @@ def _splits(text: str, first: int, second: int) -> dict[str, str]:
     return {"train": text[:first], "valid": text[first:second], "test": text[second:]}
 
 
-# -- the Hub --------------------------------------------------------------------------------------
-
-
 def _hub(name: str, stream: bool) -> Source:
     """stream: read anew over the network in each pass, without a copy on disk."""
     import datasets  # takes seconds, and only the Hub needs it
@@ -158,7 +150,8 @@ def _hub(name: str, stream: bool) -> Source:
     def strings(split: str) -> Iterator[str]:
         read = builder.as_streaming_dataset if stream else builder.as_dataset
         with _hub_errors(name):
-            for batch in read(HUB_SPLIT[split]).iter(batch_size=1000):
+            rows = read("validation" if split == "valid" else split)
+            for batch in rows.iter(batch_size=1000):
                 yield from (row or BLANK_LINE for row in batch["text"])
 
     return Source(strings, fingerprint(HUB_REPOSITORY, name, builder.hash), name)
@@ -175,9 +168,6 @@ def _hub_errors(name: str) -> Iterator[None]:
             f"({type(error).__name__}: {reason}); point ${DATA_VARIABLE} or --data at a folder of "
             "wiki.train/valid/test files, or use the bundled sample with --data sample."
         ) from None
-
-
-# -- a folder of WikiText's files -----------------------------------------------------------------
 
 
 def _wikitext_files(folder: Path) -> dict[str, Path]:
@@ -208,9 +198,6 @@ def _lines(path: Path) -> Iterator[str]:
             raise DataError(
                 f"{path} is not UTF-8: it has a byte 0x{wrong:02x}; convert the file to UTF-8."
             ) from None
-
-
-# -- any other text -------------------------------------------------------------------------------
 
 
 def _own_text(path: Path, without: Path) -> Source:

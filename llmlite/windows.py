@@ -60,10 +60,8 @@ class TokenWindows(torch_data.Dataset):
         index = torch.as_tensor(index, device=self.device)
         starts = (index if self.only is None else self.only[index]) * self.stride
         places = starts.unsqueeze(-1) + self._offsets  # (…, block_size + 1)
-        if isinstance(self.ids, np.ndarray):
-            window = to_tensor(self.ids[places.numpy()])
-        else:
-            window = self.ids[places]
+        at = places.numpy() if isinstance(self.ids, np.ndarray) else places
+        window = to_tensor(self.ids[at], self.device)
         targets = window[..., self.shift : self.shift + self.block_size]
         return window[..., : self.block_size], targets
 
@@ -73,7 +71,6 @@ class TokenWindows(torch_data.Dataset):
 class EpochSampler(torch_data.Sampler):
     """Batches of indices, each (windows,) int64, over all windows, in an order drawn from (seed,
     epoch) alone (§III.C), so that it can be taken up again.
-
     `batches` has whole batches, the last may be smaller; iterating gives this process's part of
     each. start: windows that an interrupted epoch has seen already. limit: windows in the epoch.
     """

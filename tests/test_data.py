@@ -1,13 +1,11 @@
 """From every source the same text, cut between articles; a Dataset in memory and from a stream."""
 
 import hashlib
-import multiprocessing
 import os
 import re
-import resource
-import signal
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -49,22 +47,17 @@ def by_line(text: str) -> list[str]:
 
 
 TEXTS = {
-    "train": "".join(
-        article(f"Tráin {i}") + " \n = = A section = = \n \n x @-@ y\n" for i in "abc"
-    ),
+    "train": "".join(article(f"Tráin {i}") + " \n = = A section = = \n \n x\n" for i in "abc"),
     "valid": article("Valid"),
     "test": article("Test") + " \n \n two blank lines before\r\n a no @-@ break\u00a0space \x85 \n",
 }
-PROSE = (
-    "".join("A line of some words .\n" * (i % 5 + 1) + "\n" for i in range(1_000)).strip() + "\n"
-)
+PROSE = "\n".join("A line of some words .\n" * (i % 5 + 1) for i in range(1_000))
 
 
 @pytest.fixture
 def write_folder(tmp_path):
     """write_folder(suffix, **texts): a folder of WikiText files."""
-    folder = tmp_path / "corpus"
-    folder.mkdir()
+    (folder := tmp_path / "corpus").mkdir()
 
     def write(suffix: str = "tokens", **texts) -> Path:
         for split, text in {**TEXTS, **texts}.items():
@@ -89,9 +82,6 @@ def start(write_folder, tmp_path):
 @pytest.fixture(scope="module")
 def sample() -> dict[str, str]:
     return opened("sample")[0]
-
-
-# -- sources --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -144,8 +134,6 @@ def test_the_hub_gives_the_same_text_as_the_files(hub, called):
 
 
 def test_auto_is_the_folder_in_the_environment_or_else_the_hub(hub, write_folder, monkeypatch):
-    monkeypatch.delenv("LLMLITE_DATA", raising=False)
-    assert opened()[1] == "wikitext-2-raw-v1"
     for value, name in (("", "wikitext-2-raw-v1"), (str(write_folder()), "own text in corpus")):
         monkeypatch.setenv("LLMLITE_DATA", value)
         assert opened()[1] == name
@@ -155,13 +143,11 @@ def test_a_hub_that_does_not_answer_or_lacks_the_text_is_named_with_two_ways_out
     hub, monkeypatch, one_sentence
 ):
     unreachable = Mock(side_effect=ConnectionError("Couldn't reach\nthe Hub"))
-    reason = "cannot be read from the Hub (ConnectionError: Couldn't reach the Hub)"
-    for words in ("Configuration wikitext-3 of", reason):
-        with pytest.raises(DataError) as error:
+    reason = r"cannot be read from the Hub \(ConnectionError: Couldn't reach the Hub\)"
+    for words in ("Configuration wikitext-3 of .*", reason):
+        with pytest.raises(DataError, match=words + r".*\$LLMLITE_DATA.*--data sample") as error:
             opened("hub", name="wikitext-3")
-        message = one_sentence(error)
-        for expected in (words, "$LLMLITE_DATA", "folder", "--data sample"):
-            assert expected in message
+        one_sentence(error)
         monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
 
 
@@ -175,7 +161,6 @@ ENOUGH = b"fine " * 5_000
         ("wiki.valid.tokens", b"\xc3\xa9 \xef ", "{path} is not UTF-8: it has a byte 0xef;"),
         ("wiki.train.tokens", b"", "no text to train on"),
         ("wiki.valid.tokens", b" \n \n\n", "The valid split holds no text"),
-        ("wiki.test.tokens", b"", "The test split holds no text"),
         ("text.txt", None, "There is no file or folder {path}"),
         ("text.txt", b" \n\t\n", f"{{path}} holds 0 bytes of text; at least {LEAST_BYTES:,}"),
         ("text.txt", b"one two three\n" * 100, "{path} holds 1,400 bytes of text; at least 20,000"),
@@ -196,9 +181,6 @@ def test_a_text_that_cannot_be_used_is_refused_in_a_sentence(
     with pytest.raises((DataError, TokenizerError)) as error:
         start(source=source, stream=stream).ids  # noqa: B018
     assert words.format(path=path) in one_sentence(error)
-
-
-# -- any other text -------------------------------------------------------------------------------
 
 
 def test_a_byte_order_mark_and_other_line_ends_leave_no_trace(tmp_path):
@@ -251,21 +233,14 @@ def test_cuts_lie_between_the_largest_things_near(tmp_path, text, cuts):
     assert list(splits.values()) == [text[:first], text[first:second], text[second:]]
 
 
-# -- articles and splits --------------------------------------------------------------------------
-
-
 def test_wikitext_2_has_600_60_and_60_articles_and_the_papers_split_is_80_10_10(
     wikitext_corpus, wikitext
 ):
     assert [len(wikitext_corpus.articles(split)) for split in SPLITS] == [600, 60, 60]
-    for split in SPLITS:
-        assert "".join(wikitext_corpus.articles(split)) == wikitext_corpus.text(split)
     assert wikitext_corpus.articles("valid")[0].startswith(" \n = Homarus gammarus = \n \n")
-    splits, name = opened(wikitext, split="paper")
+    splits, _ = opened(wikitext, split="paper")
     lengths = np.array([len(splits[split]) for split in SPLITS])
     np.testing.assert_allclose(lengths / lengths.sum(), [0.8, 0.1, 0.1], atol=0.002)
-    assert sum(len(split_articles(text)) for text in splits.values()) == 720
-    assert name == f"{wikitext_corpus.name}, split 80/10/10"
 
 
 def test_only_a_heading_between_blank_lines_starts_an_article():
@@ -288,31 +263,26 @@ def test_only_a_heading_between_blank_lines_starts_an_article():
 def test_the_papers_split_cuts_between_articles_alone(lengths):
     articles = [article(f"Article {i}", words) for i, words in enumerate(lengths)]
     parts = paper_split("".join(articles))
-    assert list(parts) == list(SPLITS)
-    titles = [[titled(a) for a in split_articles(part)] for part in parts.values()]
-    assert all(titles)  # no split is empty
-    assert [*chain(*titles)] == [f"Article {i}" for i in range(len(lengths))]
+    found = [split_articles(parts[split]) for split in SPLITS]
+    assert [*chain(*found)] == articles
     # Of the cuts that leave no split empty, those nearest to 80 % and 90 % of the text.
     n, length = len(articles), np.array([len(text) for text in articles])
     train = min(range(1, n - 1), key=lambda i: abs(length[:i].sum() - 0.8 * length.sum()))
     both = min(range(train + 1, n), key=lambda i: abs(length[:i].sum() - 0.9 * length.sum()))
-    assert [len(part) for part in titles] == [train, both - train, n - both]
+    assert [len(part) for part in found] == [train, both - train, n - both]
 
 
-@pytest.mark.parametrize("n", [0, 2])
-def test_too_few_articles_cannot_be_split(n, one_sentence):
-    with pytest.raises(DataError, match=rf"{n} article\(s\)") as error:
-        paper_split("".join(article(f"A{i}") for i in range(n)))
+def test_too_few_articles_cannot_be_split(one_sentence):
+    with pytest.raises(DataError, match=r"2 article\(s\)") as error:
+        paper_split(article("A") + article("B"))
     assert "official" in one_sentence(error)
 
 
 def test_counts_worked_out_by_hand():
-    counts = Counts.of(" \n = Ä = \n", articles=1) + Counts.of(" no end", articles=0)
-    assert counts == Counts(articles=1, words=3 + 2, line_ends=2, bytes=3 + 1 + 7 + 7)
+    counts = Counts.of(" \n = Ä = \n no end", articles=1)
+    assert counts == Counts(articles=1, words=3 + 2, line_ends=2, bytes=2 + 9 + 7)
     assert counts.words_and_line_ends == 7
 
-
-# -- text in parts --------------------------------------------------------------------------------
 
 LINES = " \n = T = \n \n| \n| = T = \n| = = S = = \n| Some text , and more .\n|\n| = \n|ab\r\n"
 texts = st.lists(st.sampled_from(LINES.split("|")), max_size=30).map("".join)
@@ -336,20 +306,14 @@ def test_an_article_comes_in_parts_with_the_tokens_of_the_whole(text, batch):
     assert [i for *_, part in parts for i in part] == ids
 
 
-@pytest.mark.parametrize("end", [" .\n", "\r\n"])
-def test_an_article_without_end_is_held_in_parts_only(monkeypatch, end):
+def test_an_article_without_end_is_held_in_parts_only(monkeypatch):
     monkeypatch.setattr(data, "BATCH", 500)
-    parts = encode_parts([" Word after word , line after line" + end] * 200, BPETokenizer([]))
+    parts = encode_parts([" Word after word , line after line\r\n"] * 200, BPETokenizer([]))
     assert max(len(part) for _, part, _ in parts) < 700
 
 
-# -- a Dataset ------------------------------------------------------------------------------------
-
-
 def test_first_sentences_are_those_of_paragraphs(start, write_folder):
-    write_folder(
-        test=" \n = St . John = \n \n One , two . Three . \n No stop \n 4 . Five .\n 6 . 7\n"
-    )
+    write_folder(test=" \n = St . John = \n \n One , two . Three . \n No stop \n 4 . 5 .\n 6 . 7\n")
     assert start().sentences(2) == [" One , two .", " 4 ."]
     assert start().sentences(9) == [" One , two .", " 4 .", " 6 ."]
 
@@ -367,10 +331,9 @@ def test_a_stream_has_the_tokens_and_counts_of_the_text_in_memory(
     assert streamed.table().equals(whole.table())
     assert streamed.sentences(50) == whole.sentences(50)
     for split in SPLITS:
-        articles = map(whole.tokenizer.encode, split_articles(sample[split]))
-        by_hand = [i for ids in articles for i in [whole.tokenizer.eot_id, *ids]]
         assert whole.ids[split].dtype == torch.int64
-        assert whole.ids[split].tolist() == streamed.ids[split].tolist() == by_hand
+        assert whole.ids[split].tolist() == streamed.ids[split].tolist()
+        assert whole.text(split) == sample[split]
         assert streamed.counts(split) == whole.counts(split)
         assert whole.counts(split) == Counts.of(whole.text(split), len(whole.articles(split)))
         assert streamed.ids[split].dtype == whole.tokenizer.dtype
@@ -414,13 +377,15 @@ def test_what_is_made_is_made_once_and_for_its_own_text_and_tokenizer(
 def test_what_is_the_same_is_shared(start):
     dataset = start()
     ids, about = dataset.ids, dataset.about
-    windows = dataset.like(block_size=8, padding=True)
-    assert windows.ids is ids
-    assert windows.tokenizer is dataset.tokenizer
-    assert windows.about == about | {"padding": "counted in the loss"}
+    for mistake, changes in (
+        ({"padding": "counted in the loss"}, {"block_size": 8, "padding": True}),
+        ({"targets": "the inputs themselves"}, {"shift": 0}),
+        ({"split": "after windowing"}, {"split": "windows"}),
+    ):
+        other = dataset.like(**changes)
+        assert other.ids is ids
+        assert other.about == about | mistake
     assert dataset.like(vocab_size=269).text("test") is dataset.text("test")
-    assert dataset.like(split="windows").ids is ids
-    assert dataset.like(split="windows").about == about | {"split": "after windowing"}
     assert dataset.like(split="paper").name == "own text in corpus, split 80/10/10"
     given = BPETokenizer(dataset.tokenizer.merges[:-1])
     other = dataset.like(given)
@@ -433,7 +398,6 @@ def test_token_ids_alone_are_enough_and_neither_they_nor_a_stream_have_text(star
     ids = {split: torch.arange(20) for split in SPLITS}
     bare = Dataset.of_ids(ids, DataConfig(block_size=8), {"data": "made"})
     assert bare.about == {"data": "made"}
-    assert bare.like(shift=0).about == {"data": "made", "targets": "the inputs themselves"}
     assert bare.like(stride=2).ids is bare.ids
     for call in (bare.text, start(stream=True).text, start(stream=True).articles):
         with pytest.raises(DataError, match="not at hand: it is read as a stream") as error:
@@ -441,47 +405,31 @@ def test_token_ids_alone_are_enough_and_neither_they_nor_a_stream_have_text(star
         one_sentence(error)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_damaged_tokens_are_named(start, stream, one_sentence):
-    start(stream=stream).ids  # noqa: B018
+def test_damaged_tokens_are_named(start, one_sentence):
+    start().ids  # noqa: B018
     for name, part in (("bin", slice(-2)), ("bin", slice(0)), ("json", slice(20)), ("json", None)):
         (path,) = start().folder.glob(f"tokens-*/train.{name}")
         whole = path.read_bytes()
         path.write_bytes(whole[part] if part else b"{}")
         with pytest.raises(DataError, match="are damaged") as error:
-            start(stream=stream).ids  # noqa: B018
+            start().ids  # noqa: B018
         assert f"delete the folder {path.parent}" in one_sentence(error)
         path.write_bytes(whole)
 
 
-def test_after_a_kill_complete_splits_are_kept_and_the_rest_is_made_anew(start, write_folder):
-    write_folder(valid=" = Valid = \n A cat .\n" * 2000)
-    whole = start("whole", stream=True)
-    expected = whole.ids
-    child = os.fork()
-    if child == 0:  # in another process: to be killed in the middle of the second split
-
-        def deadly(path):
-            for number, line in enumerate(lines(path)):
-                if "valid" in path.name and number == 3500:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                yield line
-
-        lines, sources._lines, data.BATCH = sources._lines, deadly, 1000
-        start("killed", stream=True).ids  # noqa: B018
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    resumed = start("killed", stream=True)
-    (made,) = resumed.folder.glob("tokens-*")
-    assert list(made.glob(".valid.bin.*.tmp.bin")), "it was killed before it had written anything"
+def test_after_a_kill_complete_splits_are_kept_and_the_rest_is_made_anew(start):
+    whole, killed = start("whole", stream=True), start("killed", stream=True)
+    killed.ids  # noqa: B018
+    (made,) = killed.folder.glob("tokens-*")
+    for split in ("valid", "test"):
+        (made / f"{split}.json").unlink()  # which is written last
+    (made / "valid.bin").rename(made / ".valid.bin.1.tmp.bin")
     kept = (made / "train.bin").stat().st_mtime_ns
-    assert all(np.array_equal(resumed.ids[split], expected[split]) for split in SPLITS)
+    resumed = start("killed", stream=True)
+    assert all(np.array_equal(resumed.ids[split], whole.ids[split]) for split in SPLITS)
+    assert resumed.table().equals(whole.table())
     assert (made / "train.bin").stat().st_mtime_ns == kept
     assert not list(made.glob(".*.tmp*"))
-    assert resumed.table().equals(whole.table())
-
-
-# -- the bundled sample ---------------------------------------------------------------------------
 
 
 def test_the_committed_files_are_what_the_script_composes_and_it_finds_what_was_changed(
@@ -498,46 +446,19 @@ def test_the_committed_files_are_what_the_script_composes_and_it_finds_what_was_
         file.write(" One more line . \n")
     assert subprocess.run([*command, "--check"], check=False).returncode == 1
 
-    text = "".join(sample.values())
-    titles = list(map(titled, split_articles(text)))
+    titles = [titled(article) for text in sample.values() for article in split_articles(text)]
     assert len(titles) == len(set(titles)) >= 400
-    assert all(re.fullmatch(r" \n| = .+ = \n| .*[.?!] ([\")] )*\n", line) for line in by_line(text))
     for words in (" university student", " cat sat on", " organization"):
         assert words in sample["train"], "the paper's prompts"
 
 
-# -- memory ----------------------------------------------------------------------------------------
-
-MARGIN = 50 << 20
-
-
-def train_in_bounds(path: Path) -> None:
-    torch.set_num_threads(1)
-    few, model = random_ids(), replace(MODEL, block_size=64)
-
-    def fit(ids):
-        folder = path.with_suffix("") / str(len(ids))
-        trainer(folder, model=model, ids=few | {"train": ids}, epochs=1, epoch_windows=640).fit()
-
-    fit(few["train"])  # what training needs besides tokens is allocated now
-    status = Path("/proc/self/status").read_text()
-    bound = int(re.search(r"VmData:\s+(\d+) kB", status)[1]) * 1024 + MARGIN
-    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
-    ids = np.memmap(path, np.uint16, "r")
-    fit(ids)
-    with pytest.raises(MemoryError):
-        fit(torch.from_numpy(ids.astype(np.int64)))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA covers mmap on Linux alone")
-def test_a_corpus_larger_than_the_memory_allowed_trains_from_disk_and_not_from_memory(tmp_path):
-    """RLIMIT_DATA bounds what a process allocates; pages of a mapped file do not count."""
-    path = tmp_path / "tokens.bin"
-    np.random.default_rng(1).integers(0, MODEL.vocab_size, MARGIN, np.uint16).tofile(
-        path
-    )  # twice the margin
-    process = multiprocessing.get_context("spawn").Process(target=train_in_bounds, args=(path,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+def test_training_and_judging_leave_tokens_on_disk_where_they_are(tmp_path):
+    tokens = np.random.default_rng(1).integers(0, MODEL.vocab_size, 4 << 20, np.uint16)
+    tokens.tofile(tmp_path / "tokens.bin")
+    ids = random_ids() | {"train": np.memmap(tmp_path / "tokens.bin", np.uint16, "r")}
+    trainer(tmp_path / "warm", epochs=1).fit()  # whatever is loaded once
+    tracemalloc.start()
+    trainer(tmp_path / "run", ids=ids, epochs=1, epoch_windows=40).fit()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * tokens.nbytes  # as int64 they would take four times as much as on disk

@@ -46,17 +46,13 @@ def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
     assert kept.word_perplexity == pytest.approx(math.exp(kept.nats / kept.words))
 
 
-def another_tokenizer(path):
-    BPETokenizer.train("some other text of other words " * 20, 262).save(path)
-
-
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
         (MODEL, lambda path: path.unlink(), "{path}"),
         (TOKENIZER, lambda path: path.unlink(), "{path}"),
         (RECORD, lambda path: path.unlink(), "{path} is missing"),
-        (TOKENIZER, another_tokenizer, "trained with another tokenizer"),
+        (TOKENIZER, BPETokenizer([]).save, "trained with another tokenizer"),
         ("config.json", lambda path: path.touch(), "llmlite import {path.parent} --to"),
     ],
 )

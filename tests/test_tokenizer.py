@@ -1,25 +1,19 @@
-"""The tokenizer against HF tokenizers, tiktoken, examples worked out by hand, and the textbook,
-which is written out here the slow way."""
+"""The tokenizer against HF tokenizers, tiktoken and examples worked out by hand."""
 
 import json
-import os
 import random
-import subprocess
-import sys
-from collections import Counter
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-import regex
 import torch
 from benchmarks.texts import random_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlite.files import TokenizerError
-from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, GPT2_SPLIT_PATTERN, BPETokenizer
+from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, BPETokenizer
 from llmlite.tokenizer import bpe as bpe_module
 from llmlite.tokenizer import words as words_module
 from llmlite.tokenizer.bpe import imported
@@ -34,8 +28,6 @@ beryllium isn't common : we've 2 @,@ 800 t a year , and they're mined in Utah . 
 façade , Ελληνικά , русский , 日本語 , עברית , العربية , 🙂 👩‍👧 , x² + y₂ .\t\tTabs , too .\r\n"""
 VARIED = [
     "",
-    " ",
-    "a",
     "The cat sat on the mat . It isn't , we're sure , they'll say 'twas .",
     " \n = Title = \n \n The corpus and its joiners : 1 @,@ 234 @.@ 5 well @-@ known .\n",
     "   leading and trailing   \n\n\n",
@@ -51,19 +43,13 @@ SPECIAL = f"{END_OF_TEXT}one{END_OF_TEXT}{END_OF_TEXT} two, <|endoftext| {END_OF
 
 def train_hf(text: str, vocab_size: int):
     """HF's byte-level BPE with a vocabulary that leaves room for our special token; its merges."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        [text],
-        trainers.BpeTrainer(
-            vocab_size=vocab_size - 1,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
+    tokenizer, split = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = split
+    options = {"initial_alphabet": split.alphabet(), "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 1, **options)
+    tokenizer.train_from_iterator([text], trainer)
     vocabulary = tokenizer.get_vocab()
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return tokenizer, [(vocabulary[left], vocabulary[right]) for left, right in merges]
@@ -79,16 +65,6 @@ def merged(ids: list[int], pair: Pair, token: int) -> list[int]:
     return out
 
 
-def textbook_learning(words: Counter[str]) -> list[Pair]:
-    """Sennrich et al., 2016: count all pairs, merge the most frequent one, begin again."""
-    split, merges = [(ids_of(word), count) for word, count in words.items()], []
-    while pairs := Counter(pair for ids, n in split for pair in [*pairwise(ids)] * n):
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        split = [(merged(ids, best, 256 + len(merges)), n) for ids, n in split]
-        merges.append(best)
-    return merges
-
-
 def textbook_merging(ids: list[int], merges: list[Pair]) -> list[int]:
     """The earliest learnt pair of all is merged in all its places, then the next."""
     for rank, pair in enumerate(merges):
@@ -100,16 +76,9 @@ def ids_of(word: str) -> list[int]:
     return [BYTE_ORDER.index(byte) for byte in word.encode()]
 
 
-def words_of(text: str) -> list[str]:
-    return regex.findall(GPT2_SPLIT_PATTERN, text)
-
-
 @pytest.fixture(scope="module")
 def trained() -> BPETokenizer:
     return BPETokenizer.train(PROSE + TIES, 400)
-
-
-# -- training -------------------------------------------------------------------------------------
 
 
 A, B, C, SPACE = ids_of("abc ")
@@ -129,13 +98,10 @@ A, B, C, SPACE = ids_of("abc ")
 def test_learning_on_examples_worked_out_by_hand(text, merges):
     """Digits are words of their own."""
     assert BPETokenizer.train(text, 257 + len(merges)).merges == merges
-    assert textbook_learning(Counter(words_of(text))) == merges
 
 
 def test_tokens_and_ids_of_an_example_worked_out_by_hand():
-    # Words: "ab" twice, " ab" once, "abc" once, "bc" once. Pairs: a+b 4, b+c 2, " "+a 1.
-    # After ab: ab+c 1, b+c 1, " "+ab 1. The byte order has a = 64, b = 65, c = 66 and puts the
-    # space, which does not print, last but 35.
+    # Pairs: a+b 4, b+c 2, " "+a 1; after ab: ab+c, b+c and " "+ab once each.
     assert (A, B, C, SPACE) == (64, 65, 66, 220)
     tokenizer = BPETokenizer.train("ab1ab1 ab1abc1bc", 260)
     assert tokenizer.merges == [(A, B), (B, C), (SPACE, 256)]
@@ -150,21 +116,18 @@ texts = st.lists(runs, max_size=20).map("".join) | st.text(alphabet="abc é\n's1
 
 @settings(deadline=None, max_examples=150)
 @given(texts, st.integers(0, 12))
-def test_merges_are_those_of_the_textbook_and_of_hf_tokenizers_to_the_last(text, n):
-    words = Counter(words_of(text))
-    merges = textbook_learning(words)
-    assert merges == train_hf(text, 100_000)[1]
+def test_merges_are_those_of_hf_tokenizers_to_the_last(text, n):
+    _, merges = train_hf(text, 100_000)
     if merges:
-        assert BPETokenizer.train(text, 257 + len(merges)).merges == merges
-        some = merges[:n]
-        assert BPETokenizer.train(text, 257 + len(some)).merges == some
+        for some in (merges, merges[:n]):
+            assert BPETokenizer.train(text, 257 + len(some)).merges == some
         with pytest.raises(TokenizerError, match=f"a vocabulary of {257 + len(merges)};"):
             BPETokenizer.train(text, 258 + len(merges))
 
 
 def test_counts_of_more_than_32_bits_are_told_apart_and_the_bar_reaches_its_end():
     # a+b and a+a 3 × 2⁴⁰, b+c one more; after those a+bc 2⁴¹, then a+b and aa+aa 2⁴⁰
-    words = Words.of(b"abbcabcaaaa", np.array([2, 2, 3, 4]))
+    words = Words(b"abbcabcaaaa", np.array([2, 2, 3, 4]))
     counts, steps = np.array([2**40, 2**40 + 1, 2**41, 2**40]), []
     merges = learn_merges(words, counts, 10, steps.append)
     assert merges == [(B, C), (A, A), (A, 256), (A, B), (257, 257)]
@@ -172,24 +135,13 @@ def test_counts_of_more_than_32_bits_are_told_apart_and_the_bar_reaches_its_end(
     assert all(steps)
 
 
-def test_what_is_learnt_depends_on_the_text_and_the_size_of_the_vocabulary_alone(trained):
-    """Not on the bar or the seed of hashes; texts are read one by one."""
-    script = (
-        "import sys; from llmlite.tokenizer import BPETokenizer; text = sys.stdin.buffer.read();"
-        "print(*[BPETokenizer.train(text.decode(), n).fingerprint for n in (257, 333, 400)])"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    command = [sys.executable, "-c", script]
-    elsewhere = subprocess.check_output(command, input=(PROSE + TIES).encode(), env=environment)
-    smaller = [trained.truncate(n) for n in (257, 333, 400)]
-    assert elsewhere.decode().split() == [tokenizer.fingerprint for tokenizer in smaller]
-    shown = BPETokenizer.train(iter([PROSE, TIES]), 400, progress=True)
-    assert shown.fingerprint == trained.fingerprint != smaller[1].fingerprint
-    assert [tokenizer.vocab_size for tokenizer in smaller] == [257, 333, 400]
-    assert smaller[1].decode([332]) == END_OF_TEXT
-
-
-# -- encoding and decoding ------------------------------------------------------------------------
+def test_a_smaller_vocabulary_is_the_beginning_and_texts_may_come_one_by_one(trained):
+    for n in (257, 333, 400):
+        smaller = trained.truncate(n)
+        shown = BPETokenizer.train(iter([PROSE, TIES]), n, progress=True)
+        assert shown.fingerprint == smaller.fingerprint
+        assert smaller.decode([n - 1]) == END_OF_TEXT
+    assert len({trained.truncate(n).fingerprint for n in (257, 333, 400)}) == 3
 
 
 def encode_together(tokenizer: BPETokenizer, texts: list[str]) -> list[list[int]]:
@@ -223,17 +175,14 @@ def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(trained):
     check_ids(BPETokenizer.train(PROSE + TIES, 600), random_texts(4_000, seed=0))
 
 
-def test_on_wikitext_merges_and_ids_are_those_of_hf_tokenizers_and_tiktoken(
-    wikitext_corpus, wikitext
-):
+def test_on_wikitext_merges_and_ids_are_those_of_hf_tokenizers_and_tiktoken(wikitext_corpus):
     text = wikitext_corpus.text("valid")
     ours = BPETokenizer.train(text, 4096)
     theirs, merges = train_hf(text, 4096)
     assert ours.merges == merges
     sample = wikitext_corpus.text("test")[:200_000]
     assert ours.encode(sample) == theirs.encode(sample).ids
-    raw = (wikitext.parent / "wikitext-2-raw").glob("wiki.test.raw")  # if it is there
-    check_ids(ours, [*random_texts(1_000, 4096), *(path.read_text("utf-8") for path in raw)])
+    check_ids(ours, random_texts(1_000, 4096))
 
 
 @st.composite
@@ -281,10 +230,8 @@ def test_long_texts_and_words_have_the_ids_of_words_one_by_one(trained, monkeypa
 
 
 def test_arrays_hold_ids_in_the_smallest_type(trained):
-    array = trained.encode_to_array(PROSE)
-    assert array.dtype == np.uint16
-    assert array.tolist() == trained.encode(PROSE)
-    assert trained.encode_to_array("").shape == (0,)
+    assert trained.encode_to_array(PROSE).tolist() == trained.encode(PROSE)
+    assert trained.encode_to_array("").dtype == np.uint16
     pairs = list(product(range(256), repeat=2))
     assert BPETokenizer(pairs[: 65_536 - 257]).dtype == np.uint16
     assert BPETokenizer(pairs[: 65_537 - 257]).dtype == np.uint32
@@ -303,40 +250,24 @@ def test_any_ids_decode_to_the_text_of_their_bytes(trained):
             assert trained.decode(form) == expected
 
 
-# -- files and other libraries --------------------------------------------------------------------
-
-
 def test_a_saved_tokenizer_comes_back_the_same(trained, tmp_path):
     path = tmp_path / "new folder" / "tokenizer.json"
     trained.save(path)
     loaded = BPETokenizer.load(path)
     assert loaded.fingerprint == trained.fingerprint
     assert loaded.merges == trained.merges
-    assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"]
     content = json.loads(path.read_text("utf-8"))
     assert content["special_tokens"] == {END_OF_TEXT: 399}
     assert content["vocab_size"] == 400
 
 
-def test_other_libraries_have_the_vocabulary_and_transformers_loads_tokenizer_json(
-    trained, tmp_path
-):
-    from transformers import PreTrainedTokenizerFast
+def test_other_libraries_have_the_vocabulary(trained):
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     assert dict(zip(BYTE_ORDER, BYTE_CHARACTERS, strict=True)) == bytes_to_unicode()
-    hf, tik, path = trained.to_tokenizers(), trained.to_tiktoken(), str(tmp_path / "tokenizer.json")
-    hf.save(path)
-    theirs = PreTrainedTokenizerFast(tokenizer_file=path, eos_token=END_OF_TEXT)
-    assert hf.get_vocab_size() == len(theirs) == tik.n_vocab == trained.vocab_size
-    assert hf.token_to_id(END_OF_TEXT) == theirs.eos_token_id == tik.eot_token == trained.eot_id
-    for text in [*VARIED, PROSE, TIES, SPECIAL]:
-        ids = with_special(trained, text)
-        assert theirs(text)["input_ids"] == ids
-        assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
-
-
-# -- what is refused ------------------------------------------------------------------------------
+    hf, tik = trained.to_tokenizers(), trained.to_tiktoken()
+    assert hf.get_vocab_size() == tik.n_vocab == trained.vocab_size
+    assert hf.token_to_id(END_OF_TEXT) == tik.eot_token == trained.eot_id
 
 
 def load(content: bytes) -> None:
@@ -353,7 +284,7 @@ def load_edited(**changes) -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda _: BPETokenizer.train("some text", 256), "256 is too small: .* need 257"),
+        (lambda _: BPETokenizer.train("some text", 256), "256 is too small; the least is 257"),
         (lambda _: BPETokenizer.train("abc", 1000), "2 merges, a vocabulary of 259; 1000"),
         (lambda _: BPETokenizer.train(iter(["", ""]), 300), "no text to train on"),
         (lambda _: BPETokenizer.train(["a", b"b"], 257), "number 1 is a bytes"),
@@ -365,27 +296,20 @@ def load_edited(**changes) -> None:
         (lambda trained: trained.truncate(401), "cut to 401; allowed: 257 to 400"),
         (lambda trained: trained.encode(b"bytes"), "not a bytes"),
         (lambda trained: trained.encode("good text \udc80"), r"U\+DC80"),
-        (lambda trained: trained.encode_batch_to_arrays(["", "\udfff"]), r"U\+DFFF"),
         (lambda trained: trained.encode_to_array(None), "is a NoneType"),
         (lambda trained: trained.encode_batch_to_arrays("not a list"), "in a list"),
         (lambda trained: trained.decode([5, -1]), "-1 is outside .*0 to 399"),
         (lambda trained: trained.decode(np.array([5, 400])), "400 is outside .*0 to 399"),
         (lambda trained: trained.decode("abc"), "integers in one dimension"),
-        (lambda trained: trained.decode(np.array([1.0])), "integers in one dimension"),
-        (lambda trained: trained.decode(torch.tensor([[5], [6]])), "integers in one dimension"),
         (lambda trained: trained.decode(torch.tensor(5)), "integers in one dimension"),
         (lambda _: imported("no_such_library"), "pip install no_such_library"),
         (lambda _: BPETokenizer.load("a.json"), "a.json cannot be read as a tokenizer: .*No such"),
         (lambda _: load(b"\xff\xfe\x00"), "tokenizer.json cannot be read"),
-        (lambda _: load(b"null"), "tokenizer.json is not an llmlite tokenizer"),
-        (lambda _: load(b'{"version": "1.0"}'), "not an llmlite tokenizer"),
+        (lambda _: load(b"null"), "not an llmlite tokenizer"),
         (lambda _: load_edited(merges=[[64, 66]]), "tokenizer.json is damaged or was edited"),
         (lambda _: load_edited(merges=None), "damaged or was edited"),
-        (lambda _: load_edited(fingerprint="0" * 16), "damaged or was edited"),
-        (
-            lambda _: load_edited(pattern=r"\S+"),
-            "tokenizer.json .* by another pattern than GPT-2's",
-        ),
+        (lambda _: load_edited(format="other"), "tokenizer.json is not an llmlite tokenizer"),
+        (lambda _: load_edited(pattern=r"\S+"), "tokenizer.json .* another pattern than GPT-2's"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_sentence(

@@ -1,8 +1,5 @@
-"""The trained model that comes with the package, so that nobody has to train one to try it.
-
-Beside the weights, in half precision, lie their tokenizer, the record of the run that made them,
-and a model card.
-"""
+"""The trained model that comes with the package, so that nobody has to train one to try it: weights
+in half precision, their tokenizer, the record of the run that made them, and a model card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +35,8 @@ class Pretrained:
 
 
 def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -> Pretrained:
-    """The model in float32 on `device`, its tokenizer and record.
-
-    Raises CheckpointError if a file is missing, damaged or belongs to another tokenizer.
-    """
+    """The model in float32 on `device`, its tokenizer and record. Raises CheckpointError if a file
+    is missing, damaged or belongs to another tokenizer."""
     if (folder / "config.json").exists():
         raise CheckpointError(f"{folder} is for transformers: llmlite import {folder} --to FOLDER.")
     model, header = load_model(folder / MODEL, device)

@@ -6,7 +6,7 @@ merges. Encoding applies them to each word, the earliest learnt first.
 
     words    text → words, as one array; which are equal, and how often they occur
     learn    counted words → merges
-    merge    words → token ids
+    merge    words, and texts of them → token ids
     bpe      BPETokenizer, with all that a user calls
 """
 

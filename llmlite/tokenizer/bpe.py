@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from functools import cached_property
 from operator import index
 from pathlib import Path
 
@@ -12,18 +11,7 @@ from llmlite.config import fingerprint
 from llmlite.files import TokenizerError, replacing, tqdm
 from llmlite.tokenizer.learn import BYTE_CHARACTERS, BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
 from llmlite.tokenizer.merge import Merger, merge_word
-from llmlite.tokenizer.words import (
-    END_OF_TEXT,
-    GPT2_SPLIT_PATTERN,
-    Words,
-    as_bytes,
-    batches,
-    cut,
-    distinct,
-    gpt2_pattern,
-    ragged,
-    tally,
-)
+from llmlite.tokenizer.words import END_OF_TEXT, GPT2_SPLIT_PATTERN, as_bytes, gpt2_pattern, tally
 
 FORMAT = "llmlite-bpe-1"
 KEPT = 1 << 16  # words whose ids are kept from one short text to the next: twice as fast
@@ -37,12 +25,13 @@ class BPETokenizer:
     def __init__(self, merges: list[Pair]):
         self.merges = [tuple(pair) for pair in merges]
         self.token_bytes = [bytes([byte]) for byte in BYTE_ORDER]
-        for pair in self.merges:
-            if not all(0 <= token < len(self.token_bytes) for token in pair):
-                number = len(self.token_bytes) - 255
+        for number, (left, right) in enumerate(self.merges, 1):
+            if not (0 <= left < 255 + number and 0 <= right < 255 + number):
+                pair = f"({left}, {right})"
                 raise TokenizerError(f"Merge {number} joins {pair}, which are not both there yet.")
-            self.token_bytes.append(self.token_bytes[pair[0]] + self.token_bytes[pair[1]])
-        if len(set(self.merges)) < len(self.merges):
+            self.token_bytes.append(self.token_bytes[left] + self.token_bytes[right])
+        self._merger = Merger(self.merges)
+        if len(self._merger.rank) < len(self.merges):
             raise TokenizerError("The same pair is merged twice; the merges are damaged.")
         self.eot_id = len(self.token_bytes)
         self.token_bytes.append(END_OF_TEXT.encode())
@@ -64,13 +53,9 @@ class BPETokenizer:
     ) -> "BPETokenizer":
         """Learn `vocab_size - 257` merges from a text, or from texts that need not fit into memory.
         Raises TokenizerError if the text is empty, too small or not Unicode."""
-        n_merges = vocab_size - 257
-        if n_merges < 0:
-            raise TokenizerError(
-                f"A vocabulary of {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need 257."
-            )
-        pieces = batches([text] if isinstance(text, str) else text)
-        words, counts = tally(cut(batch)[0] for batch, _ in pieces)
+        if (n_merges := vocab_size - 257) < 0:
+            raise TokenizerError(f"A vocabulary of {vocab_size} is too small; the least is 257.")
+        words, counts = tally([text] if isinstance(text, str) else text)
         if not len(words):
             raise TokenizerError("There is no text to train on; check where it is from.")
         with tqdm(total=n_merges, desc="Merges", unit="merge", disable=not progress) as bar:
@@ -93,52 +78,18 @@ class BPETokenizer:
             kept.clear()
         for word in gpt2_pattern().findall(text):
             if word not in kept:
-                kept[word] = merge_word(
-                    list(as_bytes(word).translate(ID_OF_BYTE)), self._merger.rank
-                )
+                bytes_as_ids = as_bytes(word).translate(ID_OF_BYTE)
+                kept[word] = merge_word(list(bytes_as_ids), self._merger.rank)
             ids += kept[word]
         return ids
 
     def encode_to_array(self, text: str) -> np.ndarray:
         """`encode` as an array (tokens,) of `dtype`."""
-        return self._encode([text])[0]
+        return self.encode_batch_to_arrays([text])[0]
 
     def encode_batch_to_arrays(self, texts: Iterable[str]) -> list[np.ndarray]:
         """`encode_to_array` for each text, together."""
-        ids, ends = self._encode(texts)
-        return np.split(ids, ends[:-1]) if len(ends) else []
-
-    def _encode(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all `texts`, and where those of each text end: as word by word, but each
-        distinct word once, and all of them together as arrays."""
-        # The distinct words of each batch, and which of them each word of the batch is …
-        parts, numbers, words_in, text_of = [], [], [], []
-        for pieces, owners in batches(texts):
-            words, n_words = cut(pieces)
-            words, number = distinct(words)
-            parts.append(words)
-            numbers.append(number)
-            words_in.append(n_words)
-            text_of += owners
-        # … are merged together, once each …
-        offsets = np.cumsum([0] + [len(part) for part in parts])
-        words, number_of = distinct(Words.join(parts))
-        ids, sizes = self._merger.merge_words(words)
-        ids, starts = ids.astype(self.dtype), sizes.cumsum() - sizes
-        # … and their ids are copied to wherever they stand.
-        encoded, ends, done = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)], 0
-        for number, n_words, offset in zip(numbers, words_in, offsets, strict=False):
-            word = number_of.take(offset + number)
-            size = sizes.take(word)
-            encoded.append(ragged(ids, starts.take(word), size))
-            ends.append(done + np.append(0, size.cumsum()).take(n_words.cumsum()))  # of each piece
-            done += len(encoded[-1])
-        last_of_text = np.diff(text_of, append=-1) != 0
-        return np.concatenate(encoded), np.concatenate(ends)[last_of_text]
-
-    @cached_property
-    def _merger(self) -> Merger:
-        return Merger(self.merges)
+        return self._merger.encode(texts, self.dtype)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of any ids, as a list, an array, a tensor or any iterable of integers; bytes
@@ -146,14 +97,10 @@ class BPETokenizer:
         try:
             ids = [index(i) for i in (ids.tolist() if hasattr(ids, "tolist") else ids)]
         except TypeError:
-            raise TokenizerError(
-                "Token ids must be integers in one dimension, as `encode` gives them."
-            ) from None
+            raise TokenizerError("Token ids must be integers in one dimension.") from None
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-            raise TokenizerError(
-                f"Token id {wrong} is outside this vocabulary (0 to {self.vocab_size - 1})."
-            )
+            raise TokenizerError(f"Token {wrong} is outside the vocabulary, 0 to {self.eot_id}.")
         return b"".join([self.token_bytes[i] for i in ids]).decode(errors="replace")
 
     def save(self, path: str | Path) -> None:

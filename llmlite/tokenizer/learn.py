@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llmlite.tokenizer.words import Words, ragged
+from llmlite.tokenizer.words import Words
 
 # Ids 0..255 are the bytes in GPT-2's order: those that print first. Ties between pairs fall to
 # the smaller ids, so this order decides them; it is the one that HF tokenizers uses as well.
@@ -21,12 +21,10 @@ Pair = tuple[int, int]
 
 
 def learn_merges(
-    words: Words,
-    counts: np.ndarray,
-    n_merges: int,
-    advance: Callable[[int], None] = lambda merges: None,
+    words: Words, counts: np.ndarray, n_merges: int, advance: Callable[[int], None]
 ) -> list[Pair]:
     """The `n_merges` merges of `words` that occur `counts` times, in order (Sennrich et al., 2016).
+    `advance` is told how many more there are.
 
     The most frequent pair of neighbours is merged first; among equals the one with the smaller left
     id, then the smaller right id. Ends early when no pair is left.
@@ -63,22 +61,18 @@ def learn_merges(
 
 
 class _Pairs:
-    """Every pair of neighbouring tokens in a list of words: how often it occurs, and where.
-
-    Tokens stand at the positions of their first bytes, linked to both neighbours. All places of a
-    pair come into being in one step, with the younger of its tokens, and are only lost afterwards:
-    `places` has them all, and `pair_at` tells which of them still hold it.
-    """
+    """Every pair of neighbouring tokens in a list of words: how often it occurs, and where. Tokens
+    stand at the positions of their first bytes, linked to both neighbours. All places of a pair
+    come into being in one step, with the younger of its tokens, and are only lost afterwards:
+    `places` has them all, and `pair_at` tells which of them still hold it."""
 
     def __init__(self, words: Words, counts: np.ndarray):
-        data = ragged(words.data, words.starts, words.lengths)
-        size = len(data)
-        ends = words.lengths.cumsum()
-        self.token = BYTE_IDS.take(data).astype(np.int32)
+        size = len(words.data)
+        self.token = BYTE_IDS.take(words.data).astype(np.int32)
         self.next = np.arange(1, size + 1, dtype=np.int32)
-        self.next[ends - 1] = -1
+        self.next[words.starts - 1] = -1  # of the first word, that is the last byte of all
         self.previous = np.arange(-1, size - 1, dtype=np.int32)
-        self.previous[ends - words.lengths] = -1
+        self.previous[words.starts] = -1
         self.weight = np.repeat(np.asarray(counts, np.int64), words.lengths)
         self.pair_at = np.full(size, -1, np.int32)
 

@@ -1,6 +1,7 @@
-"""Words to token ids, by the merges of byte-pair encoding: a single word as in a textbook, many
-words all in step."""
+"""Words to token ids, by the merges of byte-pair encoding: a single word as in a textbook, the
+distinct words of many texts all in step."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
@@ -8,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from llmlite.tokenizer.learn import BYTE_IDS, Pair
-from llmlite.tokenizer.words import Words, ragged
+from llmlite.tokenizer.words import Words, batches, cut, distinct, ragged
 
 NEVER = np.int32(2**31 - 1)  # when a pair is due that is not merged
 LONG = 128  # bytes; longer words are rare, and are merged one by one
@@ -54,10 +55,36 @@ class Merger:
         found = self._ranks.get_indexer(left.astype(np.int64) << 32 | right)
         return np.where(found < 0, NEVER, found)
 
+    def encode(self, texts: Iterable[str], dtype: np.dtype) -> list[np.ndarray]:
+        """The ids of each text, (tokens,)."""
+        # The distinct words of each batch, and which of them each word of the batch is …
+        parts, numbers, n_words, text_of, n_distinct = [], [], [], [], 0
+        for pieces, owners in batches(texts):
+            words, words_in = cut(pieces)
+            words, number = distinct(words)
+            parts.append(words)
+            numbers.append(n_distinct + number)
+            n_words.append(words_in)
+            text_of += owners
+            n_distinct += len(words)
+        # … are merged together, once each …
+        words, number_of = distinct(Words.join(parts))
+        ids, sizes = self.merge_words(words)
+        ids, starts = ids.astype(dtype), sizes.cumsum() - sizes
+        # … and their ids are copied to wherever they stand.
+        encoded, n_tokens = [np.zeros(0, dtype)], [np.zeros(0)]
+        for number, words_in in zip(numbers, n_words, strict=True):
+            word = number_of.take(number)
+            size = sizes.take(word)
+            encoded.append(ragged(ids, starts.take(word), size))
+            ends = np.append(0, size.cumsum()).take(words_in.cumsum())
+            n_tokens.append(np.diff(ends, prepend=0))  # of each piece
+        n_tokens = np.bincount(text_of, np.concatenate(n_tokens)).astype(np.int64)
+        return np.split(np.concatenate(encoded), n_tokens.cumsum())[:-1]
+
     def merge_words(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all words, one word behind the other, and how many each has."""
-        token = BYTE_IDS.take(ragged(words.data, words.starts, words.lengths)).astype(np.int32)
-        starts = words.lengths.cumsum() - words.lengths
+        token, starts = BYTE_IDS.take(words.data).astype(np.int32), words.starts
         alive = np.ones(len(token), bool)  # a token stands where its first byte does
         due = np.full(len(token), NEVER, np.int32)  # the rank of a token and the one after it
         due[:-1] = self.ranks(token[:-1], token[1:])

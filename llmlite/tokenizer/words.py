@@ -3,7 +3,6 @@ Python object for each of two million would cost the time, so a word is a slice 
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -23,31 +22,22 @@ LONG = 64  # bytes; longer words are rare, and are compared one by one
 BATCH = 1 << 20  # characters that are cut into words at once: enough to hide a NumPy call's cost
 
 
-@dataclass(frozen=True)
 class Words:
-    """Word i is data[starts[i] : starts[i] + lengths[i]], in UTF-8."""
+    """Word i is data[starts[i] : starts[i] + lengths[i]], in UTF-8; each begins where the one
+    before it ends. starts, lengths: int64 (words,)."""
 
-    data: np.ndarray  # uint8 (bytes + PADDING,)
-    starts: np.ndarray  # int64 (words,)
-    lengths: np.ndarray  # int64 (words,)
+    def __init__(self, data: bytes, lengths: np.ndarray):
+        self.padded = np.frombuffer(data + bytes(PADDING), np.uint8)
+        self.data = self.padded[:-PADDING]
+        self.starts, self.lengths = lengths.cumsum() - lengths, lengths
 
     def __len__(self) -> int:
-        return len(self.starts)
-
-    @classmethod
-    def of(cls, data: bytes, lengths: np.ndarray) -> "Words":
-        """Words that lie one behind the other in `data`."""
-        padded = np.frombuffer(data + bytes(PADDING), np.uint8)
-        return cls(padded, lengths.cumsum() - lengths, lengths)
+        return len(self.lengths)
 
     @classmethod
     def join(cls, parts: list["Words"]) -> "Words":
-        """The words of all parts, one behind the other in a buffer of their own."""
-        data = b"".join(ragged(w.data, w.starts, w.lengths).tobytes() for w in parts)
-        return cls.of(data, np.concatenate([np.zeros(0, np.int64), *(w.lengths for w in parts)]))
-
-    def take(self, index: np.ndarray) -> "Words":
-        return Words(self.data, self.starts[index], self.lengths[index])
+        lengths = np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)])
+        return cls(b"".join(part.data for part in parts), lengths)
 
 
 def ragged(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -56,9 +46,6 @@ def ragged(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.nd
     index = np.repeat(starts - ends + lengths, lengths)
     index += np.arange(len(index))
     return values.take(index)
-
-
-# -- which character is what ----------------------------------------------------------------------
 
 
 @cache
@@ -95,9 +82,6 @@ def gpt2_pattern() -> re.Pattern:
     )
 
 
-# -- text → words ---------------------------------------------------------------------------------
-
-
 def cut(texts: list[str]) -> tuple[Words, np.ndarray]:
     """The words of all `texts`, as `gpt2_pattern().findall` gives them, and how many each has."""
     mark = END_CODE.to_bytes(4, "little")
@@ -117,16 +101,12 @@ def cut(texts: list[str]) -> tuple[Words, np.ndarray]:
     _keep_contractions(code, kind, begins)
     begins[marks] = True
 
-    # Bytes in UTF-8:
+    # Bytes in UTF-8, of which a mark has none and so is no word:
     width = (code > 0x7F).view(np.uint8) + (code > 0x7FF) + (code > 0xFFFF) + np.uint8(1)
     width[marks] = 0
-    offset = np.cumsum(width, dtype=np.int64)
-    at = np.flatnonzero(begins)
-    own = width.take(at)
-    starts = offset.take(at) - own
-    real = own > 0  # a mark is no word
-    data = np.frombuffer("".join(texts).encode() + bytes(PADDING), np.uint8)
-    words = Words(data, starts[real], np.diff(starts, append=starts[-1])[real])
+    lengths = np.add.reduceat(width, np.flatnonzero(begins), dtype=np.int64)
+    real = lengths > 0
+    words = Words("".join(texts).encode(), lengths[real])
     return words, np.diff(np.flatnonzero(~real)) - 1
 
 
@@ -154,8 +134,6 @@ def as_bytes(text: str, encoding: str = "utf-8") -> bytes:
             "Unicode text; decode your input with errors='replace' first."
         ) from None
 
-
-# -- long texts in pieces -------------------------------------------------------------------------
 
 # Where a text can be cut and keeps its words: GPT-2's pattern joins a blank or a line end to what
 # stands before it only if that is white space too.
@@ -185,45 +163,44 @@ def batches(texts: Iterable[str]) -> Iterator[tuple[list[str], list[int]]]:
         yield pieces, numbers
 
 
-# -- equal words ----------------------------------------------------------------------------------
-
-
 # All but the first n bytes of a number of eight, n from 0 to 8; 0xFF is no byte of UTF-8.
 _BEHIND = np.array([2**64 - 256**n for n in range(9)], np.uint64)
 
 
 def distinct(words: Words) -> tuple[Words, np.ndarray]:
-    """The words without repetitions, in a buffer of their own, and the number of each word among
-    them, int64 (words,)."""
+    """The words without repetitions, and the number of each word among them, int64 (words,)."""
     import pandas as pd  # takes a while, and a prompt does not need it
 
-    lengths, bytes_at = words.lengths, np.ndarray(len(words.data) - 7, "<u8", words.data, 0, 1)
+    starts, lengths = words.starts, words.lengths
+    bytes_at = np.ndarray(len(words.data) + 1, "<u8", words.padded, 0, 1)  # eight, from any byte
     # The first eight bytes as one number: of words that have no more, equal if the word is.
-    number, known = pd.factorize(bytes_at[words.starts] | _BEHIND.take(np.minimum(lengths, 8)))
+    number, known = pd.factorize(bytes_at[starts] | _BEHIND.take(np.minimum(lengths, 8)))
     n, longer = len(known), np.arange(len(words))
     # Then the next eight, of words that have them.
     for offset in range(8, min(LONG, lengths.max(initial=0)), 8):
         longer = longer[lengths.take(longer) > offset]
         inside = np.minimum(lengths.take(longer) - offset, 8)
-        lane, _ = pd.factorize(bytes_at[words.starts.take(longer) + offset] | _BEHIND[inside])
+        lane, _ = pd.factorize(bytes_at[starts.take(longer) + offset] | _BEHIND[inside])
         both, known = pd.factorize(number.take(longer) << 32 | lane)
         number[longer] = n + both
         n += len(known)
     seen: dict[bytes, int] = {}
     for i in np.flatnonzero(lengths > LONG):
-        word = words.data[words.starts[i] : words.starts[i] + lengths[i]].tobytes()
+        word = words.data[starts[i] : starts[i] + lengths[i]].tobytes()
         number[i] = n + seen.setdefault(word, len(seen))
     one = np.full(n + len(seen), -1)  # any word of each number; -1 where longer words left it
     one[number] = np.arange(len(words))
     used = one >= 0
-    return Words.join([words.take(one[used])]), (used.cumsum() - 1).take(number)
+    one = one[used]
+    data = ragged(words.data, starts[one], lengths[one]).tobytes()
+    return Words(data, lengths[one]), (used.cumsum() - 1).take(number)
 
 
-def tally(parts: Iterable[Words]) -> tuple[Words, np.ndarray]:
-    """The distinct words of all parts, and how often each occurs: int64 (words,)."""
+def tally(texts: Iterable[str]) -> tuple[Words, np.ndarray]:
+    """The distinct words of all texts, and how often each occurs: int64 (words,)."""
     found, counts = [], [np.zeros(0)]
-    for part in parts:
-        words, number = distinct(part)
+    for pieces, _ in batches(texts):
+        words, number = distinct(cut(pieces)[0])
         found.append(words)
         counts.append(np.bincount(number))
     words, number = distinct(Words.join(found))
