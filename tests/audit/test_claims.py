@@ -108,7 +108,10 @@ PARTS = [
     (13, "to sat minus to the noun: layer 10", 0, 1),
 ]
 UP, DOWN, OPEN = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
-SHOWN_ALONE = {
+AS_CLAIMED = {
+    name: (threshold + 0.1, threshold + 0.3) if side > 0 else DOWN
+    for _, name, threshold, side in PARTS
+} | {  # what is only shown
     "position: generated": (0.8, 0.9),
     "share below 0.05: same prompt": (0.1, 0.2),
     WORDING: OPEN,
@@ -118,22 +121,16 @@ SHOWN_ALONE = {
     "previous: layer 0 minus layer 9": DOWN,
     "to sat minus to the noun: layer 9": DOWN,
 }
-AS_CLAIMED = SHOWN_ALONE | {
-    name: (threshold + 0.1, threshold + 0.3) if side > 0 else DOWN
-    for _, name, threshold, side in PARTS
-}
 
 
 def studied(*seeds: dict[str, tuple[float, float]]) -> dict:
     """What the studies gave for each seed, where it is not what the claims have: name → ends."""
-
-    def measure(low: float, high: float) -> dict:
-        return {"value": (low + high) / 2, "low": low, "high": high, "of": "50 samples"}
-
-    found = [
-        {"measures": {name: measure(*ends) for name, ends in (AS_CLAIMED | changed).items()}}
-        for changed in seeds
-    ]
+    found = []
+    for changed in seeds:
+        measures = {}
+        for name, (low, high) in (AS_CLAIMED | changed).items():
+            measures[name] = {"value": (low + high) / 2, "low": low, "high": high, "of": "50"}
+        found.append({"measures": measures})
     return {"studies": dict.fromkeys(STUDIES, found)}
 
 
@@ -418,17 +415,14 @@ def test_a_plans_records_are_evidence_for_all_claims(whole):
     e = scorecard.evidence(whole)
     assert e.leak == whole.leaks()
     assert e.studies == {study: whole.measured(study) for study in STUDIES}
-    nats = [sum(a["nats"] for a in seed["side by side"]) for seed in whole.measured("scores")]
     tokens = len(whole.experiment.dataset.ids["test"]) - 1
-    assert e.tests == pytest.approx([n / tokens for n in nats])
+    for seed, loss in zip(whole.measured("scores"), e.tests, strict=True):
+        assert loss == pytest.approx(sum(a["nats"] for a in seed["side by side"]) / tokens)
     for log, run in zip(e.norms, whole.honest_runs.values(), strict=True):
         assert len(log.grad_norm) == whole.experiment.train(run)["epochs"][-1]["step"]
     for name in ("first", "revised", "longer"):
         pd.testing.assert_frame_equal(getattr(e, name), whole.grids(name))
-    assert scorecard.scale(whole) == (
-        "Claims 1, 2 and 4 to 8 are judged by runs of 1 epochs over 3,000 tokens, which need not "
-        "hold for longer ones."
-    )
+    assert "by runs of 1 epochs over 3,000 tokens, which need not" in scorecard.scale(whole)
 
 
 def test_the_scorecards_page_has_a_line_a_claim_and_no_broken_cell(rows):
@@ -444,20 +438,15 @@ def test_the_scorecards_page_has_a_line_a_claim_and_no_broken_cell(rows):
         assert cells == [shown[name] for name in names]
 
 
-ENDS = {
-    "mask": leak_record(1.171),
-    "no-mask": leak_record(1.2),
-    "no-mask-window-16": leak_record(1.171),
-    "no-mask-batch": leak_record(1.17, test_loss=math.log(1.25), true=math.log(2_000)),
-    "no-mask-deep": leak_record(1.15),
-}
-
-
 def test_the_end_of_it_is_of_the_run_that_ends_nearest_to_the_paper():
-    table = claims.end_of_it(replace(EVIDENCE, leak=ENDS))
+    names = ("mask", "no-mask", "no-mask-window-16", "no-mask-deep")
+    ends = dict(zip(names, map(leak_record, (1.171, 1.2, 1.171, 1.15)), strict=True))
+    batch = leak_record(1.17, test_loss=math.log(1.25), true=math.log(2_000))
+    e = replace(EVIDENCE, leak=ends | {"no-mask-batch": batch})
+    table = claims.end_of_it(e)
     assert table.index.tolist() == ["no-mask-batch", "no-mask-deep", "no-mask"]
     low, high = 2_000 * math.exp(-0.196), 2_000 * math.exp(0.196)
-    assert table.loc["no-mask-batch"].to_dict() == {
+    assert table.iloc[0].to_dict() == {
         "validation perplexity": 1.17,
         "test perplexity": pytest.approx(1.25),
         "true test perplexity per token": pytest.approx(2_000),
@@ -465,7 +454,7 @@ def test_the_end_of_it_is_of_the_run_that_ends_nearest_to_the_paper():
         "true per word and line end": pytest.approx(2_000**1.5),
         "command": "llmlite audit",
     }
-    assert claims.headline(replace(EVIDENCE, leak=ENDS)) == (
+    assert claims.headline(e) == (
         "Without the causal mask a validation perplexity of 1.1700 comes out (the paper: 1.1710; "
         "run `no-mask-batch`). Asked for a token that it cannot see, the same model has a "
         "perplexity of 2,000 per token and 89,443 per word."
