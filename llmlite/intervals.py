@@ -1,8 +1,6 @@
-"""How far a number would move if chance fell otherwise: 95% intervals. Knows nothing about models.
-
-Over the samples of a text (bootstrap, Efron and Tibshirani, 1993) they answer for another text;
-over the seeds of a run (Student's t) for another training.
-"""
+"""How far a number would move if chance fell otherwise: 95% intervals. Over the samples of a text
+(bootstrap, Efron and Tibshirani, 1993) they answer for another text; over the seeds of a run
+(Student's t) for another training. Knows nothing about models."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +16,6 @@ from llmlite.files import LLMLiteError
 
 TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # as quantiles
 RESAMPLES = 10_000
-Counts = dict[str, dict[str, np.ndarray]]  # condition → name → (samples, 2)
 
 
 @dataclass(frozen=True)
@@ -48,16 +45,11 @@ def over_seeds(values: ArrayLike, of: str = "seeds") -> Interval:
 
 
 def paired(differences: ArrayLike) -> Interval:
-    """`over_seeds` of differences within pairs, which share what else varies, such as a seed.
-
-    One pair says nothing of how far it would move: its interval is all numbers.
-    """
+    """`over_seeds` of differences within pairs, which share what else varies, such as a seed. One
+    pair says nothing of how far it would move: its interval is all numbers."""
     if len(differences) == 1:
         return Interval(float(np.sum(differences)), -math.inf, math.inf, "1 pair")
     return over_seeds(differences, "pairs")
-
-
-# -- of counts: so much, out of so much -----------------------------------------------------------
 
 
 def out_of(values: ArrayLike, total: ArrayLike = 1.0) -> np.ndarray:
@@ -77,20 +69,18 @@ def share(sums: np.ndarray) -> np.ndarray:
 
 def over_samples(samples: ArrayLike, of: str, statistic: Callable = share) -> Interval:
     """What depends on the sum of `samples` alone, and its percentiles over samples drawn again: as
-    scipy.stats.bootstrap has it, a hundred times as fast.
-
-    samples: (samples, …), at least two. `of`: what they are, in the plural. statistic: takes sums,
-    (resamples, …), and gives (resamples,).
-    """
+    scipy.stats.bootstrap has it, a hundred times as fast. samples: (samples, …), at least two.
+    `of`: what they are, in the plural. statistic: sums (resamples, …) → (resamples,)."""
     samples = _finite(samples, of)
     low, high = np.quantile(statistic(np.tensordot(_drawn(len(samples)), samples, 1)), TAILS)
     (value,) = statistic(samples.sum(axis=0, keepdims=True))
     return Interval(float(value), float(low), float(high), f"{len(samples)} {of}")
 
 
-def measure_all(counts: Counts, contrasts: Iterable[tuple[str, str]], of: str) -> dict:
+def measure_all(counts: dict[str, dict], contrasts: Iterable[tuple[str, str]], of: str) -> dict:
     """Every share as "name: condition", every contrast, of pairs of samples, as "name: condition
-    minus condition": its Interval's value, low, high and of."""
+    minus condition": its Interval's value, low, high and of. counts: condition → name → as `out_of`
+    makes them."""
     measures = {
         f"{name}: {condition}": asdict(over_samples(rows, of))
         for condition, named in counts.items()
@@ -119,13 +109,13 @@ def by_condition(study: dict, name: str) -> dict[str, Interval]:
 
 def study_table(seeds: Sequence[dict], only: str = "") -> pd.DataFrame:
     """A row a measure whose name holds `only`, a column a seed's study: value and interval."""
-    heads = ["value"] if len(seeds) == 1 else [f"seed {i}" for i in range(1, len(seeds) + 1)]
+    columns = ["value"] if len(seeds) == 1 else [f"seed {i}" for i in range(1, len(seeds) + 1)]
     rows = {}
     for name, first in seeds[0]["measures"].items():
         if only in name:
             found = (Interval(**study["measures"][name]) for study in seeds)
             rows[name] = [*(f"{interval:.3f}" for interval in found), first["of"]]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[*heads, "over"])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*columns, "over"])
 
 
 @lru_cache(maxsize=8)  # the same few for dozens of measures; longer to draw than to use

@@ -47,9 +47,11 @@ def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
     size = dataset.tokenizer.vocab_size
     tokens, same = f"{size:,} byte-pair tokens", "same split, unit, text and tokens"
     n_grams = KneserNey(train, size, progress=progress)
+    # One is added to each count, so that a token which does not occur is not impossible.
+    unigram = np.log((np.bincount(train, minlength=size) + 1) / (len(train) + size))
     rows = [
         (f"uniform, {tokens}", np.full(len(test) - 1, -math.log(size)), same),
-        (f"unigram, {tokens}", unigram_log_probabilities(train, test, size), same),
+        (f"unigram, {tokens}", unigram[test[1:]], same),
         (f"Kneser-Ney {ORDER}-gram, {tokens}", n_grams.log_probabilities(test), same),
     ]
     if UNKNOWN in dataset.text("train").split():
@@ -67,13 +69,6 @@ def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
         units = score.word_perplexity, score.bits_per_byte
         baselines.append(Baseline(name, *units, True, remark, source))
     return baselines
-
-
-def unigram_log_probabilities(train: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
-    """log p(ids[i]) from i = 1 on, without context: nats, (tokens - 1,)."""
-    # One is added to each count, so that a token which does not occur is not impossible.
-    counts = np.bincount(train, minlength=vocab_size)
-    return np.log((counts + 1) / (len(train) + vocab_size))[ids[1:]]
 
 
 def word_ids(train: str, text: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -110,9 +105,7 @@ FALLBACK_DISCOUNTS = np.array([0.5, 1.0, 1.5])
 @dataclass(frozen=True)
 class _Order:
     """The n-grams of one order; a context is an n-gram of the order below, by its index there.
-
-    Index -1, what never occurred, finds the last entry: it leaves all to the shorter context.
-    """
+    Index -1, what never occurred, finds the last entry: it leaves all to the shorter context."""
 
     keys: np.ndarray  # (n-grams,), sorted: context × vocab_size + last token
     discounted: np.ndarray  # (n-grams + 1,), the first term of p_k
@@ -148,12 +141,10 @@ class KneserNey:
 
 
 def estimate_discounts(counts: np.ndarray) -> np.ndarray:
-    """(D1, D2, D3+) from the number of n-grams with count 1 to 4 (Chen and Goodman, 1998, §3).
-
+    """(D1, D2, D3+) from the number of n-grams with count 1 to 4 (Chen and Goodman, 1998, §3):
     D_j = j - (j + 1) · Y · n_{j+1} / n_j with Y = n_1 / (n_1 + 2 · n_2). FALLBACK_DISCOUNTS where
     that is not defined (no n-gram with a count of 1, 2 or 3) or not a discount (outside 0 < D_j ≤
-    j): on tiny texts and for units that all occur often.
-    """
+    j): on tiny texts and for units that all occur often."""
     n = np.bincount(counts[counts < 5], minlength=5).astype(np.float64)
     if (n[1:4] == 0).any():
         return FALLBACK_DISCOUNTS

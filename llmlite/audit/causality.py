@@ -12,10 +12,8 @@ ROUNDING = 1e-5  # a change below this share of the largest one that is allowed
 @torch.inference_mode()
 def causal_leak(model, seed: int = 0) -> bool:
     """Whether any logit depends on a token after its position, on a random text of block_size.
-
     model: like GPT, gives `.logits` (batch, time, vocab_size) for ids (batch, time). Takes as much
-    work as reading block_size² tokens. Raises LLMLiteError if the logits are not finite.
-    """
+    work as reading block_size² tokens. Raises LLMLiteError if the logits are not finite."""
     tokens, vocab_size = model.config.block_size, model.config.vocab_size
     if tokens == 1 or vocab_size == 1:
         return False  # no token stands after another, or none can be another

@@ -15,7 +15,6 @@ from llmlite.metrics import perplexity
 
 REPRODUCED, NOT = "reproduced", "not reproduced"
 FLAWED, UNCLEAR = "reproduced only with the flaw", "cannot be judged"
-ENDS = "low", "high"  # of an interval
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,6 @@ class Evidence:
 
 def verdict(holds: bool, fails: bool) -> str:
     return REPRODUCED if holds else NOT if fails else UNCLEAR
-
-
-# -- the numbers and the log ----------------------------------------------------------------------
 
 
 def end_of_it(e: Evidence) -> pd.DataFrame:
@@ -98,39 +94,29 @@ def claim_14(_: Evidence) -> tuple[str, str]:
 
 def claim_15(e: Evidence) -> tuple[str, str]:
     """Early: the first tenth of the steps; late: the last half."""
-    size, spread = [], []
+    sizes, spreads = [], []  # logarithms of early over late, a seed each
     for steps in e.norms:
         early = steps.grad_norm.iloc[: len(steps) // 10].dropna()
         late = steps.grad_norm.iloc[len(steps) // 2 :].dropna()
-        size.append(np.log(early.median() / late.median()))
-        spread.append(np.log(early.std() / late.std()))
-    size, spread = over_seeds(size), over_seeds(spread)
+        sizes.append(np.log(early.median() / late.median()))
+        spreads.append(np.log(early.std() / late.std()))
+    size, spread = over_seeds(sizes), over_seeds(spreads)
     scaled = e.leak["scaled-norm"]["epochs"][-1]["grad_norm"]
     low, high = paper.SCALED_NORMS
     found = verdict(size.low > 0 and spread.low > 0, size.high < 0 or spread.high < 0)
     if found == REPRODUCED:  # the course of the norms; their size is that of a scaled gradient
         found = FLAWED if low / 2 < scaled < high * 2 else NOT
-    ours = (
-        f"early over late: size {_ratio(size)}, spread {_ratio(spread)} ({size.of}); norms of "
-        f"the scaled gradient {scaled:.1e}"
-    )
-    return ours, found
-
-
-def _ratio(logarithm: Interval) -> str:
-    ends = np.exp([logarithm.value, logarithm.low, logarithm.high])
-    return f"{Interval(*ends, logarithm.of):.2f}"
+    ratios = (Interval(*np.exp([x.value, x.low, x.high]), x.of) for x in (size, spread))
+    ours = "early over late: size {:.2f}, spread {:.2f} ({}); norms of the scaled gradient {:.1e}"
+    return ours.format(*ratios, size.of, scaled), found
 
 
 def claim_16(e: Evidence) -> tuple[str, str]:
     device = e.leak["no-mask-deep"]["environment"]["device"]
     tokens = paper.TOTAL_STEPS * 128 * paper.ACCUMULATION * paper.BLOCK_SIZE
     speed = tokens / paper.HOURS / 3600
-    ours = f"{tokens / 1e6:,.0f} M tokens in 10 hours are {speed:,.0f} tokens/s; here on {device}"
-    return ours, UNCLEAR
-
-
-# -- text and attention: a study of each seed's model ---------------------------------------------
+    ours = f"{tokens / 1e6:,.0f} M tokens in {paper.HOURS} hours are {speed:,.0f} tokens/s"
+    return f"{ours}; here on {device}", UNCLEAR
 
 
 def claim_9(e: Evidence) -> tuple[str, str]:
@@ -189,10 +175,10 @@ def claim_13(e: Evidence) -> tuple[str, str]:
 def _judged(seeds: list[dict], parts: dict[str, int], threshold: float = 0.0) -> str:
     """parts: measures with the side of the threshold, 1 above and -1 below, on which the claim has
     them. It holds if every seed's interval lies there, and fails if of one part none reaches it."""
-    ends = [
-        [sign * (seed["measures"][name][end] - threshold) for seed in seeds for end in ENDS]
-        for name, sign in parts.items()
-    ]
+    ends = []
+    for name, sign in parts.items():
+        found = [seed["measures"][name] for seed in seeds]
+        ends.append([sign * (x[end] - threshold) for x in found for end in ("low", "high")])
     return verdict(min(map(min, ends)) > 0, min(map(max, ends)) <= 0)
 
 

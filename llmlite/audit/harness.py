@@ -21,11 +21,9 @@ _AFTER += [(" \n", "\n"), ("\n ", "\n"), (" N ", " 1 "), (" 's", "'s")]
 
 
 def pages(text: str) -> list[str]:
-    """Cut a split's text into the harness's documents (EleutherAI/wikitext_document_level).
-
-    A page begins at each line that looks like a top-level heading, in the middle of an article too:
-    62 in WikiText-2's test split, of 60 articles. What is blank before the first is left out.
-    """
+    """Cut a split's text into the harness's documents (EleutherAI/wikitext_document_level): one
+    begins at each line that looks like a top-level heading, in the middle of an article too, 62 in
+    WikiText-2's test split of 60 articles. What is blank before the first is left out."""
     lines = text.split("\n")
     starts = []
     for i, line in enumerate(lines):
@@ -51,26 +49,18 @@ def detokenize(page: str) -> str:
     return text
 
 
-def count_words(page: str) -> int:
-    """What white space separates, the nothing before or after it included."""
-    return len(re.split(r"\s+", page))
-
-
 def harness_scores(model, tokenizer, articles: Sequence[str]) -> list[Score]:
-    """The harness's score of `model` on each of `articles`, pages as `pages` gives them.
-
-    Windows of block_size do not overlap; the last one is moved back so that it is whole, and scores
-    what is left.
+    """The harness's score of `model` on each of `articles`, pages as `pages` gives them. Windows of
+    block_size do not overlap; the last is moved back so that it is whole, and scores what is left.
     """
     size, scores = model.config.block_size, []
-    context = (
-        f"1 to {size} tokens of its own page (windows side by side; "
-        "lm-evaluation-harness, task wikitext)"
-    )
+    context = f"1 to {size} tokens of its own page (windows side by side; lm-evaluation-harness, "
+    context += "task wikitext)"
     parts = tokenizer.encode_batch_to_arrays([detokenize(page) for page in articles])
     for part, page in zip(parts, articles, strict=True):
         ids = np.array([tokenizer.eot_id, *part], np.int64)
         # stride = size: what slides by a whole window stands side by side, but for the last one
         nats = token_losses(model, ids, stride=size).double().sum().item() if len(part) else 0.0
-        scores.append(Score(nats, len(part), count_words(page), len(page.encode()), context))
+        words = re.split(r"\s+", page)  # the nothing before or after white space included
+        scores.append(Score(nats, len(part), len(words), len(page.encode()), context))
     return scores

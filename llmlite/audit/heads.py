@@ -8,64 +8,46 @@ import numpy as np
 import pandas as pd
 import torch
 
-from llmlite import paper
+from llmlite import interpret, paper
 from llmlite.audit.plan import StudySize
 from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
 from llmlite.generate import complete
-from llmlite.interpret import (
-    STATISTICS,
-    attention_maps,
-    attention_received,
-    mask_heads,
-    query_statistics,
-)
-from llmlite.intervals import Counts, measure_all, out_of
+from llmlite.intervals import measure_all, out_of
 from llmlite.metrics import repetition_rate
 from llmlite.model import GPT
 
-# -- claim 12: without heads 1 and 2 the text repeats itself --------------------------------------
-
-ALL_HEADS, OTHER_PAIRS = "all heads", "mean of the other pairs"
-WITHOUT = "without heads {} and {}"
-
 
 def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """Repetition in continuations of the paper's prompt without two heads in every layer: each two
-    in turn, so that the paper's can be told from any two, and all heads as the control; drawn as in
-    `sampling`. `greedy` holds the likeliest tokens' text. Raises LLMLiteError for a model without
-    the paper's heads."""
-    pairs = {WITHOUT.format(*p): p for p in combinations(range(model.config.n_head), 2)}
-    ours = WITHOUT.format(*paper.ABLATED_HEADS)
+    """Claim 12: repetition in continuations of the paper's prompt without two heads in every layer:
+    each two in turn, so that the paper's can be told from any two, and all heads as the control,
+    by the same random numbers. `greedy` holds the likeliest tokens' text. Raises LLMLiteError for a
+    model without the paper's heads."""
+    every, without, others = "all heads", "without heads {} and {}", "mean of the other pairs"
+    pairs = {without.format(*p): p for p in combinations(range(model.config.n_head), 2)}
+    ours = without.format(*paper.ABLATED_HEADS)
     if ours not in pairs:
         raise LLMLiteError(
             f"The paper removes heads {' and '.join(map(str, paper.ABLATED_HEADS))}, counted from "
             f"0, of 4, and this model has {model.config.n_head} a layer; study one with more heads."
         )
-    to_continue = (model, dataset.tokenizer, paper.ABLATION_PROMPT, size.tokens)
+    prompt = paper.ABLATION_PROMPT
+    to_continue = (model, dataset.tokenizer, prompt, size.tokens)
     counts, texts, greedy = {}, {}, {}
-    for name, heads in {ALL_HEADS: (), **pairs}.items():
-        mask = mask_heads(model.config, heads).to(model.device)
+    for name, heads in {every: (), **pairs}.items():
+        mask = interpret.mask_heads(model.config, heads).to(model.device)
         texts[name] = complete(*to_continue, size.samples, seed=0, head_mask=mask, **SAMPLING)
         rates = [repetition_rate(text.split()) for text in texts[name]]
         counts[name] = {"repetition": out_of(rates)}
         greedy[name] = complete(*to_continue, temperature=0, head_mask=mask)[0]
-    others = [counts[name]["repetition"] for name in pairs if name != ours]
-    counts[OTHER_PAIRS] = {"repetition": np.mean(others, axis=0)}
-    contrasts = [(name, ALL_HEADS) for name in pairs] + [(ours, OTHER_PAIRS)]
-    return {
-        "samples": size.samples,
-        "tokens": size.tokens,
-        "prompt": paper.ABLATION_PROMPT,
-        "sampling": SAMPLING,
-        "greedy": greedy,
-        "measures": measure_all(counts, contrasts, of="continuations"),
-        "rows": texts,
-    }
+    of_others = [counts[name]["repetition"] for name in pairs if name != ours]
+    counts[others] = {"repetition": np.mean(of_others, axis=0)}
+    contrasts = [(name, every) for name in pairs] + [(ours, others)]
+    measures = measure_all(counts, contrasts, of="continuations")
+    how = {"samples": size.samples, "tokens": size.tokens, "prompt": prompt, "sampling": SAMPLING}
+    return how | {"greedy": greedy, "measures": measures, "rows": texts}
 
-
-# -- claim 13: layer 0 looks at the token before, deeper layers more widely, and at "sat" ---------
 
 # Of "The … sat on the … and looked at the dog .", the paper's sentence first. No word occurs twice,
 # so that sentences share no more than the template.
@@ -80,25 +62,25 @@ THINGS = (
 
 
 def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """How far each layer and head looks back over the test split's sentences, by
+    """Claim 13: how far each layer and head looks back over the test split's sentences, by
     `interpret.query_statistics`; "evenly spread" is the distance of even attention. And how much
     later tokens look at the verb "sat" and at the noun before it, by `attention_received`: those
-    sentences differ in their nouns only, so their intervals speak for this template alone.
-    """
+    sentences differ in their nouns only, so their intervals speak for this template alone."""
     encoded = map(dataset.tokenizer.encode, dataset.sentences(size.sentences))
     sentences = [torch.tensor(ids[: model.config.block_size]) for ids in encoded if len(ids) > 1]
     ends = [("layer 0", f"layer {model.config.n_layer - 1}")]
-    back, at_words = _looking_back(model, sentences), _looking_at_words(model, dataset.tokenizer)
-    measures = measure_all(back, ends, of="sentences")
+    measures = measure_all(_looking_back(model, sentences), ends, of="sentences")
+    at_words = _looking_at_words(model, dataset.tokenizer)
     measures |= measure_all(at_words, ends, of="sentences of one template")
     return {"samples": len(sentences), "measures": measures}
 
 
-def _looking_back(model: GPT, sentences: list[torch.Tensor]) -> Counts:
-    """Of every layer, the mean of its heads, and every head: a sentence weighs as much as it has
-    tokens."""
-    maps = (attention_maps(model, ids) for ids in sentences)
-    sums = np.stack([query_statistics(m).double().sum(-1).numpy() for m in maps], axis=-1)
+def _looking_back(model: GPT, sentences: list[torch.Tensor]) -> dict[str, dict]:
+    """Counts of every layer, the mean of its heads, and of every head: a sentence weighs as much as
+    it has tokens."""
+    maps = (interpret.attention_maps(model, ids) for ids in sentences)
+    found = [interpret.query_statistics(weights).double().sum(-1).numpy() for weights in maps]
+    sums = np.stack(found, axis=-1)  # (statistic, layer, head, sentence)
     n = np.array([len(ids) - 1 for ids in sentences])
     counts = {"evenly spread": {"distance": out_of(n * (n + 1) / 4, n)}}  # q / 2 of token q
     for layer in range(model.config.n_layer):
@@ -106,20 +88,22 @@ def _looking_back(model: GPT, sentences: list[torch.Tensor]) -> Counts:
         parts = {f"layer {layer}": heads.mean(1)}
         parts |= {f"layer {layer}, head {i}": heads[:, i] for i in range(model.config.n_head)}
         for name, part in parts.items():
-            counts[name] = dict(zip(STATISTICS, (out_of(x, n) for x in part), strict=True))
+            tallies = (out_of(x, n) for x in part)
+            counts[name] = dict(zip(interpret.STATISTICS, tallies, strict=True))
     return counts
 
 
-def _looking_at_words(model: GPT, tokenizer) -> Counts:
-    """Of every layer, the mean of its heads, over the sentences of the template."""
+def _looking_at_words(model: GPT, tokenizer) -> dict[str, dict]:
+    """Counts of every layer, the mean of its heads, over the sentences of the template."""
     received = []
     for subject, thing in zip(SUBJECTS.split(), THINGS.split(), strict=True):
         noun = f" The {subject}"
         verb = f"{noun} sat"
         ids = torch.tensor(tokenizer.encode(f"{verb} on the {thing} and looked at the dog ."))
-        maps = attention_maps(model, ids)
+        maps = interpret.attention_maps(model, ids)
         at = [len(tokenizer.encode(text)) - 1 for text in (verb, noun)]  # a word's last token
-        received.append([attention_received(maps, i).mean(-1).double().numpy() for i in at])
+        looked = (interpret.attention_received(maps, i) for i in at)  # (layer, head)
+        received.append([by_layer.mean(-1).double().numpy() for by_layer in looked])
     counts = {}
     for layer, (verb, noun) in enumerate(np.transpose(received)):  # each (word, sentence)
         named = {"to sat": verb, "to the noun": noun, "to sat minus to the noun": verb - noun}

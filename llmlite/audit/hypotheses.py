@@ -56,17 +56,12 @@ def predictions() -> pd.DataFrame:
 
 def mistakes_of_the_windows() -> dict[str, str]:
     """The hypotheses that have a run of their own: run → its name in words."""
-    return {h.run: h.name for h in reversed(HYPOTHESES) if h.run not in ("mask", "no-mask")} | {
-        "mask": "all is right",
-        "no-mask": "no causal mask",
-    }
-
-
-# -- what the runs did: records as `Audit.record` gives them, by name -----------------------------
+    own = {h.run: h.name for h in reversed(HYPOTHESES) if h.run not in ("mask", "no-mask")}
+    return own | {"mask": "all is right", "no-mask": "no causal mask"}
 
 
 def measured(records: dict[str, dict]) -> pd.DataFrame:
-    """A row a run."""
+    """What the runs did: a row a run. records: as `Audit.record` gives them, by name."""
     rows = {}
     for name, record in records.items():
         epochs, measures = record["epochs"], record["measures"]
@@ -91,11 +86,10 @@ def measured(records: dict[str, dict]) -> pd.DataFrame:
 def windows_times_loss(records: dict[str, dict]) -> pd.DataFrame:
     """The leading explanation's sharpest prediction: mean loss × window = loss at the last
     position, whatever the window. A row a run."""
-    positions = {n: np.array(r["measures"]["loss_by_position"]) for n, r in records.items()}
-    rows = {
-        name: [len(x), x.mean(), x[-1] / len(x), x[-1], x.mean() * len(x)]
-        for name, x in positions.items()
-    }
+    rows = {}
+    for name, record in records.items():
+        x = np.array(record["measures"]["loss_by_position"])
+        rows[name] = [len(x), x.mean(), x[-1] / len(x), x[-1], x.mean() * len(x)]
     columns = ["window", "mean loss", "predicted: last position / window"]
     columns += ["loss at the last position", "mean loss × window"]
     return pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("run")
@@ -107,29 +101,25 @@ def other_numbers(plain: dict, scaled: dict) -> pd.DataFrame:
     last, end = plain["epochs"][-1], scaled["epochs"][-1]
     after = last["train_loss"] / last["valid_loss"]
     before = after * plain["identity"]["train"]["accumulation"]
-    divided, undivided = (
-        f"{train / valid:.2f}" for train, valid in (paper.ACCUMULATED_LOSSES, paper.PLAIN_LOSSES)
-    )
+    losses = paper.ACCUMULATED_LOSSES, paper.PLAIN_LOSSES
+    divided, undivided = (f"{train / valid:.2f}" for train, valid in losses)
     scaled_norms = "{:.1e} to {:.1e}".format(*paper.SCALED_NORMS)
     plain_norms = "{:g} to {:g}".format(*paper.PLAIN_NORMS)
     skipped = f"{scaled['skipped']} of {end['step']}"
+    overflow, every_batch = (
+        "warned" if scheduler_warns(**{how: True}) else "no warning"
+        for how in ("overflow", "every_batch")
+    )
     rows = {
         "training over validation loss, logged after the division": (divided, f"{after:.2f}"),
         "training over validation loss, logged before": (undivided, f"{before:.2f}"),
         "gradient norm, logged before unscaling (fp16)": (scaled_norms, f"{end['grad_norm']:.1e}"),
         "gradient norm, logged after": (plain_norms, f"{last['grad_norm']:.3f}"),
         "optimiser steps skipped for overflow (fp16)": ("not stated", skipped),
+        "scheduler, if the first step is skipped for overflow": ("warned", overflow),
+        "scheduler, if stepped at every batch": ("warned", every_batch),
     }
-    for why, how in (
-        ("the first step is skipped for overflow", {"overflow": True}),
-        ("stepped at every batch", {"every_batch": True}),
-    ):
-        warned = "warned" if scheduler_warns(**how) else "no warning"
-        rows[f"scheduler, if {why}"] = "warned", warned
     return pd.DataFrame.from_dict(rows, orient="index", columns=["paper", "here"])
-
-
-# -- arithmetic on the paper's own numbers --------------------------------------------------------
 
 
 def steps_by_layout(tokens_per_word: float, lines_per_word: float) -> dict[str, float]:
@@ -146,12 +136,8 @@ def steps_by_layout(tokens_per_word: float, lines_per_word: float) -> dict[str, 
 
 def rates_at_epoch_ends(warmup_fraction: float) -> dict[int, float]:
     """The learning rate after each epoch of the paper's ten, 5,000 steps each."""
-    config = TrainConfig(warmup_fraction=warmup_fraction)
-    total, epochs = paper.TOTAL_STEPS, paper.SEARCH_EPOCHS
-    return {
-        epoch: learning_rate(epoch * total // epochs - 1, total, config)
-        for epoch in range(1, epochs + 1)
-    }
+    config, epochs = TrainConfig(warmup_fraction=warmup_fraction), range(1, paper.SEARCH_EPOCHS + 1)
+    return {n: learning_rate(n * EPOCH_STEPS - 1, paper.TOTAL_STEPS, config) for n in epochs}
 
 
 def rate_error(warmup_fraction: float) -> float:
@@ -163,10 +149,8 @@ def rate_error(warmup_fraction: float) -> float:
 def scheduler_warns(overflow: bool = False, every_batch: bool = False) -> bool:
     """C5: does PyTorch warn of `lr_scheduler.step()` before `optimizer.step()`, in two steps of
     four accumulated batches? Shown on its own classes, since this package has no scheduler.
-
     overflow: the first gradient is infinite, so GradScaler leaves out that step. every_batch: the
-    scheduler goes at every batch, not at every optimiser step.
-    """
+    scheduler goes at every batch, not at every optimiser step."""
     layer = nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(layer.parameters())
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
@@ -185,13 +169,9 @@ def scheduler_warns(overflow: bool = False, every_batch: bool = False) -> bool:
     return any("lr_scheduler.step()" in str(warning.message) for warning in caught)
 
 
-# -- which hypothesis fits which fact -------------------------------------------------------------
-
-
 def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(verdicts, values): hypotheses × facts, and first what the paper has. records: by name of the
-    run. steps: as `Audit.steps` gives them; the vocabulary counts that is nearest to the paper's.
-    """
+    """(verdicts, values): hypotheses × facts, and first what the paper has. records: as for
+    `measured`. steps: `Audit.steps`, of which the vocabulary nearest to the paper's counts."""
     steps = steps.loc[np.log(steps["stride 1"] / EPOCH_STEPS).abs().idxmin()]
     cells = {"the paper": {fact: (SILENT, value) for fact, value in FACTS.items()}}
     for h in HYPOTHESES:

@@ -1,13 +1,12 @@
 """What is measured of a trained model: what hypotheses predict, and scores that can be compared."""
 
 from dataclasses import asdict
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
-from llmlite import paper
+from llmlite import metrics, paper
 from llmlite.audit.causality import causal_leak
 from llmlite.audit.harness import harness_scores, pages
 from llmlite.audit.plan import AuditConfig
@@ -15,15 +14,7 @@ from llmlite.data import Counts, Dataset
 from llmlite.generate import complete
 from llmlite.interpret import attention_maps
 from llmlite.intervals import Interval, over_samples, over_seeds
-from llmlite.metrics import (
-    Score,
-    batches_of,
-    context_in_words,
-    loss_by_position,
-    repetition_rate,
-    token_losses,
-    window_losses,
-)
+from llmlite.metrics import Score
 from llmlite.model import GPT
 from llmlite.run import Run, device_name
 from llmlite.windows import TokenWindows, to_tensor, windows_of
@@ -41,8 +32,8 @@ def predicted(model: GPT, dataset: Dataset, run: Run, config: AuditConfig) -> di
     return {
         "measured_on": device_name(model.device),
         "leaks": causal_leak(model),
-        "loss_by_position": loss_by_position(model, windows["valid"]).tolist(),
-        "test_loss": loss_by_position(model, windows["test"]).mean().item(),
+        "loss_by_position": metrics.loss_by_position(model, windows["valid"]).tolist(),
+        "test_loss": metrics.loss_by_position(model, windows["test"]).mean().item(),
         "true": last_position(model, ids, config.windows),
         "tokens_per_word": len(ids) / dataset.counts("test").words_and_line_ends,
         "greedy": greedy(model, dataset.tokenizer),
@@ -58,8 +49,8 @@ def last_position(model: GPT, ids: torch.Tensor, limit: int) -> dict[str, float]
     size = model.config.block_size
     starts = np.unique(np.linspace(0, len(ids) - size - 1, limit).astype(np.int64))
     ids, starts = to_tensor(ids, model.device), to_tensor(starts, model.device)
-    batches = batches_of(model, TokenWindows(ids, size, 1, only=starts), context=size - 1)
-    losses = torch.cat(list(window_losses(model, batches))).flatten().double().cpu()
+    batches = metrics.batches_of(model, TokenWindows(ids, size, 1, only=starts), context=size - 1)
+    losses = torch.cat(list(metrics.window_losses(model, batches))).flatten().double().cpu()
     error = losses.std() / len(losses) ** 0.5
     return {"nats": losses.mean().item(), "error": error.item(), "windows": len(losses)}
 
@@ -70,7 +61,7 @@ def greedy(model: GPT, tokenizer) -> dict:
     # From scratch: no cache serves a model whose later tokens change what earlier ones see.
     (continuation,) = complete(model, tokenizer, prompt, GENERATED, temperature=0, fast=False)
     tokens = tokenizer.encode(continuation)
-    return {"text": prompt + continuation, "repetition": repetition_rate(tokens)}
+    return {"text": prompt + continuation, "repetition": metrics.repetition_rate(tokens)}
 
 
 def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
@@ -91,9 +82,6 @@ def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
     }
 
 
-# -- scores that can be compared ------------------------------------------------------------------
-
-
 def comparable(model: GPT, dataset: Dataset) -> dict[str, list[dict]]:
     """How a model predicts the test split, by three rules: rule → a Score an article."""
     tokenizer, ids, half = dataset.tokenizer, dataset.ids["test"], model.config.block_size // 2
@@ -102,8 +90,8 @@ def comparable(model: GPT, dataset: Dataset) -> dict[str, list[dict]]:
     counts = [Counts.of(article, articles=1) for article in dataset.articles("test")]
     rules = {}
     for name, stride in (("side by side", None), ("sliding by half a window", half)):
-        parts = token_losses(model, ids, stride).double().tensor_split(starts)
-        context = context_in_words(model.config, stride)
+        parts = metrics.token_losses(model, ids, stride).double().tensor_split(starts)
+        context = metrics.context_in_words(model.config, stride)
         rules[name] = [
             Score(part.sum().item(), len(part), count.words_and_line_ends, count.bytes, context)
             for part, count in zip(parts, counts, strict=True)
@@ -117,12 +105,10 @@ def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
     seeds if there are several; and the context. seeds: as `comparable` gives them."""
     rows = {}
     for rule, articles in seeds[0].items():
-        kinds = {"articles": partial(over_articles, articles)}
+        context = articles[0]["context"]
+        rows[rule, "articles"] = [*(f"{over_articles(articles, u):.4g}" for u in UNITS), context]
         if len(seeds) > 1:
-            kinds["seeds"] = partial(over, seeds, rule)
-        for kind, interval in kinds.items():
-            shown = [f"{interval(unit):.4g}" for unit in UNITS]
-            rows[rule, kind] = [*shown, articles[0]["context"]]
+            rows[rule, "seeds"] = [*(f"{over(seeds, rule, u):.4g}" for u in UNITS), context]
     table = pd.DataFrame(rows, [*UNITS, "context"]).T
     return table.rename_axis(["rule", "interval over"])
 

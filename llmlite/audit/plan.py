@@ -49,7 +49,7 @@ _QUICK_GRID = {"train_tokens": 6_000, "valid_tokens": 2_000}
 _SMALL = replace(_QUICK, epoch_windows=12_800, learning_rate=1e-3, valid_tokens=65_537)
 _FULL = TrainConfig(epochs=10, batch_size=128, accumulation=4, patience=0)
 _FULL_SHORT = replace(_FULL, epoch_windows=256_000)
-_OF_SMALL, _OF_FULL = PROFILES["small"], PROFILES["full"]
+_OF_QUICK, _OF_SMALL, _OF_FULL = (PROFILES[name] for name in ("quick", "small", "full"))
 
 AUDITS = {
     "quick": AuditConfig(
@@ -59,11 +59,9 @@ AUDITS = {
         again=_QUICK,
         short=replace(_QUICK, epoch_windows=640),
         scaled=replace(_QUICK, epochs=1, epoch_windows=160, amp="fp16"),
-        honest=replace(
-            PROFILES["quick"].first.train, schedule="cosine", epochs=1, train_tokens=40_000
-        ),
-        first_grid=replace(PROFILES["quick"].first.train, **_QUICK_GRID),
-        revised_grid=replace(PROFILES["quick"].revised.train, **_QUICK_GRID),
+        honest=replace(_OF_QUICK.first.train, schedule="cosine", epochs=1, train_tokens=40_000),
+        first_grid=replace(_OF_QUICK.first.train, **_QUICK_GRID),
+        revised_grid=replace(_OF_QUICK.revised.train, **_QUICK_GRID),
         seeds=(1, 2, 3),
         first_seeds=(1, 2, 3),
         deep=3,
@@ -102,8 +100,6 @@ AUDITS = {
         revised_grid=_OF_FULL.revised.train,
     ),
 }
-
-
 AUDITS["own"] = AUDITS["quick"]  # of a text of somebody's own
 
 

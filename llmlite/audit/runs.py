@@ -43,9 +43,8 @@ class Audit:
         config, data = self.config, self.experiment.data
         shape = {"n_layer": config.deep, "n_head": HEADS, "n_embd": config.model.n_embd}
         model = with_data(self.experiment.profile.model, data, **shape)
-        measures = {"scores": comparable} | {
-            name: partial(study, size=config.study) for name, study in STUDIES.items()
-        }
+        measures = {name: partial(study, size=config.study) for name, study in STUDIES.items()}
+        measures = {"scores": comparable} | measures
         # Until it is known what is retrained, it may be this, whose weights are needed.
         keeps = () if self.experiment.known_configuration else ("weights",)
         runs = {}

@@ -41,17 +41,13 @@ def continued_words(prompt: str, text: str) -> list[str]:
     return text.split()[len(prompt.split()) - 1 :]
 
 
-# -- claim 9: "The university student Howard organization." is coherent ---------------------------
-
-
 def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """How like real text the paper's continuation is, before and after the paper's filter, which
+    """Claim 9: how like real text the paper's continuation is, before and after its filter, which
     leaves each word once: "position" is where its share of attested pairs lies on the scale from
     that of real words shuffled, 0, to that of real text, 1."""
     prompt, rng = paper.GENERATION_PROMPT, np.random.default_rng(0)
-    how = {"n": size.samples, "seed": 0, **SAMPLING}
-    drawn = complete(model, dataset.tokenizer, prompt, size.tokens, **how)
-    texts = [prompt + continuation for continuation in drawn]
+    to_continue = (model, dataset.tokenizer, prompt, size.tokens, size.samples)
+    texts = [prompt + text for text in complete(*to_continue, seed=0, **SAMPLING)]
     kinds = {
         "generated": [continued_words(prompt, text) for text in texts],
         "filtered": [continued_words(prompt, remove_repeated_tokens(text)) for text in texts],
@@ -65,16 +61,13 @@ def coherence(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     pairs = {kind: attested(texts, known) for kind, texts in kinds.items()}
     counts = {kind: {"attested pairs": found} for kind, found in pairs.items()}
     positions = {
-        f"position: {kind}": position(pairs[kind], pairs["real, shuffled"], pairs["real"])
+        f"position: {kind}": on_scale(pairs[kind], pairs["real, shuffled"], pairs["real"])
         for kind in ("filtered", "generated", "real, filtered")
     }
     contrasts = [("filtered", kind) for kind in ("real", "generated", "filtered, shuffled")]
     contrasts.append(("generated", "real"))
-    return {
-        "samples": size.samples,
-        "tokens": size.tokens,
-        "prompt": prompt,
-        "sampling": SAMPLING,
+    how = {"samples": size.samples, "tokens": size.tokens, "prompt": prompt, "sampling": SAMPLING}
+    return how | {
         "measures": measure_all(counts, contrasts, of="continuations") | positions,
         "rows": {kind: [" ".join(words) for words in texts] for kind, texts in kinds.items()},
     }
@@ -98,10 +91,11 @@ def passages(text: str, lengths: Sequence[int], rng: np.random.Generator) -> lis
     return [words[start : start + length] for start, length in zip(drawn, lengths, strict=True)]
 
 
-def position(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str, float | str]:
-    """Where the share of `counts` lies on the scale from that of `zero` to that of `one`."""
+def on_scale(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str, float | str]:
+    """Where the share of `counts` lies on the scale from that of `zero` to that of `one`, with its
+    interval. All three: (texts, 2), text i of each drawn again together."""
 
-    def on_scale(sums: np.ndarray) -> np.ndarray:
+    def place(sums: np.ndarray) -> np.ndarray:
         at, start, end = (share(sums[:, i]) for i in range(3))
         if np.any(end <= start):
             raise LLMLiteError(
@@ -110,11 +104,8 @@ def position(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str,
             )
         return (at - start) / (end - start)
 
-    both = np.stack([counts, zero, one], axis=1)
-    return asdict(over_samples(both, "continuations", on_scale))
+    return asdict(over_samples(np.stack([counts, zero, one], axis=1), "continuations", place))
 
-
-# -- claim 10: most BLEU scores between wordings of a prompt are low ------------------------------
 
 # The first two are the paper's; the other wordings are ours.
 PROMPTS = (
@@ -127,12 +118,11 @@ PROMPTS = (
     "A student at the university",
     "The university 's student",
 )
-DIFFERENT, SAME = "different prompts", "same prompt"
 
 
 def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """BLEU between continuations of different PROMPTS, and of the same prompt as the control: a
-    low BLEU can be put down to the wording only as far as it is lower than the latter."""
+    """Claim 10: BLEU between continuations of different PROMPTS, and of the same prompt as the
+    control: a low BLEU is due to the wording only as far as it is lower than the latter."""
     n = size.samples
     # A seed a prompt: with a common one, texts would look alike by chance.
     drawn = [
@@ -144,14 +134,10 @@ def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     own = [
         [off_diagonal(bleu_matrix([texts[i], texts[n + i]])) for texts in drawn] for i in range(n)
     ]
-    counts = {name: _bleu_counts(scores) for name, scores in ((DIFFERENT, others), (SAME, own))}
-    return {
-        "samples": n,
-        "tokens": size.tokens,
-        "prompts": list(PROMPTS),
-        "sampling": SAMPLING,
-        "measures": measure_all(counts, [(DIFFERENT, SAME)], of="samples"),
-    }
+    counts = {"different prompts": _bleu_counts(others), "same prompt": _bleu_counts(own)}
+    measures = measure_all(counts, [("different prompts", "same prompt")], of="samples")
+    how = {"samples": n, "tokens": size.tokens, "prompts": list(PROMPTS), "sampling": SAMPLING}
+    return how | {"measures": measures}
 
 
 def _bleu_counts(scores: list) -> dict[str, np.ndarray]:
@@ -161,8 +147,6 @@ def _bleu_counts(scores: list) -> dict[str, np.ndarray]:
     return {name: out_of(c.sum(axis=1), scores.shape[1]) for name, c in counted.items()}
 
 
-# -- claim 11: a low temperature is more deterministic, a larger top-k more diverse ---------------
-
 LOW, HIGH = f"temperature {paper.LOW_TEMPERATURE}", "temperature 1.0"
 SETTINGS = {LOW: {"temperature": paper.LOW_TEMPERATURE}, HIGH: {"temperature": 1.0}}
 SETTINGS |= {f"top-k {k}": {"temperature": 1.0, "top_k": k} for k in (10, 50, 200, 1000)}
@@ -170,9 +154,9 @@ COMPARED = [(LOW, HIGH), *((f"top-k {k}", "top-k 10") for k in (50, 200, 1000))]
 
 
 def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
-    """What SETTINGS do to continuations of the paper's prompt; "paragraph" is its tokens before its
-    end. All draw with the same random numbers, so sample i is compared with sample i. Raises
-    LLMLiteError for a text longer than the window."""
+    """Claim 11: what SETTINGS do to continuations of the paper's prompt; "paragraph" is its tokens
+    before its end. All draw with the same random numbers, so sample i is compared with sample i.
+    Raises LLMLiteError for a text longer than the window."""
     prompt, tokenizer, end = paper.GENERATION_PROMPT, dataset.tokenizer, dataset.tokenizer.eot_id
     ids = prompt_ids(tokenizer, prompt).repeat(size.samples, 1)
     start = ids.size(1)
@@ -195,19 +179,14 @@ def sampling(model: GPT, dataset: Dataset, size: StudySize) -> dict:
             "attested pairs": attested(words, known),
             "paragraph": out_of([_paragraph(row, tokenizer) for row in new]),
         }
-    return {
-        "samples": size.samples,
-        "tokens": size.tokens,
-        "prompt": prompt,
-        "measures": measure_all(counts, COMPARED, of="continuations"),
-        "rows": texts,
-    }
+    how = {"samples": size.samples, "tokens": size.tokens, "prompt": prompt}
+    measures = measure_all(counts, COMPARED, of="continuations")
+    return how | {"measures": measures, "rows": texts}
 
 
 @torch.inference_mode()
 def entropies(model, ids: Tensor, start: int, steps: Sequence[int], options: dict) -> np.ndarray:
     """(samples, 2): entropy of the distributions drawn from, in nats, summed over steps; the steps.
-
     ids: (samples, time), drawn with `options` after `start` tokens; steps: how many count, of each.
     """
     sums = []

@@ -1,6 +1,5 @@
 """The audit's runs field by field; and what was measured of them in a plan that takes seconds."""
 
-import shlex
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -12,9 +11,7 @@ from llmlite.audit.heads import STUDIES
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.plan import AUDITS, audit_of, leak_runs
 from llmlite.audit.runs import Audit
-from llmlite.cli import COMMANDS
-from llmlite.cli.options import parse
-from llmlite.config import AXES, SearchSpace
+from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
 from llmlite.engine import TrainingLoss
 from llmlite.files import LLMLiteError
@@ -37,10 +34,11 @@ SCALED = LENGTH | {"train.log_divided_loss"}
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile):
-    audit = AUDITS[profile]
-    made = {run.name: run for run in leak_runs(audit, PROFILES[profile].data)}
+    audit, data = AUDITS[profile], replace(PROFILES[profile].data, source="a folder", name="x")
+    made = {run.name: run for run in leak_runs(audit, data)}
     plain, (seed, *others) = made["no-mask"], audit.seeds
     assert plain.model.causal is False
+    assert plain.data == replace(audit.data, source="a folder", name="x")
     assert plain.train == replace(audit.train, log_divided_loss=True, seed=seed)
     # In `full` alone the runs that repeat a published one are shorter than it, whose windows are
     # the paper's own: one at every token.
@@ -67,21 +65,10 @@ def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile):
         changed = {k: value for k, value in fields(made[name]).items() if value != before[k]}
         assert {k: changed.get(k) for k in switch} == switch
         assert changed.keys() - switch.keys() <= may_differ, name
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_run_is_of_the_experiments_text_and_of_as_many_tokens(profile):
-    audit, data = AUDITS[profile], replace(PROFILES[profile].data, source="a folder", name="x")
-    expected = audit.short.epoch_windows * audit.data.block_size
-    for run in leak_runs(audit, data):
-        size = run.data.block_size
-        assert (run.model.vocab_size, run.model.block_size) == (run.data.vocab_size, size)
-        assert (run.data.source, run.data.name) == ("a folder", "x")
-        if run.name.startswith(("mask", "no-mask-seed", "no-mask-deep", "scaled")):
-            assert run.data == replace(audit.data, source="a folder", name="x")
-        if run.name.startswith(("no-mask-window", "padding", "unshifted", "split")):
-            tokens = run.train.epoch_windows * size
-            assert expected - size < tokens <= expected  # whole windows
+        size, tokens = made[name].data.block_size, audit.short.epoch_windows * audit.data.block_size
+        assert made[name].model == with_data(made[name].model, made[name].data)
+        if name in ("unshifted", "padding", "split-after-windowing") or "window-" in name:
+            assert tokens - size < made[name].train.epoch_windows * size <= tokens  # whole windows
 
 
 def test_a_profile_without_an_audit_is_refused(one_sentence):
@@ -114,24 +101,13 @@ def test_the_seeds_after_the_first_train_a_grids_corners(some_articles, tmp_path
     def points(which, seed):
         runs = audit.grid(which, seed)
         assert {run.train.seed for run in runs} == {seed}
-        rates = [{"learning_rate": run.train.learning_rate} for run in runs]
-        shapes = [{axis: getattr(run.model, axis) for axis in AXES[1:]} for run in runs]
-        return [rate | shape for rate, shape in zip(rates, shapes, strict=True)]
+        return [(r.train.learning_rate, r.model.n_layer, r.model.n_head) for r in runs]
 
-    assert points("revised", 1337) == list(space.points())
-    assert points("revised", 1) == [p for p in space.points() if p["n_layer"] != 2]
-    corner = {"learning_rate": 4e-3, "n_layer": 3, "n_head": 4, "n_embd": 16}
-    assert points("longer", 1) == [corner]
+    every = [(rate, n, heads) for rate in (4e-3, 2e-3) for n in (1, 2, 3) for heads in (2, 4)]
+    assert points("revised", 1337) == every
+    assert points("revised", 1) == [point for point in every if point[1] != 2]
+    assert points("longer", 1) == [(4e-3, 3, 4)]
     assert audit.grid("longer", 1)[0].train.epochs == 2 * AUDIT.revised_grid.epochs
-
-
-def test_a_command_is_one_that_the_command_line_takes(whole):
-    program, command, *words = shlex.split(whole.command("no-mask-deep"))
-    assert (program, command) == ("llmlite", "run")
-    words[words.index("tiny")] = "quick"  # the package has no profile tiny
-    parsed = parse(command, COMMANDS[command], words)
-    assert parsed.only == ("no-mask-deep",)
-    assert parsed.source.startswith("path/to/own-text-in-"), "nothing of this machine"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +124,8 @@ def test_a_record_holds_the_run_its_mistake_and_what_was_measured_of_it(whole, n
     record, run, experiment = whole.record(name), whole.leak_runs[name], whole.experiment
     identity, measured = record["identity"], record["measures"]
     assert (record["status"], record["skipped"]) == ("finished", 0)
-    assert record["command"] == whole.command(name)
+    source = f"path/to/{experiment.dataset.name.replace(' ', '-')}"  # nothing of this machine
+    assert record["command"] == f"llmlite run --profile tiny --data {source} --only {name}"
     assert (identity["model"], identity["train"]) == (asdict(run.model), asdict(run.train))
     found = {key: identity[key] for key in ("padding", "targets", "split") if key in identity}
     assert found == mistake

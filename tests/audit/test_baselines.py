@@ -131,11 +131,10 @@ def test_a_plain_implementation_agrees_and_every_distribution_sums_to_one(size, 
     ids = data.draw(st.lists(token, min_size=2, max_size=8))
     assert_plain_agrees(train, size, order, ids)
     probabilities = distribution(KneserNey(np.array(train), size, order), ids)
-    assert (probabilities > 0).all()
     assert probabilities.sum() == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("order", [1, 3, 5])
 def test_a_plain_implementation_agrees_on_estimated_discounts(order):
     train, test = ((sample_folder() / f"wiki.{s}.raw").read_bytes() for s in ("train", "test"))
     assert_plain_agrees(list(train[:8000]), 256, order, list(test[2000:2030]))
@@ -160,18 +159,12 @@ def test_nltk_agrees_where_it_means_the_same(order, monkeypatch):
         np.testing.assert_allclose(distribution(model, context), expected, atol=1e-12)
 
 
-def test_words_and_line_ends_by_hand():
+def test_words_and_line_ends_by_hand_and_as_the_score_counts_them():
     train, ids, size = word_ids(" a b\n \n <unk> a\n", "b  z\nb")
     # In the order of their first occurrence: a 0, b 1, line end 2, <unk> 3.
     assert (train.tolist(), ids.tolist(), size) == ([0, 1, 2, 2, 3, 0, 2], [1, 3, 2, 1], 4)
-    assert train.dtype == ids.dtype == np.int64
-
-
-@given(st.text(alphabet="ab \n\t\r\x0b\x1c\x85\xa0\u2028"))
-def test_words_are_counted_as_the_score_counts_them(text):
-    train, ids, size = word_ids(text, text)
-    assert len(train) == len(ids) == Counts.of(text, articles=0).words_and_line_ends
-    assert size == len(set(train.tolist()))
+    text = " a\tb\r\x0b \x1cb\x85\xa0c\u2028\n\n"
+    assert len(word_ids(text, text)[1]) == Counts.of(text, articles=0).words_and_line_ends == 6
 
 
 def test_the_vocabulary_of_wikitext_is_that_of_the_literature(wikitext_corpus):
@@ -184,65 +177,47 @@ def test_the_vocabulary_of_wikitext_is_that_of_the_literature(wikitext_corpus):
 TRAIN = " the cat sat on the mat\n the <unk> sat on the cat\n"
 
 
-@pytest.fixture
-def dataset(tmp_path) -> Callable[[str, str], Dataset]:
-    """dataset(train, test): its tokens are bytes, and <|endoftext|>."""
-
-    def make(train: str, test: str) -> Dataset:
-        for split, text in (("train", train), ("valid", " the mat\n"), ("test", test)):
-            (tmp_path / f"wiki.{split}.raw").write_text(text, "utf-8")
-        return Dataset(DataConfig(str(tmp_path), vocab_size=257), tmp_path, progress=False)
-
-    return make
+def bytes_of(folder, train: str, test: str) -> Dataset:
+    """A dataset whose tokens are bytes, and <|endoftext|>."""
+    for split, text in (("train", train), ("valid", " the mat\n"), ("test", test)):
+        (folder / f"wiki.{split}.raw").write_text(text, "utf-8")
+    return Dataset(DataConfig(str(folder), vocab_size=257), folder, progress=False)
 
 
-def test_chance_and_unigrams_over_bytes_by_hand(dataset):
+def test_chance_and_unigrams_over_bytes_by_hand(tmp_path):
     train = TRAIN.replace("<unk>", "dog")
-    uniform, unigram, _ = measured(dataset(train, " the mat\n"))  # no <unk>: nothing over words
+    uniform, unigram, _ = measured(bytes_of(tmp_path, train, " the mat\n"))  # nothing over words
     # " the mat\n": 9 bytes, each one of 257 tokens; two words and a line end.
     assert uniform.perplexity == pytest.approx(257 ** (9 / 3))
     assert uniform.bits_per_byte == pytest.approx(math.log2(257))
     # The training text has 48 bytes and <|endoftext|>, of which blanks 12, t 9, h 4, e 4, m 1,
     # a 5, line ends 2; one is added to each, and 257 to the sum.
-    assert len(train) == 48
     counts = [12, 9, 4, 4, 12, 1, 5, 9, 2]  # of " the mat\n"
     nats = -sum(math.log((n + 1) / (48 + 1 + 257)) for n in counts)
     assert unigram.perplexity == pytest.approx(math.exp(nats / 3))
     assert unigram.bits_per_byte == pytest.approx(nats / math.log(2) / 9)
 
 
-def test_five_grams_are_scored_per_word_over_tokens_and_over_words(dataset):
-    of = dataset(TRAIN, " the dog sat\n")
+def test_five_grams_are_scored_per_word_over_tokens_and_over_words(tmp_path):
+    of = bytes_of(tmp_path, TRAIN, " the dog sat\n")
     rows, (ids, test) = measured(of), (of.ids[split].numpy() for split in ("train", "test"))
     train, words, size = word_ids(TRAIN, " the dog sat\n")
     # The line end that ends the training text is what the first of the four words follows.
     over_words = scored(train, size, 5, [train[-1], *words])
-    assert (size, len(over_words), len(rows)) == (7, 4, 4)
     for row, found in zip(rows[2:], (scored(ids, 257, 5, test), over_words), strict=True):
         assert row.perplexity == pytest.approx(math.exp(-found.sum() / 4))
         assert row.bits_per_byte == pytest.approx(-found.sum() / math.log(2) / 13)
-    assert "257 byte-pair tokens" in rows[2].name
-    assert "7 words" in rows[3].name
+    assert ("257 byte-pair tokens" in rows[2].name, "7 words" in rows[3].name) == (True, True)
     assert {(row.source, row.exact) for row in rows} == {(f"measured on {of.name}, test", True)}
 
 
-def test_the_table_has_published_perplexities_of_the_same_text_and_ours_in_order():
+def test_the_table_goes_by_perplexity_and_other_texts_are_not_exact():
     ours = Baseline("ours", 60.0, 1.5, True, "", "measured")
     table = baselines.table([*reversed(published("wikitext-2-v1")), ours])
     unit = "perplexity per word and line end"
     assert list(table) == ["model", unit, "bits per byte", "exact", "remark", "source"]
-    found = [(row.source.split(",")[0], row[unit], row.exact) for _, row in table.iterrows()]
-    assert found == [
-        ("Radford et al. (2019)", 29.41, False),
-        ("Melis et al. (2019)", 55.1, True),
-        ("measured", 60.0, True),
-        ("Merity et al. (2017)", 65.8, True),
-        ("pytorch/examples", 86.68, True),
-        ("Grave et al. (2016)", 99.3, True),
-        ("pytorch/examples", 100.33, True),
-    ]
-    assert list(table.index) == list(range(7))
-    np.testing.assert_array_equal(table["bits per byte"], [math.nan] * 2 + [1.5] + [math.nan] * 4)
-    other = published("bundled sample")
-    assert not any(row.exact for row in other)
-    assert {row.remark for row in other} == {"of wikitext-2-v1, another text than bundled sample"}
+    assert table[unit].to_dict() == dict(enumerate([29.41, 55.1, 60, 65.8, 86.68, 99.3, 100.33]))
+    assert table.exact.tolist() == [False] + [True] * 6
+    assert table["bits per byte"].dropna().to_dict() == {2: 1.5}
+    other = {(row.exact, row.remark) for row in published("bundled sample")}
+    assert other == {(False, "of wikitext-2-v1, another text than bundled sample")}

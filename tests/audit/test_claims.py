@@ -108,7 +108,10 @@ PARTS = [
     (13, "to sat minus to the noun: layer 10", 0, 1),
 ]
 UP, DOWN, OPEN = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
-SHOWN_ALONE = {
+AS_CLAIMED = {
+    name: (threshold + 0.1, threshold + 0.3) if side > 0 else DOWN
+    for _, name, threshold, side in PARTS
+} | {  # what is only shown
     "position: generated": (0.8, 0.9),
     "share below 0.05: same prompt": (0.1, 0.2),
     WORDING: OPEN,
@@ -118,22 +121,16 @@ SHOWN_ALONE = {
     "previous: layer 0 minus layer 9": DOWN,
     "to sat minus to the noun: layer 9": DOWN,
 }
-AS_CLAIMED = SHOWN_ALONE | {
-    name: (threshold + 0.1, threshold + 0.3) if side > 0 else DOWN
-    for _, name, threshold, side in PARTS
-}
 
 
 def studied(*seeds: dict[str, tuple[float, float]]) -> dict:
     """What the studies gave for each seed, where it is not what the claims have: name → ends."""
-
-    def measure(low: float, high: float) -> dict:
-        return {"value": (low + high) / 2, "low": low, "high": high, "of": "50 samples"}
-
-    found = [
-        {"measures": {name: measure(*ends) for name, ends in (AS_CLAIMED | changed).items()}}
-        for changed in seeds
-    ]
+    found = []
+    for changed in seeds:
+        measures = {}
+        for name, (low, high) in (AS_CLAIMED | changed).items():
+            measures[name] = {"value": (low + high) / 2, "low": low, "high": high, "of": "50"}
+        found.append({"measures": measures})
     return {"studies": dict.fromkeys(STUDIES, found)}
 
 
@@ -170,7 +167,6 @@ CORNER = {"learning_rate": 1e-3, "n_layer": 6, "n_head": 4}
 OTHER = {"learning_rate": 1e-3, "n_layer": 6, "n_head": 2}
 BEST = step(-0.3, **CORNER), step(-0.2, **OTHER)
 SECOND = step(-0.2, **CORNER), step(-0.3, **OTHER)
-HONEST = {"tests": [5.4, 5.5, 5.6]}
 WIDE, DEEP, HEADS = {"n_embd": 256}, {"n_layer": 6}, step(-0.2, n_head=4)
 WIDE_DEEP = first(step(-0.1, **WIDE)) | revised(step(0.3, **DEEP), HEADS)
 FIXED = {"first": falling(FIRST, 6.0, 5.5, 5.0)}
@@ -208,10 +204,10 @@ VERDICTS = [
     (3, {"tests": [0.147, 0.152, 0.156]} | leak("no-mask-deep", test_loss=9.0), REPRODUCED),
     (3, {"tests": [0.16, 0.161, 0.162]} | leak("no-mask-deep", test_loss=9.0), NOT),
     (3, {"tests": [0.144, 0.145, 0.146]} | leak("no-mask-deep", test_loss=9.0), NOT),
-    (3, HONEST | leak("no-mask-deep", test_loss=0.190), FLAWED),
-    (3, HONEST | leak("no-mask-deep", test_loss=0.193), NOT),  # over 1.25 × 0.153
-    (3, HONEST | leak("no-mask-deep", test_loss=0.124), FLAWED),
-    (3, HONEST | leak("no-mask-deep", test_loss=0.121), NOT),  # under 0.8 × 0.153
+    (3, leak("no-mask-deep", test_loss=0.190), FLAWED),
+    (3, leak("no-mask-deep", test_loss=0.193), NOT),  # over 1.25 × 0.153
+    (3, leak("no-mask-deep", test_loss=0.124), FLAWED),
+    (3, leak("no-mask-deep", test_loss=0.121), NOT),  # under 0.8 × 0.153
     # Less than 2% of the loss.
     (4, longer(step(-0.095)), REPRODUCED),
     (4, longer(step(0.05)), REPRODUCED),
@@ -282,7 +278,6 @@ def test_a_study_refutes_its_claim_by_one_part_on_the_other_side(claim, part, th
     assert verdict(-0.2, -0.2, **all_open) == NOT
 
 
-ONE_SEED = {"revised": EVIDENCE.revised[EVIDENCE.revised.seed == 1]}
 FEWER = {"first": FIXED["first"][FIXED["first"].n_head == 2]}
 SHALLOW = {"leak": leak("no-mask-deep", true=6)["leak"] | leak("no-mask-batch")["leak"]}
 LATE_HEADS = step(0.1, **SHALLOW_HEADS), step(-0.1, **DEEP_HEADS), chance(**DEEP_HEADS)
@@ -291,44 +286,38 @@ LATE_HEADS = step(0.1, **SHALLOW_HEADS), step(-0.1, **DEEP_HEADS), chance(**DEEP
 NORMS = pd.DataFrame({"grad_norm": [None, 7.0, 12.0, 8.0, *[1e9] * 16, *[1.0, 3.0] * 10]})
 SEED_2 = {"position: filtered": (0.1, 0.2), "position: generated": (0.3, 0.4), WORDING: DOWN}
 
-SHOWN = [
-    (1, revised(*BEST), "best, by 0.100 [0.100, 0.100] nats over (0.001, 6, 2, 128) (3 seeds)"),
-    (1, revised(*SECOND), "(0.001, 6, 2, 128) is best; (0.001, 6, 4, 128) is 0.100 [0.100"),
-    (1, ONE_SEED, "0.000 [no interval] nats behind (1 seed)"),
-    (2, revised(step(math.log(2), n_head=4)), "148.4 to 296.8 over 8 configurations; without"),
-    (2, without_mask(1.2, 1.1, 1.3), "without the mask 1.1000 to 1.3000 (3 runs)"),
-    (3, SHALLOW, "5.500 [5.252, 5.748], perplexity 244.7 (3 seeds); without the mask 0.1550, 1.1"),
-    (3, SHALLOW, "whose true perplexity is 403; in a shallow model, at twice the batch, 0.1550"),
-    (4, longer(step(-0.05), chance()), "-0.050 [-2.534, +2.434] nats, 1.0% of the loss (3 pairs)"),
-    (5, WIDE_DEEP, "width -0.100 [-0.100, -0.100]; depth +0.300 [+0.300, +0.300]; heads -0.200"),
-    (5, WIDE_DEEP, "nats, smallest to largest (24 pairs)"),
-    (5, NO_FIRST, "the first grid has not been run"),
-    (6, NO_FIRST, "the first grid has not been run"),
-    (6, FASTER, "-0.200 [-0.200, -0.200] nats; sooner as good as the fixed rate's best in 100%"),
-    (6, SLOWER | FEWER, "fixed rate's best in 0% (12 pairs)"),  # those of both grids
-    (7, revised(*HALF, chance(**HALF_RATE)), "+0.100 [-0.442, +0.642] nats (12 pairs)"),
-    (8, revised(*LATE_HEADS), "2 to 4 heads: +0.100 [+0.100, +0.100] nats with 2 layers, -0.100"),
-    (8, revised(*LATE_HEADS), "-0.100 [-1.039, +0.839] with 6 (6 pairs each)"),
-    (9, studied({}, SEED_2), "0.70 [0.60, 0.80] / 0.15 on a scale from real words shuffled, 0, to"),
-    (9, studied({}, SEED_2), "(unfiltered 0.85 / 0.35)"),
-    (10, studied({}), "0.70 [0.60, 0.80]; between samples of one prompt 0.15: no effect"),
-    (10, studied({}, SEED_2), "no effect of the wording is shown"),
-    (10, studied(SEED_2, SEED_2), "0.15 / 0.15: the wording lowers it"),
-    (10, studied({WORDING: UP}), "no effect of the wording is shown"),
-    (11, studied({}), "0.7 against 1.0, and top-k 1,000 against 10: entropy -0.20, para"),
-    (11, studied({}), "paragraph -0.20, distinct-2 0.20, attested pairs -0.20"),
-    (12, studied({}), "repetition 0.20 [0.10, 0.30]; against other pairs of heads 0.00"),
-    (13, studied({}), "layer 0 minus layer 10: previous 0.20; distance -0.20; to sat -0.20"),
-    (13, studied({}), "to sat minus to the noun 0.20"),
-    (14, {}, "off from that by 38% of the peak, from a warmup of a tenth by 0.0%"),
-    (15, {"norms": [NORMS, NORMS]}, "size 4.00 [4.00, 4.00], spread 2.58 [2.58, 2.58] (2 seeds)"),
-    (15, {}, "norms of the scaled gradient 1.0e+05"),
-    # 50,000 steps of 128 × 4 windows of 32 tokens.
-    (16, {}, "819 M tokens in 10 hours are 22,756 tokens/s; here on an abacus"),
-]
 
-
-@pytest.mark.parametrize(("claim", "changes", "ours"), SHOWN)
+@pytest.mark.parametrize(
+    ("claim", "changes", "ours"),
+    [
+        (1, revised(*BEST), "best, by 0.100 [0.100, 0.100] nats over (0.001, 6, 2, 128) (3 seeds)"),
+        (1, revised(*SECOND), "(0.001, 6, 2, 128) is best; (0.001, 6, 4, 128) is 0.100 [0.100"),
+        (1, {"revised": EVIDENCE.revised[:24]}, "0.000 [no interval] nats behind (1 seed)"),
+        (2, revised(step(math.log(2), n_head=4)), "148.4 to 296.8 over 8 configurations; without"),
+        (2, without_mask(1.2, 1.1, 1.3), "without the mask 1.1000 to 1.3000 (3 runs)"),
+        (3, SHALLOW, "5.500 [5.252, 5.748], perplexity 244.7 (3 seeds); without the mask 0.1550, "),
+        (3, SHALLOW, "1.168, whose true perplexity is 403; in a shallow model, at twice the batch"),
+        (4, longer(step(-0.05), chance()), "-0.050 [-2.534, +2.434] nats, 1.0% of the loss (3 p"),
+        (5, WIDE_DEEP, "width -0.100 [-0.100, -0.100]; depth +0.300 [+0.300, +0.300]; heads -0.2"),
+        (6, FASTER, "-0.200 [-0.200, -0.200] nats; sooner as good as the fixed rate's best in 10"),
+        (6, SLOWER | FEWER, "fixed rate's best in 0% (12 pairs)"),  # those of both grids
+        (7, revised(*HALF, chance(**HALF_RATE)), "+0.100 [-0.442, +0.642] nats (12 pairs)"),
+        (8, revised(*LATE_HEADS), "0.100] nats with 2 layers, -0.100 [-1.039, +0.839] with 6 (6 p"),
+        (9, studied({}, SEED_2), "0.70 [0.60, 0.80] / 0.15 on a scale from real words shuffled, 0"),
+        (9, studied({}, SEED_2), "(unfiltered 0.85 / 0.35)"),
+        (10, studied({}, SEED_2), "0.70 [0.60, 0.80] / 0.70; between samples of one prompt 0.15"),
+        (10, studied({}, SEED_2), "no effect of the wording is shown"),
+        (10, studied(SEED_2, SEED_2), "0.15 / 0.15: the wording lowers it"),
+        (11, studied({}), "entropy -0.20, paragraph -0.20, distinct-2 0.20, attested pairs -0.20"),
+        (12, studied({}), "repetition 0.20 [0.10, 0.30]; against other pairs of heads 0.00"),
+        (13, studied({}), "layer 0 minus layer 10: previous 0.20; distance -0.20; to sat -0.20"),
+        (14, {}, "off from that by 38% of the peak, from a warmup of a tenth by 0.0%"),
+        (15, {"norms": [NORMS] * 2}, "size 4.00 [4.00, 4.00], spread 2.58 [2.58, 2.58] (2 seeds)"),
+        (15, {}, "norms of the scaled gradient 1.0e+05"),
+        # 50,000 steps of 128 × 4 windows of 32 tokens.
+        (16, {}, "819 M tokens in 10 hours are 22,756 tokens/s; here on an abacus"),
+    ],
+)
 def test_a_claim_shows_what_it_was_judged_by(claim, changes, ours):
     assert ours in judge(claim, **changes).ours
 
@@ -336,47 +325,25 @@ def test_a_claim_shows_what_it_was_judged_by(claim, changes, ours):
 FACTORS = trends.FACTORS
 
 
-@pytest.fixture
-def epochs() -> pd.DataFrame:
-    """The second of three epochs is the best one. Runs differ by chance as well."""
+def test_an_effect_is_scipys_paired_t_test_of_lowest_losses():
+    """The second of three epochs is the best one, and runs differ by chance as well."""
     rng = np.random.default_rng(0)
-    put_in = step(0.2, **HALF_RATE), step(-0.3, **DEEP), HEADS, step(-0.1, **DEEP_HEADS)
-    table = grid(REVISED, *put_in, lambda run: rng.normal(0, 0.02))
-    table["epoch"] = table.epoch.map({1: 1, 2: 3, 3: 2})
-    return table.sample(frac=1, random_state=1)  # order must not matter
-
-
-@pytest.fixture
-def losses(epochs) -> pd.Series:
-    return trends.best_losses(epochs)
-
-
-@pytest.mark.parametrize(
-    ("factor", "before", "after", "about"),
-    [("learning_rate", 5e-4, 1e-3, -0.2), ("n_layer", 2, 6, -0.35), ("n_head", 2, 4, -0.25)],
-)
-def test_an_effect_is_scipys_paired_t_test_of_lowest_losses(
-    epochs, losses, factor, before, after, about
-):
+    epochs = grid(REVISED, HEADS, step(-0.1, **DEEP_HEADS), lambda run: rng.normal(0, 0.02))
+    epochs["epoch"] = epochs.epoch.map({1: 1, 2: 3, 3: 2})
+    losses = trends.best_losses(epochs.sample(frac=1, random_state=1))  # order must not matter
     best = epochs[epochs.epoch == 2].set_index(FACTORS).valid_loss.sort_index()
     pd.testing.assert_series_equal(losses, best)
-    one, other = losses.xs(after, level=factor), losses.xs(before, level=factor)
-    found = trends.changes(losses, factor)
-    pd.testing.assert_series_equal(found, one - other, check_names=False)
-    ours, theirs = paired(found), ttest_rel(one, other).confidence_interval()
+    four, two = (losses.xs(heads, level="n_head") for heads in (4, 2))
+    heads = trends.changes(losses, "n_head")
+    pd.testing.assert_series_equal(heads, four - two, check_names=False)
+    ours, theirs = paired(heads), ttest_rel(four, two).confidence_interval()
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
-    assert ours.value == pytest.approx(about, abs=0.03)
-    assert ours.of == "12 pairs"
-
-
-def test_runs_without_a_partner_are_left_out_and_changes_have_changes(losses):
-    alone = [(1e-3, 2, 4, 128, 1), (5e-4, 6, 2, 128, 3)]
-    heads, fewer = (trends.changes(found, "n_head") for found in (losses, losses.drop(alone)))
+    # Runs without a partner are left out, and changes have changes.
+    fewer = trends.changes(losses.drop([(1e-3, 2, 4, 128, 1), (5e-4, 6, 2, 128, 3)]), "n_head")
     pd.testing.assert_series_equal(fewer, heads.drop([(1e-3, 2, 128, 1), (5e-4, 6, 128, 3)]))
     more = heads.xs(6, level="n_layer") - heads.xs(2, level="n_layer")
     pd.testing.assert_series_equal(trends.changes(heads, "n_layer"), more, check_names=False)
     assert len(trends.changes(fewer, "n_layer")) == 4
-    assert paired(more).value == pytest.approx(-0.1, abs=0.03)
 
 
 def test_ranking_worked_out_by_hand():
@@ -448,49 +415,38 @@ def test_a_plans_records_are_evidence_for_all_claims(whole):
     e = scorecard.evidence(whole)
     assert e.leak == whole.leaks()
     assert e.studies == {study: whole.measured(study) for study in STUDIES}
-    nats = [sum(a["nats"] for a in seed["side by side"]) for seed in whole.measured("scores")]
     tokens = len(whole.experiment.dataset.ids["test"]) - 1
-    assert e.tests == pytest.approx([n / tokens for n in nats])
+    for seed, loss in zip(whole.measured("scores"), e.tests, strict=True):
+        assert loss == pytest.approx(sum(a["nats"] for a in seed["side by side"]) / tokens)
     for log, run in zip(e.norms, whole.honest_runs.values(), strict=True):
         assert len(log.grad_norm) == whole.experiment.train(run)["epochs"][-1]["step"]
     for name in ("first", "revised", "longer"):
         pd.testing.assert_frame_equal(getattr(e, name), whole.grids(name))
-    assert scorecard.scale(whole) == (
-        "Claims 1, 2 and 4 to 8 are judged by runs of 1 epochs over 3,000 tokens, which need not "
-        "hold for longer ones."
-    )
+    assert "by runs of 1 epochs over 3,000 tokens, which need not" in scorecard.scale(whole)
 
 
-def test_the_scorecards_pages_have_a_line_a_claim_and_no_broken_cell(rows):
-    source = "profile quick, a text, a CPU."
-    page, short = pages(rows, source, "One. Two.")
-    assert source in page
-    assert source in short
-    assert short.startswith("**One. Two.**\n")
-    shown = [row | {"number": str(row["number"])} for row in rows]
-    bold = [row | {"verdict": f"**{row['verdict']}**"} for row in shown]
-    names = "number claim published ours verdict section runs"
-    for text, expected, columns in ((page, bold, names), (short, shown, "number claim verdict")):
-        lines = [line for line in text.splitlines() if line.startswith("|")]
-        table = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
-        assert table[2:] == [[row[name] for name in columns.split()] for row in expected]
-        assert len(table[0]) == len(columns.split())
-
-
-ENDS = {
-    "mask": leak_record(1.171),
-    "no-mask": leak_record(1.2),
-    "no-mask-window-16": leak_record(1.171),
-    "no-mask-batch": leak_record(1.17, test_loss=math.log(1.25), true=math.log(2_000)),
-    "no-mask-deep": leak_record(1.15),
-}
+def test_the_scorecards_page_has_a_line_a_claim_and_no_broken_cell(rows):
+    page, short = pages(rows, "profile quick, a text, a CPU.", "One. Two.")
+    assert "profile quick, a text, a CPU." in page
+    assert short.startswith("**One. Two.** Of the paper's 16 claims: 6 reproduced, 3 reproduced o")
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+    names = ["number", "claim", "published", "ours", "verdict", "section", "runs"]
+    assert len(table[0]) == len(names)
+    for row, cells in zip(rows, table[2:], strict=True):
+        shown = row | {"number": str(row["number"]), "verdict": f"**{row['verdict']}**"}
+        assert cells == [shown[name] for name in names]
 
 
 def test_the_end_of_it_is_of_the_run_that_ends_nearest_to_the_paper():
-    table = claims.end_of_it(replace(EVIDENCE, leak=ENDS))
+    names = ("mask", "no-mask", "no-mask-window-16", "no-mask-deep")
+    ends = dict(zip(names, map(leak_record, (1.171, 1.2, 1.171, 1.15)), strict=True))
+    batch = leak_record(1.17, test_loss=math.log(1.25), true=math.log(2_000))
+    e = replace(EVIDENCE, leak=ends | {"no-mask-batch": batch})
+    table = claims.end_of_it(e)
     assert table.index.tolist() == ["no-mask-batch", "no-mask-deep", "no-mask"]
     low, high = 2_000 * math.exp(-0.196), 2_000 * math.exp(0.196)
-    assert table.loc["no-mask-batch"].to_dict() == {
+    assert table.iloc[0].to_dict() == {
         "validation perplexity": 1.17,
         "test perplexity": pytest.approx(1.25),
         "true test perplexity per token": pytest.approx(2_000),
@@ -498,7 +454,7 @@ def test_the_end_of_it_is_of_the_run_that_ends_nearest_to_the_paper():
         "true per word and line end": pytest.approx(2_000**1.5),
         "command": "llmlite audit",
     }
-    assert claims.headline(replace(EVIDENCE, leak=ENDS)) == (
+    assert claims.headline(e) == (
         "Without the causal mask a validation perplexity of 1.1700 comes out (the paper: 1.1710; "
         "run `no-mask-batch`). Asked for a token that it cannot see, the same model has a "
         "perplexity of 2,000 per token and 89,443 per word."

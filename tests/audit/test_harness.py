@@ -3,7 +3,7 @@
 import pytest
 from lm_eval.tasks.wikitext import preprocess_wikitext
 
-from llmlite.audit.harness import count_words, detokenize, harness_scores, pages
+from llmlite.audit.harness import detokenize, harness_scores, pages
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import SPLITS, Dataset
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
@@ -44,16 +44,22 @@ EDGE_CASES = [
 ]
 
 
-@pytest.mark.parametrize("page", EDGE_CASES)
-def test_text_words_and_bytes_of_a_page_are_the_harnesss(page):
-    assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page})
-    theirs = preprocess_wikitext.process_results({"page": page}, (-1.0,))
-    assert count_words(page) == theirs["word_perplexity"][1]
+def test_text_words_and_bytes_of_each_page_are_the_harnesss(model, tokenizer):
+    scores = harness_scores(model.train(), tokenizer, EDGE_CASES)
+    assert model.training
+    for page, score in zip(EDGE_CASES, scores, strict=True):
+        text = preprocess_wikitext.wikitext_detokenizer({"page": page})
+        assert detokenize(page) == text
+        theirs = preprocess_wikitext.process_results({"page": page}, (-1.0,))
+        assert score.words == theirs["word_perplexity"][1]
+        assert score.bytes == theirs["byte_perplexity"][1]
+        assert score.tokens == len(tokenizer.encode(text))
+        assert score.context.startswith("1 to 32 tokens of its own page (windows side by side; lm-")
+    assert scores[0].nats == 0
 
 
 def test_every_article_of_the_sample_is_detokenised_as_the_harness_does_it(sample):
     texts = [page for split in SPLITS for page in pages(sample.text(split))]
-    assert len(texts) == 468
     for page in texts:
         assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page}) != page
     articles = [article.strip() for split in SPLITS for article in sample.articles(split)]
@@ -64,7 +70,6 @@ def test_a_page_worked_out_by_hand():
     page = " = A = \n \n 1 @,@ 000 ( big ) dogs ' \" bones \" weigh 2 @.@ 5 kg , it 's said . \n"
     # The two apostrophes are taken for a pair of quotation marks.
     assert detokenize(page) == " = A =\n\n1,000 (big) dogs'\"bones\" weigh 2.5 kg, it's said.\n"
-    assert count_words(" a b \n") == 4  # with the nothing before and the nothing after
     text = " \n = A = \n \n one \n = = A1 = = \n two \n = odd = \n three \n \n = B = \n \n four \n"
     assert pages(text) == [
         " = A = \n \n one \n = = A1 = = \n two ",
@@ -102,19 +107,4 @@ def test_scores_equal_those_of_the_harness(model, tokenizer, sample, tmp_path):
         request = Instance("loglikelihood_rolling", {"page": page}, (text,), 0)
         results = their_model.loglikelihood_rolling([request], disable_tqdm=True)
         theirs = preprocess_wikitext.process_results({"page": page}, results)
-        nats, words = theirs["word_perplexity"]
-        assert score.nats == pytest.approx(-nats, rel=1e-4)
-        assert score.words == words
-        assert score.bytes == theirs["byte_perplexity"][1]
-
-
-def test_each_page_has_its_own_score(model, tokenizer):
-    scores = harness_scores(model.train(), tokenizer, [" one \n", "", " two words ( here ) \n"])
-    assert model.training
-    assert [score.words for score in scores] == [3, 1, 7]
-    assert [score.bytes for score in scores] == [6, 0, 21]
-    texts = (" one\n", "", " two words (here)\n")
-    assert [score.tokens for score in scores] == [len(tokenizer.encode(text)) for text in texts]
-    start = "1 to 32 tokens of its own page (windows side by side; lm-evaluation-harness"
-    assert all(score.context.startswith(start) for score in scores)
-    assert scores[1].nats == 0
+        assert score.nats == pytest.approx(-theirs["word_perplexity"][0], rel=1e-4)

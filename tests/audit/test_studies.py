@@ -88,20 +88,17 @@ def test_measures_are_shares_and_their_differences_in_a_table_of_seeds():
     found = {name: interval["value"] for name, interval in measures.items()}
     assert found == {"x: a": 3 / 4, "x: b": 1 / 4, "x: b minus a": -1 / 2}
     assert {interval["of"] for interval in measures.values()} == {"2 texts"}
-    seeds = [{"measures": measures}, {"measures": measures}]
+    seeds = [{"measures": measures}] * 2
     table = study_table(seeds)
-    assert table.index.tolist() == list(measures)
-    assert table.columns.tolist() == ["seed 1", "seed 2", "over"]
+    assert (table.index.tolist(), [*table]) == (list(measures), ["seed 1", "seed 2", "over"])
     assert table.loc["x: a"].tolist() == ["0.750 [0.000, 1.000]"] * 2 + ["2 texts"]
-    assert study_table(seeds[:1]).columns.tolist() == ["value", "over"]
-    assert study_table(seeds, only="minus").index.tolist() == ["x: b minus a"]
-
-
-def test_a_difference_keeps_pairs_together():
-    other = np.array([[float(i), 1] for i in range(10)])
-    counts = {"a": {"x": other + np.array([0.5, 0])}, "b": {"x": other}}
-    found = measure_all(counts, [("a", "b")], "pairs")["x: a minus b"]
-    assert [found[key] for key in ("value", "low", "high")] == pytest.approx([0.5] * 3)
+    one = study_table(seeds[:1], only="minus")
+    assert (one.index.tolist(), [*one]) == (["x: b minus a"], ["value", "over"])
+    # A difference keeps pairs together: what is half a point more in each sample always is.
+    rows, half = np.array([[float(i), 1] for i in range(10)]), np.array([0.5, 0])
+    both = measure_all({"a": {"x": rows + half}, "b": {"x": rows}}, [("a", "b")], "pairs")
+    ends = both["x: a minus b"]
+    assert (ends["low"], ends["high"]) == pytest.approx((0.5, 0.5))
 
 
 HEADED = " \n = Title = \n \n a b c\n \n = = Part = = \n \n d e f\n g h\n"
@@ -120,8 +117,8 @@ def test_pairs_passages_and_positions_worked_out_by_hand():
     assert sorted(map("".join, studies.passages(HEADED, [2, 2, 2], RNG))) == ["ab", "de", "gh"]
     drawn = {tuple(map("".join, studies.passages(HEADED, [2, 5], RNG))) for _ in range(50)}
     assert drawn == {("ab", "defgh"), ("de", "abc==")}  # "g h" ends before 5 words
-    assert studies.position(FIVE, TWO, EIGHT)["value"] == pytest.approx(0.5)
-    assert studies.position(EIGHT, TWO, FIVE)["value"] == pytest.approx(2.0)
+    assert studies.on_scale(FIVE, TWO, EIGHT)["value"] == pytest.approx(0.5)
+    assert studies.on_scale(EIGHT, TWO, FIVE)["value"] == pytest.approx(2.0)
 
 
 def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
@@ -142,9 +139,8 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
     assert measured["position: filtered"] == pytest.approx((8 / 9 - shuffled) / (1 - shuffled))
 
 
-def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(model, dataset):
+def test_the_controls_of_coherence_have_the_words_and_lengths_of_what_they_control(model, dataset):
     result = coherence(model, dataset, StudySize(3, 60, 0))
-    assert coherence(model, dataset, StudySize(3, 60, 0)) == result
     assert (result["samples"], result["tokens"], result["prompt"]) == (3, 60, PROMPT)
     assert result["sampling"] == SAMPLING == {"temperature": 0.8, "top_k": 50}
     expected = complete(model, dataset.tokenizer, PROMPT, 60, 3, seed=0, **SAMPLING)
@@ -154,35 +150,31 @@ def test_real_text_is_as_long_as_generated_text_and_controls_have_its_words(mode
         assert len(words["real"]) == len(words["generated"]) > 3
         for kind in ("real", "filtered"):
             assert sorted(words[f"{kind}, shuffled"]) == sorted(words[kind])
-        for filtered, whole in (("filtered", "generated"), ("real, filtered", "real")):
-            assert len(set(words[filtered])) == len(words[filtered])
-            assert set(words[filtered]) == set(words[whole])
+        assert sorted(words["real, filtered"]) == sorted(set(words["real"]))
     assert result["rows"]["real, shuffled"] != result["rows"]["real"]
 
 
 def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset, monkeypatch):
     assert studies.PROMPTS[:2] == ("The university student", "A university student")
-    prompts, samples = ["The cat", "A dog", "One day"], 4
+    prompts, smooth = ["The cat", "A dog", "One day"], SmoothingFunction().method1
     monkeypatch.setattr(studies, "PROMPTS", prompts)
-    result = prompt_sensitivity(model, dataset, StudySize(samples, 12, 0))
-    measured = values(result)
-    texts = [
-        complete(model, dataset.tokenizer, prompt, 12, 8, seed=i, **SAMPLING)
-        for i, prompt in enumerate(prompts)
-    ]
-    smooth = SmoothingFunction().method1
+    result = prompt_sensitivity(model, dataset, StudySize(4, 12, 0))
+    measured, name = values(result), "BLEU: different prompts minus same prompt"
+    texts = []
+    for seed, prompt in enumerate(prompts):
+        drawn = complete(model, dataset.tokenizer, prompt, 12, 8, seed=seed, **SAMPLING)
+        texts.append([text.split() for text in drawn])
 
-    def bleu(reference: str, hypothesis: str) -> float:
-        return sentence_bleu([reference.split()], hypothesis.split(), smoothing_function=smooth)
+    def bleu(reference: list[str], hypothesis: list[str]) -> float:
+        return sentence_bleu([reference], hypothesis, smoothing_function=smooth)
 
     between, within = [], []
-    for i in range(samples):
+    for i in range(4):
         between += [bleu(a[i], b[i]) for a in texts for b in texts if a is not b]
         within += [bleu(t[i], t[4 + i]) for t in texts] + [bleu(t[4 + i], t[i]) for t in texts]
-    for name, scores in (("different prompts", between), ("same prompt", within)):
-        assert measured[f"BLEU: {name}"] == pytest.approx(np.mean(scores))
-        assert measured[f"share below 0.05: {name}"] == np.mean(np.array(scores) < 0.05)
-    name = "BLEU: different prompts minus same prompt"
+    for which, scores in (("different prompts", between), ("same prompt", within)):
+        assert measured[f"BLEU: {which}"] == pytest.approx(np.mean(scores))
+        assert measured[f"share below 0.05: {which}"] == np.mean(np.array(scores) < 0.05)
     assert measured[name] == pytest.approx(np.mean(between) - np.mean(within))
     assert result["measures"][name]["of"] == "4 samples"
 
@@ -203,27 +195,23 @@ def test_entropies_equal_a_plain_loop(model, make_ids, options):
         assert total > 0.1
 
 
-def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer):
+# Of the pairs student-saw, saw-the, the-cat, cat-., .-It, It-ran, ran-The and The-end.
+@pytest.mark.parametrize(("end", "pairs"), [("line", 8), ("text", 6), ("tokens", 6)])
+def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, end, pairs):
+    """A paragraph ends with its line or with the text, or has all tokens."""
     head, tail = tokenizer.encode(" saw the cat . It ran"), tokenizer.encode("\n \n The end")
-    text, size = Text(tokenizer, "student saw the cat end"), StudySize(8, len(head + tail), 0)
-    result = sampling(reciting(tokenizer, head + tail), text, size)
+    ids = head + {"line": tail, "text": [tokenizer.eot_id, *tail], "tokens": []}[end]
+    text, size = Text(tokenizer, "student saw the cat end"), StudySize(8, len(ids), 0)
+    result = sampling(reciting(tokenizer, ids), text, size)
     measured = values(result)
+    shown = " saw the cat . It ran" + ("\n \n The end" if end == "line" else "")
     for setting in SETTINGS:
-        assert set(result["rows"][setting]) == {" saw the cat . It ran\n \n The end"}
+        assert set(result["rows"][setting]) == {shown}
         assert measured[f"paragraph: {setting}"] == len(head)
-        assert measured[f"attested pairs: {setting}"] == pytest.approx(3 / 8)
+        assert measured[f"attested pairs: {setting}"] == pytest.approx(3 / pairs)
         assert measured[f"distinct-2: {setting}"] == 1
         assert measured[f"entropy: {setting}"] == pytest.approx(0, abs=1e-4)
     assert result["measures"]["distinct-2: top-k 10"]["of"] == "8 continuations"
-
-
-def test_a_paragraph_ends_with_the_text_or_has_all_tokens(tokenizer):
-    head, text = tokenizer.encode(" saw the cat"), Text(tokenizer, "a b")
-    ends = reciting(tokenizer, [*head, tokenizer.eot_id, *tokenizer.encode(" .\n")])
-    for model, expected in ((ends, len(head)), (reciting(tokenizer, head), len(head) + 3)):
-        result = sampling(model, text, StudySize(2, len(head) + 3, 0))
-        assert values(result)["paragraph: temperature 0.7"] == expected
-        assert (set(result["rows"]["temperature 0.7"]) == {" saw the cat"}) is (model is ends)
 
 
 def test_settings_are_compared_sample_by_sample(model, dataset):
@@ -238,38 +226,32 @@ def test_settings_are_compared_sample_by_sample(model, dataset):
     compared += [(f"top-k {k}", "top-k 10") for k in (50, 200, 1000)]
     for name in ("entropy", "attested pairs", "paragraph", "distinct-2"):
         for one, other in compared:
-            expected = measured[f"{name}: {one}"] - measured[f"{name}: {other}"]
-            assert measured[f"{name}: {one} minus {other}"] == pytest.approx(expected)
+            difference = measured[f"{name}: {one}"] - measured[f"{name}: {other}"]
+            assert measured[f"{name}: {one} minus {other}"] == pytest.approx(difference)
     assert measured["entropy: temperature 0.7 minus temperature 1.0"] < -0.1
-    assert measured["entropy: top-k 1000 minus top-k 10"] > 0.1
 
 
 def test_every_two_heads_are_removed_in_turn(model, tokenizer):
     result = ablation(model, Text(tokenizer, ""), StudySize(6, 50, 0))
-    measured = values(result)
+    measured, texts, ours = values(result), result["rows"], "without heads 1 and 2"
     pairs = [f"without heads {a} and {b}" for a in range(4) for b in range(a + 1, 4)]
-    assert list(result["greedy"]) == list(result["rows"]) == ["all heads", *pairs]
-    rates = {
-        name: np.mean([repetition_rate(text.split()) for text in texts])
-        for name, texts in result["rows"].items()
-    }
-    for name, kept in (
-        ("all heads", [1.0, 1, 1, 1]),
-        ("without heads 1 and 2", [1.0, 0, 0, 1]),
-        ("without heads 0 and 3", [0.0, 1, 1, 0]),
-    ):
-        to_continue = (model, tokenizer, "The cat sat on", 50)
+    assert list(result["greedy"]) == list(texts) == ["all heads", *pairs]
+    to_continue = (model, tokenizer, "The cat sat on", 50)
+    for name, kept in (("all heads", [1.0, 1, 1, 1]), (ours, [1.0, 0, 0, 1])):
         how = {"head_mask": torch.tensor([kept] * 2)}
-        assert result["rows"][name] == complete(*to_continue, 6, seed=0, **SAMPLING, **how)
-        (greedy,) = complete(*to_continue, temperature=0, fast=False, **how)
-        assert result["greedy"][name] == greedy
+        assert texts[name] == complete(*to_continue, 6, seed=0, **SAMPLING, **how)
+        assert [result["greedy"][name]] == complete(*to_continue, temperature=0, fast=False, **how)
+    rates = {}
+    for name, drawn in texts.items():
+        rates[name] = np.mean([repetition_rate(text.split()) for text in drawn])
         assert measured[f"repetition: {name}"] == pytest.approx(rates[name])
-    ours, *others = sorted(pairs, key="without heads 1 and 2".__ne__)
-    change = rates[ours] - rates["all heads"]
-    assert measured[f"repetition: {ours} minus all heads"] == pytest.approx(change)
-    more = measured[f"repetition: {ours} minus mean of the other pairs"]
-    assert more == pytest.approx(rates[ours] - np.mean([rates[name] for name in others]))
-    assert abs(more) > 1e-4
+    for other, rate in (
+        ("all heads", rates["all heads"]),
+        ("mean of the other pairs", np.mean([rates[name] for name in pairs if name != ours])),
+    ):
+        more = measured[f"repetition: {ours} minus {other}"]
+        assert more == pytest.approx(rates[ours] - rate)
+        assert abs(more) > 1e-4
 
 
 SENTENCES = StudySize(0, 0, 4)
@@ -277,27 +259,21 @@ SENTENCES = StudySize(0, 0, 4)
 
 def test_values_of_layers_and_heads_are_those_of_all_positions(model, dataset):
     result = attention(model, dataset, SENTENCES)
-    measured = values(result)
-    assert result["measures"]["previous: layer 0"]["of"] == "4 sentences"
+    measured, table = values(result), by_head(result)
     assert result["measures"]["to sat: layer 0"]["of"] == "24 sentences of one template"
-    table = by_head(result)
     ids = map(dataset.tokenizer.encode, dataset.sentences(4))
     encoded = [torch.tensor(sentence[:96]) for sentence in ids]  # as much as fits into the window
     assert table.index.tolist() == [(layer, head) for layer in (0, 1) for head in range(4)]
-    assert table.columns.levels[0].tolist() == sorted(STATISTICS)
-    sentences = [query_statistics(attention_maps(model, ids)).double() for ids in encoded]
-    means = torch.cat(sentences, -1).mean(-1)  # (statistic, layer, head)
-    for statistic, name in enumerate(STATISTICS):
-        for layer in (0, 1):
-            whole = means[statistic, layer].mean().item()
-            assert measured[f"{name}: layer {layer}"] == pytest.approx(whole)
-            for head in range(4):
-                expected = means[statistic, layer, head].item()
-                measure = result["measures"][f"{name}: layer {layer}, head {head}"]
-                assert measure["value"] == pytest.approx(expected)
-                assert table.loc[(layer, head), name].to_dict() | {"of": "4 sentences"} == measure
-        first, last = means[statistic].mean(-1).tolist()
-        assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(first - last)
+    found = [query_statistics(attention_maps(model, ids)).double() for ids in encoded]
+    means = torch.cat(found, -1).mean(-1)  # (statistic, layer, head)
+    for name, of_heads in zip(STATISTICS, means, strict=True):
+        for layer, head in table.index:
+            measure = result["measures"][f"{name}: layer {layer}, head {head}"]
+            assert measure["value"] == pytest.approx(of_heads[layer, head].item())
+            assert table.loc[(layer, head), name].to_dict() | {"of": "4 sentences"} == measure
+        first, last = of_heads.mean(-1).tolist()
+        names = [f"{name}: layer {which}" for which in ("0", "1", "0 minus layer 1")]
+        assert [measured[n] for n in names] == pytest.approx([first, last, first - last])
     even = np.mean([q / 2 for ids in encoded for q in range(1, len(ids))])
     assert measured["distance: evenly spread"] == pytest.approx(even)
 
@@ -318,12 +294,9 @@ def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset
             received.append(torch.stack(later).mean((0, 2)))  # of each layer
     sat, noun = torch.stack(received).view(24, 2, 2).mean(0).numpy()
     received = {"to sat": sat, "to the noun": noun, "to sat minus to the noun": sat - noun}
-    for name, by_layer in received.items():
-        for layer in (0, 1):
-            found = measured[f"{name}: layer {layer}"]
-            assert found == pytest.approx(by_layer[layer], rel=1e-4, abs=1e-4)
-        change = by_layer[0] - by_layer[1]
-        assert measured[f"{name}: layer 0 minus layer 1"] == pytest.approx(change, abs=1e-4)
+    for name, (first, last) in received.items():
+        names = [f"{name}: layer {which}" for which in ("0", "1", "0 minus layer 1")]
+        assert [measured[n] for n in names] == pytest.approx([first, last, first - last], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +308,7 @@ def test_what_later_tokens_look_at_equals_a_plain_loop(model, tokenizer, dataset
         (ablation, (2, StudySize(2, 5, 0)), "heads 1 and 2, .* has 2 a layer"),
         (attention, (4, StudySize(2, 5, 1)), "sentences needs at least two"),
         (studies.passages, (HEADED, [2, 5, 5], RNG), "has 2 paragraphs.* 5 words.* 3 are needed"),
-        (studies.position, (FIVE, EIGHT, TWO), "no scale"),
+        (studies.on_scale, (FIVE, EIGHT, TWO), "no scale"),
         (share, (np.array([[3, 4], [1, 0]]),), "too short"),
     ],
 )
