@@ -55,6 +55,7 @@ def _begin(
     """A text (batch, time + new) that begins with `ids`, and the steps that fill it up, each with
     the position of its tokens and the logits, (batch, vocab_size), that they were sampled from."""
     check_sampling(new, temperature, top_k, top_p, seed)
+    model.check_mask(head_mask)
     if ids.numel() == 0:
         raise LLMLiteError("Cannot generate: the prompt is empty.")
     (batch, prompt), device = ids.shape, model.device

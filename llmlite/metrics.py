@@ -33,7 +33,7 @@ class Score:
 
     nats: float
     tokens: int
-    words: int
+    words: int  # between white space, and line ends, as the literature on WikiText counts
     bytes: int
     context: str = "not stated"  # what each token was predicted from, in words
 
@@ -47,7 +47,6 @@ class Score:
 
     @property
     def word_perplexity(self) -> float:
-        """Per whitespace word and line end, as the literature on WikiText counts."""
         return perplexity(self.nats / self.words)
 
     @property

@@ -181,7 +181,6 @@ class GPT(nn.Module):
 
     def forward(self, ids: Tensor, head_mask=None, return_attention=False, cache=None) -> Output:
         """ids (batch, time) → Output.
-
         head_mask: (n_layer, n_head), multiplies each head's output; 0 removes the head (§IV.D).
         cache: a KVCache of what earlier calls have seen; takes up `ids`, the tokens that follow.
         LLMLiteError if the sequence is longer than block_size, or cached without a causal mask."""
@@ -191,13 +190,11 @@ class GPT(nn.Module):
 
     def hidden(self, ids: Tensor, head_mask=None, return_attention=False, cache=None):
         """(what the logits are made of, (batch, time, n_embd); each layer's attention)."""
+        self.check_mask(head_mask)
         length = ids.size(1) + (0 if cache is None else cache.length)
-        window, heads = self.config.block_size, (self.config.n_layer, self.config.n_head)
-        wrong = None
+        wrong, window = None, self.config.block_size
         if length > window:
             wrong = f"{length} tokens are more than the model's window of {window}; keep the last."
-        elif head_mask is not None and head_mask.shape != heads:
-            wrong = f"head_mask is {tuple(head_mask.shape)}; make it (n_layer, n_head) = {heads}."
         elif cache is not None and not self.config.causal:
             wrong = "Without the causal mask new tokens change older keys; feed the text uncached."
         if wrong:
@@ -210,6 +207,13 @@ class GPT(nn.Module):
             x, weights = block(x, heads, return_attention, append)
             attention.append(weights)
         return self.norm(x), attention
+
+    def check_mask(self, head_mask: Tensor | None) -> None:
+        """LLMLiteError for a head mask of another shape, which would be stretched to all heads."""
+        heads = self.config.n_layer, self.config.n_head
+        if head_mask is not None and head_mask.shape != heads:
+            shape = tuple(head_mask.shape)
+            raise LLMLiteError(f"head_mask is {shape}; make it (n_layer, n_head) = {heads}.")
 
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """What the first block gets, (batch, time, n_embd); positions: of ids, (time,), from 0."""

@@ -17,7 +17,6 @@ PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 def print_text(beginning: str, continuation: Iterable, probabilities: bool = False) -> None:
     """Both as one text, as it comes from `pieces`, and a line end even if that is interrupted.
-
     probabilities: what the model gave each token is set behind it, as in ` the(0.34)`, the product
     where several tokens spell one character; then comes the mean surprise of all tokens."""
     nats = []  # of each token
@@ -42,7 +41,6 @@ def chat(
     model: GPT, tokenizer, name: str, tokens: int, seed: int, probabilities: bool, **sampling
 ) -> None:
     """Continue each line that is typed, or piped in, until the input ends (at a prompt, by Ctrl-D).
-
     name: of the model, for the first line. seed: of the first text; each later one takes the next,
     so that they differ and all come again. sampling: temperature, top_k and top_p, as in `stream`.
     Ctrl-C ends a text at a prompt, and everything in a pipe."""
