@@ -70,9 +70,7 @@ def assert_same_ids(ours, theirs):
     assert theirs(f"a {END_OF_TEXT} b")["input_ids"] == special
 
 
-def test_the_folder_is_a_gpt2_with_the_same_logits_ids_and_text(
-    exported, model, tokenizer, make_ids
-):
+def test_the_folder_is_a_gpt2_that_says_the_same(exported, model, tokenizer, make_ids):
     theirs, their_tokenizer = theirs_in(exported)
     config = theirs.config
     assert config.layer_norm_epsilon == model.norm.eps
@@ -88,9 +86,7 @@ def test_the_folder_is_a_gpt2_with_the_same_logits_ids_and_text(
     assert ids == generate(model, start, 12, temperature=0)[0, : len(ids)].tolist()
 
 
-def test_on_the_way_back_nothing_changes_but_for_half_precision(
-    exported, model, tokenizer, tmp_path, make_ids
-):
+def test_on_the_way_back_nothing_changes(exported, model, tokenizer, tmp_path, make_ids):
     back, half = import_folder(exported, tmp_path / "back"), tmp_path / "half"
     assert back.tokenizer.fingerprint == tokenizer.fingerprint
     assert back.model.config == model.config

@@ -59,8 +59,7 @@ def test_attention_maps_are_those_of_the_forward_pass_without_dropout(tiny_model
 
 
 def test_the_statistics_of_a_token_worked_out_by_hand():
-    maps = torch.tensor([[[1.0, 0, 0], [0.25, 0.75, 0], [0.5, 0.25, 0.25]]]).expand(2, 3, 3, 3)
-    maps = maps.clone()
+    maps = torch.tensor([[[1.0, 0, 0], [0.25, 0.75, 0], [0.5, 0.25, 0.25]]]).repeat(2, 3, 1, 1)
     maps[1, 2, 1] = torch.tensor([0.25, 0.5, 0.25])  # looks ahead, which is no distance back
     second = [0.25, 0.25, 0.25 * math.log(4) + 0.75 * math.log(4 / 3)]
     third = [0.25, 0.5 * 2 + 0.25, 0.5 * math.log(2) + 0.5 * math.log(4)]

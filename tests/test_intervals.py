@@ -82,9 +82,8 @@ def test_an_interval_is_written_with_as_many_digits_as_asked_for():
 def test_what_has_no_interval_is_refused(one_sentence):
     for interval, values, words in [
         (over_seeds, [3.0], "over seeds needs at least two finite numbers"),
-        (paired, [], "over pairs needs at least two"),
         (over_seeds, [1.0, math.nan, 2.0], "of these 3, 2 are finite"),
-        (paired, [1.0, math.inf], "of these 2, 1 are finite"),
+        (paired, [1.0, math.inf], "over pairs needs at least two finite numbers and no others; of"),
         (partial(over_samples, of="prompts"), [], "over prompts needs at least two"),
     ]:
         with pytest.raises(LLMLiteError) as error:

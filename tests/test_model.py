@@ -30,9 +30,7 @@ def test_logits_and_attention_equal_those_of_transformers(tiny_model, gpt2, make
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_head_mask_multiplies_what_its_head_adds_also_where_attention_is_asked_for(
-    tiny_config, make_model, make_ids, causal
-):
+def test_a_head_mask_multiplies_what_its_head_adds(tiny_config, make_model, make_ids, causal):
     model, ids = make_model(replace(tiny_config, causal=causal)), make_ids(2, 12)
     whole, masked = model(ids).logits, model(ids, HALF_MASKED).logits
     asked = model(ids, HALF_MASKED, return_attention=True)
@@ -51,12 +49,7 @@ def test_what_a_model_does_not_take_is_said_in_a_sentence(
     model, unmasked = (make_model(replace(tiny_config, causal=causal)) for causal in (True, False))
     model(make_ids(1, 5), cache=(started := KVCache(model, 1, capacity=12)))
     for takes, tokens, given, words in [
-        (
-            model,
-            4,
-            {"head_mask": torch.ones(4, 2)},
-            "head_mask is (4, 2); make it (n_layer, n_head",
-        ),
+        (model, 4, {"head_mask": torch.ones(4, 2)}, "head_mask is (4, 2); make it (n_layer,"),
         (model, 13, {}, "13 tokens are more than the model's window of 12"),
         (model, 8, {"cache": started}, "13 tokens are more"),  # the whole window still fits
         (unmasked, 3, {"cache": KVCache(unmasked, 1, 12)}, "Without the causal mask"),
