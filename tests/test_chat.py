@@ -56,7 +56,7 @@ def test_at_a_terminal_an_interrupt_ends_a_text_and_the_inputs_end_all(monkeypat
     assert out == "> The cat!(0.5)\n> The mat!(0.5)\n> "
     assert err.splitlines()[1] == "Ctrl-C stops a continuation, Ctrl-D ends."
     assert err.count("Mean surprise of 1 tokens") == 2
-    assert err.endswith("\n\n"), "the prompt's line is ended"
+    assert err.endswith(".\n\n\n"), "the lines of both, Ctrl-C and Ctrl-D, are ended"
 
 
 def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(capsys):

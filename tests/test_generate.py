@@ -145,6 +145,7 @@ def test_a_recorded_step_gives_the_logits_of_all_later_ones(
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED, {"fast": False}])
+@torch.inference_mode()
 def test_a_text_is_continued_where_the_model_is(tiny_model, make_ids, options):
     """On the device "meta", which has shapes alone and like a GPU takes no tensor of the CPU's."""
     model, mask = tiny_model.to("meta"), torch.ones(2, 4, device="meta")
