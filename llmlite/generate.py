@@ -28,14 +28,11 @@ def generate(
     progress: bool = False,
 ) -> Tensor:
     """Continue each row of `ids` (batch, time) by sampling; returns (batch, time + new).
-
     temperature: 0 takes the likeliest token. top_k: keep the k likeliest. top_p: keep the fewest
     tokens that hold this much probability (Holtzman et al., 2020). The last block_size tokens are
-    the context. fast: with a key/value cache; False computes every step from scratch.
-    """
-    text, steps = _begin(
-        model, ids, max_new_tokens, temperature, top_k, top_p, seed, head_mask, fast
-    )
+    the context. fast: with a key/value cache; False computes every step from scratch."""
+    sampling = temperature, top_k, top_p, seed
+    text, steps = _begin(model, ids, max_new_tokens, *sampling, head_mask, fast)
     for _ in tqdm(steps, "Generate", max_new_tokens, unit="token", disable=not progress):
         pass  # each writes a token into the text
     return text
@@ -48,10 +45,8 @@ def stream(model: GPT, ids: Tensor, max_new_tokens: int, **sampling) -> Iterator
     if len(ids) > 1:
         raise LLMLiteError(f"A stream is of one text, not of {len(ids)}; use `generate` for more.")
     text, steps = _begin(model, ids, max_new_tokens, **sampling)
-    return (
-        (token := int(text[0, end]), -logits[0].log_softmax(-1)[token].item())
-        for end, logits in steps
-    )
+    tokens = ((int(text[0, end]), logits[0].log_softmax(-1)) for end, logits in steps)
+    return ((token, -logs[token].item()) for token, logs in tokens)
 
 
 def _begin(
@@ -60,6 +55,7 @@ def _begin(
     """A text (batch, time + new) that begins with `ids`, and the steps that fill it up, each with
     the position of its tokens and the logits, (batch, vocab_size), that they were sampled from."""
     check_sampling(new, temperature, top_k, top_p, seed)
+    model.check_mask(head_mask)
     if ids.numel() == 0:
         raise LLMLiteError("Cannot generate: the prompt is empty.")
     (batch, prompt), device = ids.shape, model.device
@@ -100,9 +96,7 @@ def _largest(rows: Tensor) -> Tensor:
     return rows.argmax(-1)
 
 
-def next_token_probabilities(
-    logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None
-) -> Tensor:
+def next_token_probabilities(logits: Tensor, temperature: float, top_k=None, top_p=None) -> Tensor:
     """The distribution that is sampled from: logits (batch, vocab_size) → probabilities."""
     logits = logits / temperature
     if top_k is not None and top_k < logits.size(-1):
@@ -123,20 +117,14 @@ def prompt_ids(tokenizer, prompt: str) -> Tensor:
     return torch.tensor([tokenizer.encode(PARAGRAPH + prompt.strip())])
 
 
-def complete(
-    model: GPT, tokenizer, prompt: str, max_new_tokens: int = 60, n: int = 1, **sampling
-) -> list[str]:
+def complete(model: GPT, tokenizer, prompt: str, max_new_tokens=60, n=1, **sampling) -> list[str]:
     """`n` continuations of `prompt` as the start of a paragraph: text without it, up to
     <|endoftext|>. sampling: as in `generate`."""
     if n < 1:
         raise LLMLiteError(f"Cannot generate {n} continuations; ask for 1 or more.")
-    start = prompt_ids(tokenizer, prompt)
-    rows = generate(model, start.repeat(n, 1), max_new_tokens, **sampling)
-    continuations = []
-    for row in rows[:, start.size(1) :].tolist():
-        end = row.index(tokenizer.eot_id) if tokenizer.eot_id in row else len(row)
-        continuations.append(tokenizer.decode(row[:end]))
-    return continuations
+    start, end = prompt_ids(tokenizer, prompt), tokenizer.eot_id
+    rows = generate(model, start.repeat(n, 1), max_new_tokens, **sampling)[:, start.size(1) :]
+    return [tokenizer.decode(row[: [*row, end].index(end)]) for row in rows.tolist()]
 
 
 def pieces(tokenizer, steps: Iterable[tuple[int, float]]) -> Iterator[tuple[str, list[float]]]:
@@ -174,9 +162,6 @@ def check_sampling(new: int, temperature: float, top_k=None, top_p=None, seed=No
     for words, holds in allowed.items():
         if not holds:
             raise LLMLiteError(f"Cannot generate: {words}.")
-
-
-# -- the key/value cache at work ------------------------------------------------------------------
 
 
 class Decoder:

@@ -13,9 +13,7 @@ from llmlite.metrics import total_loss
 from llmlite.model import GPT
 
 
-def mask_heads(
-    config: ModelConfig, heads: Iterable[int], layers: Iterable[int] | None = None
-) -> Tensor:
+def mask_heads(config: ModelConfig, heads: Iterable[int], layers=None) -> Tensor:
     """A head mask (n_layer, n_head): 1, and 0 for `heads` in `layers` (None: in every layer)."""
     mask = torch.ones(config.n_layer, config.n_head)
     for head, layer in product(heads, range(config.n_layer) if layers is None else layers):
@@ -29,22 +27,17 @@ def mask_heads(
 
 
 def ablation_effects(model: GPT, ids: Tensor, progress: bool = False) -> tuple[float, np.ndarray]:
-    """(loss of the whole model, change of the loss without each head), in nats per token.
-
-    ids: (tokens,), the text that the loss is measured on. The changes are (n_layer, n_head);
-    positive means that the head helps.
-    """
+    """(loss of the whole model, change of the loss without each head), in nats per token of `ids`,
+    (tokens,). The changes are (n_layer, n_head); positive means that the head helps."""
     baseline = loss_without(model, ids, [])
     effects = np.zeros((model.config.n_layer, model.config.n_head))
-    heads = list(np.ndindex(effects.shape))
+    heads = [*np.ndindex(effects.shape)]
     for layer, head in tqdm(heads, desc="Ablate", unit="head", disable=not progress):
         effects[layer, head] = loss_without(model, ids, [head], [layer]) - baseline
     return baseline, effects
 
 
-def loss_without(
-    model: GPT, ids: Tensor, heads: Iterable[int], layers: Iterable[int] | None = None
-) -> float:
+def loss_without(model: GPT, ids: Tensor, heads: Iterable[int], layers=None) -> float:
     """Nats per token with `heads` removed from `layers` (None: every layer, as the paper does)."""
     mask = mask_heads(model.config, heads, layers).to(model.device)
     nats, tokens = total_loss(model, ids, head_mask=mask)
@@ -75,10 +68,8 @@ def query_statistics(maps: Tensor) -> Tensor:
 
 
 def attention_received(maps: Tensor, position: int) -> Tensor:
-    """How much later tokens look at `position`: (layer, head), relative to spreading evenly.
-
-    maps: (layer, head, query, key). 1 is the share that even attention would give it, 2 twice that.
-    """
+    """How much later tokens look at `position`: maps (layer, head, query, key) → (layer, head).
+    1 is the share that even attention would give it, 2 twice that."""
     if not 0 <= position < maps.size(-1) - 1:
         raise LLMLiteError(f"No later token looks at position {position}, counted from 0.")
     later = maps[:, :, position + 1 :, position]  # (layer, head, later queries)

@@ -33,23 +33,20 @@ class Score:
 
     nats: float
     tokens: int
-    words: int
+    words: int  # between white space, and line ends, as the literature on WikiText counts
     bytes: int
     context: str = "not stated"  # what each token was predicted from, in words
 
     @property
-    def loss(self) -> float:
-        """Nats per token."""
+    def loss(self) -> float:  # nats per token
         return self.nats / self.tokens
 
     @property
-    def perplexity(self) -> float:
-        """Per token."""
+    def perplexity(self) -> float:  # per token
         return perplexity(self.loss)
 
     @property
     def word_perplexity(self) -> float:
-        """Per whitespace word and line end, as the literature on WikiText counts."""
         return perplexity(self.nats / self.words)
 
     @property
@@ -62,14 +59,9 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 709 else math.inf
 
 
-# -- loss of a model ------------------------------------------------------------------------------
-
-
 def windows_over(ids: Ids, size: int, stride: int | None, batch_size: int) -> Iterator[Batch]:
     """Batches of windows of up to `size` inputs that score ids[1:], each token once, in order.
-
-    stride: as in `token_losses`. LLMLiteError for nothing to score.
-    """
+    stride: as in `token_losses`. LLMLiteError for nothing to score."""
     tokens = len(ids) - 1
     if tokens < 1:
         raise LLMLiteError(f"A loss needs a text of two tokens or more; this one has {len(ids)}.")
@@ -106,11 +98,9 @@ def windows_at_once(device: torch.device, width: int) -> int:
 
 
 def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The loss of each target in nats, (…) float32 as `targets`.
-
-    hidden (…, n_embd): what `model.hidden` gives. A part of it at a time meets the vocabulary: the
-    logits of a large batch would not fit in memory.
-    """
+    """The loss of each target in nats, (…) float32 as `targets`; hidden (…, n_embd): what
+    `model.hidden` gives. A part of it at a time meets the vocabulary: the logits of a large batch
+    would not fit in memory."""
     weight = model.token_embedding.weight
     rows = max(1, (CACHED_LOGITS if weight.device.type == "cpu" else LOGITS) // len(weight))
     parts = zip(hidden.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
@@ -118,9 +108,7 @@ def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(losses).view(targets.shape)
 
 
-def window_losses(
-    model, batches: Iterable[Batch], head_mask: Tensor | None = None
-) -> Iterator[Tensor]:
+def window_losses(model, batches: Iterable[Batch], head_mask=None) -> Iterator[Tensor]:
     """Of each batch the losses of what is scored, (windows, scored) float32, without dropout."""
     training = model.training
     model.eval()
@@ -134,17 +122,9 @@ def window_losses(
 
 
 @torch.inference_mode()
-def total_loss(
-    model,
-    ids: Ids,
-    batch_size: int | None = None,
-    head_mask: Tensor | None = None,
-    progress: str | None = None,
-) -> tuple[float, int]:
+def total_loss(model, ids: Ids, batch_size=None, head_mask=None, progress: str | None = None):
     """(nats, tokens): the model's loss summed over ids[1:], in windows side by side.
-
-    batch_size: windows at a time (None: to suit the device). progress: what a bar is called.
-    """
+    batch_size: windows at a time (None: to suit the device). progress: what a bar is called."""
     size, tokens = model.config.block_size, len(ids) - 1
     batches = windows_over(ids, size, None, batch_size or windows_at_once(model.device, size))
     nats = torch.zeros((), dtype=torch.float64, device=model.device)
@@ -159,11 +139,9 @@ def total_loss(
 @torch.inference_mode()
 def token_losses(model, ids: Ids, stride: int | None = None) -> Tensor:
     """The loss of each of ids[1:] in nats, (tokens - 1,), float32 on the CPU.
-
     stride: None sets windows side by side, so that a token sees 1 to block_size tokens. A number
     slides one window by so many tokens: each after the first scores its last `stride` tokens, which
-    see at least block_size - stride + 1. The last is moved back to be whole, and scores the rest.
-    """
+    see at least block_size - stride + 1. The last moves back to be whole, and scores the rest."""
     size = model.config.block_size
     batches = windows_over(ids, size, stride, windows_at_once(model.device, size))
     return torch.cat([losses.flatten().cpu() for losses in window_losses(model, batches)])
@@ -188,9 +166,6 @@ def evaluate(model, ids: Ids, counts: Counts, progress: str | None = None) -> Sc
     """The Score of `model` on a split: its ids, and the counts of the text that they spell."""
     sums = total_loss(model, ids, progress=progress)
     return Score(*sums, counts.words_and_line_ends, counts.bytes, context_in_words(model.config))
-
-
-# -- a loss that is too good to be true -----------------------------------------------------------
 
 
 class ImplausibleLossWarning(UserWarning):
@@ -222,15 +197,10 @@ def warn_if_implausible(loss: float, floor: float, causal: bool) -> str | None:
     return text
 
 
-# -- generated text -------------------------------------------------------------------------------
-
-
 def bleu_matrix(texts: Sequence[str]) -> np.ndarray:
     """Pairwise sentence BLEU (§IV.C), (n, n): row = reference, column = hypothesis, in [0, 1].
-
     Words are split at white space, up to 4-grams count equally, and a count of 0 is smoothed
-    (Chen and Cherry, 2014, method 1), since short continuations seldom share a 4-gram.
-    """
+    (Chen and Cherry, 2014, method 1), since short continuations seldom share a 4-gram."""
     # Here, since nltk brings scikit-learn and scipy.stats with it: a third of a notebook's start.
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
@@ -259,10 +229,10 @@ def repetition_rate(items: Sequence, window: int = 8) -> float:
 def text_statistics(texts: Sequence[str]) -> dict[str, float]:
     """Means over continuations: words, words of the first sentence, distinct-2, repetition rate."""
     split = [text.split() for text in texts]
-    first = [words[: words.index(".")] if "." in words else words for words in split]
-    return {
-        "words": float(np.mean([len(words) for words in split])),
-        "first sentence": float(np.mean([len(words) for words in first])),
-        "distinct-2": float(np.mean([distinct_n(words, 2) for words in split])),
-        "repetition": float(np.mean([repetition_rate(words) for words in split])),
+    statistics = {
+        "words": [len(words) for words in split],
+        "first sentence": [[*words, "."].index(".") for words in split],
+        "distinct-2": [distinct_n(words, 2) for words in split],
+        "repetition": [repetition_rate(words) for words in split],
     }
+    return {name: float(np.mean(values)) for name, values in statistics.items()}

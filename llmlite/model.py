@@ -91,8 +91,6 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
-
     QUERIES = 64  # at a time: they leave out the keys that none of them may look at
 
     def __init__(self, config: ModelConfig):
@@ -162,8 +160,6 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only Transformer language model."""
-
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -183,26 +179,26 @@ class GPT(nn.Module):
             for linear in (module.attention.proj, module.down):
                 nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
-    def forward(
-        self,
-        ids: Tensor,
-        head_mask: Tensor | None = None,
-        return_attention: bool = False,
-        cache: KVCache | None = None,
-    ) -> Output:
+    def forward(self, ids: Tensor, head_mask=None, return_attention=False, cache=None) -> Output:
         """ids (batch, time) → Output.
-
         head_mask: (n_layer, n_head), multiplies each head's output; 0 removes the head (§IV.D).
-        cache: holds what earlier calls have seen and takes up `ids`, the tokens that follow. Raises
-        LLMLiteError if the sequence is longer than block_size, or cached without a causal mask.
-        """
+        cache: a KVCache of what earlier calls have seen; takes up `ids`, the tokens that follow.
+        LLMLiteError if the sequence is longer than block_size, or cached without a causal mask."""
         x, attention = self.hidden(ids, head_mask, return_attention, cache)
         logits = F.linear(x, self.token_embedding.weight)  # (batch, time, vocab_size)
         return Output(logits, torch.stack(attention) if return_attention else None)
 
     def hidden(self, ids: Tensor, head_mask=None, return_attention=False, cache=None):
         """(what the logits are made of, (batch, time, n_embd); each layer's attention)."""
-        self._check(ids, head_mask, cache)
+        self.check_mask(head_mask)
+        length = ids.size(1) + (0 if cache is None else cache.length)
+        wrong, window = None, self.config.block_size
+        if length > window:
+            wrong = f"{length} tokens are more than the model's window of {window}; keep the last."
+        elif cache is not None and not self.config.causal:
+            wrong = "Without the causal mask new tokens change older keys; feed the text uncached."
+        if wrong:
+            raise LLMLiteError(wrong)
         x = self.embed(ids, cache and cache.extend(ids.size(1)))
         attention = []
         for layer, block in enumerate(self.blocks):
@@ -212,18 +208,12 @@ class GPT(nn.Module):
             attention.append(weights)
         return self.norm(x), attention
 
-    def _check(self, ids: Tensor, head_mask: Tensor | None, cache: KVCache | None) -> None:
-        length = ids.size(1) + (0 if cache is None else cache.length)
-        window, heads = self.config.block_size, (self.config.n_layer, self.config.n_head)
-        wrong = None
-        if length > window:
-            wrong = f"{length} tokens are more than the model's window of {window}; keep the last."
-        elif head_mask is not None and head_mask.shape != heads:
-            wrong = f"head_mask is {tuple(head_mask.shape)}; make it (n_layer, n_head) = {heads}."
-        elif cache is not None and not self.config.causal:
-            wrong = "Without the causal mask new tokens change older keys; feed the text uncached."
-        if wrong:
-            raise LLMLiteError(wrong)
+    def check_mask(self, head_mask: Tensor | None) -> None:
+        """LLMLiteError for a head mask of another shape, which would be stretched to all heads."""
+        heads = self.config.n_layer, self.config.n_head
+        if head_mask is not None and head_mask.shape != heads:
+            shape = tuple(head_mask.shape)
+            raise LLMLiteError(f"head_mask is {shape}; make it (n_layer, n_head) = {heads}.")
 
     def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """What the first block gets, (batch, time, n_embd); positions: of ids, (time,), from 0."""

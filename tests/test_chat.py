@@ -2,10 +2,6 @@
 
 import io
 import math
-import os
-import pty
-import select
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,70 +40,38 @@ def test_each_line_is_continued_as_complete_does_with_the_next_seed_until_an_int
     assert chat.stream.call_count == 1
 
 
-ENDLESS = """
-import time
-from llmlite.cli import chat
-from llmlite.tokenizer import BPETokenizer
+def test_at_a_terminal_an_interrupt_ends_a_text_and_the_inputs_end_all(monkeypatch, capsys):
+    tokenizer = BPETokenizer([])
 
-def stream(*_, **__):
-    while True:
-        time.sleep(0.01)
-        yield 65, 0.5
+    def interrupted(*_, **__):
+        yield tokenizer.token_bytes.index(b"!"), math.log(2)
+        raise KeyboardInterrupt
 
-chat.stream = stream
-chat.chat(None, BPETokenizer([]), "a tiny model", 1000, 0, True)
-print("ended")
-"""
-
-
-def test_ctrl_c_and_ctrl_d_at_a_real_terminal():
-    """A process in a terminal of its own, where Ctrl-C is a signal and Ctrl-D the input's end."""
-    child, terminal = pty.fork()
-    if child == 0:
-        # A shell's background jobs ignore it, and so would what they start.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.execv(sys.executable, [sys.executable, "-c", ENDLESS])
-    seen = b""
-
-    def wait_for(words: bytes) -> bytes:
-        nonlocal seen
-        while words not in seen:
-            assert select.select([terminal], [], [], 120)[0], seen
-            seen += os.read(terminal, 4096)
-        before, seen = seen.split(words, 1)
-        return before
-
-    try:
-        assert b"no assistant" in wait_for(b"> ").splitlines()[0]
-        for _ in range(2):  # the loop goes on
-            os.write(terminal, b"The cat\n")
-            wait_for(b"(0.61)")
-            wait_for(b"(0.61)")  # a second one: the first is counted by now, not only shown
-            os.write(terminal, b"\x03")
-            assert b"Mean surprise" in wait_for(b"> ")
-        os.write(terminal, b"\x04")
-        wait_for(b"ended")
-        assert os.waitpid(child, 0)[1] == 0
-    finally:
-        os.close(terminal)  # hangs up, which ends the process if it is there yet
-
-
-def piece(text, *probabilities):
-    return text, [-math.log(p) for p in probabilities]
+    monkeypatch.setattr(chat, "stream", interrupted)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("The cat\nThe mat\n"))
+    for file in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(file, "isatty", lambda: True)
+    chat.chat(None, tokenizer, "a tiny model", 1000, 0, True)
+    out, err = capsys.readouterr()
+    assert out == "> The cat!(0.5)\n> The mat!(0.5)\n> "
+    assert err.splitlines()[1] == "Ctrl-C stops a continuation, Ctrl-D ends."
+    assert err.count("Mean surprise of 1 tokens") == 2
+    assert err.endswith(".\n\n\n"), "the lines of both, Ctrl-C and Ctrl-D, are ended"
 
 
 def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(capsys):
-    text = [piece(" the", 0.5), piece("é", 0.5, 0.2), piece(".\n", 0.25), piece("!")]
-    chat.print_text("On", text, probabilities=True)  # (2 · 2 · 5 · 4)^(1/4)
+    halves = {" the": 1, "é": 2, ".\n": 1, "!": 0}  # tokens, each with a probability of a half
+    text = [(piece, [math.log(2)] * n) for piece, n in halves.items()]
+    chat.print_text("On", text, probabilities=True)
     out, err = capsys.readouterr()
-    assert out == "On the(0.5)é(0.1).(0.25)\n!\n"
-    assert err == "Mean surprise of 4 tokens: 1.10 nats per token, perplexity 3.0.\n"
+    assert out == "On the(0.5)é(0.25).(0.5)\n!\n"
+    assert err == "Mean surprise of 4 tokens: 0.69 nats per token, perplexity 2.0.\n"
     chat.print_text("On", text)
     assert capsys.readouterr() == ("On theé.\n!\n", "")
 
 
 def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(monkeypatch, capsys):
-    given = "\x1b[2J\r\t\n", [piece("\x9b\x7fa", 0.5)]
+    given = "\x1b[2J\r\t\n", [("\x9b\x7fa", [0.5])]
     chat.print_text(*given)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     chat.print_text(*given)

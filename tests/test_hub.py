@@ -1,4 +1,4 @@
-"""Our model in `transformers` and back: the same ids, logits and text; trained there, too."""
+"""Our model in `transformers` and back: the same ids, logits and text."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,6 @@ from llmlite.cli import main
 from llmlite.files import LLMLiteError
 from llmlite.generate import generate
 from llmlite.hub import export_folder, import_folder
-from llmlite.pretrained import load_pretrained
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 
 PROSE = """ = Beryllium = \n \n Beryllium was found in 1798 by Louis @-@ Nicolas Vauquelin , who
@@ -71,13 +70,9 @@ def assert_same_ids(ours, theirs):
     assert theirs(f"a {END_OF_TEXT} b")["input_ids"] == special
 
 
-def test_the_folder_is_a_gpt2_with_the_same_logits_ids_and_text(
-    exported, model, tokenizer, make_ids
-):
+def test_the_folder_is_a_gpt2_that_says_the_same(exported, model, tokenizer, make_ids):
     theirs, their_tokenizer = theirs_in(exported)
     config = theirs.config
-    assert type(theirs).__name__ == "GPT2LMHeadModel"
-    assert theirs.dtype == torch.float32
     assert config.layer_norm_epsilon == model.norm.eps
     assert config.attn_pdrop == config.resid_pdrop == config.embd_pdrop == model.config.dropout
     assert config.exported_by_llmlite == "a test"
@@ -88,40 +83,23 @@ def test_the_folder_is_a_gpt2_with_the_same_logits_ids_and_text(
     assert_same_ids(tokenizer, their_tokenizer)
     start = torch.tensor([tokenizer.encode("It's a hard")])
     ids = theirs.generate(start, max_new_tokens=12, do_sample=False)[0].tolist()
-    assert len(set(ids)) > 5
     assert ids == generate(model, start, 12, temperature=0)[0, : len(ids)].tolist()
 
 
-def test_on_the_way_back_nothing_changes(exported, model, tokenizer, tmp_path):
-    back = import_folder(exported, tmp_path / "back")
+def test_on_the_way_back_nothing_changes(exported, model, tokenizer, tmp_path, make_ids):
+    back, half = import_folder(exported, tmp_path / "back"), tmp_path / "half"
     assert back.tokenizer.fingerprint == tokenizer.fingerprint
     assert back.model.config == model.config
     for name, weight in back.model.state_dict().items():
         assert weight.equal(model.state_dict()[name]), name
     assert back.record["imported_from"] == str(exported)
     assert str(tmp_path / "back") in str(back)
-
-
-def test_what_lora_has_learnt_comes_back_also_in_half_precision(exported, tmp_path, make_ids):
-    from peft import LoraConfig, get_peft_model
-
     theirs, their_tokenizer = theirs_in(exported)
-    before = theirs.transformer.h[0].attn.c_attn.weight.detach().clone()
-    tuned = get_peft_model(theirs, LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
-    optimizer = torch.optim.AdamW((p for p in tuned.parameters() if p.requires_grad), lr=1e-2)
-    ids = their_tokenizer(PROSE, return_tensors="pt")["input_ids"][:, :20]
-    for _ in range(5):
-        tuned(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    merged = tuned.merge_and_unload().bfloat16()
-    merged.save_pretrained(tmp_path / "merged")
+    theirs.bfloat16().save_pretrained(half)
     their_tokenizer.pad_token = their_tokenizer.eos_token
     their_tokenizer(PROSE, truncation=True, max_length=3)  # leaves a setting in its file
-    their_tokenizer.save_pretrained(tmp_path / "merged")
-    back = import_folder(tmp_path / "merged", tmp_path / "back").model
-    assert not back.blocks[0].attention.qkv.weight.T.allclose(before, atol=1e-2)
-    assert_same_logits(back, merged.float(), make_ids)
+    their_tokenizer.save_pretrained(half)
+    assert_same_logits(import_folder(half, tmp_path / "again").model, theirs.float(), make_ids)
 
 
 @pytest.mark.parametrize(
@@ -129,18 +107,13 @@ def test_what_lora_has_learnt_comes_back_also_in_half_precision(exported, tmp_pa
     [
         ("config.json", {"model_type": "llama"}, "only a GPT-2"),
         ("config.json", {"activation_function": "relu"}, "other logits"),
-        ("config.json", {"scale_attn_by_inverse_layer_idx": True}, "other logits"),
         ("config.json", {"n_layer": 3}, "its weights are not"),
-        ("config.json", {"n_layer": 1}, "its weights are not"),
-        ("config.json", {"n_head": 3}, "cannot be imported"),
-        ("config.json", "?", "cannot be imported"),
         ("model.safetensors", {"transformer.ln_f.bias": None}, "its weights are not"),
         ("model.safetensors", {"score": torch.ones(2)}, "its weights are not"),
-        ("model.safetensors", "?", "cannot be imported"),
+        ("model.safetensors", None, "cannot be imported"),  # what is left, a pickle, could run code
         ("adapter_config.json", "{}", "merge_and_unload"),
         ("tokenizer.json", "?", "cannot be imported"),
         ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "other ids"),
-        ("tokenizer.json", {"added_tokens": []}, "other ids"),
         ("tokenizer.json", {"added_tokens": MORE}, "other ids"),
         ("tokenizer.json", SMALLER, "its vocabulary is 300, its tokenizer's 299"),
     ],
@@ -149,7 +122,10 @@ def test_what_would_be_another_model_here_is_refused(
     exported, tmp_path, file, changes, said, one_sentence
 ):
     path = exported / file
-    if isinstance(changes, str):
+    if changes is None:
+        torch.save(load_file(path), exported / "pytorch_model.bin")
+        path.unlink()
+    elif isinstance(changes, str):
         path.write_text(changes, "utf-8")
     elif path.suffix == ".json":
         path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
@@ -162,42 +138,31 @@ def test_what_would_be_another_model_here_is_refused(
     assert not (tmp_path / "back").exists()
 
 
-def test_a_pickle_is_not_read_since_it_could_run_code(exported, tmp_path):
-    weights = exported / "model.safetensors"
-    torch.save(load_file(weights), exported / "pytorch_model.bin")
-    weights.unlink()
-    with pytest.raises(LLMLiteError, match="cannot be imported"):
-        import_folder(exported, tmp_path / "back")
-
-
 def test_a_model_without_a_mask_and_a_folder_with_files_are_refused(
-    make_model, model, tokenizer, exported, tmp_path, one_sentence
+    make_model, model, tokenizer, exported, one_sentence
 ):
     unmasked = make_model(replace(model.config, causal=False))
-    (tmp_path / ".git").touch()  # is no file that would be lost
-    (tmp_path / "exported").rename(tmp_path / ".exported")
+    exported.rename(hidden := exported.with_name(".exported"))  # no file that would be lost
     for write, given, words in [
-        (export_folder, (unmasked, tokenizer, tmp_path, ""), "causal mask"),
-        (export_folder, (model, tokenizer, tmp_path / ".exported", ""), "new or empty folder"),
-        (import_folder, (tmp_path / ".exported", tmp_path / ".exported"), "new or empty folder"),
+        (export_folder, (unmasked, tokenizer, hidden.parent, ""), "causal mask"),
+        (export_folder, (model, tokenizer, hidden, ""), "new or empty folder"),
+        (import_folder, (hidden, hidden), "new or empty folder"),
     ]:
         with pytest.raises(LLMLiteError, match=words) as error:
             write(*given)
         one_sentence(error)
 
 
-def test_export_import_and_generate_from_a_shell(capsys, tmp_path, make_ids):
+def test_export_import_and_generate_from_a_shell(capsys, tmp_path):
     there, back = str(tmp_path / "there"), str(tmp_path / "back")
     assert main(["export", "--to", there]) == 0
-    theirs, their_tokenizer = theirs_in(there)
-    shipped = load_pretrained()
-    assert_same_logits(shipped.model, theirs, make_ids)
-    assert_same_ids(shipped.tokenizer, their_tokenizer)
     assert main(["import", there, "--to", back]) == 0
     assert f"llmlite generate --model {back}" in capsys.readouterr().out
-    assert main(["generate", "the cat", "--tokens", "5", "--model", back]) == 0
-    out, err = capsys.readouterr()
-    assert out.startswith("\nthe cat")
-    assert f"This is the model in {back}." in err
+    texts = []
+    for options in ([], ["--model", back]):
+        assert main(["generate", "the cat", "--tokens", "5", *options]) == 0
+        texts.append(capsys.readouterr())
+    assert texts[0].out == texts[1].out
+    assert f"This is the model in {back}." in texts[1].err
     assert main(["export", "--to", there, "--data", "nowhere"]) == 2  # before it trains a model
     assert "new or empty" in capsys.readouterr().err

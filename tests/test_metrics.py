@@ -1,4 +1,4 @@
-"""Scores worked out by hand, by plain loops, by transformers, scipy and nltk."""
+"""Scores worked out by hand and by plain loops."""
 
 import math
 import warnings
@@ -8,12 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from scipy.stats import entropy
-from torch.nn import functional as F
 
 from llmlite import metrics
-from llmlite.audit.causality import causal_leak
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Counts, Dataset
 from llmlite.files import LLMLiteError
@@ -23,19 +20,15 @@ from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 
 HALF_MASKED = torch.tensor([[1, 0.5, 0, 1], [0, 1, 1, 0.25]])
+CLOSE = {"atol": 1e-4, "rtol": 1e-5}
 
 
 def test_a_score_worked_out_by_hand():
     # Every token costs 3 bits: 8 tokens, 24 bits, over 4 words and 12 bytes.
     score = Score(nats=24 * math.log(2), tokens=8, words=4, bytes=12)
-    assert score.loss == pytest.approx(3 * math.log(2))
-    assert score.perplexity == pytest.approx(8)
-    assert score.word_perplexity == pytest.approx(64)
-    assert score.bits_per_byte == pytest.approx(2)
+    assert (score.loss, score.perplexity) == pytest.approx((3 * math.log(2), 8))
+    assert (score.word_perplexity, score.bits_per_byte) == pytest.approx((64, 2))
     assert metrics.perplexity(708.0) < metrics.perplexity(1000.0) == math.inf
-
-
-# -- loss of a model ------------------------------------------------------------------------------
 
 
 def plain_losses(logits_of, ids, stride=None) -> torch.Tensor:
@@ -65,21 +58,17 @@ def test_losses_equal_those_of_window_after_window(
     monkeypatch.setattr(metrics, "windows_at_once", lambda *_: batch)
     monkeypatch.setattr(metrics, "CACHED_LOGITS", logits)  # parts end in the middle of a batch
     expected = plain_losses(model, ids, stride)
-    torch.testing.assert_close(token_losses(model, ids, stride), expected, atol=1e-4, rtol=1e-5)
+    for given in (ids, ids.numpy().astype(np.uint16)):  # as in a file
+        torch.testing.assert_close(token_losses(model, given, stride), expected, **CLOSE)
     if stride is None:
         masked = plain_losses(lambda ids: model(ids, HALF_MASKED), ids)
         for head_mask, losses in ((None, expected), (HALF_MASKED, masked)):
-            nats, scored = total_loss(model, ids, batch_size=batch, head_mask=head_mask)
+            nats, scored = total_loss(model, given, batch_size=batch, head_mask=head_mask)
             assert nats == pytest.approx(losses.double().sum().item(), rel=1e-5)
             assert scored == tokens - 1
-
-
-@pytest.mark.parametrize("stride", [None, 1, 5])
-@torch.inference_mode()
-def test_losses_are_those_of_transformers_in_each_window(tiny_model, gpt2, make_ids, stride):
-    expected = plain_losses(gpt2, make_ids(30), stride)
-    losses = token_losses(tiny_model, make_ids(30), stride)
-    torch.testing.assert_close(losses, expected, atol=1e-4, rtol=0)
+    if stride is None and tokens > 12:
+        means = expected[: (tokens - 1) // 12 * 12].view(-1, 12).double().mean(0)
+        torch.testing.assert_close(loss_by_position(model, TokenWindows(ids, 12)), means, **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +77,6 @@ def test_losses_are_those_of_transformers_in_each_window(tiny_model, gpt2, make_
         (None, [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]),
         (4, [1, 2, 3, 4, 1, 2, 3, 4, 3, 4]),
         (3, [1, 2, 3, 4, 2, 3, 4, 2, 3, 4]),
-        (2, [1, 2, 3, 4, 3, 4, 3, 4, 3, 4]),
         (1, [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]),
     ],
 )
@@ -99,21 +87,10 @@ def test_how_much_each_token_sees_worked_out_by_hand(stride, expected):
         seen += [*range(context + 1, inputs.size(1) + 1)] * len(inputs)
         scored += targets[:, context:].flatten().tolist()
     assert seen == expected
-    assert scored == list(range(1, 11))
+    assert scored == [*range(1, 11)]
 
 
-def test_the_loss_of_a_file_is_that_of_the_tokens_in_memory(tiny_model, make_ids, tmp_path):
-    ids = make_ids(37)
-    np.save(tmp_path / "ids.npy", ids.numpy().astype(np.uint16))
-    mapped = np.load(tmp_path / "ids.npy", mmap_mode="r")
-    assert total_loss(tiny_model, mapped) == total_loss(tiny_model, ids)
-    assert torch.equal(token_losses(tiny_model, mapped, 5), token_losses(tiny_model, ids, 5))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_a_loss_is_without_dropout_and_graph_and_the_mode_comes_back(
-    tiny_model, make_ids, training
-):
+def test_a_loss_is_without_dropout_and_graph_and_the_mode_comes_back(tiny_model, make_ids):
     ids, graphs = make_ids(37), set()
     tiny_model.norm.register_forward_hook(lambda *args: graphs.add(args[-1].requires_grad))
 
@@ -121,9 +98,10 @@ def test_a_loss_is_without_dropout_and_graph_and_the_mode_comes_back(
         return total_loss(tiny_model, ids), *loss_by_position(tiny_model, TokenWindows(ids, 12))
 
     expected = losses()
-    tiny_model.train(training)
+    assert not tiny_model.training
+    tiny_model.train()
     assert losses() == expected
-    assert tiny_model.training is tiny_model.blocks[0].training is training
+    assert tiny_model.training is tiny_model.blocks[0].training is True
     assert graphs == {False}
 
 
@@ -138,69 +116,40 @@ def test_losses_are_computed_and_summed_where_the_model_is_and_read_once(
     batches, head_mask = metrics.windows_over(ids[:30], 12, 5, 4), torch.ones(2, 4, device="meta")
     losses = list(metrics.window_losses(model, batches, head_mask))
     assert {loss.device.type for loss in losses} | fed == {"meta"}
-    assert [tuple(loss.shape) for loss in losses] == [(1, 12), (3, 5), (1, 2)]
+    for device, width, windows in (("cpu", 128, 16), ("cuda", 128, 512), ("cpu", 4096, 1)):
+        assert metrics.windows_at_once(torch.device(device), width) == windows
     monkeypatch.setattr(metrics, "windows_at_once", lambda *_: 2)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda sums: read.append(sums) or sums)
     found = loss_by_position(model, TokenWindows(ids, 12))
     assert (found.shape, found.device.type, len(read)) == ((12,), "meta", 1)
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-@pytest.mark.parametrize("batch", [2, 5, 256])
-@torch.inference_mode()
-def test_the_loss_at_each_position_is_that_of_a_plain_loop(
-    tiny_model, make_ids, shift, batch, monkeypatch
-):
-    monkeypatch.setattr(metrics, "windows_at_once", lambda *_: batch)
-    windows = TokenWindows(make_ids(5 * 12 + 1), 12, shift=shift)
-    expected = torch.zeros(12, dtype=torch.float64)
-    for inputs, targets in (windows[i] for i in range(5)):
-        logits = tiny_model(inputs.unsqueeze(0)).logits[0]
-        expected += F.cross_entropy(logits, targets, reduction="none") / 5
-    found = loss_by_position(tiny_model, windows)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+def test_a_text_without_a_second_token_is_refused(tiny_model, make_ids, one_sentence):
+    for score, tokens in ((total_loss, 0), (token_losses, 1)):
+        with pytest.raises(
+            LLMLiteError, match=f"two tokens or more; this one has {tokens}"
+        ) as error:
+            score(tiny_model, make_ids(tokens))
+        one_sentence(error)
 
 
-@pytest.mark.parametrize("score", [total_loss, token_losses])
-@pytest.mark.parametrize("tokens", [0, 1])
-def test_a_text_without_a_second_token_is_refused(
-    tiny_model, make_ids, score, tokens, one_sentence
-):
-    with pytest.raises(LLMLiteError, match=f"two tokens or more; this one has {tokens}") as error:
-        score(tiny_model, make_ids(tokens))
-    one_sentence(error)
-
-
-def test_a_batch_fills_a_gpu_and_stays_in_the_cache_of_a_cpu():
-    for device, width, windows in (("cpu", 128, 16), ("cuda", 128, 512), ("cpu", 4096, 1)):
-        assert metrics.windows_at_once(torch.device(device), width) == windows
-
-
-def test_a_score_states_its_context(tiny_config):
-    for stride, expected in [
-        (None, "1 to 12 tokens (windows side by side)"),
-        (5, "8 to 12 tokens (sliding by 5; the first window from 1)"),
-        (1, "12 tokens (sliding by 1; the first window from 1)"),
-    ]:
-        assert metrics.context_in_words(tiny_config, stride) == expected
-    unmasked = metrics.context_in_words(replace(tiny_config, causal=False))
-    assert unmasked == "all of a window of 12 tokens, later ones too (windows side by side)"
-
-
-def test_the_score_of_a_split_has_the_counts_of_its_text(tiny_model, make_ids):
+def test_a_score_has_the_counts_of_its_text_and_states_its_context(tiny_model, make_ids):
     nats, tokens = total_loss(tiny_model, make_ids(40))
     score = metrics.evaluate(tiny_model, make_ids(40), Counts.of(" Naïve words .\n", articles=1))
     assert score == Score(nats, tokens, 4, 16, "1 to 12 tokens (windows side by side)")
-
-
-# -- a loss that is too good to be true -----------------------------------------------------------
+    masked, unmasked = tiny_model.config, replace(tiny_model.config, causal=False)
+    for config, stride, expected in [
+        (masked, 5, "8 to 12 tokens (sliding by 5; the first window from 1)"),
+        (masked, 1, "12 tokens (sliding by 1; the first window from 1)"),
+        (unmasked, None, "all of a window of 12 tokens, later ones too (windows side by side)"),
+    ]:
+        assert metrics.context_in_words(config, stride) == expected
 
 
 def test_the_floor_is_twice_the_entropy_over_the_window_but_a_third_at_most(make_ids, monkeypatch):
     half_and_two_quarters = [5, 0, 2, 5]
     for ids in (torch.tensor(half_and_two_quarters), np.array(half_and_two_quarters, np.uint16)):
         assert leak_floor(ids, 12) == pytest.approx(2 / 12 * 1.5 * math.log(2))
-    assert leak_floor(torch.tensor([3, 3, 3]), 12) == 0
     ids = make_ids(1000).square() % 61
     by_scipy = entropy(torch.bincount(ids).numpy())
     for size, share in ((256, 2 / 256), (7, 2 / 7), (6, 1 / 3), (5, 1 / 3), (1, 1 / 3)):
@@ -209,53 +158,47 @@ def test_the_floor_is_twice_the_entropy_over_the_window_but_a_third_at_most(make
     assert leak_floor(torch.tensor([0, 1, 0, 1, 2, 3, 4]), 20) == pytest.approx(math.log(2) / 10)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_a_loss_below_the_floor_is_warned_of_and_the_mask_is_named_where_it_is_off(causal):
-    with pytest.warns(metrics.ImplausibleLossWarning) as caught:
-        text = metrics.warn_if_implausible(0.1554, 0.4625, causal)
+def test_a_loss_below_the_floor_is_warned_of_in_one_line():
+    words = "0.1554 nats per token is implausibly low: below 0.4625,"
+    with pytest.warns(metrics.ImplausibleLossWarning, match=words) as caught:
+        text = metrics.warn_if_implausible(0.1554, 0.4625, causal=True)
     assert [str(warning.message) for warning in caught] == [text]
-    assert "0.1554 nats per token is implausibly low" in text
-    assert ("low (the causal mask is off): below 0.4625," in text) is not causal
     assert "\n" not in text
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert metrics.warn_if_implausible(0.4625, 0.4625, causal) is None
-
-
-def copying(folder):
-    """(trainer, record or None if it was interrupted, the guard's warnings) of a run without the
-    causal mask on random ids, which nobody can predict who does not see them."""
-    generator, data = torch.Generator().manual_seed(7), DataConfig(vocab_size=13, block_size=16)
-    model = ModelConfig(13, 16, n_layer=1, n_head=2, n_embd=32, dropout=0.0, causal=False)
-    config = TrainConfig(batch_size=8, epochs=8, learning_rate=1e-2, patience=0, amp="off")
-    run = Run("copy", data, model, replace(config, checkpoint_every=200))
-    ids = {
-        split: torch.randint(13, (16 * windows + 1,), generator=generator)
-        for split, windows in (("train", 256), ("valid", 20))
-    }
-    trainer = Trainer(run, Dataset.of_ids(ids, data), folder, Compute(progress=False))
-    record = None
-    with warnings.catch_warnings(record=True) as caught, suppress(KeyboardInterrupt):
-        warnings.simplefilter("always")
-        record = trainer.fit()
-    texts = [str(w.message) for w in caught if w.category is metrics.ImplausibleLossWarning]
-    return trainer, record, texts
+        assert metrics.warn_if_implausible(0.4625, 0.4625, causal=True) is None
 
 
 def test_a_run_without_the_mask_learns_to_copy_and_warns_once_even_if_it_is_cut_off(
     tmp_path, monkeypatch
 ):
+    """On random ids, which nobody can predict who does not see them."""
+    generator, data = torch.Generator().manual_seed(7), DataConfig(vocab_size=13, block_size=16)
+    model = ModelConfig(13, 16, n_layer=1, n_head=2, n_embd=32, dropout=0.0, causal=False)
+    config = TrainConfig(batch_size=8, epochs=8, learning_rate=1e-2, patience=0, amp="off")
+    run = Run("copy", data, model, replace(config, checkpoint_every=200))
+    train, valid = (torch.randint(13, (n,), generator=generator) for n in (16 * 256 + 1, 321))
+    dataset = Dataset.of_ids({"train": train, "valid": valid}, data)
+
+    def fit():
+        trainer = Trainer(run, dataset, tmp_path, Compute(progress=False))
+        with warnings.catch_warnings(record=True) as caught, suppress(KeyboardInterrupt):
+            warnings.simplefilter("always")
+            trainer.fit()
+        found = [w.message for w in caught if w.category is metrics.ImplausibleLossWarning]
+        return trainer, list(map(str, found))
+
     def cut_off(path, content):
         if content["status"] == "finished":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("llmlite.train.write_json", cut_off)
-    trainer, _, (warning,) = copying(tmp_path)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("llmlite.train.write_json", cut_off)
+        trainer, (warning,) = fit()
     for _ in ("carried on", "finished before"):
-        _, record, again = copying(tmp_path)
-        assert again == []
-        assert record["warning"] == read_record(tmp_path)["warning"] == warning
+        assert fit()[1] == []
+        record = read_record(tmp_path)
+        assert record["warning"] == warning
     floor = leak_floor(trainer.windows.ids, 16)
     below = [epoch["valid_loss"] for epoch in record["epochs"] if epoch["valid_loss"] < floor]
     assert 1 < len(below) < 8  # or once would be no more than each time
@@ -264,10 +207,6 @@ def test_a_run_without_the_mask_learns_to_copy_and_warns_once_even_if_it_is_cut_
     losses = loss_by_position(trainer.model, TokenWindows(trainer.valid_windows.ids, 16))
     assert losses[:-1].max() < 0.5 < 2 < losses[-1]  # all but the last, where ln 13 is guessing
     assert losses.mean().item() == pytest.approx(record["epochs"][-1]["valid_loss"], abs=1e-5)
-    assert causal_leak(trainer.model)
-
-
-# -- generated text -------------------------------------------------------------------------------
 
 
 def test_bleu_worked_out_by_hand():
@@ -275,46 +214,27 @@ def test_bleu_worked_out_by_hand():
     # pairs, 2 of 4 triples and 1 of 3 quadruples are found; the lengths are equal.
     matrix = metrics.bleu_matrix(["the cat sat on the mat", "the cat sat on a mat"])
     assert matrix[0, 1] == pytest.approx((5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    assert matrix[0, 0] == matrix[1, 1] == pytest.approx(1)
     # All n-grams of the shorter are in the longer: brevity penalty exp(1 - 8/4). The other way
     # round 4 of 8 words, 3 of 7 pairs, 2 of 6 triples, 1 of 5 quadruples are found.
     matrix = metrics.bleu_matrix(["a b c d e f g h", "a b c d"])
     assert metrics.off_diagonal(matrix).tolist() == [matrix[0, 1], matrix[1, 0]]
     assert matrix[0, 1] == pytest.approx(math.exp(-1))
     assert matrix[1, 0] == pytest.approx((4 / 8 * 3 / 7 * 2 / 6 * 1 / 5) ** 0.25)
+    # No pair of one, no triple, no quadruple: method 1 counts 0.1 of each.
+    matrix = metrics.bleu_matrix(["a b", "a c", ""])
+    assert matrix[0, 1] == pytest.approx((1 / 2 * 0.1**3) ** 0.25)
+    assert matrix[2, 0] == matrix[0, 2] == 0
 
 
-def test_bleu_equals_that_of_nltk():
-    texts = ["the cat sat on the mat and looked at the dog", "the cat sat on a mat", "dogs ran", ""]
-    matrix = metrics.bleu_matrix(texts)
-    assert matrix.shape == (4, 4)
-    for (r, h), score in np.ndenumerate(matrix):
-        smooth, words = SmoothingFunction().method1, [text.split() for text in (texts[r], texts[h])]
-        expected = sentence_bleu(words[:1], words[1], smoothing_function=smooth)
-        assert score == pytest.approx(expected)
-
-
-def test_repetition_worked_out_by_hand():
+def test_repetition_and_its_means_worked_out_by_hand():
     assert metrics.distinct_n("abab", 1) == 2 / 4
     assert metrics.distinct_n("abab", 2) == pytest.approx(2 / 3)  # ab, ba, ab
-    assert metrics.distinct_n([1, 1, 1, 1], 3) == 1 / 2
-    assert metrics.distinct_n([1, 2, 3], 3) == 1
     assert metrics.distinct_n([1, 2], 3) == metrics.distinct_n([], 1) == 0
     assert metrics.repetition_rate([1, 2, 3, 1], 3) == 1 / 4
     assert metrics.repetition_rate([1, 2, 3, 1], 2) == 0  # the first 1 lies three back
-    assert metrics.repetition_rate([1, 2, 1, 3, 2], 3) == 2 / 5
     assert metrics.repetition_rate([*range(8), 0]) == 1 / 9  # eight back, and no further
     assert metrics.repetition_rate([*range(9), 0]) == metrics.repetition_rate([]) == 0
-
-
-def test_text_statistics_are_means_over_the_texts():
-    # "on on . on": 4 words, 2 before the stop, pairs "on on", "on .", ". on" all distinct, the
-    # second and the fourth repeated. "a a a": 3 words, no stop, 1 of 2 pairs, 2 of 3 repeated.
-    assert metrics.text_statistics(["on on . on", "a a a"]) == pytest.approx(
-        {
-            "words": 3.5,
-            "first sentence": 2.5,
-            "distinct-2": (1 + 1 / 2) / 2,
-            "repetition": (2 / 4 + 2 / 3) / 2,
-        }
-    )
+    # 4 words, 2 before the stop, 3 of 3 pairs distinct, 2 of 4 words repeated; then 3 words without
+    # a stop, 1 of 2 pairs, 2 of 3 words.
+    means = {"words": 3.5, "first sentence": 2.5, "distinct-2": 0.75, "repetition": 7 / 12}
+    assert metrics.text_statistics(["on on . on", "a a a"]) == pytest.approx(means)

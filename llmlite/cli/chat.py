@@ -1,7 +1,5 @@
-"""Text in a terminal as it is sampled, for one prompt or a loop of them.
-
-What the model writes goes to stdout, and all that is said about it to stderr.
-"""
+"""Text in a terminal as it is sampled, for one prompt or a loop of them: what the model writes to
+stdout, and all that is said about it to stderr."""
 
 import contextlib
 import math
@@ -17,14 +15,10 @@ PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"
 PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
-def print_text(
-    beginning: str, continuation: Iterable[tuple[str, list[float]]], probabilities: bool = False
-) -> None:
-    """Both as one text, as it comes, and a line end even if the continuation is interrupted.
-
+def print_text(beginning: str, continuation: Iterable, probabilities: bool = False) -> None:
+    """Both as one text, as it comes from `pieces`, and a line end even if that is interrupted.
     probabilities: what the model gave each token is set behind it, as in ` the(0.34)`, the product
-    where several tokens spell one character; then comes the mean surprise of all tokens.
-    """
+    where several tokens spell one character; then comes the mean surprise of all tokens."""
     nats = []  # of each token
     try:
         _write(beginning)
@@ -39,28 +33,23 @@ def print_text(
         _write("\n")
         if probabilities and nats:
             mean = sum(nats) / len(nats)
-            _say(
-                f"Mean surprise of {len(nats)} tokens: {mean:.2f} nats per token, perplexity "
-                f"{math.exp(mean):.1f}."
-            )
+            said = f"Mean surprise of {len(nats)} tokens: {mean:.2f} nats per token"
+            _say(f"{said}, perplexity {math.exp(mean):.1f}.")
 
 
 def chat(
     model: GPT, tokenizer, name: str, tokens: int, seed: int, probabilities: bool, **sampling
 ) -> None:
     """Continue each line that is typed, or piped in, until the input ends (at a prompt, by Ctrl-D).
-
     name: of the model, for the first line. seed: of the first text; each later one takes the next,
     so that they differ and all come again. sampling: temperature, top_k and top_p, as in `stream`.
-    Ctrl-C ends a text at a prompt, and everything in a pipe.
-    """
+    Ctrl-C ends a text at a prompt, and everything in a pipe."""
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    if interactive:
-        with contextlib.suppress(ImportError):  # not on Windows
-            import readline  # noqa: F401  gives input() its history and editing
     _say(f"The model continues what you begin; it is no assistant and answers nothing ({name}).")
     if interactive:
         _say("Ctrl-C stops a continuation, Ctrl-D ends.")
+        with contextlib.suppress(ImportError):  # not on Windows
+            import readline  # noqa: F401  gives input() its history and editing
     while True:
         try:
             line = input("> " if interactive else "").strip()

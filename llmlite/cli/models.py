@@ -23,15 +23,13 @@ class Model(Work):
     folder: Annotated[Path | None, tyro.conf.arg(name="model")] = None
 
     def trained(self, announce: bool = True):
-        """What has the `model` and `tokenizer` that the options ask for: an Experiment's where
-        text, folder or settings were named."""
+        """The Experiment, or the ready model, that the options ask for."""
         from llmlite.parallel import resolve_device
         from llmlite.pretrained import FOLDER, load_pretrained
 
+        if self.folder and not self.says_nothing:
+            raise LLMLiteError("--model names a ready model; leave out what describes another one.")
         if not self.says_nothing:
-            if self.folder:
-                words = "--model names a ready model; leave out what describes another one."
-                raise LLMLiteError(words)
             return self.experiment()
         pretrained = load_pretrained(resolve_device(self.device), self.folder or FOLDER)
         if announce:

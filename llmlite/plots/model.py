@@ -14,7 +14,7 @@ from llmlite.plots import style
 
 MONO = 0.602  # a character's width over its size, in DejaVu Sans Mono
 ATTENTION_SCALE = PowerNorm(0.5, vmin=0, vmax=1)  # square root: small weights stay visible
-STATISTICS = {
+STATISTIC_LABELS = {
     "distance": "mean distance, tokens",
     "previous": "weight on the token before",
     "entropy": "entropy, nats",
@@ -24,20 +24,17 @@ STATISTICS = {
 @style.figure
 def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
     """words: the number of words of each article, by split."""
-    fig, ax = style.subplots()
+    fig, ax = style.subplots(title="Every split holds whole articles of similar length")
     lengths = np.concatenate(list(words.values()))
     bins = np.geomspace(max(1, lengths.min()), lengths.max() + 1, 16)
-    for i, (split, values) in enumerate(words.items()):
-        weights = np.full(len(values), 100 / len(values))
-        looks = {"linewidth": 1.8, "linestyle": style.DASHES[i % len(style.DASHES)]}
-        label = f"{split}: {len(values)} articles"
-        ax.hist(values, bins, weights=weights, histtype="step", label=label, **looks)
+    for dashes, (split, values) in zip(style.DASHES, words.items(), strict=False):
+        weights, label = np.full(len(values), 100 / len(values)), f"{split}: {len(values)} articles"
+        looks = {"histtype": "step", "linewidth": 1.8, "linestyle": dashes}
+        ax.hist(values, bins, weights=weights, label=label, **looks)
     ax.set(xscale="log", xlabel="words in an article (log scale)")
-    ax.set_ylabel("articles of the split, %")
     style.log_ticks(ax.xaxis)
     ax.margins(y=0.35)  # room for the legend
-    ax.set_ylim(bottom=0)
-    ax.set_title("Every split holds whole articles of similar length")
+    ax.set(ylabel="articles of the split, %", ylim=(0, None))
     ax.legend(loc="upper left")
     return fig
 
@@ -45,15 +42,14 @@ def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
 @style.figure
 def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]) -> Figure:
     """Counts by length in bytes, from 0: of the vocabulary, and of the tokens of a text."""
-    fig, ax = style.subplots()
+    fig, ax = style.subplots(title="Long tokens fill the vocabulary, short ones the text")
     counts = {"in the vocabulary": in_vocabulary, "in the training text": in_text}
     for offset, (label, values) in zip((-0.2, 0.2), counts.items(), strict=True):
         share = 100 * np.asarray(values) / np.sum(values)
         ax.bar(np.arange(len(share)) + offset, share, 0.4, label=label)
-    ax.set(xlabel="length of a token, bytes", ylabel="tokens, %", xlim=(0.3, 16.7))
-    ax.set_xticks(range(1, 17))
+    ax.set(xlabel="length of a token, bytes", ylabel="tokens, %")
+    ax.set(xlim=(0.3, 16.7), xticks=range(1, 17))
     ax.grid(axis="x", visible=False)
-    ax.set_title("Long tokens fill the vocabulary, short ones the text")
     ax.legend()
     return fig
 
@@ -61,10 +57,7 @@ def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]) -> Figur
 @style.figure
 def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 92) -> Figure:
     """Texts cut into tokens, each on a colour of its own: label → the bytes of the tokens.
-
-    A text that is too long for `columns` characters goes on in the next line. Bytes that are not a
-    character by themselves are written as \\x..; a line end as ↵.
-    """
+    `columns`: characters in a line; what is none by itself is written as \\x.., a line end as ↵."""
     margin, y, colours = 1 + max(map(len, strips)), -1, cycle(style.COLOURS[:5])
     size = min(9.0, style.PAGE * 72 / MONO / (margin + columns))  # points
     words = {"size": size, "family": "monospace", "parse_math": False}
@@ -94,7 +87,7 @@ def tokens_per_word(
     curves: dict[str, pd.Series], chosen: int, reference: float, name: str
 ) -> Figure:
     """curves: split → tokens per word by vocabulary size; `reference`, called `name`, is a line."""
-    fig, ax = style.subplots(height=3.8)
+    fig, ax = style.subplots(height=3.8, title="Each doubling of the vocabulary saves less")
     for i, (label, values) in enumerate(curves.items()):
         ax.plot(values.index, values, label=label, **style.series(i))
     ax.axhline(reference, color="black", linestyle=":", label=fill(name, 26))
@@ -103,7 +96,6 @@ def tokens_per_word(
     ax.set(xscale="log", xlabel="vocabulary, tokens (log scale)", ylabel="tokens per word")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right")
     ax.set_xticks([], minor=True)
-    ax.set_title("Each doubling of the vocabulary saves less")
     fig.legend(loc="outside lower center", ncols=2)
     return fig
 
@@ -131,16 +123,14 @@ def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) ->
     for row, column in np.argwhere(shown >= threshold):
         corner = column - 0.46, row - 0.45
         ax.add_patch(plt.Rectangle(corner, 0.92, 0.9, fill=False, ec=style.RED, lw=2))
-    ax.set_xticks(range(len(labels)), [f"{i + 1}" for i in range(len(labels))])
-    ax.set_yticks(range(len(labels)), [f"{i + 1}  {label}" for i, label in enumerate(labels)])
+    places = range(len(labels))
+    ax.set_xticks(places, [f"{i + 1}" for i in places])
+    ax.set_yticks(places, [f"{i + 1}  {labels[i]}" for i in places])
     ax.set(xlabel="prompt, as hypothesis", ylabel="prompt, as reference")
     ax.set_title(f"Pairwise BLEU of the continuations; framed: {threshold:g} or more")
     bar = fig.colorbar(image, label="BLEU, 0 to 1")
     bar.ax.axhline(threshold, color=style.RED, linewidth=2)
     return fig
-
-
-# -- heads ----------------------------------------------------------------------------------------
 
 
 @style.figure
@@ -197,13 +187,10 @@ def attention_grid(maps: np.ndarray) -> Figure:
 @style.figure
 def attention_by_layer(table: pd.DataFrame, even: float) -> Figure:
     """Figs. 6 and 7 in numbers: a dot a head, with its 95% interval, and a line the layer's mean.
-
-    table: a row a (layer, head); of each of STATISTICS the columns value, low and high. even: the
-    distance of even attention.
-    """
-    fig, axes = style.subplots(1, len(STATISTICS), 2.9, page=True)
-    style.integers(*axes)
-    for ax, (statistic, name) in zip(axes, STATISTICS.items(), strict=True):
+    table: a row a (layer, head); of each of interpret.STATISTICS the columns value, low and high.
+    even: the distance of even attention."""
+    fig, axes = style.subplots(1, len(STATISTIC_LABELS), 2.9, page=True)
+    for ax, (statistic, name) in zip(axes, STATISTIC_LABELS.items(), strict=True):
         for head, part in table[statistic].groupby("head"):
             looks = style.series(head) | {"linestyle": "", "markersize": 4}
             places = part.index.get_level_values("layer") + 0.13 * (head - 1.5)
@@ -211,11 +198,11 @@ def attention_by_layer(table: pd.DataFrame, even: float) -> Figure:
             ax.plot(places, part.value, label=f"head {head}", **looks)
         mean = table[statistic].value.groupby("layer").mean()
         ax.plot(mean.index, mean, color="black", linewidth=1, label="layer's mean")
-        ax.set(xlabel="layer", ylabel=name)
+        ax.locator_params("x", integer=True)
         ax.margins(0.1)
-        ax.set_ylim(bottom=0)
+        ax.set(xlabel="layer", ylabel=name, ylim=(0, None))
     axes[0].axhline(even, color="black", linestyle=":", label="spread evenly")
     handles, labels = axes[0].get_legend_handles_labels()
-    ncols = min(6, len(labels))
-    fig.legend(handles, labels, loc="outside lower center", ncols=ncols, columnspacing=1.2)
+    looks = {"ncols": min(6, len(labels)), "columnspacing": 1.2}
+    fig.legend(handles, labels, loc="outside lower center", **looks)
     return fig

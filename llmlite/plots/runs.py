@@ -57,8 +57,7 @@ def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame) -> Figu
     ax.plot(scale * published.step, published.lr, color="black", linestyle=":", label=label)
     ax.legend(loc="upper right")
     peak = steps.loc[steps.lr.idxmax()]
-    ax.set(xlabel="optimiser step", ylabel="learning rate")
-    ax.set_ylim(bottom=0)
+    ax.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_title(f"Linear warmup to {peak.lr:.4g} at step {peak.step:,.0f}, then a cosine to zero")
     return fig
@@ -74,10 +73,10 @@ def losses(
     for ax, curves in ((left, loss), (right, perplexity)):
         for label, values in curves.items():
             ax.plot(values.index, values, label=label, **looks[label])
+        ax.locator_params("x", integer=True)
     left.legend()
     left.set(xlabel="epoch", ylabel="loss, nats per token")
     right.set(xlabel="epoch", ylabel="validation perplexity per token")
-    style.integers(left, right)
     style.published_values(right, *published)
     fig.suptitle(title)
     return fig
@@ -87,7 +86,7 @@ def losses(
 def gradient_norm(steps: pd.DataFrame, clip: float, smooth: int, published: Range) -> Figure:
     """Fig. 10. steps: columns step, grad_norm; clip: the limit, drawn as a line; smooth: steps in
     the running median."""
-    fig, ax = style.subplots()
+    fig, ax = style.subplots(title="Gradient norm before clipping: each step, and the median")
     # As pixels: a run may have 50,000 steps, and each would be a point of the SVG.
     ax.plot(steps.step, steps.grad_norm, linewidth=0.5, alpha=0.5, rasterized=True)
     median = steps.grad_norm.rolling(smooth, center=True, min_periods=1).median()
@@ -99,19 +98,16 @@ def gradient_norm(steps: pd.DataFrame, clip: float, smooth: int, published: Rang
     ax.xaxis.set_major_formatter("{x:,.0f}")
     style.log_ticks(ax.yaxis)
     style.published_values(ax, *published)
-    ax.set_title("Gradient norm before clipping: each step, and the median")
     fig.legend(loc="outside lower center", ncols=2)
     return fig
-
-
-# -- the audit ------------------------------------------------------------------------------------
 
 
 @style.figure
 def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Figure:
     """Loss at each position of the window, log scale. curves: label → (block_size,), nats per
     token; published: the paper's mean."""
-    fig, ax = style.subplots(height=3.4)
+    title = "Without a mask, only the last answer is not in sight"
+    fig, ax = style.subplots(height=3.4, title=title)
     for i, (label, losses) in enumerate(curves.items()):
         places = np.arange(1, len(losses) + 1)
         mean = float(np.mean(losses))
@@ -124,7 +120,6 @@ def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Fi
     ax.margins(y=0.12)
     style.log_ticks(ax.yaxis)
     style.published_values(ax, published, published)
-    ax.set_title("Without a mask, only the last answer is not in sight")
     return fig
 
 
@@ -152,10 +147,9 @@ def published_curves(curves: dict[str, tuple[dict[int, float], Sequence[float]]]
     fig, (axes,) = style.subplots(1, len(curves), page=len(curves) > 1, sharey=True, squeeze=False)
     for ax, (title, (paper, ours)) in zip(axes, curves.items(), strict=True):
         ax.plot(paper.keys(), paper.values(), "o", color="black", markersize=7, label="the paper")
-        epochs = range(1, len(ours) + 1)
-        ax.plot(epochs, ours, "-s", color=style.RED, label="here, without a mask")
+        ax.plot(range(1, len(ours) + 1), ours, "-s", color=style.RED, label="here, without a mask")
         ax.set(xlabel="epoch", title=title)
-    style.integers(*axes)
+        ax.locator_params("x", integer=True)
     axes[0].set_ylabel("validation loss, nats per token")
     axes[0].legend()
     return fig
@@ -165,7 +159,7 @@ def published_curves(curves: dict[str, tuple[dict[int, float], Sequence[float]]]
 def window_sizes(table: pd.DataFrame, published: float) -> Figure:
     """Mean loss of runs without a mask over their windows. table: columns window, "mean loss" and
     "predicted: last position / window"; published: the paper's loss."""
-    fig, ax = style.subplots()
+    fig, ax = style.subplots(title="Without a mask, the window sets the loss")
     table = table.sort_values("window")
     predicted = "predicted: last position / window"
     ax.plot(table.window, table["mean loss"], "s", color=style.RED, markersize=8, label="measured")
@@ -179,7 +173,6 @@ def window_sizes(table: pd.DataFrame, published: float) -> Figure:
     style.log_ticks(ax.yaxis)
     style.published_values(ax, published, published)
     fig.legend(loc="outside lower center", ncols=2)
-    ax.set_title("Without a mask, the window sets the loss")
     return fig
 
 

@@ -1,7 +1,4 @@
-"""What all figures share: style, sizes, colours, and words beside the lines.
-
-Series differ in colour, marker and dashes, so they stay apart in grey.
-"""
+"""What all figures share: style, sizes, colours, and words beside the lines."""
 
 from functools import wraps
 from pathlib import Path
@@ -15,13 +12,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-STYLE = rc_params_from_file(
-    Path(__file__).with_name("llmlite.mplstyle"), use_default_template=False
-)
+SHEET = Path(__file__).with_name("llmlite.mplstyle")
+STYLE = rc_params_from_file(SHEET, use_default_template=False)
 # Figures for half a page and a page are read at 3.5 and 7 inches, where no text is under 7 points.
 HALF, PAGE = 5.0, 7.5  # inches
 PAGE_TEXT, SMALL = 8.5, 7.5  # points in the latter: most text, and the least
-MAP_STYLE = {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
 
 COLOURS = STYLE["axes.prop_cycle"].by_key()["color"]
 BLUE, GREEN, RED = COLOURS[0], COLOURS[2], COLOURS[4]
@@ -52,18 +47,20 @@ def save(fig: Figure, path: str | Path) -> None:
         fig.savefig(path, metadata={"Date": None})
 
 
-def subplots(rows=1, columns=1, height=3.0, page=False, boxed=False, **options):
+def subplots(rows=1, columns=1, height=3.0, page=False, boxed=False, title="", **options):
     """`plt.subplots` for half a page or a page's width, `height` in inches; `boxed` is for maps:
     a frame and no grid. Changes the style for what comes after it in a function with `figure`."""
     if page:
         plt.rcParams["font.size"] = PAGE_TEXT
     if boxed:
-        plt.rcParams.update(MAP_STYLE)
-    return plt.subplots(rows, columns, figsize=(PAGE if page else HALF, height), **options)
+        plt.rcParams |= {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
+    options |= {"figsize": (PAGE if page else HALF, height), "subplot_kw": {"title": title}}
+    return plt.subplots(rows, columns, **options)
 
 
 def series(i: int) -> dict:
-    """Looks of the i-th line; earlier ones are larger, to be seen below one that hides them."""
+    """Looks of the i-th line, which differ in grey, too; earlier ones are larger, to be seen below
+    one that hides them."""
     return {
         "color": COLOURS[i % len(COLOURS)],
         "marker": MARKERS[i % len(MARKERS)],
@@ -82,12 +79,6 @@ def note(ax: Axes, text: str, point: tuple[float, float], right=0.0, up=0.0, **l
     ax.annotate(text, point, (right, up), textcoords="offset points", **looks)
 
 
-def integers(*axes: Axes) -> None:
-    """Ticks of the x axes at whole numbers alone."""
-    for ax in axes:
-        ax.xaxis.get_major_locator().set_params(integer=True)
-
-
 def write_values(ax: Axes, matrix: np.ndarray, form: str, white: np.ndarray) -> None:
     """The numbers in the cells of an image, but for NaN; in white letters where `white` says so."""
     for place, value in np.ndenumerate(matrix):
@@ -97,10 +88,8 @@ def write_values(ax: Axes, matrix: np.ndarray, form: str, white: np.ndarray) -> 
 
 
 def published_values(ax: Axes, low: float, high: float) -> None:
-    """The paper's values on the y axis as dotted lines; off the scale, in words at that edge.
-
-    To be called when the curves are drawn: the scale is theirs.
-    """
+    """The paper's values on the y axis as dotted lines; off the scale, in words at that edge. To be
+    called when the curves are drawn: the scale is theirs."""
     bottom, top = ax.get_ylim()
     values = dict.fromkeys((low, high))  # one of them if they are the same
     text = f"the paper: {' to '.join(map(number, values))}"
