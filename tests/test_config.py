@@ -6,11 +6,11 @@ import pytest
 
 from llmlite import paper
 from llmlite.audit.plan import AUDITS, HEADS
-from llmlite.config import PAPER_FIRST_GRID as FIRST
-from llmlite.config import PAPER_REVISED_GRID as REVISED
 from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig, fingerprint, with_data
 from llmlite.files import LLMLiteError
 from llmlite.profiles import OWN_SIZES, PROFILES, changed, own_profile
+from llmlite.profiles import PAPER_FIRST_GRID as FIRST
+from llmlite.profiles import PAPER_REVISED_GRID as REVISED
 
 STREAM = {"stream": True}
 REFUSED = {
