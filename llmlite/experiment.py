@@ -9,7 +9,6 @@ wants the same run (a grid, the retraining, the audit) finds it.
 """
 
 import json
-from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -158,12 +157,9 @@ class Experiment:
 
     def measured(self, run: Run, what: str) -> dict:
         """One of the run's measures, from its folder if it is there."""
-        return self.kept(run, what, run.measures[what])
-
-    def kept(self, run: Run, what: str, measure: Callable[[GPT, Dataset], dict]) -> dict:
         path = self.folder(run) / f"{what}.json"
         if not path.exists():
-            write_json(path, measure(self.model_of(run), self.dataset_of(run.data)))
+            write_json(path, run.measures[what](self.model_of(run), self.dataset_of(run.data)))
         return json.loads(path.read_text("utf-8"))
 
     def is_trained(self, run: Run) -> bool:
@@ -255,7 +251,6 @@ class Experiment:
         return replace(run, measures={"test_score": _test_score}, keeps=keeps)
 
     def retrain(self) -> dict:
-        """The retraining's record."""
         return self.train(self.retraining())
 
     @property
@@ -322,7 +317,7 @@ class Experiment:
         study = partial(STUDIES[name], size=self.study_size)
         if self.pretrained:
             return study(self.model, self.dataset)
-        return self.kept(self.retraining(), name, study)
+        return self.measured(replace(self.retraining(), measures={name: study}), name)
 
     def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
         """Write `figures/NAME.png` and `NAME.svg`, and keep the caption, with where its numbers are
