@@ -117,30 +117,22 @@ def test_every_configuration_is_a_model_and_the_audit_starts_without_a_mistake(p
 
 
 @pytest.mark.parametrize("name", ["small", "full"])
-def test_the_scorecard_judges_by_the_runs_that_are_there_anyway(name):
+def test_small_and_full_search_as_the_paper_did_and_judge_by_the_runs_that_are_there(name):
     profile, audit = PROFILES[name], AUDITS[name]
+    data, first, revised = profile.data, profile.first, profile.revised
     assert (audit.honest, audit.seeds) == (profile.train, profile.seeds)
-    assert audit.revised_grid == profile.revised.train
-    assert audit.first_grid == profile.first.train
-    assert audit.first_seeds == audit.seeds[:1] == (profile.revised.train.seed,)
-    assert audit.honest == replace(audit.revised_grid, epochs=2 * audit.revised_grid.epochs)
+    assert (audit.first_grid, audit.revised_grid) == (first.train, revised.train)
+    assert audit.first_seeds == audit.seeds[:1] == (revised.train.seed,)
+    assert (revised.train.epochs, profile.train.epochs) == (10, 20)
+    assert profile.train == replace(revised.train, epochs=20)
+    assert first.train.batch_size * 2 == revised.train.batch_size
+    assert (revised.space, set(first.space.n_embd)) == (REVISED, {64, 128, 256})
     best = {"n_layer": audit.deep, "n_head": HEADS, "n_embd": audit.model.n_embd}
     assert {**best, "learning_rate": audit.honest.learning_rate} == paper.BEST
-    assert profile.revised.space == REVISED
-    vocabulary, window = profile.data.vocab_size, profile.data.block_size
-    stride = profile.data.stride
-    own = {"vocab_size": vocabulary, "block_size": window, "overlap": window // (stride or window)}
+    overlap = data.block_size // (data.stride or data.block_size)
+    own = {"vocab_size": data.vocab_size, "block_size": data.block_size, "overlap": overlap}
     assert own in list(profile.data_grid.space.points()), "it is among its own candidates"
-
-
-def test_small_searches_as_the_paper_did_and_full_needs_a_gpu_for_it():
-    small, full = PROFILES["small"], PROFILES["full"]
-    assert (small.needs_gpu, full.needs_gpu) == (False, True)
-    assert small.revised.train.epochs == paper.SEARCH_EPOCHS
-    assert small.train.epochs == paper.RETRAIN_EPOCHS
-    assert small.train.train_tokens is small.train.epoch_windows is None, "all of the text"
-    assert set(small.first.space.n_embd) == set(full.first.space.n_embd)
-    assert small.first.train.batch_size * 2 == small.revised.train.batch_size
+    assert profile.needs_gpu is (name == "full")
 
 
 @pytest.mark.parametrize(("cuda", "tokens"), [(False, 4e6), (True, 3e8)])

@@ -3,7 +3,6 @@
 import json
 import pickle
 import re
-import shutil
 from dataclasses import asdict, replace
 from threading import Thread
 from types import SimpleNamespace
@@ -40,7 +39,6 @@ def work(monkeypatch):
         monkeypatch.setattr(kind, name, counted)
 
     count(BPETokenizer, "train", staticmethod)
-    count(BPETokenizer, "encode_batch_to_arrays")
     count(Trainer, "_optimiser_step")
     return done
 
@@ -78,26 +76,6 @@ def test_each_stage_is_made_when_it_is_asked_for_and_only_once(start, some_artic
     kept = json.loads((retrained(experiment) / "test_score.json").read_text("utf-8"))
     assert kept.items() > asdict(score).items()
     assert kept["environment"]["commit"] == commit()
-
-
-def test_another_text_is_never_answered_from_the_old_files(some_articles, tmp_path, work):
-    text, out = tmp_path / "text", tmp_path / "out"
-    shutil.copytree(some_articles, text)
-    first = open_plan(text, out)
-    first.retrain()
-    old = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    done = set(work)
-    work.clear()
-    for path in text.iterdir():
-        path.write_text(path.read_text("utf-8").replace(" the ", " mountain "), encoding="utf-8")
-    second = open_plan(text, out)
-    record = second.retrain()
-    assert set(work) == done == {"train", "encode_batch_to_arrays", "_optimiser_step"}
-    assert second.tokenizer.fingerprint != first.tokenizer.fingerprint
-    read = second.tokenizer.decode(second.dataset.ids["valid"].tolist())
-    assert (read.count(" mountain ") > 50, read.count(" the ")) == (True, 0)
-    assert record["identity"]["data_fingerprint"] == second.dataset.about["data_fingerprint"]
-    assert all(path.read_bytes() == content for path, content in old.items())
 
 
 def test_the_best_configuration_of_the_revised_grid_is_trained(start, work):

@@ -79,8 +79,6 @@ def test_two_runs_of_one_folder_are_never_given_out_at_once(some_articles, tmp_p
     experiment, busy, most = open_plan(some_articles, tmp_path), {}, []
 
     class Pool:
-        """Two workers, of which the one that began first is done first."""
-
         def __init__(self, *_): ...
         def shutdown(self, **_): ...
 
@@ -91,16 +89,14 @@ def test_two_runs_of_one_folder_are_never_given_out_at_once(some_articles, tmp_p
             most.append(len(busy))
             return future
 
-    def wait(futures, **_):
+    def first_fails(futures, **_):
         first = next(iter(futures))
         first.set_result(busy.pop(first) is None)
         return {first}, set()
 
     monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(runner, "wait", wait)
-    work_through(
-        experiment, only=("retrain", "honest", "search-revised", "grid-revised"), processes=2
-    )
+    monkeypatch.setattr(runner, "wait", first_fails)
+    work_through(experiment, ("retrain", "honest", "search-revised", "grid-revised"), processes=2)
     assert max(most) == 2
     assert len(most) == 2 + 2 + 2, "what fails under one name is not tried under another"
 
@@ -112,11 +108,10 @@ def test_what_is_to_be_retrained_is_searched_for_first(some_articles, tmp_path):
     assert work_through(experiment, first[:1], processes=2, archive=archive) == []
     assert WEIGHTS in packed(archive), "the paper's best may be what is retrained"
     assert len(list((tmp_path / "plan").iterdir())) == 1, "a run has no use for two workers"
-    # When the grid has been searched, its best is in the plan and made.
     assert work_through(experiment, only=("search-revised", "retrain")) == []
     retrained = whole_plan(experiment)[:1] + whole_plan(experiment)[2:3]
     assert names(retrained) == [f"retrain-seed-{seed}" for seed in SEEDS]
-    assert all(map(experiment.is_done, retrained))
+    assert all(map(experiment.is_done, retrained)), "the searched grid's best is made as well"
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_made(some_articles, tmp_path):
@@ -132,11 +127,10 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(some_articles, tmp_pa
 
 def test_when_the_time_is_over_the_rest_is_named(some_articles, tmp_path):
     experiment, archive = open_plan(some_articles, tmp_path), tmp_path / "a"
-    assert not experiment.is_done(whole_plan(experiment)[-1]), "the text is encoded by now"
+    runs = chosen(whole_plan(experiment))
     began = time.monotonic()
     left = work_through(experiment, minutes=(RESERVE + 1) / 60, archive=archive)
     assert time.monotonic() - began < RESERVE
-    runs = chosen(whole_plan(experiment))
     assert names(left) == names(run for run in runs if not experiment.is_done(run))
     assert left, "or it was not short"
     with pytest.raises(LLMLiteError, match="is of profile tiny, not quick; say --profile"):
@@ -192,9 +186,9 @@ def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_arti
         assert losses(whole.experiment.folder(run)) == losses(other.folder(run)), run.name
 
 
-FOREIGN = [{"x": ""}, {MANIFEST: "{"}, {MANIFEST: json.dumps({"format": "another"})}]
 OURS = {MANIFEST: json.dumps({"format": FORMAT, "profile": "quick"})}
-FOREIGN += [OURS | {name: ""} for name in ("../outside", "runs/../../outside")]
+OUTSIDE = [OURS | {name: ""} for name in ("../outside", "runs/../../outside")]
+FOREIGN = [{"x": ""}, {MANIFEST: "{"}, {MANIFEST: json.dumps({"format": "another"})}, *OUTSIDE]
 
 
 @pytest.mark.parametrize("contents", [*FOREIGN, "missing", "empty", "half", "no archive"])
@@ -209,8 +203,7 @@ def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, conte
                 file.addfile(info, io.BytesIO(content.encode()))
     elif contents != "missing":
         good = (whole.experiment.out / "all.tar.gz").read_bytes()
-        damaged = {"empty": b"", "half": good[: len(good) // 2]}
-        archive.write_bytes(damaged.get(contents, contents.encode()))
+        archive.write_bytes({"empty": b"", "half": good[: len(good) // 2]}.get(contents, b"none"))
     with pytest.raises(CheckpointError) as error:
         unpack(archive, out, "quick")
     assert str(archive) in one_sentence(error)
@@ -292,6 +285,5 @@ def test_the_fewest_bits_per_byte_come_first(whole, monkeypatch):
     monkeypatch.setattr(Experiment, "measured", worse_by_stride)
     table = choose_data(whole.experiment)
     assert table.stride.tolist() == [8, 16]
-    for _, row in table.iterrows():
-        nats = counts.words_and_line_ends * math.log(row["perplexity per word"])
-        assert row["bits per byte"] == pytest.approx(nats / math.log(2) / counts.bytes)
+    nats = counts.words_and_line_ends * table["perplexity per word"].map(math.log)
+    assert table["bits per byte"].tolist() == pytest.approx(nats / math.log(2) / counts.bytes)

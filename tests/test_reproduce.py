@@ -123,27 +123,25 @@ def test_publish_shows_what_a_run_made_and_what_its_records_say(
     assert other.search("revised").perplexity.tolist() == experiment.search().perplexity.tolist()
 
 
-def test_a_run_of_one_notebook_is_published_beside_what_is_shown_already(out, root):
-    figures = root / "figures"
+def test_a_run_of_one_notebook_is_published_beside_what_is_shown_already(out, root, tmp_path):
+    figures, experiment = root / "figures", Experiment("quick", "sample", out, "cpu", False)
     (figures / "records" / "runs").mkdir(parents=True)
     for name in ("01_x", "02_y"):
         (figures / f"{name}.png").write_bytes(b"old")
     old = {"01_x": "Old words.", "02_y": "Still there.", "03_gone": "Its picture is gone."}
     (figures / "README.md").write_text(gallery(old))
-    publish(Experiment("quick", "sample", out, "cpu", progress=False), root)
+    publish(experiment, root)
     page = (figures / "README.md").read_text()
     assert captions_in(page) == {"01_x": "New words.", "02_y": "Still there."}
     assert "(01_x.png)" in page
     assert (figures / "01_x.png").read_bytes() == b"new"
     assert (root / "README.md").read_text() == README, "there are no results to write"
     assert (figures / "records" / "runs").exists()
-
-
-def test_what_cannot_be_shown_is_said(tmp_path, root):
     with pytest.raises(LLMLiteError, match="README"):
         with_block("no marks", "table")
+    experiment.out = tmp_path
     with pytest.raises(LLMLiteError, match="There are no figures in"):
-        publish(Experiment("quick", "sample", tmp_path, "cpu", progress=False), root)
+        publish(experiment, root)
 
 
 def test_the_shipped_model_is_the_trained_one_rounded_and_scored_as_stored(whole, tmp_path):

@@ -93,15 +93,14 @@ def test_the_table_has_a_row_a_configuration_as_its_record_says(finished):
     assert {p.name for p in folder.iterdir()} == {*(run.name for run in runs), "results.csv"}
     for run, row in zip(runs, table.to_dict("records"), strict=True):
         record = read_record(run)
-        best = min(record["epochs"], key=lambda epoch: epoch["valid_loss"])
+        best, last = record["best"], record["epochs"][-1]
         assert [row[c] for c in COLUMNS[6:9]] == [best[c] for c in COLUMNS[6:9]]
         assert (row["best_epoch"], row["parameters"]) == (best["epoch"], record["parameters"])
         # 87 windows of 8 tokens in batches of 8
         assert [row[c] for c in ("status", "epochs", "steps")] == ["finished", 2, 2 * 11]
-        assert row["tokens_per_second"] == round(record["epochs"][-1]["tokens_per_second"])
+        assert row["tokens_per_second"] == round(last["tokens_per_second"])
         assert row["seconds"] == round(record["seconds"], 1)
-    early = record | {"best": record["epochs"][0]}
-    row = row_of(grid(GRID, BASE)[-1], early)
+    row = row_of(grid(GRID, BASE)[-1], record | {"best": record["epochs"][0]})
     assert (row["best_epoch"], row["epochs"]) == (1, 2), "the best epoch need not be the last"
     written = pd.read_csv(folder / "results.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(written, table)
@@ -120,23 +119,18 @@ def test_the_best_row_is_the_lowest_perplexity_that_finished():
 
 def test_epochs_and_log_are_in_the_papers_form_and_printed(tmp_path, capsys):
     table, epochs = search_in(tmp_path, NARROW, progress=True), epochs_in(tmp_path, NARROW)
-    expected = [[e, rate, 1337] for rate in NARROW.learning_rate for e in (1, 2)]
-    assert epochs[["epoch", "learning_rate", "seed"]].to_numpy().tolist() == expected
     records = map(read_record, folders_in(tmp_path, NARROW))
     losses = [epoch["valid_loss"] for record in records for epoch in record["epochs"]]
+    expected = [[e, rate, 1337] for rate in NARROW.learning_rate for e in (1, 2)]
+    assert epochs[["epoch", "learning_rate", "seed"]].to_numpy().tolist() == expected
     assert epochs.valid_loss.tolist() == losses
     log = search_log(table, epochs)
     first, *lines, last = log.split("\n\n")[1].split("\n")
     assert first == "Running config: lr=0.0001, layers=1, heads=1, embed_dim=8"
-    numbers = r"Train Loss=\d\.\d{4}, Val Loss=\d\.\d{4}, Perplexity=\d+\.\d{4}, LR=0\.\d{6}, "
-    for epoch, line in enumerate(lines, start=1):
-        assert re.fullmatch(rf"Epoch {epoch}: {numbers}GradNorm=\d\.\d{{4}}e[+-]\d\d", line)
+    assert [line.split(":")[0] for line in lines] == ["Epoch 1", "Epoch 2"]
     assert last == f"Final Perplexity for (0.0001, 1, 1, 8): {table.perplexity.iloc[1]:.4f}"
     out, err = capsys.readouterr()
-    printed = err.replace("\x1b[A", "").splitlines()  # the bars move the cursor up
-    shown = [line for line in printed if line.startswith(("Epoch", "Final"))]
-    assert shown == [line for line in log.split("\n") if line.startswith(("Epoch", "Final"))]
-    assert out == ""
+    assert (out, last in err, lines[0] in err) == ("", True, True)
     with pytest.raises(MissingRunError, match="digits-lr0"):
         epochs_in(tmp_path / "none")
 
@@ -265,7 +259,6 @@ def test_what_fails_in_a_worker_is_a_row_but_a_damaged_run_stops_all(tmp_path, t
     space = replace(NARROW, learning_rate=(1e30, 0.02))
     table = search_in(tmp_path, space, ray=two_cpus)
     assert table.status.tolist() == ["failed", "finished"]
-    assert table.learning_rate.tolist() == [1e30, 0.02]
     assert re.search(r"became (nan|inf) at step \d+ of 22", table.reason[0])
     run = folders_in(tmp_path, space)[1]
     (run / RECORD).write_text("{")
