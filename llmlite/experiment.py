@@ -36,7 +36,6 @@ from llmlite.sources import resolve_source
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Compute, Trainer
 
-GRIDS = ("first", "revised")
 SEEDS = "seeds.csv"  # the scores of the trained model, a row a seed
 
 
@@ -206,8 +205,8 @@ class Experiment:
 
     def grid(self, name: str) -> list[Run]:
         """§IV.A: the runs of the "first" grid (fixed rate) or the "revised" one."""
-        if name not in GRIDS:
-            raise LLMLiteError(f"There is no grid '{name}'; choose {' or '.join(GRIDS)}.")
+        if name not in ("first", "revised"):
+            raise LLMLiteError(f"There is no grid '{name}'; choose first or revised.")
         chosen = getattr(self.profile, name)
         return grid(chosen.space, self.run(f"search-{name}", chosen.train))
 

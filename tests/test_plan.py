@@ -62,13 +62,13 @@ def test_a_run_that_two_want_is_one(whole):
     experiment, runs = whole.experiment, whole_plan(whole.experiment)
     folder = {run.name: experiment.folder(run) for run in runs}
     assert len(folder) == len(runs), "a name is one run's"
+    assert set(folder.values()) == set(experiment.runs.iterdir())
     for seed in SEEDS:
         assert folder[f"honest-seed-{seed}"] == folder[f"retrain-seed-{seed}"]
-    again = [name for name in folder if name.startswith("grid-revised-seed-1337")]
-    searched = [path for name, path in folder.items() if name.startswith("search-revised")]
-    assert [folder[name] for name in again] == searched
-    assert set(folder.values()) == set(experiment.runs.iterdir())
-    assert not set(again) & set(names(chosen(runs)))
+    again = {name for name in folder if name.startswith("grid-revised-seed-1337")}
+    searched = {path for name, path in folder.items() if name.startswith("search-revised")}
+    assert {folder[name] for name in again} == searched
+    assert again.isdisjoint(names(chosen(runs)))
     assert {"retrain-seed-1337", "honest-seed-1337"} <= set(names(chosen(runs))), "of two measures"
     assert names(chosen(runs, ["no-mask-s", "mask"])) == ["mask", "no-mask-seed-1"]
     with pytest.raises(LLMLiteError, match="Nothing in the plan begins with x, y"):
@@ -128,6 +128,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(some_articles, tmp_pa
 def test_when_the_time_is_over_the_rest_is_named(some_articles, tmp_path):
     experiment, archive = open_plan(some_articles, tmp_path), tmp_path / "a"
     runs = chosen(whole_plan(experiment))
+    assert not any(map(experiment.is_done, runs)), "the text is encoded by now"
     began = time.monotonic()
     left = work_through(experiment, minutes=(RESERVE + 1) / 60, archive=archive)
     assert time.monotonic() - began < RESERVE
