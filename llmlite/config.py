@@ -19,7 +19,7 @@ def _require(condition: bool, what: str, allowed: str) -> None:
 def _at_least(least: int, config, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value >= least, f"{name} is {value}", f"{least} or more")
+        _require(value is None or value >= least, f"{name} is {value}", f"{least} or more")
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,10 @@ class TrainConfig:
     log_scaled_norm: bool = False  # the norm of fp16's gradient before the scale is taken out
 
     def __post_init__(self):
+        _at_least(2, self, "train_tokens", "valid_tokens")
         _at_least(1, self, "epochs", "batch_size", "accumulation")
+        _at_least(1, self, "epoch_windows", "checkpoint_every")
         _at_least(0, self, "patience", "clip_norm", "weight_decay")
-        limits = {"train_tokens": 2, "valid_tokens": 2, "epoch_windows": 1, "checkpoint_every": 1}
-        for name, least in limits.items():
-            if getattr(self, name) is not None:
-                _at_least(least, self, name)
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}", "above 0")
         warmup = self.warmup_fraction
         _require(0 <= warmup < 1, f"warmup_fraction is {warmup}", "0 or more and below 1")
@@ -167,13 +165,10 @@ class DataSpace(Space):
     overlap: tuple[int, ...]  # windows that a token is in: 1 is side by side, 4 a quarter's stride
 
 
-# -- how runs are computed, which is no part of what they are -------------------------------------
-
-
 @dataclass(frozen=True)
 class FastPaths:
-    """Which of the engine's fast paths to take; None: where it pays. Results differ by rounding
-    and, merged, by the units that are dropped out."""
+    """Which of the engine's fast paths to take; None: where it pays. No part of what a run is,
+    though results differ by rounding and, merged, by the units that are dropped out."""
 
     compile: bool | None = None  # compile the blocks; where it pays if not given
     # replay a step as a CUDA graph, in one process; where it pays if not given
@@ -197,14 +192,12 @@ class RayOptions:
     cpus_per_run: int = 1  # cores and threads for a run
 
     def __post_init__(self):
-        gpus, cpus = self.gpus_per_run, self.cpus_per_run
+        gpus = self.gpus_per_run
         _require(0 <= (gpus or 0) <= 1, f"gpus_per_run is {gpus}", "0 to 1, a part of one GPU")
-        _require(cpus >= 1, f"cpus_per_run is {cpus}", "1 or more")
+        _at_least(1, self, "cpus_per_run")
 
 
 AXES = ("learning_rate", "n_layer", "n_head", "n_embd")  # of a SearchSpace
-PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # §IV.A: 36, batch 64, fixed rate
-PAPER_REVISED_GRID = SearchSpace()  # 12, batch 128, warmup + cosine
 
 
 def fingerprint(*parts) -> str:

@@ -3,10 +3,13 @@
     dataset → grids → best configuration → trained model → scores, studies, figures
 
 The notebooks and the command line share this object, so each of them can run alone: what an
-earlier stage should have left is made on the spot, and what is there is used.
+earlier stage should have left is made on the spot, and what is there is used. Text and tokenizers
+lie in the folder itself, runs below `runs`, each under a fingerprint of all that it is: whoever
+wants the same run (a grid, the retraining, the audit) finds it.
 """
 
 import json
+from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,23 +20,22 @@ from matplotlib.figure import Figure
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
-from llmlite.config import AXES, FastPaths, RayOptions, TrainConfig, with_data
+from llmlite.config import AXES, DataConfig, FastPaths, RayOptions, TrainConfig, with_data
 from llmlite.data import Dataset
-from llmlite.files import LLMLiteError, replacing, write_json
+from llmlite.files import LLMLiteError, MissingRunError, replacing, write_json
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import gpu_bytes, resolve_device, world
-from llmlite.plan.search import at, best_row, grid, point, row_of
-from llmlite.plan.workspace import Workspace
+from llmlite.plan.cluster import elsewhere
+from llmlite.plan.search import at, best_row, epochs_table, grid, point, row_of, search
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
 from llmlite.profiles import Profile, changed, get_profile
-from llmlite.run import WEIGHTS, Run, commit, device_name, environment, read_record
+from llmlite.run import RECORD, WEIGHTS, Run, environment, finished_record, load_model, read_record
 from llmlite.sources import resolve_source
 from llmlite.tokenizer import BPETokenizer
-from llmlite.train import Compute
+from llmlite.train import Compute, Trainer
 
-GRIDS = ("first", "revised")
 SEEDS = "seeds.csv"  # the scores of the trained model, a row a seed
 
 
@@ -43,7 +45,7 @@ def project_root() -> Path:
     return next((p for p in (here, *here.parents) if (p / "llmlite/experiment.py").exists()), here)
 
 
-class Experiment(Workspace):
+class Experiment:
     """profile: "auto", "quick", "small", "full" or a Profile. data: where the text comes from
     ("sample", "hub", a folder, a file, or "auto": $LLMLITE_DATA or else the Hub; None: as the
     profile says). out: the folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda".
@@ -72,32 +74,128 @@ class Experiment(Workspace):
             changes["data.source"] = str(data)
         if changes.keys() & {"train.learning_rate", *(f"model.{axis}" for axis in AXES[1:])}:
             changes["searched"] = False  # what is to be retrained is given
-        self.profile, self.changes = changed(profile, changes), changes
-        out = Path(out) if out else project_root() / "runs" / self.profile.name
-        compute = Compute(device, progress and world().main, paths)
-        only_read = None
+        self.profile = changed(profile, changes)
+        self.out = Path(out) if out else project_root() / "runs" / self.profile.name
+        self.data = self.profile.data  # of most runs; others cut the same text otherwise
+        self.compute = Compute(device, progress and world().main, paths)
+        self.only_read = None  # why nothing is trained here, in a sentence, if so
         if self.profile.needs_gpu and device == "cpu":
-            only_read = (
+            self.only_read = (
                 f"profile {self.profile.name} is trained on a GPU, by `llmlite run --profile "
                 f"{self.profile.name}`, and shown here from its records."
             )
-        super().__init__(out, self.profile.data, compute, only_read)
         self.pretrained: Pretrained | None = None
+        self._datasets: dict[DataConfig, Dataset] = {}
 
     def __str__(self) -> str:
         """The line that stands on top of every notebook."""
-        here = device_name(self.device)
-        device = f"shown on {here}, trained on {self.made_on()}" if self.only_read else here
+        about = environment(self.device)
+        device = about["device"]
+        if self.only_read:
+            device = f"shown on {device}, trained on {self.made_on()}"
         source = resolve_source(self.data.source)
         place = source if source in ("hub", "sample") else "folder"  # without its path
         return (
             f"profile {self.profile.name} · data {self.dataset.name} ({place}) · "
-            f"device {device} · commit {commit()}"
+            f"device {device} · commit {about['commit']}"
         )
+
+    def __getstate__(self) -> dict:
+        """Another process opens text and tokens from the folder."""
+        return vars(self) | {"_datasets": {}}
+
+    @property
+    def device(self) -> str:
+        return self.compute.device
+
+    @property
+    def progress(self) -> bool:
+        return self.compute.progress
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.dataset_of(self.data)
+
+    def dataset_of(self, data: DataConfig) -> Dataset:
+        """The text with the vocabulary and the windows of `data`; what is the same is shared."""
+        if data not in self._datasets:
+            made = Dataset(data, self.out, self.progress)
+            self._datasets[data] = made if data == self.data else self.dataset.like(**vars(data))
+        return self._datasets[data]
 
     @property
     def tokenizer(self) -> BPETokenizer:
         return self.dataset.tokenizer
+
+    # -- any run, whoever wants it ------------------------------------------------------------
+
+    @property
+    def runs(self) -> Path:
+        return (self.out / "runs").absolute()
+
+    def folder(self, run: Run) -> Path:
+        return run.folder(self.runs, self.dataset_of(run.data).about)
+
+    def trainer(self, run: Run) -> Trainer:
+        return Trainer(run, self.dataset_of(run.data), self.folder(run), self.compute)
+
+    def train(self, run: Run) -> dict:
+        """Train a run, or carry it on, or find it finished; its record. Raises MissingRunError
+        where nothing is trained."""
+        identity = run.identity(self.dataset_of(run.data).about)
+        if world().size == 1 and (record := finished_record(self.folder(run), identity)):
+            return record
+        if self.only_read:
+            raise MissingRunError(f"There is no finished run {run.name}: {self.only_read}")
+        return self.trainer(run).fit()
+
+    def model_of(self, run: Run) -> GPT:
+        """A run's model after its best epoch, trained first if need be."""
+        self.train(run)
+        return load_model(self.folder(run) / WEIGHTS, self.device)[0]
+
+    def measured(self, run: Run, what: str) -> dict:
+        """One of the run's measures, from its folder if it is there."""
+        path = self.folder(run) / f"{what}.json"
+        if not path.exists():
+            write_json(path, run.measures[what](self.model_of(run), self.dataset_of(run.data)))
+        return json.loads(path.read_text("utf-8"))
+
+    def is_trained(self, run: Run) -> bool:
+        return finished_record(self.folder(run)) is not None
+
+    def is_done(self, run: Run) -> bool:
+        """Trained, and all of its measures there?"""
+        folder = self.folder(run)
+        return self.is_trained(run) and all((folder / f"{m}.json").exists() for m in run.measures)
+
+    def make(self, run: Run) -> None:
+        """Train and measure, or what is left of it."""
+        self.train(run)
+        for what in run.measures:
+            self.measured(run, what)
+
+    def search_runs(
+        self, name: str, runs: list[Run], ray: RayOptions | None = None
+    ) -> pd.DataFrame:
+        """The table of any runs, also written to NAME.csv. ray: the cluster to train them on."""
+        there = copy(self)
+        if ray:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            ray, there.compute = elsewhere(ray, self.compute)
+        table = search(runs, there.train, self.out / f"{name}.csv", self.progress, ray)
+        if missing := (table.status == "missing").sum():
+            print(f"{name}: {missing} of {len(table)} configurations are missing; {self.only_read}")
+        return table
+
+    def epochs(self, runs: list[Run]) -> pd.DataFrame:
+        return epochs_table(runs, [self.folder(run) for run in runs])
+
+    def made_on(self) -> str:
+        """The devices that the runs here were trained on; where there are none yet, this one."""
+        records = (read_record(path.parent) for path in self.runs.glob(f"*/{RECORD}"))
+        names = {record["environment"]["device"] for record in records}
+        return " and ".join(sorted(names)) or environment(self.device)["device"]
 
     def run(self, name: str, train: TrainConfig) -> Run:
         """The profile's model on its data, trained so."""
@@ -107,8 +205,8 @@ class Experiment(Workspace):
 
     def grid(self, name: str) -> list[Run]:
         """§IV.A: the runs of the "first" grid (fixed rate) or the "revised" one."""
-        if name not in GRIDS:
-            raise LLMLiteError(f"There is no grid '{name}'; choose {' or '.join(GRIDS)}.")
+        if name not in ("first", "revised"):
+            raise LLMLiteError(f"There is no grid '{name}'; choose first or revised.")
         chosen = getattr(self.profile, name)
         return grid(chosen.space, self.run(f"search-{name}", chosen.train))
 
@@ -140,11 +238,9 @@ class Experiment(Workspace):
     @cached_property
     def configuration(self) -> dict:
         """The values of AXES to retrain: the profile's, or the search's best."""
-        return (
-            self.best_configuration
-            if self.profile.searched
-            else point(self.run("retrain", self.profile.train))
-        )
+        if self.profile.searched:
+            return self.best_configuration
+        return point(self.run("retrain", self.profile.train))
 
     def retraining(self, seed: int | None = None) -> Run:
         """§III.F: one configuration from scratch for longer."""
@@ -154,7 +250,6 @@ class Experiment(Workspace):
         return replace(run, measures={"test_score": _test_score}, keeps=keeps)
 
     def retrain(self) -> dict:
-        """The retraining's record."""
         return self.train(self.retraining())
 
     @property
@@ -221,7 +316,7 @@ class Experiment(Workspace):
         study = partial(STUDIES[name], size=self.study_size)
         if self.pretrained:
             return study(self.model, self.dataset)
-        return self.kept(self.retraining(), name, study)
+        return self.measured(replace(self.retraining(), measures={name: study}), name)
 
     def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
         """Write `figures/NAME.png` and `NAME.svg`, and keep the caption, with where its numbers are

@@ -6,17 +6,11 @@ Knows nothing about files, models or devices.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 
-from llmlite.config import (
-    PAPER_FIRST_GRID,
-    PAPER_REVISED_GRID,
-    DataConfig,
-    DataSpace,
-    ModelConfig,
-    SearchSpace,
-    Space,
-    TrainConfig,
-)
+from llmlite.config import DataConfig, DataSpace, ModelConfig, SearchSpace, Space, TrainConfig
 from llmlite.files import LLMLiteError
+
+PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # §IV.A: 36, batch 64, fixed rate
+PAPER_REVISED_GRID = SearchSpace()  # 12, batch 128, warmup + cosine
 
 
 @dataclass(frozen=True)
@@ -155,11 +149,9 @@ def changed(config, changes: Mapping[str, object]):
     return config
 
 
-# -- somebody's own text --------------------------------------------------------------------------
-
-# Bytes of text at least → vocabulary, window, dropout, layers and the widths of a search. The
-# vocabulary is about the largest power of two with which a token occurs two dozen times or more in
-# the training part on average: an embedding that was hardly trained is of no use.
+# Bytes of somebody's own text at least → vocabulary, window, dropout, layers and the widths of a
+# search. The vocabulary is about the largest power of two with which a token occurs two dozen times
+# or more in the training part on average: an embedding that was hardly trained is of no use.
 OWN_SIZES = {
     20_000: (320, 64, 0.3, 2, (32, 64)),
     50_000: (512, 64, 0.3, 2, (32, 64)),

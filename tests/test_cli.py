@@ -1,16 +1,15 @@
 """The command line: help that teaches, results on stdout, errors in one sentence, exit code 2."""
 
-import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from llmlite.cli import COMMANDS, main
 from llmlite.cli.options import Work, parse
 from llmlite.config import RayOptions
-from llmlite.data import SPLITS
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.profiles import PROFILES, own_profile
@@ -48,23 +47,6 @@ def llmlite(capsys):
     return llmlite
 
 
-# -- help -----------------------------------------------------------------------------------------
-
-HELP = {
-    "prepare": "--data.block-size INT tokens in a window (default: 64)",
-    "search": "first: fixed rate; revised: warmup + cosine (default: revised)",
-    "train": "--train.learning-rate FLOAT the peak (default: 0.004)",
-    "evaluate": "by lm-evaluation-harness's rule, with 95% intervals over the articles",
-    "run": "runs whose names begin so, such as retrain or no-mask; all if not given (default: )",
-    "runs": "the folder to look in; the clone's runs/ if not given (default: None)",
-    "generate": "--top-k {None}|INT keep the K likeliest (default: 50)",
-    "chat": "--seed INT the same seed gives the same text (default: 0)",
-    "export": "--to {None}|PATH a new or empty folder (default: None)",
-    "import": "has config.json, model.safetensors and tokenizer.json (default: None)",
-    "reproduce": "numbers of the notebooks to run, such as 01 04; all if not given (default: )",
-}
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_commands_help_has_defaults_and_the_comments_of_fields(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "100")
@@ -73,22 +55,19 @@ def test_a_commands_help_has_defaults_and_the_comments_of_fields(capsys, monkeyp
     assert not stop.value.code
     text = re.sub(r"[│╭╮╰╯─\s]+", " ", capsys.readouterr().out)
     assert COMMANDS[command].__doc__ in text
-    assert HELP[command] in text
     works = issubclass(COMMANDS[command], Work)
     assert ("--profile STR auto, quick, small or full" in text) is works
+    trains = "train" in getattr(COMMANDS[command], "PARTS", ())
+    assert ("--train.learning-rate FLOAT the peak (default: 0.004)" in text) is trains
     bare = re.findall(r"--[\w.-]+ (?:[A-Z]+ )?\(default", text)
     assert [option for option in bare if "." not in option] == [], "said nothing about"
 
 
-def test_the_top_level_help_lists_every_command(capsys):
-    for words, code in ((["--help"], 0), ([], 0), (["fly"], 2)):
-        assert main(words) == code
-        shown = capsys.readouterr()
-        assert all(f"  {name} " in (shown.err if code else shown.out) for name in COMMANDS)
-    assert "there is no command 'fly'" in shown.err
-
-
-# -- options --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_the_top_level_help_lists_every_command(llmlite, words):
+    shown = llmlite(*words)
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(command.__doc__)}$", shown, re.MULTILINE)
 
 
 def test_dotted_options_reach_the_run(shared):
@@ -100,15 +79,13 @@ def test_dotted_options_reach_the_run(shared):
         "data.stride": 8, "train.fast": False, "searched": True,
     }  # fmt: skip
     experiment = work.experiment()
-    assert experiment.profile.model.dropout == 0.25
-    assert (experiment.profile.train.epochs, experiment.profile.train.fast) == (4, False)
-    assert experiment.data.stride == 8
-    assert experiment.data.block_size == PROFILES["quick"].data.block_size
+    assert (experiment.profile.model.dropout, experiment.profile.train.epochs) == (0.25, 4)
+    assert experiment.data == replace(PROFILES["quick"].data, source=str(shared[3]), stride=8)
     assert len(experiment.grid("revised")) == 2 * 2 * 2
-    assert experiment.profile.searched
 
 
 REFUSED = [
+    ("fly", "there is no command 'fly'; choose prepare, search,"),
     ("prepare --data no/such/folder", "no/such/folder"),
     ("prepare --profile huge", "quick, small, full"),
     ("prepare --profile", "--profile"),
@@ -152,8 +129,7 @@ def test_a_search_goes_to_the_cluster_that_was_named(llmlite, shared, monkeypatc
 
     monkeypatch.setattr(Experiment, "search", search)
     words = ["--ray.address", "10.0.0.1:6379", "--ray.gpus-per-run", "0.25", "--ray.cpus-per-run=2"]
-    said = llmlite("search", "--grid", "first", *shared, *words, code=2)
-    assert said == "llmlite: Got there."
+    assert "Got there" in llmlite("search", "--grid", "first", *shared, *words, code=2)
 
 
 def test_the_installed_command_runs():
@@ -162,21 +138,16 @@ def test_the_installed_command_runs():
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-# -- the way from text to a model -----------------------------------------------------------------
-
-
 def test_a_search_and_what_follows_from_it(llmlite, shared, tmp_path):
     narrow = ["--revised.space.n-layer", "1", "--revised.space.learning-rate", "0.01", "0.002"]
     narrow += ["--revised.space.n-embd", "16", "--revised.space.n-head", "2"]
     narrow += ["--revised.train.epochs", "1", "--revised.train.train-tokens", "5000", *DATA]
     assert "own text" in llmlite("prepare", *shared, *DATA)
-    text = llmlite("search", *shared, *narrow)
-    assert "Best: learning_rate" in text
-    best = json.loads(re.search(r"learning_rate ([\d.]+)", text)[1])
+    best = re.search(r"Best: learning_rate ([\d.]+)", llmlite("search", *shared, *narrow))
     short = ["--searched", "--train.epochs", "1", "--train.train-tokens", "5000"]
     assert "Test Perplexity" in llmlite("evaluate", *shared, *narrow, *short)
     (scored,) = (tmp_path / "out").glob("runs/*/test_score.json")
-    assert read_record(scored.parent)["identity"]["train"]["learning_rate"] == best
+    assert read_record(scored.parent)["identity"]["train"]["learning_rate"] == float(best[1])
 
 
 def test_the_plan_is_named_and_nothing_is_made(llmlite, shared, tmp_path):
@@ -193,21 +164,19 @@ def test_own_text_is_trained_on_as_it_is_given_and_otherwise_fits_it(llmlite, tm
     tale, out = tmp_path / "a tale.txt", tmp_path / "out"
     text = (sample_folder() / "wiki.train.raw").read_text("utf-8")[:22_000]
     tale.write_text(text.replace("\n \n", "\n\n"), encoding="utf-8")
-    own = own_profile(tale.stat().st_size)
+    own, given = own_profile(tale.stat().st_size), ["--text", tale, "--out", out, *TINY]
     work = parse("train", COMMANDS["train"], ["--text", str(tale), "--device", "cpu"])
     assert (work.settings, work.changes) == (own, {})
-    text = llmlite("train", "--text", tale, "--out", out, *TINY, "--searched")
+    text = llmlite("train", *given, "--searched")
     (folder,) = (out / "runs").iterdir()
     for words in ("own text", "profile own", "perplexity", str(folder)):
         assert words in text
     identity = read_record(folder)["identity"]
+    shape = {"n_layer": 1, "n_embd": 16, "block_size": 16, "dropout": own.model.dropout}
     assert "a tale" in identity["data"]
-    given = {"n_layer": 1, "n_embd": 16, "block_size": 16, "dropout": own.model.dropout}
-    assert identity["model"].items() >= given.items()
+    assert identity["model"].items() >= shape.items()
     assert identity["train"].items() >= {"seed": 5, "learning_rate": 0.002}.items()
-    assert "Bits per byte" in llmlite("evaluate", "--text", tale, "--out", out, *TINY)
+    assert "Bits per byte" in llmlite("evaluate", *given)
     assert list((out / "runs").iterdir()) == [folder]
-    assert set(SPLITS) == {path.stem for path in out.glob("tokens-*/*.bin")}
     listed = llmlite("runs", "--out", out)
-    assert "finished" in listed
-    assert folder.name in listed
+    assert ("finished" in listed, folder.name in listed) == (True, True)

@@ -6,11 +6,11 @@ import pytest
 
 from llmlite import paper
 from llmlite.audit.plan import AUDITS, HEADS
-from llmlite.config import PAPER_FIRST_GRID as FIRST
-from llmlite.config import PAPER_REVISED_GRID as REVISED
 from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig, fingerprint, with_data
 from llmlite.files import LLMLiteError
 from llmlite.profiles import OWN_SIZES, PROFILES, changed, own_profile
+from llmlite.profiles import PAPER_FIRST_GRID as FIRST
+from llmlite.profiles import PAPER_REVISED_GRID as REVISED
 
 STREAM = {"stream": True}
 REFUSED = {
@@ -67,9 +67,8 @@ def test_the_papers_grids_their_order_and_their_corners():
     grid = SearchSpace(learning_rate=(0.1,), n_layer=(1, 2), n_head=(4,), n_embd=(8, 16))
     points = [(point["n_layer"], point["n_embd"]) for point in grid.points()]
     assert points == [(1, 8), (1, 16), (2, 8), (2, 16)], "the last key varies fastest"
-    corners = REVISED.corners()
-    assert list(corners.points()) == [p for p in REVISED.points() if p["n_layer"] != 4]
-    assert corners.corners() == corners
+    corners = [point for point in REVISED.points() if point["n_layer"] != 4]
+    assert list(REVISED.corners().points()) == corners
     assert FIRST.corners().n_embd == (64, 256)
 
 
@@ -80,17 +79,6 @@ def test_a_fingerprint_depends_on_content_and_not_on_the_order_of_keys():
     assert len(fingerprint("\ud800")) == 16  # a lone surrogate is content like any other
 
 
-# -- profiles -------------------------------------------------------------------------------------
-
-
-def test_a_change_reaches_the_part_that_its_path_names():
-    profile = PROFILES["quick"]
-    made = changed(profile, {"train.epochs": 5, "revised.space.n_head": (1,), "searched": True})
-    revised = replace(profile.revised, space=replace(profile.revised.space, n_head=(1,)))
-    train = replace(profile.train, epochs=5)
-    assert made == replace(profile, revised=revised, train=train, searched=True)
-
-
 UNKNOWN = {
     "training": "There is no setting 'training'; there are name, data, model, train",
     "model.dropuot": "dropuot'; there are vocab_size, block_size, n_layer",
@@ -99,11 +87,16 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize(("path", "words"), UNKNOWN.items())
-def test_a_change_of_what_there_is_not_is_refused(path, words, one_sentence):
-    with pytest.raises(LLMLiteError) as error:
-        changed(PROFILES["quick"], {path: 2})
-    assert words in one_sentence(error)
+def test_a_change_reaches_the_part_that_its_path_names_or_is_refused(one_sentence):
+    quick = PROFILES["quick"]
+    made = changed(quick, {"train.epochs": 5, "revised.space.n_head": (1,), "searched": True})
+    revised = replace(quick.revised, space=replace(quick.revised.space, n_head=(1,)))
+    train = replace(quick.train, epochs=5)
+    assert made == replace(quick, revised=revised, train=train, searched=True)
+    for path, words in UNKNOWN.items():
+        with pytest.raises(LLMLiteError) as error:
+            changed(quick, {path: 2})
+        assert words in one_sentence(error)
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
@@ -116,56 +109,46 @@ def test_every_configuration_is_a_model_and_the_audit_starts_without_a_mistake(p
     block, windows = audit.data.block_size, [*audit.other_windows, audit.padded_window]
     assert sorted({block, *windows})[len(windows)] == audit.padded_window, "none is there twice"
     assert audit.deep > audit.shallow
-    assert audit.scaled.amp == "fp16", "which has a scale"
     assert len(set(audit.seeds)) >= 3
     assert audit.data == DataConfig(vocab_size=audit.data.vocab_size, block_size=block, stride=1)
-    assert audit.model.causal
-    for train in (audit.train, audit.short, audit.honest, audit.first_grid, audit.revised_grid):
-        assert (train.log_divided_loss, train.log_scaled_norm) == (False, False)
+    trains = audit.train, audit.short, audit.honest, audit.first_grid, audit.revised_grid
+    assert not any((t.log_divided_loss, t.log_scaled_norm) != (False, False) for t in trains)
+    assert (audit.model.causal, audit.scaled.amp) == (True, "fp16"), "which has a scale"
 
 
 @pytest.mark.parametrize("name", ["small", "full"])
-def test_the_scorecard_judges_by_the_runs_that_are_there_anyway(name):
+def test_small_and_full_search_as_the_paper_did_and_judge_by_the_runs_that_are_there(name):
     profile, audit = PROFILES[name], AUDITS[name]
+    data, first, revised = profile.data, profile.first, profile.revised
     assert (audit.honest, audit.seeds) == (profile.train, profile.seeds)
-    assert audit.revised_grid == profile.revised.train
-    assert audit.first_grid == profile.first.train
-    assert audit.first_seeds == audit.seeds[:1] == (profile.revised.train.seed,)
-    assert audit.honest == replace(audit.revised_grid, epochs=2 * audit.revised_grid.epochs)
+    assert (audit.first_grid, audit.revised_grid) == (first.train, revised.train)
+    assert audit.first_seeds == audit.seeds[:1] == (revised.train.seed,)
+    assert (revised.train.epochs, profile.train.epochs) == (10, 20)
+    assert profile.train == replace(revised.train, epochs=20)
+    assert first.train.batch_size * 2 == revised.train.batch_size
+    assert (revised.space, set(first.space.n_embd)) == (REVISED, {64, 128, 256})
     best = {"n_layer": audit.deep, "n_head": HEADS, "n_embd": audit.model.n_embd}
     assert {**best, "learning_rate": audit.honest.learning_rate} == paper.BEST
-    assert profile.revised.space == REVISED
-    stride = profile.data.stride or profile.data.block_size
-    own = {"vocab_size": profile.data.vocab_size, "block_size": profile.data.block_size}
-    own["overlap"] = profile.data.block_size // stride
+    overlap = data.block_size // (data.stride or data.block_size)
+    own = {"vocab_size": data.vocab_size, "block_size": data.block_size, "overlap": overlap}
     assert own in list(profile.data_grid.space.points()), "it is among its own candidates"
-
-
-def test_small_searches_as_the_paper_did_and_full_needs_a_gpu_for_it():
-    small, full = PROFILES["small"], PROFILES["full"]
-    assert (small.needs_gpu, full.needs_gpu) == (False, True)
-    assert small.revised.train.epochs == paper.SEARCH_EPOCHS
-    assert small.train.epochs == paper.RETRAIN_EPOCHS
-    assert small.train.train_tokens is small.train.epoch_windows is None, "all of the text"
-    assert set(small.first.space.n_embd) == set(full.first.space.n_embd)
-    assert small.first.train.batch_size * 2 == small.revised.train.batch_size
+    assert profile.needs_gpu is (name == "full")
 
 
 @pytest.mark.parametrize(("cuda", "tokens"), [(False, 4e6), (True, 3e8)])
 def test_a_small_text_is_read_often_and_a_large_one_within_the_budget(cuda, tokens):
-    vocabularies = []
-    for n_bytes in sorted([*OWN_SIZES, *(50 * size for size in OWN_SIZES)]):
-        profile = own_profile(n_bytes, cuda)
-        train, epoch = profile.train, 0.8 * n_bytes / 3
-        if train.epoch_windows:
-            assert train.epoch_windows * profile.data.block_size < epoch, "a part"
-            epoch = train.epoch_windows * profile.data.block_size
+    sizes = sorted([*OWN_SIZES, *(50 * size for size in OWN_SIZES)])
+    profiles = [own_profile(n_bytes, cuda) for n_bytes in sizes]
+    for n_bytes, profile in zip(sizes, profiles, strict=True):
+        train, data, text = profile.train, profile.data, 0.8 * n_bytes / 3
+        epoch = train.epoch_windows * data.block_size if train.epoch_windows else text
+        assert epoch <= text, "an epoch of a large text is a part of it"
         assert epoch * train.epochs < 1.15 * tokens, "in whole epochs"
-        assert profile.revised.train.epochs <= train.epochs
         assert 4 <= train.epochs <= 30
+        assert profile.revised.train.epochs <= train.epochs
         assert 2 <= len(profile.revised.space) <= 4
-        vocabularies.append(profile.data.vocab_size)
-        assert 0.8 * n_bytes / 4.5 / profile.data.vocab_size > 10, "a token is seen often"
+        assert text / 1.5 / data.vocab_size > 10, "a token is seen often"
+    vocabularies = [profile.data.vocab_size for profile in profiles]
     assert vocabularies == sorted(vocabularies), "more text, a larger vocabulary"
-    assert own_profile(20_000, cuda).train.epochs > own_profile(10**9, cuda).train.epochs
+    assert profiles[0].train.epochs > profiles[-1].train.epochs
     assert own_profile(49_999).data.vocab_size < own_profile(50_000).data.vocab_size

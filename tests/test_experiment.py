@@ -3,7 +3,6 @@
 import json
 import pickle
 import re
-import shutil
 from dataclasses import asdict, replace
 from threading import Thread
 from types import SimpleNamespace
@@ -40,7 +39,6 @@ def work(monkeypatch):
         monkeypatch.setattr(kind, name, counted)
 
     count(BPETokenizer, "train", staticmethod)
-    count(BPETokenizer, "encode_batch_to_arrays")
     count(Trainer, "_optimiser_step")
     return done
 
@@ -59,56 +57,25 @@ def retrained(experiment):
     return experiment.folder(experiment.retraining())
 
 
-# -- each stage once ------------------------------------------------------------------------------
-
-
 def test_each_stage_is_made_when_it_is_asked_for_and_only_once(start, some_articles, work):
     experiment = start()
     assert not experiment.out.exists()
     score = experiment.test_score()
-    assert score.tokens == len(experiment.dataset.ids["test"]) - 1
     text = (some_articles / "wiki.test.raw").read_text("utf-8")
+    assert score.tokens == len(experiment.dataset.ids["test"]) - 1
     assert score.words == len(text.split()) + text.count("\n")
     assert 1 < score.perplexity < 300
     assert work.count("train") == 1
-    assert work.count("encode_batch_to_arrays") >= 3
     before = work.copy()
-    experiment.retrain()
     experiment.search("revised")
     for again in (experiment, start()):
         assert again.test_score() == score
+        assert again.retrain() == experiment.retrain()
         assert again.best_configuration == experiment.best_configuration
-        assert retrained(again) == retrained(experiment)
         assert work == before
     kept = json.loads((retrained(experiment) / "test_score.json").read_text("utf-8"))
     assert kept.items() > asdict(score).items()
     assert kept["environment"]["commit"] == commit()
-
-
-def test_another_text_is_never_answered_from_the_old_files(some_articles, tmp_path, work):
-    text, out = tmp_path / "text", tmp_path / "out"
-    shutil.copytree(some_articles, text)
-    first = open_plan(text, out, SEARCHED)
-    first.retrain()
-    old = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    done = set(work)
-    work.clear()
-    for path in text.iterdir():
-        path.write_text(path.read_text("utf-8").replace(" the ", " mountain "), encoding="utf-8")
-    second = open_plan(text, out, SEARCHED)
-    record = second.retrain()
-    assert set(work) == done == {"train", "encode_batch_to_arrays", "_optimiser_step"}
-    assert second.tokenizer.fingerprint != first.tokenizer.fingerprint
-    read = second.tokenizer.decode(second.dataset.ids["valid"].tolist())
-    assert (read.count(" mountain ") > 50, read.count(" the ")) == (True, 0)
-    assert record["identity"]["data_fingerprint"] == second.dataset.about["data_fingerprint"]
-    runs = {retrained(second), *map(second.folder, second.grid("revised"))}
-    assert runs.isdisjoint(path.parent for path in old)
-    changed = [path.name for path, content in old.items() if path.read_bytes() != content]
-    assert changed == ["search-revised.csv"]
-
-
-# -- what is trained ------------------------------------------------------------------------------
 
 
 def test_the_best_configuration_of_the_revised_grid_is_trained(start, work):
@@ -128,13 +95,13 @@ def test_the_best_configuration_of_the_revised_grid_is_trained(start, work):
         assert start().searched_best() is None
         write_json(path, record)
     assert work == before
-    best = experiment.best_configuration
-    assert best == experiment.configuration == {axis: table[axis][lowest] for axis in AXES}
+    best = experiment.configuration
+    assert best == {axis: table[axis][lowest] for axis in AXES}
     assert [type(best[axis]) for axis in AXES] == [float, int, int, int]
     record = experiment.retrain()
     identity = record["identity"]
-    assert identity["train"]["learning_rate"] == best["learning_rate"] != 1.0
-    assert identity["train"]["epochs"] == 2
+    trained = {"learning_rate": best["learning_rate"], "epochs": 2}
+    assert identity["train"].items() >= trained.items()
     assert identity["model"].items() >= {"n_head": 2, "vocab_size": 300, "block_size": 64}.items()
     assert identity["tokenizer_fingerprint"] == experiment.tokenizer.fingerprint
     assert not experiment.model.training
@@ -145,9 +112,7 @@ def test_the_best_configuration_of_the_revised_grid_is_trained(start, work):
 
 def test_what_is_given_is_retrained_as_it_stands_without_a_search(start, work):
     known = start(**{"model.n_layer": 3, "train.epochs": 1, "model.dropout": 0.3})
-    assert known.known_configuration
-    shape = {"n_layer": 3, "n_head": 4, "n_embd": 16}
-    assert known.configuration == {"learning_rate": 1.0, **shape}
+    assert known.configuration == {"learning_rate": 1.0, "n_layer": 3, "n_head": 4, "n_embd": 16}
     run = known.retraining(5)
     assert (run.model.n_layer, run.model.n_head, run.model.dropout) == (3, 4, 0.3)
     assert (run.train.epochs, run.train.seed, run.train.learning_rate) == (1, 5, 1.0)
@@ -157,26 +122,22 @@ def test_what_is_given_is_retrained_as_it_stands_without_a_search(start, work):
     assert "_optimiser_step" not in work
 
 
-def test_a_search_on_a_cluster_is_not_repeated_here(start, monkeypatch):
-    trained, train = [], Trainer._resume
-
+def test_a_search_on_a_cluster_is_not_repeated_here(start, monkeypatch, work):
     def on_ray(function, items, options, folder):
         function = pickle.loads(pickle.dumps(function))  # as for another machine
         yield from ((number, function(item)) for number, item in enumerate(items))
 
     monkeypatch.setattr("llmlite.plan.search.on_ray", on_ray)
-    monkeypatch.setattr(Trainer, "_resume", lambda self: trained.append(1) or train(self))
     # The retraining is what the search trained.
-    experiment = start(
-        replace(SEARCHED, train=TRAIN), **{"revised.space.learning_rate": (1e30, 1e-2)}
-    )
+    rates = {"revised.space.learning_rate": (1e30, 1e-2)}
+    experiment = start(replace(SEARCHED, train=TRAIN), **rates)
     table = experiment.search("revised", RayOptions("local"))
     assert table.status.tolist() == ["failed", "finished"]
     assert len(pd.read_csv(experiment.out / "search-revised.csv")) == 2
-    assert experiment.searched_best()["learning_rate"] == 1e-2
+    before = work.count("_optimiser_step")
+    assert experiment.configuration["learning_rate"] == 1e-2
     experiment.test_score()
-    assert len(trained) == 2, "what failed there is not tried again on this machine"
-    assert set(experiment.runs.iterdir()) == set(map(experiment.folder, experiment.grid("revised")))
+    assert work.count("_optimiser_step") == before, "what failed there is not tried again here"
 
 
 def test_seeds_are_runs_of_their_own_and_scored_alike(whole):
@@ -184,9 +145,7 @@ def test_seeds_are_runs_of_their_own_and_scored_alike(whole):
     table = experiment.seed_scores()
     assert table.index.tolist() == [1337, 1]
     assert experiment.folder(experiment.retraining(1337)) == retrained(experiment), "as usual"
-    other, score = experiment.retraining(1), experiment.test_score(1)
-    assert experiment.folder(other) != retrained(experiment)
-    best = experiment.train(other)["best"]
+    best, score = experiment.train(experiment.retraining(1))["best"], experiment.test_score(1)
     assert table.loc[1].to_dict() == {
         "best epoch": best["epoch"], "validation loss": best["valid_loss"],
         "test loss": score.loss, "perplexity per token": score.perplexity,
@@ -197,19 +156,19 @@ def test_seeds_are_runs_of_their_own_and_scored_alike(whole):
     pd.testing.assert_frame_equal(kept, table)
 
 
-# -- what is shown --------------------------------------------------------------------------------
-
-
 def test_the_first_line_names_profile_data_device_and_commit(start, some_articles):
     parts = str(start()).split(" · ")
     assert parts[:2] == ["profile tiny", f"data own text in {some_articles.name} (folder)"]
     assert re.fullmatch(r"device CPU \(.+ 1 thread\)", parts[2])
     assert parts[3] == f"commit {commit()}"
+    shown = str(start(needs_gpu=True))
+    assert re.search(r"device shown on CPU .+, trained on CPU", shown)
 
 
 REFUSED = [
     ({"profile": "huge"}, "There is no profile 'huge'; choose auto, quick, small, full"),
     ({"device": "tpu"}, "There is no device 'tpu' here"),
+    ({"device": "cuda"}, "There is no device 'cuda' here"),
     ({"data.stride": 1000}, "stride is 1000"),
     ({"model.vocab_size": 8}, "model.vocab_size follow the data's; set data.vocab_size and"),
     ({"configuration": {}}, "There is no setting 'configuration'"),
@@ -218,32 +177,30 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED)
-def test_what_there_is_not_is_said_in_a_sentence(tmp_path, settings, message, one_sentence):
+def test_what_there_is_not_is_said_in_a_sentence(
+    tmp_path, monkeypatch, settings, message, one_sentence
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(LLMLiteError) as error:
         Experiment(out=tmp_path / "out", **settings).search("third")
     assert message in one_sentence(error)
     assert not (tmp_path / "out").exists()
 
 
-def test_auto_goes_by_the_memory_of_the_device(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("memory", "name"), [(0, "quick"), (16e9, "small"), (30e9, "full")])
+def test_auto_goes_by_the_memory_of_the_device(tmp_path, monkeypatch, memory, name):
     monkeypatch.setattr("llmlite.parallel.local_device", local_device)
-    rows = [(0, "cpu", "quick"), (16e9, "cuda", "small"), (30e9, "cuda", "full")]
-    for memory, device, name in rows:
-        properties = SimpleNamespace(total_memory=memory)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda m=memory: m > 0)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, p=properties: p)
-        experiment = Experiment(out=tmp_path)
-        assert (experiment.device, experiment.profile.name) == (device, name)
-        assert Experiment(out=tmp_path, device="cpu").profile.name == "quick"
-        if not memory:
-            with pytest.raises(LLMLiteError, match="There is no device 'cuda' here"):
-                Experiment(out=tmp_path, device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: memory > 0)
+    properties = SimpleNamespace(total_memory=memory)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    experiment = Experiment(out=tmp_path)
+    assert (experiment.device, experiment.profile.name) == ("cuda" if memory else "cpu", name)
+    assert Experiment(out=tmp_path, device="cpu").profile.name == "quick"
 
 
 def test_figures_and_captions_of_notebooks_that_draw_at_a_time(start):
     experiment, figure = start(), Figure(figsize=(2, 1))
     folder = experiment.out / "figures"
-    figure.add_axes((0, 0, 1, 1))
     assert experiment.save_figure(figure, "b-loss", "The loss.") is figure
     drawn = (folder / "b-loss.svg").read_bytes()
     assert b"<svg" in drawn
@@ -259,13 +216,12 @@ def test_figures_and_captions_of_notebooks_that_draw_at_a_time(start):
     about = f"The loss again. Profile tiny, {experiment.dataset.name}, CPU"
     assert captions["b-loss"].startswith(about)
     assert (folder / "b-loss.svg").read_bytes() == drawn, "the same figure, the same bytes"
-    height, width, _ = imread(folder / "a-rate.png").shape
-    assert (width >= 2 * 150, height >= 1 * 150) == (True, True), "dots an inch"
+    assert imread(folder / "a-rate.png").size > 0
     assert len(list(folder.iterdir())) == 2 * 2 + 1
 
 
 def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
-    experiment = start(progress=True)
+    experiment = start(PROFILE, progress=True)
     shown, shipped = experiment.or_pretrained(), load_pretrained("cpu")
     assert "No model is trained here yet" in capsys.readouterr().out
     assert shown.tokenizer.fingerprint == shipped.tokenizer.fingerprint
@@ -278,7 +234,6 @@ def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
     captions = json.loads((experiment.out / "figures" / "captions.json").read_text("utf-8"))
     assert captions["x"].endswith(f"; {shipped}."), "a caption says whose model it shows"
     # What is or is being trained here is shown in its place.
-    experiment = start(PROFILE)
     write_json(retrained(experiment) / RECORD, {"status": "running"})
     assert experiment.or_pretrained() is experiment
     (retrained(experiment) / RECORD).unlink()

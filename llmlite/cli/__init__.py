@@ -40,14 +40,13 @@ llmlite COMMAND --help tells what a command takes: every setting of a profile is
 
 def main(argv: list[str] | None = None) -> int:
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name not in COMMANDS:
+    if name in ("-h", "--help"):
         lines = [f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items()]
-        asked = name in ("-h", "--help")
-        if not asked:
-            print(f"llmlite: there is no command '{name}'.\n", file=sys.stderr)
-        print(USAGE.format(commands="\n".join(lines)), file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        print(USAGE.format(commands="\n".join(lines)))
+        return 0
     try:
+        if name not in COMMANDS:
+            raise LLMLiteError(f"there is no command '{name}'; choose {', '.join(COMMANDS)}.")
         parse(name, COMMANDS[name], arguments).run()
     except LLMLiteError as error:
         print(f"llmlite: {error}", file=sys.stderr)

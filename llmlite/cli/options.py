@@ -82,10 +82,8 @@ def parse(name: str, command: type, arguments: Sequence[str]):
         for f in fields(Profile)
         if f.name in parts
     ]
-    shown = [("command", Annotated[command, UNNAMED], command())]
-    if settings:
-        made = make_dataclass("Settings", settings, frozen=True)
-        shown.append(("settings", Annotated[made, UNNAMED], made()))
+    made = make_dataclass("Settings", settings, frozen=True)
+    shown = [(n, Annotated[t, UNNAMED], t()) for n, t in (("command", command), ("settings", made))]
     said = StringIO()
     try:
         with redirect_stderr(said):

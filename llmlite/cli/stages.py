@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from llmlite.cli.options import PARTS, UNNAMED, Work
-from llmlite.config import FastPaths, RayOptions
+from llmlite.config import AXES, FastPaths, RayOptions
 from llmlite.files import LLMLiteError
 
 TRAINED = ("data", "model", "train", "searched", "revised")  # what a trained model depends on
@@ -41,10 +41,10 @@ class Search(Work):
 
         experiment = self.experiment()
         table = experiment.search(self.grid, self.ray if self.ray != RayOptions() else None)
-        columns = ["learning_rate", "n_layer", "n_head", "n_embd", "status", "perplexity"]
-        print(table.reindex(columns=[*columns, "seconds"]).to_string(index=False))
+        columns = [*AXES, "status", "perplexity", "seconds"]
+        print(table.reindex(columns=columns).to_string(index=False))
         best = best_row(table)
-        values = ", ".join(f"{axis} {best[axis]:g}" for axis in columns[:4])
+        values = ", ".join(f"{axis} {best[axis]:g}" for axis in AXES)
         print(f"Best: {values}; validation perplexity {best.perplexity:.2f} per token")
         print(f"Table: {experiment.out / f'search-{self.grid}.csv'}")
 

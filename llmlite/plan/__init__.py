@@ -1,7 +1,6 @@
 """Plans, lists of Runs in order of importance, and how they are worked through.
 
 search      a grid as a plan; its table      runner   processes side by side
-workspace   a folder of runs                 cluster  machines of a Ray cluster
-whole       all that notebooks show          archive  what runs left, in one file
-candidates  other vocabularies and windows
+whole       all that notebooks show          cluster  machines of a Ray cluster
+candidates  other vocabularies and windows   archive  what runs left, in one file
 """

@@ -75,9 +75,8 @@ def unpack(archive: Path, out: Path, profile: str) -> None:
     try:
         if archive.is_dir():
             return _take(archive, out, profile, archive)
-        with tempfile.TemporaryDirectory() as scratch:
-            with tarfile.open(archive) as file:
-                file.extractall(scratch, filter="data")
+        with tempfile.TemporaryDirectory() as scratch, tarfile.open(archive) as file:
+            file.extractall(scratch, filter="data")
             _take(Path(scratch), out, profile, archive)
     except FileNotFoundError:
         raise CheckpointError(f"There are no records of `llmlite run` at {archive}.") from None

@@ -53,6 +53,5 @@ def choose_data(experiment: Experiment) -> pd.DataFrame:
         if trained.status == "finished":
             score = Score(**experiment.measured(run, "valid_score"))
             cut = run.data.vocab_size, run.data.block_size, run.data.stride, int(trained.steps)
-            units = score.perplexity, score.word_perplexity, score.bits_per_byte
-            rows.append([*cut, *units])
+            rows.append([*cut, score.perplexity, score.word_perplexity, score.bits_per_byte])
     return pd.DataFrame(rows, columns=COLUMNS).sort_values("bits per byte", ignore_index=True)

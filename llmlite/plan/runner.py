@@ -123,9 +123,7 @@ class _Runner:
                 self._packed = time.monotonic()
 
 
-# -- in a worker ----------------------------------------------------------------------------------
-
-_experiment: Experiment | None = None
+_experiment: Experiment | None = None  # a worker's own
 
 
 def _begin(experiment: Experiment, logs: Path, threads: int) -> None:

@@ -121,17 +121,14 @@ def point(run: Run) -> dict:
 
 def row_of(run: Run, record: dict | None) -> dict:
     """The row of the table that a run's record fills; where it is not done, it is missing."""
-    row = point(run) | {"status": "missing", "reason": ""}
     if not record or record["status"] == "running":
-        return row
-    row |= {"status": record["status"], "reason": record.get("reason", "")}
+        record = {"status": "missing"}
+    row = point(run) | {"status": record["status"], "reason": record.get("reason", "")}
     if record["status"] != "finished":
         return row
     best, last = record["best"], record["epochs"][-1]
+    row |= {name: best[name] for name in ("train_loss", "valid_loss", "perplexity")}
     return row | {
-        "train_loss": best["train_loss"],
-        "valid_loss": best["valid_loss"],
-        "perplexity": best["perplexity"],
         "best_epoch": best["epoch"],
         "epochs": last["epoch"],
         "steps": last["step"],
