@@ -122,9 +122,6 @@ def read_steps(folder: str | Path) -> "pd.DataFrame":
     return pd.read_json(Path(folder) / STEPS, lines=True)
 
 
-# -- weights and states ---------------------------------------------------------------------------
-
-
 def save_weights(config: ModelConfig, weights: dict, path: str | Path, **about: str) -> None:
     """Write weights (name → tensor) as safetensors; `about`, such as data, goes in the header."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
@@ -183,9 +180,6 @@ def load_state(folder: Path, device: str | torch.device) -> dict | None:
             f"No checkpoint in {folder} is whole; make the same call again to start anew."
         )
     return None
-
-
-# -- where a number is from, and what there is ----------------------------------------------------
 
 
 def environment(device: str | torch.device) -> dict[str, str]:

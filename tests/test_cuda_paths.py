@@ -63,9 +63,6 @@ def assert_same(run, other, ours, theirs):
         assert torch.equal(weight, other.model.state_dict()[name]), name
 
 
-# -- a fake of CUDA's graphs ----------------------------------------------------------------------
-
-
 def state(run):
     """Every tensor that a step changes for good."""
     yield from run.model.parameters()
@@ -244,9 +241,6 @@ def test_a_step_waits_for_nothing(cuda, dtype):
     assert {str(kwargs.get("device") or "cpu") for _, _, kwargs, _ in calls} == {"cpu"}
 
 
-# -- what the engine decides ----------------------------------------------------------------------
-
-
 def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes():
     config = TrainConfig(batch_size=128, accumulation=6)
     token = engine.KEPT * 2 * MODEL.n_layer * MODEL.n_embd + engine.LOGIT_BYTES * MODEL.vocab_size
@@ -319,9 +313,6 @@ def test_auto_is_bf16_where_the_processor_multiplies_in_it(monkeypatch, has, dty
     assert autocast_dtype("off", torch.device("cpu")) is None
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert autocast_dtype("auto", torch.device("cpu")) is None, "an older PyTorch cannot say"
-
-
-# -- on a GPU -------------------------------------------------------------------------------------
 
 
 @needs_cuda

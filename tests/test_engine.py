@@ -25,9 +25,6 @@ def build(total_steps=0.0):
     return Engine(GPT(MODEL).train(), config, None, total_steps, ALONE)
 
 
-# -- the learning rate ----------------------------------------------------------------------------
-
-
 def test_rates_at_the_ends_of_the_epochs_are_the_papers():
     config = TrainConfig(epochs=10, learning_rate=1e-3)
     rates = [f"{learning_rate(100 * epoch - 1, 1000, config):.6f}" for epoch in range(1, 11)]
@@ -60,9 +57,6 @@ def test_rate_rises_in_the_warmup_then_falls_and_stays_in_bounds(total, fraction
     assert rates[-1] == (pytest.approx(peak) if warmup == total else 0)
 
 
-# -- a step ---------------------------------------------------------------------------------------
-
-
 def test_one_compilation_serves_all_layers_and_the_smaller_batch_needs_none(monkeypatch, make_ids):
     """Counts what there is to compile, and leaves out the compiler, which takes half a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
@@ -81,8 +75,6 @@ def test_without_a_compiler_a_run_says_that_it_is_not_compiled(monkeypatch):
     assert build(1e30).how == "uncompiled for want of g++"
     assert build().how == "uncompiled"
 
-
-# -- operations -----------------------------------------------------------------------------------
 
 TINY = ModelConfig(vocab_size=10, block_size=3, n_layer=1, n_head=2, n_embd=4, dropout=0.0)
 

@@ -25,9 +25,6 @@ RUN = Run("a run", DataConfig(vocab_size=40, block_size=8), CONFIG, TrainConfig(
 ABOUT = {"data": "pairs", "tokenizer_fingerprint": "abc"}
 
 
-# -- what a run is --------------------------------------------------------------------------------
-
-
 def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):
     folder = RUN.folder(tmp_path, ABOUT)
     assert re.fullmatch(r"lr0.001-2l-2h-12d-[0-9a-f]{8}", folder.name)
@@ -63,9 +60,6 @@ def test_what_differs_between_two_runs_is_said_in_words():
 def test_the_command_is_what_was_typed(monkeypatch, program, command):
     monkeypatch.setattr(sys, "argv", [program, "train", "--out", "a folder"])
     assert run.typed_command() == command
-
-
-# -- weights and states ---------------------------------------------------------------------------
 
 
 def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path):
@@ -147,9 +141,6 @@ def test_a_damaged_or_foreign_state_is_named_set_aside_and_no_code_of_it_execute
         assert "it is damaged-last.pt now" in said
         assert (tmp_path / "damaged-last.pt").read_bytes() == content
         assert load_state(tmp_path, "cpu") is None
-
-
-# -- records --------------------------------------------------------------------------------------
 
 
 def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_path):

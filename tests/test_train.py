@@ -134,9 +134,6 @@ def script_validation(monkeypatch, losses):
     return weights
 
 
-# -- what a run computes --------------------------------------------------------------------------
-
-
 def plain_loop(ids, config):
     """The same training in a plain loop: (model, losses, norms, losses of the epochs)."""
     torch.manual_seed(config.seed)
@@ -349,9 +346,6 @@ def test_a_run_trains_and_validates_on_windows_with_their_mistake(tmp_path, mist
     assert record["epochs"][0]["valid_loss"] == pytest.approx(expected, abs=1e-5)
 
 
-# -- runs that are stopped ------------------------------------------------------------------------
-
-
 def train_until_killed(folder):
     """In a process of its own: the step log runs ahead of the checkpoint, and step 21 waits."""
     torch.set_num_threads(1)
@@ -469,9 +463,6 @@ def test_damaged_states_are_set_aside_for_the_one_before_and_two_end_the_run(
     assert f"{tmp_path / 'last.pt'} is damaged" in capsys.readouterr().err
     trainer(tmp_path).fit()
     assert_same_run(tmp_path, whole_run)
-
-
-# -- runs that fail -------------------------------------------------------------------------------
 
 
 def spoil_weights(model):

@@ -74,9 +74,6 @@ def test_windows_are_those_that_a_loop_cuts(block_size, more, stride, shift, dty
         assert targets.tolist() == [rows[i][shift : shift + block_size] for i in drawn]
 
 
-# -- the order of an epoch ------------------------------------------------------------------------
-
-
 @settings(deadline=None)
 @given(
     count=st.integers(1, 60),
@@ -113,9 +110,6 @@ def test_a_dataloader_takes_them_and_leaves_the_batches_on_their_device():
     loader = DataLoader(windows, batch_sampler=sampler, collate_fn=tuple)
     assert len(loader) == 5
     assert {part.device.type for batch in loader for part in (*batch, *sampler)} == {"meta"}
-
-
-# -- the windows of the splits, and mistakes made on purpose ---------------------------------------
 
 
 def cut(data, ids=IDS, **limits):
