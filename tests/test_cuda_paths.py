@@ -65,10 +65,9 @@ def assert_same(run, other, ours, theirs):
 
 def state(run):
     """Every tensor that a step changes for good."""
-    yield from run.model.parameters()
-    yield from tree_leaves([list(s.values()) for s in run.optimizer.state.values()])
-    if run.scaler.is_enabled() and run.scaler._scale is not None:
-        yield from (run.scaler._scale, run.scaler._growth_tracker)
+    scale = vars(run.scaler).get("_scale"), vars(run.scaler).get("_growth_tracker")
+    leaves = tree_leaves([list(run.model.parameters()), *run.optimizer.state.values(), scale])
+    return [leaf for leaf in leaves if torch.is_tensor(leaf)]
 
 
 class Recorder(TorchDispatchMode):
@@ -158,10 +157,11 @@ def cuda(monkeypatch):
     return fake
 
 
-UNCOMPILED_CHECKS = [name for name in CHECKS if name != "compiled_is_plain"]
-
-
-@pytest.mark.parametrize("name", UNCOMPILED_CHECKS)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "trainer_runs" else [])
+    for name in CHECKS
+    if name != "compiled_is_plain"
+])  # fmt: skip
 def test_the_checks_of_a_gpu_pass_with_graphs(cuda, name):
     checks = Checks({"device": "cpu", "window": 16, "batch": 2, "accumulation": 2, "tiny": True})
     checks.cuda, checks.graph = True, replace(checks.graph, graph=True)
@@ -226,19 +226,18 @@ def test_memory_that_runs_out_in_a_capture_is_not_hidden_by_the_captures_error(c
     assert all(p.grad is None for p in run.model.parameters())
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_step_waits_for_nothing(cuda, dtype):
     """No number is read, no shape depends on values, and nothing is made in Python's memory first
     (`lift_fresh` is what torch.tensor ends with), which a GPU would copy.
     """
     changes = {"batch_size": 2, "accumulation": 2, "log_scaled_norm": True}
     curve(build(dtype=dtype, model=DROPOUT, **changes))
-    calls = cuda.calls
-    names = {func.overloadpacket.__name__ for func, *_ in calls}
+    names = {func.overloadpacket.__name__ for func, *_ in cuda.calls}
     assert "_fused_adamw_" in names
     waits = {"_local_scalar_dense", "nonzero", "bincount", "equal", "masked_select", "lift_fresh"}
     assert not waits & names
-    assert {str(kwargs.get("device") or "cpu") for _, _, kwargs, _ in calls} == {"cpu"}
+    assert {str(kwargs.get("device") or "cpu") for _, _, kwargs, _ in cuda.calls} == {"cpu"}
 
 
 def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes():
@@ -261,58 +260,37 @@ def test_on_a_cpu_small_pieces_are_merged_and_others_on_request(merge, piece, sm
 
 
 def test_the_grids_of_the_full_profile_need_few_compilations():
-    profile = PROFILES["full"]
-    kinds = set()
-    for grid in (profile.first, profile.revised):
-        for point in grid.space.points():
-            changes = {k: v for k, v in point.items() if k != "learning_rate"}
-            model = replace(profile.model, **changes)
-            for room in (0, 20e9):
-                piece = piece_windows(model, grid.train, torch.bfloat16, room)
-                kinds.add((model.n_embd, model.n_head, piece, model.block_size))
-    assert len(kinds) <= 20 < engine.SHAPES
+    kinds = {
+        (point["n_embd"], point["n_head"], grid.train.batch_size)
+        for grid in (PROFILES["full"].first, PROFILES["full"].revised)
+        for point in grid.space.points()
+    }
+    assert 2 * len(kinds) <= 20 < engine.SHAPES  # with pieces merged and one by one
 
 
-@pytest.mark.parametrize(
-    ("amp", "device", "native", "dtype"),
-    [
-        ("auto", "cuda:1", True, torch.bfloat16),
-        ("auto", "cuda:1", False, torch.float16),  # a T4, which emulates it
-        ("bf16", "cuda:1", False, torch.bfloat16),
-    ],
-)
-def test_auto_is_what_the_device_asked_for_can_do_itself(monkeypatch, amp, device, native, dtype):
+@pytest.mark.parametrize(("amp", "device", "has", "dtype"), [
+    ("auto", "cuda:1", True, torch.bfloat16),
+    ("auto", "cuda:1", False, torch.float16),  # a T4, which emulates it
+    ("bf16", "cuda:1", False, torch.bfloat16),
+    ("auto", "cpu", {"avx512_f": True, "avx512_bf16": True}, torch.bfloat16),
+    ("auto", "cpu", {"amx_bf16": True}, torch.bfloat16),
+    ("auto", "cpu", {"avx2": True, "avx512_bf16": False}, None),
+    ("auto", "cpu", None, None),  # an older PyTorch cannot say
+    ("off", "cpu", {"amx_bf16": True}, None),
+])  # fmt: skip
+def test_auto_is_the_type_that_the_device_asked_for_multiplies_in_itself(
+    monkeypatch, amp, device, has, dtype
+):
     asked = []
-
-    def device_context(index):
-        asked.append(str(index))
-        return nullcontext()
-
-    monkeypatch.setattr(torch.cuda, "device", device_context)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext(asked.append(str(index))))
     monkeypatch.setattr(
-        torch.cuda,
-        "is_bf16_supported",
-        lambda including_emulation=True: including_emulation or native,
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has
     )
-    assert autocast_dtype(amp, torch.device(device)) is dtype
-    assert asked == (["cuda:1"] if amp == "auto" else [])
-
-
-@pytest.mark.parametrize(
-    ("has", "dtype"),
-    [
-        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx2": True, "avx512_bf16": False}, None),
-        ({"architecture": "aarch64"}, None),
-    ],
-)
-def test_auto_is_bf16_where_the_processor_multiplies_in_it(monkeypatch, has, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    assert autocast_dtype("auto", torch.device("cpu")) is dtype
-    assert autocast_dtype("off", torch.device("cpu")) is None
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert autocast_dtype("auto", torch.device("cpu")) is None, "an older PyTorch cannot say"
+    if has is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert autocast_dtype(amp, torch.device(device)) is dtype
+    assert asked == (["cuda:1"] if (amp, device) == ("auto", "cuda:1") else [])
 
 
 @needs_cuda

@@ -29,24 +29,18 @@ def search(folder):
     hyperparameter_search(space, base, dataset, folder, Compute(progress=False))
 
 
-def start(folder):
-    process = multiprocessing.get_context("spawn").Process(target=search, args=(folder,))
-    process.start()
-    return process
-
-
 def logged(folder):
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("*/steps.jsonl"))
 
 
 def kill_at_random(folder, kills):
-    """Kill the search and start it again so often; every other time in the middle of a write.
-
-    Returns the steps that were logged at each kill, to see that the moments differ.
-    """
+    """Kill the search and start it again so often, every other time in the middle of a write; the
+    steps that were logged at each kill, to see that the moments differ."""
     moments, random_ = [], random.Random(kills)
     while len(moments) < kills:
-        process, size = start(folder), logged(folder)
+        process = multiprocessing.get_context("spawn").Process(target=search, args=(folder,))
+        process.start()
+        size = logged(folder)
         while process.is_alive() and logged(folder) == size:  # the imports take seconds
             time.sleep(0.01)
         until = time.monotonic() + random_.uniform(0, 1.5)
@@ -81,7 +75,6 @@ def test_a_search_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path, k
         for folder in (killed, whole)
     )
     pd.testing.assert_frame_equal(ours, theirs)
-    runs = list(whole.glob("lr*"))
-    assert len(runs) == 4
-    for run in runs:
+    assert len(ours) == 4
+    for run in whole.glob("lr*"):
         assert_same_run(killed / run.name, run)
