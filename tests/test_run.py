@@ -85,26 +85,17 @@ def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, header):
     assert str(path) in str(error.value)
 
 
-def test_a_state_comes_back_and_the_one_before_it_is_kept(tmp_path, monkeypatch):
-    assert load_state(tmp_path, "cpu") is None
-    for step in (1, 2, 3):
-        save_state({"step": step, "epochs": [{"loss": 1.5}], "w": torch.arange(3) * step}, tmp_path)
-    with monkeypatch.context() as patch:
-        # Of the machine, not of the file.
-        patch.setattr(torch, "load", Mock(side_effect=torch.OutOfMemoryError))
-        with pytest.raises(torch.OutOfMemoryError):
-            load_state(tmp_path, "cpu")
-    state = load_state(tmp_path, "cpu")
-    assert (state["step"], state["epochs"]) == (3, [{"loss": 1.5}])
-    assert state["w"].tolist() == [0, 3, 6]
-    (tmp_path / "last.pt").unlink()
-    assert load_state(tmp_path, "cpu")["step"] == 2
-
-
-def test_a_damaged_or_foreign_state_is_named_set_aside_and_no_code_of_it_executed(tmp_path, capsys):
+def test_a_damaged_or_foreign_state_is_named_set_aside_and_no_code_of_it_executed(
+    tmp_path, monkeypatch, capsys
+):
     path, pickled = tmp_path / "last.pt", io.BytesIO()
     save_state({"model": torch.arange(1000)}, tmp_path)
     whole = path.read_bytes()
+    with monkeypatch.context() as patch:  # what the machine lacks is not the file's fault
+        patch.setattr(torch, "load", Mock(side_effect=torch.OutOfMemoryError))
+        with pytest.raises(torch.OutOfMemoryError):
+            load_state(tmp_path, "cpu")
+    assert torch.equal(load_state(tmp_path, "cpu")["model"], torch.arange(1000))
     torch.save({"step": tmp_path}, pickled)  # an object that only code of its own makes again
     parts = [whole[:kept] for kept in (0, 300, -1)]
     flipped = whole[:1500] + bytes([whole[1500] ^ 1]) + whole[1501:]  # one bit of a number
