@@ -202,8 +202,10 @@ def test_a_run_is_carried_on_in_another_type(old, new):
     assert curve(other, slice(2, 4)).isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [None, torch.float16])
-@pytest.mark.parametrize("fails_at", ["embedding", "_fused_adamw_", "_foreach_mul_"])
+@pytest.mark.parametrize(
+    ("dtype", "fails_at"),
+    [(None, "embedding"), (torch.float16, "_fused_adamw_"), (torch.float16, "_foreach_mul_")],
+)
 def test_where_a_capture_fails_the_run_goes_on_without_it(cuda, capsys, dtype, fails_at):
     plain, run = build(EAGER, dtype=dtype), build(dtype=dtype)
     cuda.fails_at, cuda.error = fails_at, RuntimeError("not permitted\nwhile capturing")
@@ -215,11 +217,10 @@ def test_where_a_capture_fails_the_run_goes_on_without_it(cuda, capsys, dtype, f
 
 
 def test_memory_that_runs_out_in_a_capture_is_not_hidden_by_the_captures_error(cuda):
-    run = build()
     cuda.fails_at, cuda.error = "embedding", torch.OutOfMemoryError("no room")
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        curve(run)
-    assert all(p.grad is None for p in run.model.parameters())
+        curve(build())
+    assert all(p.grad is None for p in cuda.run.model.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
