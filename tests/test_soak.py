@@ -15,7 +15,7 @@ from test_train import assert_same_run, random_ids, trainer
 
 def train(folder):
     torch.set_num_threads(1)
-    trainer(folder, ids=random_ids(500), epochs=8).fit()
+    trainer(folder, ids=random_ids(500), epochs=4).fit()
 
 
 def kill_at_random(folder, kills):
