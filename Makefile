@@ -41,7 +41,7 @@ test: lint  ## check the style, then run the fast tests: 5 to 8 minutes
 test-all: lint  ## check the style, then run all tests: kills, a browser, fresh environments, too
 	$(BIN)/python -m pytest -m 'not soak'
 
-soak: $(INSTALLED)  ## kill a search at 25 random moments and compare: about five minutes
+soak: $(INSTALLED)  ## kill a run at 25 random moments and compare: about five minutes
 	$(BIN)/python -m pytest -m soak tests/test_soak.py
 
 reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PROFILE=small] [DATA=folder]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -122,9 +123,6 @@ def read_steps(folder: str | Path) -> "pd.DataFrame":
     return pd.read_json(Path(folder) / STEPS, lines=True)
 
 
-# -- weights and states ---------------------------------------------------------------------------
-
-
 def save_weights(config: ModelConfig, weights: dict, path: str | Path, **about: str) -> None:
     """Write weights (name → tensor) as safetensors; `about`, such as data, goes in the header."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
@@ -178,14 +176,10 @@ def load_state(folder: Path, device: str | torch.device) -> dict | None:
             why = (str(error) or type(error).__name__).splitlines()[0]
             said = f"{path} is damaged or no checkpoint ({why}); it is {damaged.name} now."
             tqdm.write(said, sys.stderr)
-    if found:
-        raise CheckpointError(
-            f"No checkpoint in {folder} is whole; make the same call again to start anew."
-        )
-    return None
-
-
-# -- where a number is from, and what there is ----------------------------------------------------
+    if not found:
+        return None
+    again = "make the same call again to start anew"
+    raise CheckpointError(f"No checkpoint in {folder} is whole; {again}.")
 
 
 def environment(device: str | torch.device) -> dict[str, str]:
@@ -218,15 +212,14 @@ def commit() -> str:
     here = Path(__file__).resolve().parent
 
     def git(*arguments):
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        options = {"cwd": here, "stderr": subprocess.DEVNULL, "text": True}
+        return subprocess.check_output(["git", *arguments], **options).strip()
 
-    try:
+    # Where there is no git, or no repository, the package was installed.
+    with suppress(OSError, subprocess.CalledProcessError):
         if Path(git("rev-parse", "--show-toplevel")) == here.parent:
             changed = git("status", "--porcelain", "--", str(here))
             return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        pass  # no git, or no repository: the package was installed
     try:
         noted = json.loads(distribution("llmlite").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:

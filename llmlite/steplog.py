@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from llmlite.files import DivergedError, replacing, room_for
 from llmlite.parallel import World
@@ -25,24 +24,21 @@ class StepLog:
         self.may_skip = dtype == torch.float16  # a scaler leaves out steps that overflow
         self.skipped = 0  # the last steps in a row that were left out
         self.sums = Counter()  # of the epoch, up to the last flush
-        self._pending: list[dict] = []
+        # Rows as in the file, with this process's share of the loss and the norm on the device, and
+        # with the step's tokens.
+        self.pending: list[dict] = []
         self.start_clock()
 
     def start_clock(self) -> None:
         """What went before, such as writing files, is not training."""
         self._since = time.perf_counter()
 
-    def add(self, step: int, epoch: int, rate: float, loss: Tensor, norm: Tensor, tokens: int):
-        """loss: this process's share of the mean. norm: of the whole gradient, unscaled."""
-        row = {"step": step, "epoch": epoch, "lr": rate, "loss": loss, "grad_norm": norm}
-        self._pending.append(row | {"tokens": tokens})
-
     def flush(self) -> list[dict]:
         """Write the steps since the last flush, and give their rows. DivergedError if one of them
         shows that the run cannot come to anything."""
-        if not self._pending:
+        if not self.pending:
             return []
-        rows, sums = self._pending, self.sums
+        rows, sums = self.pending, self.sums
         losses = self.world.sum(torch.stack([row["loss"] for row in rows])).tolist()
         norms = torch.stack([row["grad_norm"] for row in rows]).tolist()
         for row, loss, norm in zip(rows, losses, norms, strict=True):
@@ -51,7 +47,7 @@ class StepLog:
             row |= {"loss": loss, "grad_norm": norm if taken else None}
             counted = {"norm": norm, "norms": 1} if taken else {"skipped": 1}
             sums.update(loss=loss * tokens, tokens=tokens, **counted)
-        self._pending = []
+        self.pending = []
         sums["seconds"] += time.perf_counter() - self._since  # the device is done with them
         self.start_clock()
         if self.world.main:

@@ -13,35 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from llmlite import metrics
+from llmlite import run as runs
 from llmlite.config import FastPaths
 from llmlite.data import Dataset, mistakes
 from llmlite.engine import Engine, autocast_dtype, learning_rate
 from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tqdm, write_json
-from llmlite.metrics import (
-    leak_floor,
-    loss_by_position,
-    perplexity,
-    total_loss,
-    warn_if_implausible,
-    windows_at_once,
-)
 from llmlite.model import GPT
 from llmlite.parallel import world
-from llmlite.run import (
-    LAST,
-    PREVIOUS,
-    RECORD,
-    WEIGHTS,
-    Run,
-    difference,
-    environment,
-    finished_record,
-    load_state,
-    read_record,
-    save_state,
-    save_weights,
-    typed_command,
-)
+from llmlite.run import LAST, PREVIOUS, RECORD, WEIGHTS, Run
 from llmlite.steplog import StepLog
 from llmlite.windows import EpochSampler, windows_of
 
@@ -49,7 +29,7 @@ from llmlite.windows import EpochSampler, windows_of
 # take as long to write as the steps themselves.
 CHECKPOINT_SECONDS = 30.0
 FLUSH_EVERY = 20  # steps between reads of the log on a CPU; a GPU would have to wait for each read
-KEPT = ("step", "epochs", "warning", "best")  # by a checkpoint, of the Trainer itself
+OWN_STATE = ("step", "epochs", "warning", "best")  # of the Trainer itself, in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -84,7 +64,7 @@ class Trainer:
         windows = windows_of(dataset, run.data, config, self.device)
         self.windows, self.valid_windows = windows["train"], windows["valid"]
         self.epoch_windows = min(len(self.windows), config.epoch_windows or len(self.windows))
-        self.leak_floor = leak_floor(dataset.ids["train"][: config.train_tokens], size)
+        self.leak_floor = metrics.leak_floor(dataset.ids["train"][: config.train_tokens], size)
         self.batch = config.batch_size * config.accumulation  # windows in an optimiser step
         self.steps_per_epoch = math.ceil(self.epoch_windows / self.batch)
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -93,7 +73,7 @@ class Trainer:
         self.tokens_per_epoch = self.epoch_windows * size
         self.dtype = autocast_dtype(config.amp, self.device)
 
-    def start(self) -> None:
+    def _reset(self) -> None:
         """The state before the first step, whatever was drawn or half trained in this process."""
         torch.manual_seed(self.config.seed)
         self.model = GPT(self.run.model).to(self.device)
@@ -111,10 +91,10 @@ class Trainer:
         return min(self.epochs, key=lambda epoch: epoch["valid_loss"], default=None)
 
     def fit(self) -> dict:
-        """Train to the end and return the run's record. A run that fails (DivergedError, or
-        LLMLiteError where memory runs out) leaves one that says why. BusyError if another process
-        trains in the folder, CheckpointError if it holds another run."""
-        if record := self.world.from_main(finished_record(self.folder, self.identity)):
+        """Train to the end and return the record, which says why if the run fails (DivergedError,
+        or LLMLiteError where memory runs out). BusyError if another process trains in the folder,
+        CheckpointError if it holds another run."""
+        if record := self.world.from_main(runs.finished_record(self.folder, self.identity)):
             return record
         with hold(self.folder) if self.world.main else nullcontext():
             self._resume()
@@ -146,13 +126,11 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         self.model.train()
-        epoch, config = len(self.epochs), self.config
+        epoch, seed, on_cpu = len(self.epochs), self.config.seed, self.device.type == "cpu"
         seen = (self.step - epoch * self.steps_per_epoch) * self.batch
-        on_cpu = self.device.type == "cpu"
         self.log.start_clock()
-        sampler = EpochSampler(
-            self.windows, self.batch, config.seed, epoch, seen, self.world, self.epoch_windows
-        )
+        part = seen, self.world, self.epoch_windows
+        sampler = EpochSampler(self.windows, self.batch, seed, epoch, *part)
         # It draws a seed for workers, and must not from the numbers that dropout draws from.
         loader = DataLoader(
             self.windows, batch_sampler=sampler, collate_fn=tuple, generator=torch.Generator()
@@ -180,20 +158,20 @@ class Trainer:
         if self.config.log_divided_loss:
             loss = loss / self.config.accumulation
         self.step += 1
-        self.log.add(self.step, len(self.epochs) + 1, rate, loss, norm, windows * inputs.size(1))
+        row = {"step": self.step, "epoch": len(self.epochs) + 1, "lr": rate}
+        row |= {"loss": loss, "grad_norm": norm, "tokens": windows * inputs.size(1)}
+        self.log.pending.append(row)
 
     def _flush(self) -> None:
         """Write the log up to here, and show where the run stands."""
-        rows = self.log.flush()
-        if not rows or not self.world.main:
-            return
-        loss = rows[-1]["loss"]
-        self.bar.set_postfix_str(f"loss {loss:.3f}, perplexity {perplexity(loss):.1f}")
+        if rows := self.log.flush():
+            loss = rows[-1]["loss"]
+            self.bar.set_postfix_str(f"loss {loss:.3f}, perplexity {metrics.perplexity(loss):.1f}")
 
     def _end_epoch(self) -> None:
         """Validate, log the epoch, keep the weights if they are the best so far, checkpoint."""
         valid_loss = self._validate()
-        if not math.isfinite(perplexity(valid_loss)):
+        if not math.isfinite(metrics.perplexity(valid_loss)):
             raise DivergedError(
                 f"The validation loss became {valid_loss} after epoch {len(self.epochs) + 1}; "
                 "lower the learning rate."
@@ -202,15 +180,16 @@ class Trainer:
             "epoch": len(self.epochs) + 1,
             "step": self.step,
             "valid_loss": valid_loss,
-            "perplexity": perplexity(valid_loss),
+            "perplexity": metrics.perplexity(valid_loss),
             "lr": learning_rate(self.step - 1, self.total_steps, self.config),
             **self.log.close_epoch(),
         }
         self.epochs.append(epoch)
         if self.progress:
             tqdm.write(epoch_line(epoch), file=sys.stderr)
-        causal = self.run.model.causal
-        self.warning = self.warning or warn_if_implausible(valid_loss, self.leak_floor, causal)
+        if not self.warning:
+            expected = self.leak_floor, self.run.model.causal
+            self.warning = metrics.warn_if_implausible(valid_loss, *expected)
         if self.best_epoch is epoch:
             self.best = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
         if self.checkpoint_every or self._checkpoint_is_due():
@@ -222,15 +201,15 @@ class Trainer:
         # The mean over whole windows, with their mistakes: without a mask the last token alone is
         # not seen, and would weigh more in a shorter window.
         if mistakes(self.run.data) or not self.run.model.causal:
-            return loss_by_position(self.model, self.valid_windows).mean().item()
+            return metrics.loss_by_position(self.model, self.valid_windows).mean().item()
         # The rest that fills no window counts as well.
         ids, size = self.valid_windows.ids, self.run.model.block_size
         part = self.world.part(math.ceil((len(ids) - 1) / size))
         nats, name = 0.0, "Validate" if self.progress else None
         if part.start < part.stop:
             mine = ids[part.start * size : part.stop * size + 1]
-            batch = min(self.config.batch_size, windows_at_once(self.device, size))
-            nats, _ = total_loss(self.model, mine, batch_size=batch, progress=name)
+            batch = min(self.config.batch_size, metrics.windows_at_once(self.device, size))
+            nats, _ = metrics.total_loss(self.model, mine, batch_size=batch, progress=name)
         total = self.world.sum(torch.tensor(nats, dtype=torch.float64, device=self.device))
         return total.item() / (len(ids) - 1)
 
@@ -247,19 +226,19 @@ class Trainer:
         cuda = self.device.type == "cuda"
         state = {
             "identity": self.identity,
-            **{name: getattr(self, name) for name in KEPT},
+            **{name: getattr(self, name) for name in OWN_STATE},
             "log": {"sums": dict(self.log.sums), "skipped": self.log.skipped},
             **self.engine.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
-        save_state(state, self.folder)
+        runs.save_state(state, self.folder)
         self.log.start_clock()
 
     def _write_best(self) -> None:
         if self.world.main and self.best:
             about = {k: v for k, v in self.identity.items() if isinstance(v, str)}
-            save_weights(self.run.model, self.best, self.folder / WEIGHTS, **about)
+            runs.save_weights(self.run.model, self.best, self.folder / WEIGHTS, **about)
 
     def _resume(self) -> None:
         """Take up the last checkpoint, if there is one, and cut the step log back to it."""
@@ -267,17 +246,17 @@ class Trainer:
         if self.world.main:
             for half_written in self.folder.glob(".*.tmp*"):  # by a process that was killed
                 half_written.unlink()
-            state = load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
-            there = state or read_record(self.folder)  # of a finished run that is all
+            state = runs.load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
+            there = state or runs.read_record(self.folder)  # of a finished run that is all
         state, there = self.world.from_main((state, (there or {}).get("identity")))
-        self.start()
-        if there and (other := difference(self.identity, there)):
+        self._reset()
+        if there and (other := runs.difference(self.identity, there)):
             raise CheckpointError(
                 f"{self.folder} belongs to another run ({other}); use another folder or delete "
                 "this one."
             )
         if state is not None:
-            for name in KEPT:
+            for name in OWN_STATE:
                 setattr(self, name, state[name])
             self.log.sums, self.log.skipped = Counter(state["log"]["sums"]), state["log"]["skipped"]
             self.engine.load_state_dict(state)
@@ -295,9 +274,9 @@ class Trainer:
             "status": status,
             **({"reason": reason} if reason else {}),
             **({"warning": self.warning} if self.warning else {}),
-            "command": typed_command(),
+            "command": runs.typed_command(),
             "identity": self.identity,
-            "environment": environment(self.device),
+            "environment": runs.environment(self.device),
             "amp": str(self.dtype or torch.float32).removeprefix("torch."),
             "engine": self.engine.how,
             "processes": self.world.size,

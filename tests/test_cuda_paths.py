@@ -22,7 +22,6 @@ from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import Engine, FastPaths, TrainingLoss, autocast_dtype, piece_windows
 from llmlite.model import GPT
 from llmlite.parallel import ALONE
-from llmlite.profiles import PROFILES
 
 MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 DROPOUT = replace(MODEL, dropout=0.2)
@@ -63,15 +62,11 @@ def assert_same(run, other, ours, theirs):
         assert torch.equal(weight, other.model.state_dict()[name]), name
 
 
-# -- a fake of CUDA's graphs ----------------------------------------------------------------------
-
-
 def state(run):
     """Every tensor that a step changes for good."""
-    yield from run.model.parameters()
-    yield from tree_leaves([list(s.values()) for s in run.optimizer.state.values()])
-    if run.scaler.is_enabled() and run.scaler._scale is not None:
-        yield from (run.scaler._scale, run.scaler._growth_tracker)
+    scale = vars(run.scaler).get("_scale"), vars(run.scaler).get("_growth_tracker")
+    leaves = tree_leaves([list(run.model.parameters()), *run.optimizer.state.values(), scale])
+    return [leaf for leaf in leaves if torch.is_tensor(leaf)]
 
 
 class Recorder(TorchDispatchMode):
@@ -161,10 +156,11 @@ def cuda(monkeypatch):
     return fake
 
 
-UNCOMPILED_CHECKS = [name for name in CHECKS if name != "compiled_is_plain"]
-
-
-@pytest.mark.parametrize("name", UNCOMPILED_CHECKS)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "trainer_runs" else [])
+    for name in CHECKS
+    if name != "compiled_is_plain"
+])  # fmt: skip
 def test_the_checks_of_a_gpu_pass_with_graphs(cuda, name):
     checks = Checks({"device": "cpu", "window": 16, "batch": 2, "accumulation": 2, "tiny": True})
     checks.cuda, checks.graph = True, replace(checks.graph, graph=True)
@@ -174,20 +170,17 @@ def test_the_checks_of_a_gpu_pass_with_graphs(cuda, name):
     assert cuda.captures > 0 or name == "generation_is_plain"
 
 
-@pytest.mark.parametrize(
-    ("changes", "merge"),
-    [
-        ({}, None),
-        ({"model": DROPOUT}, None),
-        ({"batch_size": 2, "accumulation": 2}, False),
-        ({"batch_size": 2, "accumulation": 2}, None),
-        ({"dtype": torch.bfloat16}, None),
-        ({"dtype": torch.float16}, None),
-        # Overflows before, in and after the capture; then no more.
-        ({"dtype": torch.float16, "scale": 2.0**25}, None),
-        ({"dtype": torch.float16, "log_scaled_norm": True}, None),
-    ],
-)
+@pytest.mark.parametrize(("changes", "merge"), [
+    ({}, None),
+    ({"model": DROPOUT}, None),
+    ({"batch_size": 2, "accumulation": 2}, False),
+    ({"batch_size": 2, "accumulation": 2}, None),
+    ({"dtype": torch.bfloat16}, None),
+    ({"dtype": torch.float16}, None),
+    # Overflows before, in and after the capture; then no more.
+    ({"dtype": torch.float16, "scale": 2.0**25}, None),
+    ({"dtype": torch.float16, "log_scaled_norm": True}, None),
+])  # fmt: skip
 def test_a_graph_gives_the_curve_of_the_steps_one_by_one(cuda, changes, merge):
     plain = build(replace(EAGER, merge=merge), **changes)
     graph = build(replace(UNCOMPILED, merge=merge), **changes)
@@ -209,8 +202,10 @@ def test_a_run_is_carried_on_in_another_type(old, new):
     assert curve(other, slice(2, 4)).isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [None, torch.float16])
-@pytest.mark.parametrize("fails_at", ["embedding", "_fused_adamw_", "_foreach_mul_"])
+@pytest.mark.parametrize(
+    ("dtype", "fails_at"),
+    [(None, "embedding"), (torch.float16, "_fused_adamw_"), (torch.float16, "_foreach_mul_")],
+)
 def test_where_a_capture_fails_the_run_goes_on_without_it(cuda, capsys, dtype, fails_at):
     plain, run = build(EAGER, dtype=dtype), build(dtype=dtype)
     cuda.fails_at, cuda.error = fails_at, RuntimeError("not permitted\nwhile capturing")
@@ -222,29 +217,24 @@ def test_where_a_capture_fails_the_run_goes_on_without_it(cuda, capsys, dtype, f
 
 
 def test_memory_that_runs_out_in_a_capture_is_not_hidden_by_the_captures_error(cuda):
-    run = build()
     cuda.fails_at, cuda.error = "embedding", torch.OutOfMemoryError("no room")
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        curve(run)
-    assert all(p.grad is None for p in run.model.parameters())
+        curve(build())
+    assert all(p.grad is None for p in cuda.run.model.parameters())
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_step_waits_for_nothing(cuda, dtype):
     """No number is read, no shape depends on values, and nothing is made in Python's memory first
     (`lift_fresh` is what torch.tensor ends with), which a GPU would copy.
     """
     changes = {"batch_size": 2, "accumulation": 2, "log_scaled_norm": True}
     curve(build(dtype=dtype, model=DROPOUT, **changes))
-    calls = cuda.calls
-    names = {func.overloadpacket.__name__ for func, *_ in calls}
+    names = {func.overloadpacket.__name__ for func, *_ in cuda.calls}
     assert "_fused_adamw_" in names
     waits = {"_local_scalar_dense", "nonzero", "bincount", "equal", "masked_select", "lift_fresh"}
     assert not waits & names
-    assert {str(kwargs.get("device") or "cpu") for _, _, kwargs, _ in calls} == {"cpu"}
-
-
-# -- what the engine decides ----------------------------------------------------------------------
+    assert {str(kwargs.get("device") or "cpu") for _, _, kwargs, _ in cuda.calls} == {"cpu"}
 
 
 def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes():
@@ -256,72 +246,36 @@ def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes():
     assert piece_windows(MODEL, config, None, 6 * piece) == 384
 
 
-@pytest.mark.parametrize(("merge", "piece", "small"), [
-    (None, 6, engine.SMALL), (None, 2, 0), (False, 2, engine.SMALL), (True, 6, 0)
-])  # fmt: skip
-def test_on_a_cpu_small_pieces_are_merged_and_others_on_request(merge, piece, small, monkeypatch):
+@pytest.mark.parametrize(("small", "pieces"), [(engine.SMALL, [6, 2, 6]), (0, [2, 2, 6])])
+def test_on_a_cpu_small_pieces_are_merged_and_others_on_request(monkeypatch, small, pieces):
     monkeypatch.setattr(engine, "SMALL", small)
-    run = build(FastPaths(merge=merge), batch_size=2, accumulation=3)
-    assert run.piece == piece
-    assert build(FastPaths(merge=merge), batch_size=2, accumulation=3, fast=False).piece == 2
+    runs = [build(FastPaths(merge=m), batch_size=2, accumulation=3) for m in (None, False, True)]
+    assert [run.piece for run in runs] == pieces
 
 
-def test_the_grids_of_the_full_profile_need_few_compilations():
-    profile = PROFILES["full"]
-    kinds = set()
-    for grid in (profile.first, profile.revised):
-        for point in grid.space.points():
-            changes = {k: v for k, v in point.items() if k != "learning_rate"}
-            model = replace(profile.model, **changes)
-            for room in (0, 20e9):
-                piece = piece_windows(model, grid.train, torch.bfloat16, room)
-                kinds.add((model.n_embd, model.n_head, piece, model.block_size))
-    assert len(kinds) <= 20 < engine.SHAPES
-
-
-@pytest.mark.parametrize(
-    ("amp", "device", "native", "dtype"),
-    [
-        ("auto", "cuda:1", True, torch.bfloat16),
-        ("auto", "cuda:1", False, torch.float16),  # a T4, which emulates it
-        ("bf16", "cuda:1", False, torch.bfloat16),
-    ],
-)
-def test_auto_is_what_the_device_asked_for_can_do_itself(monkeypatch, amp, device, native, dtype):
+@pytest.mark.parametrize(("amp", "device", "has", "dtype"), [
+    ("auto", "cuda:1", True, torch.bfloat16),
+    ("auto", "cuda:1", False, torch.float16),  # a T4, which emulates it
+    ("bf16", "cuda:1", False, torch.bfloat16),
+    ("auto", "cpu", {"avx512_f": True, "avx512_bf16": True}, torch.bfloat16),
+    ("auto", "cpu", {"amx_bf16": True}, torch.bfloat16),
+    ("auto", "cpu", {"avx2": True, "avx512_bf16": False}, None),
+    ("auto", "cpu", None, None),  # an older PyTorch cannot say
+    ("off", "cpu", {"amx_bf16": True}, None),
+])  # fmt: skip
+def test_auto_is_the_type_that_the_device_asked_for_multiplies_in_itself(
+    monkeypatch, amp, device, has, dtype
+):
     asked = []
-
-    def device_context(index):
-        asked.append(str(index))
-        return nullcontext()
-
-    monkeypatch.setattr(torch.cuda, "device", device_context)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext(asked.append(str(index))))
     monkeypatch.setattr(
-        torch.cuda,
-        "is_bf16_supported",
-        lambda including_emulation=True: including_emulation or native,
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has
     )
-    assert autocast_dtype(amp, torch.device(device)) is dtype
-    assert asked == (["cuda:1"] if amp == "auto" else [])
-
-
-@pytest.mark.parametrize(
-    ("has", "dtype"),
-    [
-        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx2": True, "avx512_bf16": False}, None),
-        ({"architecture": "aarch64"}, None),
-    ],
-)
-def test_auto_is_bf16_where_the_processor_multiplies_in_it(monkeypatch, has, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    assert autocast_dtype("auto", torch.device("cpu")) is dtype
-    assert autocast_dtype("off", torch.device("cpu")) is None
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert autocast_dtype("auto", torch.device("cpu")) is None, "an older PyTorch cannot say"
-
-
-# -- on a GPU -------------------------------------------------------------------------------------
+    if has is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert autocast_dtype(amp, torch.device(device)) is dtype
+    assert asked == (["cuda:1"] if (amp, device) == ("auto", "cuda:1") else [])
 
 
 @needs_cuda

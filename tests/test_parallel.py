@@ -42,11 +42,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     interrupt(trainer(folder / "rank0" / "begun by one", SURE), 15)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    here = Path(__file__)
-    done = subprocess.run(
-        [*launch, here.name, folder], cwd=here.parent, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    subprocess.run([*launch, __file__, folder], cwd=Path(__file__).parent, check=True)
     assert [path.name for path in folder.iterdir()] == ["rank0"], "the first process alone writes"
     return folder / "rank0"
 
@@ -56,14 +52,13 @@ def test_two_processes_have_the_losses_of_one_at_the_same_global_batch(two, tmp_
     trainer(tmp_path, SURE, **RUNS[name]).fit()
     within = 0.02 if name == "low precision" else 1e-5  # its rounding
     ours, theirs = read_steps(two / name), read_steps(tmp_path)
-    assert ours.step.tolist() == theirs.step.tolist()
-    assert (ours.loss - theirs.loss).abs().max() < within
-    assert (ours.grad_norm - theirs.grad_norm).abs().max() < 10 * within
+    assert ours.loss.tolist() == pytest.approx(theirs.loss.tolist(), abs=within)
+    assert ours.grad_norm.tolist() == pytest.approx(theirs.grad_norm.tolist(), abs=10 * within)
     ours, theirs = read_record(two / name), read_record(tmp_path)
     assert (ours["status"], ours["processes"]) == ("finished", 2)
-    for epoch, expected in zip(ours["epochs"], theirs["epochs"], strict=True):
-        for loss in ("train_loss", "valid_loss"):
-            assert epoch[loss] == pytest.approx(expected[loss], abs=within)
+    for loss in ("train_loss", "valid_loss"):
+        expected = [epoch[loss] for epoch in theirs["epochs"]]
+        assert [epoch[loss] for epoch in ours["epochs"]] == pytest.approx(expected, abs=within)
 
 
 def test_each_process_drops_out_other_units(two, tmp_path):
@@ -77,9 +72,8 @@ def test_a_run_that_two_began_is_finished_by_one(two, tmp_path):
     shutil.copytree(two / "begun by two", tmp_path / "begun")
     assert load_state(tmp_path / "begun", "cpu")["step"] == 12
     trainer(tmp_path / "begun", SURE).fit()
-    ours, theirs = read_steps(tmp_path / "begun"), read_steps(two / "fast")
-    assert ours.step.tolist() == theirs.step.tolist()
-    assert (ours.loss - theirs.loss).abs().max() < 1e-5
+    theirs = read_steps(two / "fast").loss.tolist()
+    assert read_steps(tmp_path / "begun").loss.tolist() == pytest.approx(theirs, abs=1e-5)
 
 
 def test_two_processes_are_deterministic_and_leave_what_one_does(two):

@@ -3,12 +3,12 @@
 import io
 import json
 import os
-import pickle
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -25,9 +25,6 @@ RUN = Run("a run", DataConfig(vocab_size=40, block_size=8), CONFIG, TrainConfig(
 ABOUT = {"data": "pairs", "tokenizer_fingerprint": "abc"}
 
 
-# -- what a run is --------------------------------------------------------------------------------
-
-
 def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):
     folder = RUN.folder(tmp_path, ABOUT)
     assert re.fullmatch(r"lr0.001-2l-2h-12d-[0-9a-f]{8}", folder.name)
@@ -41,31 +38,13 @@ def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):
     assert len({folder, *others}) == 5
 
 
-def test_what_differs_between_two_runs_is_said_in_words():
-    ours = RUN.identity(ABOUT)
-    theirs = replace(RUN, train=replace(RUN.train, seed=1)).identity({"data": "others"})
-    assert run.difference(ours, ours) == ""
-    assert run.difference(ours, json.loads(json.dumps(theirs))) == (
-        "data: others there, pairs here, tokenizer_fingerprint: None there, abc here, "
-        "train.seed: 1 there, 1337 here"
-    )
-
-
 @pytest.mark.parametrize(
-    ("program", "command"),
-    [
-        ("/bin/llmlite", "llmlite train --out 'a folder'"),
-        ("/x/llmlite/cli/__main__.py", "llmlite train --out 'a folder'"),
-        ("/x/ipykernel_launcher.py", None),
-        ("-c", None),
-    ],
+    ("program", "ours"),
+    [("/bin/llmlite", True), ("/x/llmlite/cli/__main__.py", True), ("/x/ipykernel.py", False)],
 )
-def test_the_command_is_what_was_typed(monkeypatch, program, command):
+def test_the_command_is_what_was_typed(monkeypatch, program, ours):
     monkeypatch.setattr(sys, "argv", [program, "train", "--out", "a folder"])
-    assert run.typed_command() == command
-
-
-# -- weights and states ---------------------------------------------------------------------------
+    assert run.typed_command() == ("llmlite train --out 'a folder'" if ours else None)
 
 
 def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path):
@@ -88,68 +67,47 @@ def header_of(**changes):
     {"format": "llmlite-gpt-0", "config": header_of()["config"]},
     {"format": run.FORMAT},
     {"format": run.FORMAT, "config": "{"},
-    {"format": run.FORMAT, "config": "[]"},
     header_of(n_wheels=4), header_of(n_layer=0), header_of(n_embd=16),
     header_of(n_layer=1),  # fewer than there are weights for
     0, 100, -1,  # so many bytes of a whole file
-    "a pickle", "no file",
+    "no file",
 ])  # fmt: skip
 def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, header):
     path, said = tmp_path / "model.safetensors", "is damaged or no model of llmlite"
-    weights = GPT(CONFIG).state_dict()
-    if header == "a pickle":
-        path.write_bytes(pickle.dumps({"format": run.FORMAT}))
-    elif header == "no file":
+    whole = isinstance(header, int)
+    if header == "no file":
         said = "There is no model at .*; train one first"
-    elif isinstance(header, int):
-        save_file(weights, path, header_of())
-        path.write_bytes(path.read_bytes()[:header])
     else:
-        save_file(weights, path, header)
+        save_file(GPT(CONFIG).state_dict(), path, header_of() if whole else header)
+        path.write_bytes(path.read_bytes()[: header if whole else None])
     with pytest.raises(CheckpointError, match=said) as error:
         load_model(path)
     assert str(path) in str(error.value)
 
 
-def test_a_state_comes_back_and_the_one_before_it_is_kept(tmp_path, monkeypatch):
-    assert load_state(tmp_path, "cpu") is None
-    for step in (1, 2, 3):
-        save_state({"step": step, "epochs": [{"loss": 1.5}], "w": torch.arange(3) * step}, tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "load", no_room)  # of the machine, not of the file
-        with pytest.raises(torch.OutOfMemoryError):
-            load_state(tmp_path, "cpu")
-    state = load_state(tmp_path, "cpu")
-    assert (state["step"], state["epochs"]) == (3, [{"loss": 1.5}])
-    assert state["w"].tolist() == [0, 3, 6]
-    (tmp_path / "last.pt").unlink()
-    assert load_state(tmp_path, "cpu")["step"] == 2
-
-
-def no_room(*_, **__):
-    raise torch.OutOfMemoryError("CUDA out of memory.")
-
-
-def test_a_damaged_or_foreign_state_is_named_set_aside_and_no_code_of_it_executed(tmp_path, capsys):
+def test_a_damaged_or_foreign_state_is_named_set_aside_and_no_code_of_it_executed(
+    tmp_path, monkeypatch, capsys
+):
     path, pickled = tmp_path / "last.pt", io.BytesIO()
     save_state({"model": torch.arange(1000)}, tmp_path)
     whole = path.read_bytes()
+    with monkeypatch.context() as patch:  # what the machine lacks is not the file's fault
+        patch.setattr(torch, "load", Mock(side_effect=torch.OutOfMemoryError))
+        with pytest.raises(torch.OutOfMemoryError):
+            load_state(tmp_path, "cpu")
+    assert torch.equal(load_state(tmp_path, "cpu")["model"], torch.arange(1000))
     torch.save({"step": tmp_path}, pickled)  # an object that only code of its own makes again
-    parts = [whole[:kept] for kept in (0, 10, 60, 300, -1)]
+    parts = [whole[:kept] for kept in (0, 300, -1)]
     flipped = whole[:1500] + bytes([whole[1500] ^ 1]) + whole[1501:]  # one bit of a number
     for content in (*parts, flipped, pickled.getvalue()):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="to start anew") as error:
             load_state(tmp_path, "cpu")
         assert str(tmp_path) in str(error.value)
-        said = capsys.readouterr().err
-        assert f"{path} is damaged or no checkpoint" in said
-        assert "it is damaged-last.pt now" in said
+        said = re.escape(str(path)) + r" is damaged or no checkpoint .* it is damaged-last\.pt now"
+        assert re.search(said, capsys.readouterr().err)
         assert (tmp_path / "damaged-last.pt").read_bytes() == content
         assert load_state(tmp_path, "cpu") is None
-
-
-# -- records --------------------------------------------------------------------------------------
 
 
 def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_path):
@@ -171,13 +129,8 @@ def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_p
 @pytest.fixture
 def now(monkeypatch):
     """What a process that starts now would say of its commit."""
-
-    def ask():
-        run.commit.cache_clear()
-        return run.commit()
-
     monkeypatch.delenv("LLMLITE_COMMIT", raising=False)
-    yield ask
+    yield lambda: run.commit.cache_clear() or run.commit()
     run.commit.cache_clear()
 
 
@@ -192,30 +145,23 @@ def test_environment_has_what_a_number_depends_on(monkeypatch, now):
 
 
 def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, monkeypatch, now):
-    def git(*arguments):
-        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
-        return subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
-
     package = tmp_path / "llmlite"
     package.mkdir()
     (package / "run.py").write_text("one")
     monkeypatch.setattr(run, "__file__", str(package / "run.py"))
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "First")
-    head = git("rev-parse", "HEAD").stdout[:10]
+    git = "git -c user.name=a -c user.email=a@b.c"
+    script = f"git init -q; git add .; {git} commit -qm First; git rev-parse --short=10 HEAD"
+    head = subprocess.check_output(["sh", "-ec", script], cwd=tmp_path, text=True).strip()
     (tmp_path / "README.md").write_text("changes no number")
     assert now() == head
     (package / "run.py").write_text("two")
     assert run.commit() == head, "a process keeps the code that it started with"
     assert now() == head + "+"
-    # Installed in somebody else's repository, or without git.
-    installed = tmp_path / "venv" / "llmlite" / "run.py"
+    installed = tmp_path / "venv" / "llmlite" / "run.py"  # in somebody else's repository
     installed.parent.mkdir(parents=True)
     monkeypatch.setattr(run, "__file__", str(installed))
     assert now() == "unknown"
-    monkeypatch.setenv("PATH", "")
-    assert now() == "unknown"
+    monkeypatch.setenv("PATH", "")  # without git
     noted = '{"vcs_info": {"commit_id": "0123456789abcdef"}}'
     monkeypatch.setattr(run, "distribution", lambda _: SimpleNamespace(read_text=lambda _: noted))
     assert now() == "0123456789"

@@ -38,9 +38,8 @@ def test_windows_worked_out_by_hand(stride, starts):
     windows = TokenWindows(torch.arange(10, 18), block_size=3, stride=stride)  # 8 tokens
     assert len(windows) == len(starts)
     for i, start in enumerate(starts):
-        inputs, targets = windows[i]
-        assert inputs.tolist() == [10 + start, 11 + start, 12 + start]
-        assert targets.tolist() == [11 + start, 12 + start, 13 + start]
+        expected = [[10 + start, 11 + start, 12 + start], [11 + start, 12 + start, 13 + start]]
+        assert [ids.tolist() for ids in windows[i]] == expected
 
 
 @settings(deadline=None)
@@ -56,25 +55,20 @@ def test_windows_are_those_that_a_loop_cuts(block_size, more, stride, shift, dty
     random = np.random.default_rng(seed)
     ids = random.integers(0, np.iinfo(dtype or np.int64).max, block_size + more, dtype or np.int64)
     stride = stride and min(stride, block_size)
-    rows = []
-    start = 0
-    while start + block_size < len(ids):
-        rows.append(ids[start : start + block_size + 1].tolist())
-        start += stride or block_size
+    rows = [
+        ids[start : start + block_size + 1].tolist()
+        for start in range(0, len(ids) - block_size, stride or block_size)
+    ]
     held = torch.from_numpy(ids) if dtype is None else ids
     windows = TokenWindows(held, block_size, stride, shift)
     assert len(windows) == len(rows)
     assert windows.device == torch.device("cpu")
     drawn = random.integers(0, len(rows), 5)
     only = TokenWindows(held, block_size, stride, shift, only=torch.from_numpy(drawn))
-    assert len(only) == 5
     for inputs, targets in (windows[drawn], only[range(5)]):
         assert inputs.dtype == targets.dtype == torch.int64
         assert inputs.tolist() == [rows[i][:-1] for i in drawn]
         assert targets.tolist() == [rows[i][shift : shift + block_size] for i in drawn]
-
-
-# -- the order of an epoch ------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -111,11 +105,8 @@ def test_a_dataloader_takes_them_and_leaves_the_batches_on_their_device():
     windows = TokenWindows(torch.arange(50, device="meta"), block_size=2)  # cannot be copied away
     sampler = EpochSampler(windows, 4, seed=7, epoch=0, limit=18)
     loader = DataLoader(windows, batch_sampler=sampler, collate_fn=tuple)
-    assert len(loader) == 5
+    assert len(loader) == len(sampler) == 5
     assert {part.device.type for batch in loader for part in (*batch, *sampler)} == {"meta"}
-
-
-# -- the windows of the splits, and mistakes made on purpose ---------------------------------------
 
 
 def cut(data, ids=IDS, **limits):
@@ -134,15 +125,17 @@ def starts(windows):
     return every(windows)[0][:, 0].tolist()
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-def test_training_windows_alone_overlap_and_limits_are_those_of_their_split(tmp_path, mapped):
+@pytest.mark.parametrize(("mapped", "shift"), [(False, 1), (False, 0), (True, 1)])
+def test_training_windows_alone_overlap_and_limits_are_those_of_their_split(
+    tmp_path, mapped, shift
+):
     ids = IDS
     if mapped:
-        for split in SPLITS:
-            np.save(tmp_path / f"{split}.npy", IDS[split].numpy().astype(np.uint16))
-        ids = {split: np.load(tmp_path / f"{split}.npy", mmap_mode="r") for split in SPLITS}
-    whole = cut(replace(FOUR, stride=2), ids)
-    limited = cut(replace(FOUR, stride=2), ids, train_tokens=11, valid_tokens=9)
+        np.save(tmp_path / "ids.npy", torch.cat(list(IDS.values())).numpy().astype(np.uint16))
+        train, valid, test = np.split(np.load(tmp_path / "ids.npy", mmap_mode="r"), [90, 130])
+        ids = {"train": train, "valid": valid, "test": test}
+    data = replace(FOUR, stride=2, shift=shift)
+    whole, limited = cut(data, ids), cut(data, ids, train_tokens=11, valid_tokens=9)
     assert starts(whole["train"]) == list(range(0, 86, 2))  # 90 tokens: the last begins at 84
     assert starts(whole["valid"]) == list(range(90, 126, 4))  # side by side
     assert starts(limited["train"]) == [0, 2, 4, 6]  # the last target is token 10
@@ -151,47 +144,33 @@ def test_training_windows_alone_overlap_and_limits_are_those_of_their_split(tmp_
         assert starts(windows["test"]) == list(range(130, 197, 4))
         for split in SPLITS:
             inputs, targets = every(windows[split])
-            assert torch.equal(inputs, inputs[:, :1] + torch.arange(4))
-            assert torch.equal(targets, inputs + 1)
+            assert torch.equal(targets, inputs + shift)
             assert isinstance(windows[split].ids, np.memmap) == mapped
 
 
-@pytest.mark.parametrize("change", [{}, {"padding": True}, {"split": "windows"}, {"stride": 1}])
-def test_with_shift_0_the_targets_are_the_inputs_in_every_split(change):
-    right, wrong = (cut(replace(FOUR, shift=shift, **change)) for shift in (1, 0))
-    for split in SPLITS:
-        inputs, targets = every(wrong[split])
-        assert torch.equal(inputs, every(right[split])[0])
-        assert torch.equal(targets, inputs)
-
-
-@pytest.mark.parametrize("stride", [None, 1, 3])
-def test_a_padded_window_is_one_line_and_limits_leave_whole_ones(stride):
-    data = replace(FOUR, padding=True, stride=stride)
-    for limit, lines in ((5, 1), (9, 1), (10, 2), (14, 2), (None, 3)):
-        windows = cut(data, train_tokens=limit, valid_tokens=limit)
-        for split, kept in (("train", lines), ("valid", lines), ("test", 1)):
-            inputs, targets = every(windows[split])
-            assert inputs.dtype == torch.int64
-            assert inputs.tolist() == [row[:-1] for row in ROWS[split][:kept]]
-            assert targets.tolist() == [row[1:] for row in ROWS[split][:kept]]
-
-
 @pytest.mark.parametrize(
-    ("stride", "limits", "sizes"),
-    [
-        (None, {}, (40, 5, 5)),  # of 50 windows; 201 tokens
-        (2, {}, (79, 10, 10)),  # of 99
-        (None, {"train_tokens": 20}, (11, 1, 2)),  # of 14: 20 tokens of each split
-        # Of 197 windows a tenth is 20, and 10 stand side by side in the validation text's 40 ids.
-        (1, {}, (157, 10, 10)),
-        (1, {"valid_tokens": 19}, (157, 4, 4)),
-        (1, {"valid_tokens": 3}, (157, 1, 1)),
-        (1, {"valid_tokens": 1000}, (157, 10, 10)),
-    ],
+    ("stride", "shift", "limit", "lines"),
+    [(None, 1, 9, 1), (3, 0, 10, 2), (1, 0, 14, 2), (1, 1, None, 3)],
 )
-def test_all_windows_are_shuffled_and_then_split_80_10_10(stride, limits, sizes):
-    windows = cut(replace(FOUR, split="windows", stride=stride), **limits)
+def test_a_padded_window_is_one_line_and_limits_leave_whole_ones(stride, shift, limit, lines):
+    data = replace(FOUR, padding=True, stride=stride, shift=shift)
+    windows = cut(data, train_tokens=limit, valid_tokens=limit)
+    for split, kept in (("train", lines), ("valid", lines), ("test", 1)):
+        inputs, targets = every(windows[split])
+        assert inputs.tolist() == [row[:-1] for row in ROWS[split][:kept]]
+        assert targets.tolist() == [row[shift : shift + 4] for row in ROWS[split][:kept]]
+
+
+@pytest.mark.parametrize(("stride", "shift", "limits", "sizes"), [
+    (None, 1, {}, (40, 5, 5)),  # of 50 windows; 201 tokens
+    (None, 0, {"train_tokens": 20}, (11, 1, 2)),  # of 14: 20 tokens of each split
+    # Of 197 windows a tenth is 20, and 10 stand side by side in the validation text's 40 ids.
+    (1, 1, {}, (157, 10, 10)),
+    (1, 0, {"valid_tokens": 19}, (157, 4, 4)),
+    (1, 1, {"valid_tokens": 3}, (157, 1, 1)),
+])  # fmt: skip
+def test_all_windows_are_shuffled_and_then_split_80_10_10(stride, shift, limits, sizes):
+    windows = cut(replace(FOUR, split="windows", stride=stride, shift=shift), **limits)
     assert tuple(len(windows[split]) for split in SPLITS) == sizes
     text = torch.cat([ids[: limits.get("train_tokens")] for ids in IDS.values()])
     places = range(0, len(text) - 4, stride or 4)
@@ -201,16 +180,13 @@ def test_all_windows_are_shuffled_and_then_split_80_10_10(stride, limits, sizes)
         rows = [text[places[i] :][:5] for i in order[at[split] :][: len(windows[split])]]
         inputs, targets = every(windows[split])
         assert torch.equal(inputs, torch.stack(rows)[:, :-1])
-        assert torch.equal(targets, torch.stack(rows)[:, 1:])
+        assert torch.equal(targets, torch.stack(rows)[:, shift : shift + 4])
 
 
-@pytest.mark.parametrize(
-    ("split", "enough", "sizes", "said"),
-    [
-        ("official", 5, [1, 1, 1], "The text has 4 tokens, too few for one window of 4"),
-        ("windows", 31, [8, 1, 1], "9 windows cannot be split 80/10/10"),
-    ],
-)
+@pytest.mark.parametrize(("split", "enough", "sizes", "said"), [
+    ("official", 5, [1, 1, 1], "The text has 4 tokens, too few for one window of 4"),
+    ("windows", 31, [8, 1, 1], "9 windows cannot be split 80/10/10"),
+])  # fmt: skip
 def test_a_text_that_is_one_token_too_short_is_refused(split, enough, sizes, said, one_sentence):
     ids = {"train": torch.arange(enough), "valid": torch.arange(5), "test": torch.arange(5)}
     windows = cut(replace(FOUR, split=split), ids)
