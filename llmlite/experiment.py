@@ -127,8 +127,6 @@ class Experiment:
     def tokenizer(self) -> BPETokenizer:
         return self.dataset.tokenizer
 
-    # -- any run, whoever wants it ------------------------------------------------------------
-
     @property
     def runs(self) -> Path:
         return (self.out / "runs").absolute()
@@ -201,8 +199,6 @@ class Experiment:
         """The profile's model on its data, trained so."""
         return Run(name, self.data, with_data(self.profile.model, self.data), train)
 
-    # -- grids (notebook 02) ------------------------------------------------------------------
-
     def grid(self, name: str) -> list[Run]:
         """§IV.A: the runs of the "first" grid (fixed rate) or the "revised" one."""
         if name not in ("first", "revised"):
@@ -227,8 +223,6 @@ class Experiment:
     def best_configuration(self) -> dict:
         """`searched_best`, searched for if need be."""
         return self.searched_best() or best_row(self.search("revised"))[list(AXES)].to_dict()
-
-    # -- the trained model (notebook 03) ------------------------------------------------------
 
     @property
     def known_configuration(self) -> bool:
@@ -303,8 +297,6 @@ class Experiment:
         with replacing(self.out / SEEDS) as aside:
             table.to_csv(aside)
         return table
-
-    # -- what a reader looks at (notebooks 04 to 07) ------------------------------------------
 
     @property
     def study_size(self) -> StudySize:

@@ -220,10 +220,9 @@ def commit() -> str:
         if Path(git("rev-parse", "--show-toplevel")) == here.parent:
             changed = git("status", "--porcelain", "--", str(here))
             return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
-    try:
+    noted = {}
+    with suppress(PackageNotFoundError):
         noted = json.loads(distribution("llmlite").read_text("direct_url.json") or "{}")
-    except PackageNotFoundError:
-        noted = {}
     return noted.get("vcs_info", {}).get("commit_id", "unknown")[:10]
 
 

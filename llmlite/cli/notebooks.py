@@ -12,13 +12,10 @@ from llmlite.sources import DATA_VARIABLE
 def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
     """The numbered notebooks in order; `only` keeps those whose names start with one of it."""
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    if not notebooks:
-        raise LLMLiteError(
-            f"There are no notebooks in {folder}; run this in a clone of the project."
-        )
     found = [n for n in notebooks if not only or n.name.startswith(tuple(only))]
     if not found:
-        raise LLMLiteError(f"No notebook starts with {', '.join(only)} in {folder}.")
+        which = f"whose name starts with {' or '.join(only)} " if only else ""
+        raise LLMLiteError(f"There is no notebook {which}in {folder}; run this in a clone.")
     return found
 
 
