@@ -26,12 +26,10 @@ CHECKS = {  # by name: the worker's method, and what it is called with
     "merged_is_plain": ("is_plain", {"accumulation": 4, "merge": True}),
     "pieces_are_plain": ("is_plain", {"accumulation": 4}),
     "bf16_is_plain": ("is_plain", {"dtype": "bfloat16"}),
-    "rate_0_keeps_the_weights": ("rate_0_keeps_the_weights", {}),
     "replays_drop_out_other_units": ("replays_drop_out_other_units", {}),
     "resumed_is_uninterrupted": ("resumed_is_uninterrupted", {}),
     "generation_is_plain": ("generation_is_plain", {}),
     "fp16_is_plain": ("is_plain", {"dtype": "float16"}),
-    "fp16_graph_is_no_graph": ("is_plain", {"dtype": "float16", "other": "no graph"}),
     "fp16_overflow_is_left_out": ("fp16_overflow_is_left_out", {}),
     "steps_do_not_wait": ("steps_do_not_wait", {"dtype": "bfloat16"}),
     "fp16_steps_do_not_wait": ("steps_do_not_wait", {"dtype": "float16"}),
@@ -52,12 +50,10 @@ class Check:
 
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.since, self.options, self.folder = time.monotonic(), options, folder
-        self.budget = options.seconds
-        self.record = {"data": "random token ids", "parts": {}, "errors": {}, "checks": {}}
-        self.record |= {"first_step_s": {}, "speed": {}, "peers": {}, "best": {}, "seconds": {}}
-        shapes = [(16, 2, 2)] if options.tiny else [(256, 128, 1), (32, 128, 4)]
+        names = ("parts", "errors", "checks", "first_step_s", "speed", "peers", "best", "seconds")
+        self.record = {"data": "random token ids", **{name: {} for name in names}}
         self.cases = {}
-        for shape in shapes:
+        for shape in [(16, 2, 2)] if options.tiny else [(256, 128, 1), (32, 128, 4)]:
             label = " × ".join(str(number) for number in shape if number > 1)
             case = dict(zip(("window", "batch", "accumulation"), shape, strict=True))
             self.cases[label] = {"device": options.device, "tiny": options.tiny, **case}
@@ -74,19 +70,19 @@ class Check:
 
     @property
     def left(self) -> float:
-        return self.budget - (time.monotonic() - self.since)
+        return self.options.seconds - (time.monotonic() - self.since)
 
     def patience(self, share: float) -> float:
         """Seconds that a call may take."""
-        return max(0.1, min(share * self.budget, self.left))
+        return max(0.1, min(share * self.options.seconds, self.left))
 
     def start(self, kind: str, label: str, **options) -> Worker:
         # The checks time what compiling takes with an empty cache.
         environment = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / kind), "HF_HUB_OFFLINE": "1"}
-        if kind == "Timed":  # there are enough processes: each compiles by itself
+        if kind == "Timed" or self.options.tiny:  # there are enough processes: one thread for each
             environment |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
         if self.options.tiny:  # on few cores compiling takes minutes, and is PyTorch's business
-            environment |= {"TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+            environment["TORCHDYNAMO_DISABLE"] = "1"
         return Worker("gpu_worker", kind, environment, case=self.cases[label], **options)
 
     def part(self, name: str, run: Callable, /, **given) -> None:
@@ -134,7 +130,7 @@ class Check:
         for name, (method, options) in CHECKS.items():
             if name in ON_CUDA and self.options.device != "cuda":
                 row = {"skipped": "needs CUDA"}
-            elif self.left < 0.4 * self.budget:
+            elif self.left < 0.4 * self.options.seconds:
                 row = {"skipped": "no time"}
             else:
                 share = CALL if "compiled" in name else QUICK
@@ -145,7 +141,7 @@ class Check:
 
     def wait(self) -> None:
         """Until all is compiled, so that nobody disturbs who is timed; but not for ever."""
-        deadline = time.monotonic() + self.left - 0.45 * self.budget
+        deadline = time.monotonic() + self.left - 0.45 * self.options.seconds
         for (label, role), worker in self.workers.items():
             try:
                 found = worker.receive(max(5.0, deadline - time.monotonic()))
@@ -165,41 +161,37 @@ class Check:
         taken, steps = {name: [] for name in workers}, 2 if self.options.tiny else 20
         for lap in range(1 + LAPS):
             for name in list(taken):
+                given = {"name": name, "count": steps}
                 try:
-                    seconds = workers[name].call(
-                        "lap", self.patience(QUICK), name=name, count=steps
-                    )
-                    taken[name] += [seconds] if lap else []
+                    taken[name].append(workers[name].call("lap", self.patience(QUICK), **given))
                 except CallError as error:
                     self.failed(f"a lap of {name}", error)
                     del taken[name]
-            if lap and self.left < 0.2 * self.budget:
+            if lap and self.left < 0.2 * self.options.seconds:
                 break
-        found = {name: laps for name, laps in taken.items() if laps}
+        found = {name: laps[1:] for name, laps in taken.items()}  # the first one warms up
         return {n: {"step_s": statistics.median(s), "laps_s": s} for n, s in found.items()}
 
     def speed(self, label: str) -> None:
         """Of every path of ours and of every peer."""
-        ready = self.ready[label, OURS]
+        ready, case = self.ready[label, OURS], self.cases[label]
         roles = {role: self.ready[label, role] for role in self.roles}
         laps = self.laps({n: self.workers[label, role] for role in roles for n in roles[role]})
-        floors = self.workers[label, OURS].call("floors", self.patience(QUICK))
-        case, variants = self.cases[label], {n: {**ready[n], **laps[n]} for n in ready if n in laps}
-        self.record["speed"][label] = {"variants": variants, "floors": floors}
-        best = self.record["best"][label] = min(variants, key=lambda n: variants[n]["step_s"])
-        self.record["recommended"] = ready[best]  # the last case's: its pieces can be merged
-        least = variants[best]["step_s"]
-        for row in variants.values():
-            tokens = case["window"] * case["batch"] * case["accumulation"]
-            row["tokens_per_s"] = tokens / row["step_s"]
-            row["above_floor"] = row["step_s"] / floors["data sheet"]["seconds"]
+        floor = self.workers[label, OURS].call("floor", self.patience(QUICK))
+        tokens = case["window"] * case["batch"] * case["accumulation"]
+        variants = {name: {**ready[name], **laps[name]} for name in ready if name in laps}
         peers = {name: row for name, row in laps.items() if name not in ready}
-        self.record["peers"][label] = {**peers, OURS: laps[best].copy()}
-        for row in self.record["peers"][label].values():
-            row["times_ours"] = row["step_s"] / least
+        best = min(variants, key=lambda name: variants[name]["step_s"])
+        for row in variants.values():
+            row["tokens_per_s"] = tokens / row["step_s"]
+            row["above_floor"] = row["step_s"] / floor["seconds"]
         for name, row in laps.items():
-            times = row["step_s"] / least
-            self.say(f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms, {times:.2f} × the best")
+            row["times_ours"] = row["step_s"] / laps[best]["step_s"]
+            self.say(f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms, {row['times_ours']:.2f} ×")
+        self.record["speed"][label] = {"variants": variants, "floor": floor}
+        self.record["peers"][label] = {**peers, OURS: laps[best]}
+        self.record["best"][label] = best
+        self.record["recommended"] = ready[best]  # the last case's: its pieces can be merged
 
     def stop(self) -> None:
         for worker in self.workers.values():
@@ -208,11 +200,6 @@ class Check:
     def seconds(self, name: str, **options) -> None:
         self.record["seconds"][name] = found = self.ask(name, CALL, name.split(",")[0], **options)
         self.say(f"{name} {found}")
-
-    def profile(self) -> None:
-        self.record["profile"] = found = self.ask("profile")
-        for line in found["lines"] if found else ():
-            self.say(line)
 
     def run(self) -> None:
         self.part("machine", self.machine)
@@ -226,7 +213,6 @@ class Check:
         for batch in (1, 2) if self.options.tiny else (1, 64):
             name = f"generation, batch {batch}"
             self.part(name, self.seconds, name=name, batch=batch)
-        self.part("profile", self.profile)
 
     def summary(self) -> None:
         """What is not as it should be, and what was found to be the fastest."""
