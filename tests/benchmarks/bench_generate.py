@@ -37,24 +37,16 @@ def continuing(name: str, model: GPT) -> Callable[[Tensor, int], Tensor]:
     gpt2 = to_gpt2(model)
 
     def run(ids: Tensor, new: int) -> Tensor:
-        return gpt2.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new,
-            min_new_tokens=new,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=0,
-            eos_token_id=None,  # none ends early
-        )
+        exactly = {"min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
+        return gpt2.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **exactly)
 
     return run
 
 
-def contestant(name: str, shape: dict, batch: int, prompt: int, new: int):
-    run = continuing(name, moved_model(ModelConfig(**shape)))
+def contestant(name: str, shape: dict, batch: int, prompt: int, new: int, device: str = "cpu"):
+    run = continuing(name, moved_model(ModelConfig(**shape)).to(device))
     generator = torch.Generator().manual_seed(1)
-    prompts = torch.randint(shape["vocab_size"], (batch, prompt), generator=generator)
+    prompts = torch.randint(shape["vocab_size"], (batch, prompt), generator=generator).to(device)
     run(prompts[:1], 2)  # what is set up once is no part of a lap, nor of generation's memory
     return lambda: run(prompts, new), Tensor.tolist
 

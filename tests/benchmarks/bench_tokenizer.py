@@ -7,7 +7,6 @@ them from the file itself, which is its fastest way. It encodes line by line, so
 threads; the others encode the whole. Times include making the ids a Python list.
 """
 
-import json
 import os
 import random
 import re
@@ -23,8 +22,7 @@ from llmlite.config import DataConfig
 from llmlite.data import SPLITS, Dataset
 from llmlite.files import TokenizerError, tqdm
 from llmlite.sources import DATA_VARIABLE
-from llmlite.tokenizer import BYTE_ORDER, BPETokenizer
-from llmlite.tokenizer.learn import BYTE_CHARACTERS
+from llmlite.tokenizer import BPETokenizer
 from llmlite.tokenizer.words import batches
 
 OURS = "llmlite"
@@ -44,9 +42,9 @@ def contestant(name: str, folder: str, text: str, size: int = 0):
     content = path.read_bytes().decode("utf-8")
     if size and name == OURS:
         lines = by_line(content)
-        return lambda: BPETokenizer.train(lines, size + 1), our_merges  # and <|endoftext|>
+        return lambda: BPETokenizer.train(lines, size + 1), None  # and <|endoftext|>
     if size:
-        return lambda: hf_training(path, size), hf_merges
+        return lambda: hf_training(path, size), None
     ours = BPETokenizer.load(Path(folder, "tokenizer.json"))
     if name == OURS:
         return lambda: ours.encode(content), list
@@ -66,11 +64,7 @@ def contestant(name: str, folder: str, text: str, size: int = 0):
     return threaded, list
 
 
-def our_merges(tokenizer: BPETokenizer) -> list:
-    return [[tokenizer.token_bytes[i].hex() for i in pair] for pair in tokenizer.merges]
-
-
-def hf_training(path: Path, size: int):
+def hf_training(path: Path, size: int) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -78,13 +72,6 @@ def hf_training(path: Path, size: int):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train([str(path)], trainer)
-    return tokenizer
-
-
-def hf_merges(tokenizer) -> list:
-    byte = dict(zip(BYTE_CHARACTERS, BYTE_ORDER, strict=True))
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [[bytes(byte[c] for c in token).hex() for token in pair] for pair in merges]
 
 
 def reachable(text: str, sizes: list[int]) -> tuple[list[int], BPETokenizer]:
@@ -133,7 +120,7 @@ def main() -> None:
     options = common.options(__doc__)
     corpus = Dataset(DataConfig(source=os.environ.get(DATA_VARIABLE) or "sample"), ".")
     train = corpus.text("train")
-    sizes, ours = reachable(train, [280, 9999] if options.tiny else [8192, 16384, 32000])
+    sizes, ours = reachable(train, [280, 19_999] if options.tiny else [8192, 16384, 32000])
     made_up = unrepeated(train, 2**15 if options.tiny else 2**21)
     texts = {"train": train, "test": corpus.text("test"), "no word twice": made_up}
     n_bytes = {name: len(text.encode()) for name, text in texts.items()}

@@ -27,7 +27,7 @@ from llmlite.run import Run, read_steps
 from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 
-RATE, DECAY, CLIP = 1e-3, 0.1, 1.0
+CONFIG = TrainConfig(epochs=1, schedule="fixed")  # whose rate, decay and clipping the peers have
 STEPS = 3  # of the optimiser, in a lap
 
 
@@ -102,7 +102,8 @@ def transformers_gpt2(shape: ModelConfig, device: str, bfloat16: bool, attention
 
 def plain_step(model: nn.Module, loss_of: Callable, device: str, bfloat16: bool) -> Callable:
     """A step of the best plain loop: nothing is read between the steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+    options = {"lr": CONFIG.learning_rate, "weight_decay": CONFIG.weight_decay, "fused": True}
+    optimizer = torch.optim.AdamW(model.parameters(), **options)
 
     def step(x, y):
         torch.compiler.cudagraph_mark_step_begin()
@@ -110,7 +111,7 @@ def plain_step(model: nn.Module, loss_of: Callable, device: str, bfloat16: bool)
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             loss = loss_of(x, y)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(model.parameters(), CONFIG.clip_norm)
         optimizer.step()
 
     return step
@@ -128,15 +129,7 @@ def trainer_of_ids(
 
 def trainer(shape: ModelConfig, ids: torch.Tensor, batch: int, bfloat16: bool) -> float:
     """Seconds of an epoch, a lap's steps, by our Trainer as it is."""
-    config = TrainConfig(
-        epochs=1,
-        batch_size=batch,
-        learning_rate=RATE,
-        schedule="fixed",
-        weight_decay=DECAY,
-        clip_norm=CLIP,
-        amp="bf16" if bfloat16 else "off",
-    )
+    config = replace(CONFIG, batch_size=batch, amp="bf16" if bfloat16 else "off")
     split = {"train": ids, "valid": ids[: shape.block_size + 1]}
     paths = engine.FastPaths(compile=True)  # the run is short, but laps stand for a long one
     with tempfile.TemporaryDirectory() as folder:

@@ -108,12 +108,11 @@ class Check:
         lines = self.record["errors"][name] = f"{type(error).__name__}: {error}".splitlines()
         self.say(f"ERROR {name}: {lines[0][:300]}")
 
-    def ask(self, name: str, share: float = CALL, method: str | None = None, **options):
+    def ask(self, name: str, method: str, share: float = CALL, **options):
         """The answer of the process of checks, None where it failed. An error of CUDA's stays with
         a process, so the next call gets a new one."""
         try:
-            given = {"name": method or name, "options": options}
-            return self.checks.call("check", self.patience(share), **given)
+            return self.checks.call(method, self.patience(share), **options)
         except CallError as error:
             self.failed(name, error)
             first, *_ = str(error).splitlines()
@@ -122,11 +121,9 @@ class Check:
                 self.checks = self.start("Checks", next(iter(self.cases)))
             return None
 
-    def machine(self) -> None:
-        self.record |= self.ask("environment") or {}
-        self.say(f"{self.record.get('environment')}")
-
     def correct(self) -> None:
+        self.record |= self.ask("machine", "environment") or {}
+        self.say(f"{self.record.get('environment')}")
         for name, (method, options) in CHECKS.items():
             if name in ON_CUDA and self.options.device != "cuda":
                 row = {"skipped": "needs CUDA"}
@@ -134,7 +131,7 @@ class Check:
                 row = {"skipped": "no time"}
             else:
                 share = CALL if "compiled" in name else QUICK
-                row = self.ask(name, share, method, **options) or {"passed": False, "error": True}
+                row = self.ask(name, method, share, **options) or {"passed": False, "error": True}
             self.record["checks"][name] = row
             verdict = row.get("skipped") or ("passed" if row["passed"] else "FAILED")
             self.say(f"{name:32} {verdict} {row.get('largest_relative_difference', '')}")
@@ -146,8 +143,7 @@ class Check:
             try:
                 found = worker.receive(max(5.0, deadline - time.monotonic()))
             except CallError as error:
-                self.failed(f"{label}: {role}", error)
-                continue
+                found = {role: {"error": str(error)}}
             for name, row in found.items():
                 if "error" in row:
                     self.failed(f"{label}: {name}", CallError(row["error"]))
@@ -198,18 +194,18 @@ class Check:
             worker.close()
 
     def seconds(self, name: str, **options) -> None:
-        self.record["seconds"][name] = found = self.ask(name, CALL, name.split(",")[0], **options)
+        """Of what is timed by itself."""
+        self.record["seconds"][name] = found = self.ask(name, name.split(",")[0], **options)
         self.say(f"{name} {found}")
 
     def run(self) -> None:
-        self.part("machine", self.machine)
         self.part("checks", self.correct)
         # In the time that the others need to compile as well.
         self.part("compilation", self.seconds, name="compilation")
         self.part("ready", self.wait)
         for label in self.cases:
             self.part(f"speed, {label}", self.speed, label=label)
-        self.part("stop", self.stop)
+        self.stop()
         for batch in (1, 2) if self.options.tiny else (1, 64):
             name = f"generation, batch {batch}"
             self.part(name, self.seconds, name=name, batch=batch)
@@ -217,10 +213,10 @@ class Check:
     def summary(self) -> None:
         """What is not as it should be, and what was found to be the fastest."""
         checks, record = self.record["checks"], self.record
-        passed = [name for name, row in checks.items() if row.get("passed")]
-        print(f"\n{'=' * 100}\n{len(passed)} of {len(checks)} checks passed")
-        for name in checks.keys() - {*passed}:
-            print(f"{name}: {checks[name].get('skipped', 'FAILED')}")
+        others = {name: row for name, row in checks.items() if not row.get("passed")}
+        print(f"\n{len(checks) - len(others)} of {len(checks)} checks passed")
+        for name, row in others.items():
+            print(f"{name}: {row.get('skipped', 'FAILED')}")
         for name, lines in record["errors"].items():
             print(f"ERROR {name}: {lines[0][:200]}")
         for label, name in record["best"].items():

@@ -3,9 +3,7 @@
 import argparse
 import json
 import os
-import platform
 import re
-import resource
 import statistics
 import sys
 import tempfile
@@ -87,17 +85,12 @@ def compete(title: str, module: str, rounds: dict[str, int], amount: float, unit
 
 def record(folder: Path, name: str, **content) -> None:
     """Write FOLDER/NAME.json with the machine and the versions beside the numbers."""
-    about = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
-    processor = found[1] if found else platform.processor() or platform.machine()
-    machine = {**environment("cpu"), "processor": processor, "cores": os.cpu_count()}
+    processor = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    machine = {**environment("cpu"), "processor": processor[1], "cores": os.cpu_count()}
     write_json(folder / f"{name}.json", {"environment": machine, **content})
     print(f"\nRecorded in {folder / name}.json")
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss begins here with the peak of the process that started this
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on a Mac in bytes
+    """The most bytes that this process has held; getrusage begins with its parent's."""
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])

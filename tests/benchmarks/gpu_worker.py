@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from bench_generate import OURS, THEIRS, continuing, moved_model
-from bench_train import CLIP, DECAY, RATE, plain_gpt, trainer_of_ids, transformers_gpt2
+from bench_generate import OURS, THEIRS, contestant, moved_model
+from bench_train import CONFIG, plain_gpt, trainer_of_ids, transformers_gpt2
 from floors import DATA_SHEETS, floor, measured_peak, timed
 from workers import in_words
 
@@ -59,8 +59,8 @@ class Case:
         return list(zip(*(part.chunk(BATCHES) for part in ids), strict=True))
 
     def engine(self, paths: FastPaths) -> Engine:
-        pieces = {"batch_size": self.batch, "accumulation": self.accumulation}
-        return fresh_engine(self.shape, self.device, paths, torch.bfloat16, **pieces)
+        pieces = self.batch, self.accumulation
+        return fresh_engine(self.shape, self.device, paths, torch.bfloat16, *pieces)
 
 
 def random_windows(shape: ModelConfig, windows: int, device: str, seed: int = 0):
@@ -72,12 +72,12 @@ def random_windows(shape: ModelConfig, windows: int, device: str, seed: int = 0)
 
 
 def fresh_engine(
-    shape: ModelConfig, device: str, paths: FastPaths | None, dtype=None, seed=0, **options
+    shape: ModelConfig, device: str, paths: FastPaths | None, dtype, batch, accumulation=1, seed=0
 ) -> Engine:
     """paths None: the plain computation."""
     torch.manual_seed(seed)
     model = GPT(shape).to(device).train()
-    config = TrainConfig(fast=paths is not None, weight_decay=DECAY, clip_norm=CLIP, **options)
+    config = replace(CONFIG, batch_size=batch, accumulation=accumulation, fast=paths is not None)
     return Engine(model, config, dtype, math.inf, ALONE, paths or FastPaths())
 
 
@@ -111,7 +111,7 @@ class Timed:
         engine = self.case.engine(paths)
 
         def step(x, y):
-            engine.step(x, y, len(x), RATE)
+            engine.step(x, y, len(x), CONFIG.learning_rate)
             settled = graphed(engine) or not paths.graph or engine.graphs
             if not settled or engine.compiled != paths.compile:  # it went on in another way
                 raise RuntimeError(f"{paths} is not what happened: {engine.how}")
@@ -176,22 +176,15 @@ class Checks:
         if self.case.tiny:
             self.shape = replace(self.shape, block_size=16, n_layer=1, n_embd=16)
 
-    def check(self, name: str, options: dict) -> dict:
-        try:
-            return getattr(self, name)(**options)
-        finally:
-            if self.cuda:
-                torch.cuda.empty_cache()  # the other processes need the room
-
     def environment(self) -> dict:
         libraries = {name: version(name) for name in ("transformers",) if find_spec(name)}
         return {"environment": environment(self.device), "versions": libraries}
 
     # Is it correct?
 
-    def small(self, paths: FastPaths | None, dtype=None, dropout=0.0, seed=0, **options) -> Engine:
+    def small(self, paths: FastPaths | None, dtype=None, dropout=0.0, seed=0, pieces=1) -> Engine:
         shape = replace(self.shape, dropout=dropout)
-        return fresh_engine(shape, self.device, paths, dtype, seed, **{"batch_size": 16} | options)
+        return fresh_engine(shape, self.device, paths, dtype, 16 // pieces, pieces, seed)
 
     def losses(self, engine: Engine, steps=range(20), rate=None) -> list[float]:
         """Of these steps of a run of 20, at a moving rate unless one is given.
@@ -212,8 +205,7 @@ class Checks:
         """The losses of a graph are those of the plain path."""
         tolerance, dtype = 5e-3 if dtype else 1e-5, dtype and getattr(torch, dtype)
         paths = replace(self.graph, compile=compile, merge=merge)
-        pieces = {"batch_size": 16 // accumulation, "accumulation": accumulation}
-        one, other = (self.small(each, dtype, **pieces) for each in (paths, None))
+        one, other = (self.small(each, dtype, pieces=accumulation) for each in (paths, None))
         largest = largest_difference(self.losses(one), self.losses(other))
         scale = one.scaler.get_scale()
         return {
@@ -254,7 +246,7 @@ class Checks:
         torch.cuda.set_sync_debug_mode("error")
         try:
             for step in range(20):
-                engine.step(x, y, 16, RATE / (step + 1))
+                engine.step(x, y, 16, CONFIG.learning_rate / (step + 1))
         finally:
             torch.cuda.set_sync_debug_mode("default")
         return {"passed": graphed(engine), "how": engine.how}
@@ -293,9 +285,11 @@ class Checks:
                 options = {"device": self.device, "paths": self.graph}
                 run = trainer_of_ids(shape, config, split, folder, **options).fit()
             found[amp] = {"losses": [e["valid_loss"] for e in run["epochs"]], "how": run["engine"]}
-        away = [abs(row["losses"][-1] - math.log(DRAWN)) for row in found.values()]
-        all_graphed = all(("CUDA graph" in row["how"]) == self.cuda for row in found.values())
-        passed = max(away) < 0.05 and all_graphed
+        passed = all(
+            abs(row["losses"][-1] - math.log(DRAWN)) < 0.05
+            and ("CUDA graph" in row["how"]) == self.cuda
+            for row in found.values()
+        )
         return {"passed": passed, "floor": math.log(DRAWN), **found}
 
     # What takes how long?
@@ -305,22 +299,19 @@ class Checks:
         engine = self.case.engine(FastPaths(compile=True, graph=self.cuda, merge=False))
 
         def step(x, y):
-            engine.step(x, y, len(x), RATE)
+            engine.step(x, y, len(x), CONFIG.learning_rate)
 
         first, *_, last = first_steps(self.device, step, self.case.batches())
         return {"cold_s": first - last}
 
     def generation(self, batch: int) -> dict:
         """Ours against transformers' generate, in turns, the same greedy text."""
-        prompt, new = (4, 8) if self.case.tiny else (16, 128)
-        model = moved_model(replace(self.case.shape, dropout=0.0)).to(self.device)
-        prompts = random_windows(self.case.shape, batch, self.device)[0][:, :prompt]
-        runs = {name: continuing(name, model) for name in (OURS, THEIRS)}
-        texts = [run(prompts, new) for run in runs.values()]  # and warms up
-        laps = [
-            {n: timed(self.device, partial(run, prompts, new)) for n, run in runs.items()}
-            for _ in range(3)
-        ]
-        medians = {name: statistics.median(lap[name] for lap in laps) for name in runs}
-        ratio, same = medians[THEIRS] / medians[OURS], torch.equal(*texts)
-        return {"median_s": medians, "ratio": ratio, "same_text": same}
+        lengths = (4, 8) if self.case.tiny else (16, 128)
+        task = vars(replace(self.case.shape, dropout=0.0)), batch, *lengths, self.device
+        runs = {name: contestant(name, *task)[0] for name in (OURS, THEIRS)}
+        same, laps = torch.equal(*(run() for run in runs.values())), {name: [] for name in runs}
+        for _ in range(3):
+            for name, run in runs.items():
+                laps[name].append(timed(self.device, run))
+        ours, theirs = map(statistics.median, laps.values())
+        return {"laps_s": laps, "ratio": theirs / ours, "same_text": same}
