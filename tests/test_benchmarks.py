@@ -38,16 +38,14 @@ def test_bytes_by_hand_for_a_tiny_model():
     assert step_bytes(shape, 5, torch.float32) == 2 * (state + 5 * kept * 4)
 
 
-@pytest.mark.parametrize(("peak", "seconds"), [
-    (Peak(1e12, 1e18), "seconds_by_operations"), (Peak(1e18, 1e9), "seconds_by_bytes")
-])  # fmt: skip
-def test_the_floor_is_the_larger_of_two_times(peak, seconds):
-    found = floor(ModelConfig(), 2, torch.bfloat16, peak)
-    operations, traffic = step_operations(ModelConfig(), 2), found["bytes"]
-    assert traffic == step_bytes(ModelConfig(), 2, torch.bfloat16)
-    assert found["seconds_by_operations"] == pytest.approx(operations / peak.operations)
-    assert found["seconds_by_bytes"] == pytest.approx(traffic / peak.bytes)
-    assert found["seconds"] == found[seconds]
+def test_the_floor_is_the_larger_of_two_times():
+    found = floor(ModelConfig(), 2, torch.bfloat16, Peak(operations=1e12, bytes=1e18))
+    operations = step_operations(ModelConfig(), 2)
+    traffic = step_bytes(ModelConfig(), 2, torch.bfloat16)
+    seconds = pytest.approx(operations / 1e12)
+    assert found == {"operations": operations, "bytes": traffic, "seconds": seconds}
+    found = floor(ModelConfig(), 2, torch.bfloat16, Peak(operations=1e18, bytes=1e9))
+    assert found["seconds"] == pytest.approx(traffic / 1e9)
     assert DATA_SHEETS["NVIDIA H100 80GB HBM3"] == (989.4e12, 3.35e12)
 
 
@@ -64,89 +62,82 @@ def test_a_process_that_fails_says_why_and_one_that_hangs_is_given_up():
         Worker("no_such_module", "Event", {}).call("is_set")
 
 
-def run_script(name, out, *options):
-    """Compiling takes minutes and is PyTorch's business: torch.compile gives back what it got."""
-    command = [sys.executable, FOLDER / name, "--tiny", "--out", out, *options]
-    environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1"}
-    environment.pop("LLMLITE_DATA", None)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture
-def measured(tmp_path):
-    """Script → its record."""
+def run_script(tmp_path):
+    """(name, options) → what it prints, the record. Compiling takes minutes and is PyTorch's
+    business: here torch.compile gives back what it got."""
 
-    def run(name, *options):
-        run_script(name, tmp_path, *options)
+    def run(name, *options, out=tmp_path):
+        command = [sys.executable, FOLDER / name, "--tiny", "--out", out, *options]
+        environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "LLMLITE_DATA": ""}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
         (path,) = tmp_path.iterdir()
-        return json.loads(path.read_text("utf-8"))
+        return done.stdout, json.loads(path.read_text("utf-8"))
 
     return run
 
 
 def assert_measured(rows, amount, unit):
-    ours = rows["llmlite"]
+    ours = rows["llmlite"]["median_s"]
     for row in rows.values():
         assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"]
         assert row[f"{unit}_per_s"] == pytest.approx(amount / row["median_s"])
-        assert row["ours_over_it"] == pytest.approx(ours["median_s"] / row["median_s"])
+        assert row["ours_over_it"] == pytest.approx(ours / row["median_s"])
         assert row["peak_bytes"] > 1e8
 
 
 @pytest.mark.slow
-def test_the_tokenizers_benchmark_compares_ids_and_measures(measured):
-    record = measured("bench_tokenizer.py", "--rounds", "1")
+def test_the_tokenizers_benchmark_compares_ids_and_measures(run_script):
+    _, record = run_script("bench_tokenizer.py", "--rounds", "1")
     assert record["training"].keys() == {"280"}, "the sample does not reach 19,999"
     assert_measured(record["training"]["280"], record["bytes"], "bytes")
     assert [len(rows) for rows in record["encoding"].values()] == [5, 5, 5]
     assert record["exactness"]["random strings"]["texts"] == 50
-    assert {"processor", "cores", "commit", "numpy"} <= record["environment"].keys()
     assert "0 differ." in tables.tokenizer_speed(record)
 
 
 @pytest.mark.slow
-def test_the_trainings_benchmark_measures_each_contestant_and_its_distance_to_the_floor(measured):
-    record = measured("bench_train.py", "--rounds", "2")
-    assert record["equality"]["steps"] == 100
-    assert record["equality"]["largest_difference"] < 1e-5
-    assert record["equality"]["last_loss"] < record["equality"]["first_loss"] - 0.1
+def test_the_trainings_benchmark_measures_each_contestant_and_its_distance_to_the_floor(run_script):
+    _, record = run_script("bench_train.py", "--rounds", "2")
+    equality = record["equality"]
+    assert equality["steps"] == 100
+    assert equality["largest_difference"] < 1e-5
+    assert equality["last_loss"] < equality["first_loss"] - 0.1
     (case,) = record["cases"].values()
     shape, rows = ModelConfig(**case["shape"]), case["contestants"]
     assert case["floor"] == floor(shape, case["batch"], torch.float32, Peak(*case["peak"]))
     assert tuple(rows) == (OURS, *PEERS)
     assert_measured(rows, case["steps"] * 4 * shape.block_size, "tokens")
     for row in rows.values():
-        assert row["above_floor"] == pytest.approx(row["step_s"] / case["floor"]["seconds"])
+        above = row["median_s"] / case["steps"] / case["floor"]["seconds"]
+        assert row["above_floor"] == pytest.approx(above)
     assert tables.training_speed(record)
 
 
 @pytest.mark.slow
-def test_the_generations_benchmark_compares_texts_and_measures(measured):
-    record = measured("bench_generate.py", "--rounds", "1")
+def test_the_generations_benchmark_compares_texts_and_measures(run_script):
+    _, record = run_script("bench_generate.py", "--rounds", "1")
     assert_measured(record["cases"]["batch 2"]["contestants"], 2 * 20, "tokens")
     assert tables.generation_speed(record)
 
 
 @pytest.mark.slow
-def test_the_memorys_benchmark_sees_tokens_in_memory(measured):
-    record = measured("bench_memory.py")
+def test_the_memorys_benchmark_sees_tokens_in_memory(run_script):
+    _, record = run_script("bench_memory.py")
     held, mapped = (run["samples"][0]["anonymous"] for run in record["runs"])
     assert 0.5 < (held - mapped) / (8 * 20_000_000) < 2
     assert tables.training_memory(record)
 
 
 @pytest.mark.slow
-def test_the_check_of_a_gpu_runs_through_on_a_cpu_and_recommends_what_it_measured(tmp_path):
-    out = tmp_path / "gpu.json"
-    said = run_script("check_gpu.py", out, "--device", "cpu", "--seconds", "600")
-    record = json.loads(out.read_text("utf-8"))
+def test_the_check_of_a_gpu_runs_through_and_recommends_what_it_measured(run_script, tmp_path):
+    options = ["--device", "cpu", "--seconds", "600"]
+    said, record = run_script("check_gpu.py", *options, out=tmp_path / "gpu.json")
     assert not record["errors"]
     assert all(isinstance(took, float) for took in record["parts"].values()), "none left out"
-    for name, row in record["checks"].items():
-        assert row.get("passed") or row == {"skipped": "needs CUDA"}, name
-    assert sum(row.get("passed", False) for row in record["checks"].values()) == 9
+    checks = record["checks"].values()
+    assert [row for row in checks if not row.get("passed")] == [{"skipped": "needs CUDA"}] * 4
     name, _, found = said.splitlines()[-1].partition(": ")
     assert (name, json.loads(found)) == ("RECOMMENDED", record["recommended"])
     (speed,), (peers,), (best,) = (record[n].values() for n in ("speed", "peers", "best"))
@@ -157,6 +148,6 @@ def test_the_check_of_a_gpu_runs_through_on_a_cpu_and_recommends_what_it_measure
         assert row["tokens_per_s"] == pytest.approx(16 * 4 / row["step_s"])
         assert row["above_floor"] == pytest.approx(row["step_s"] / floor_s)
         assert row["step_s"] >= variants[best]["step_s"]
-    assert peers.pop("ours")["times_ours"] == 1
+    assert len(peers) == 3
     for row in peers.values():
         assert row["times_ours"] == row["step_s"] / variants[best]["step_s"]

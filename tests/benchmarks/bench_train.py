@@ -201,25 +201,23 @@ def equality(tiny: bool) -> dict:
 
 def main() -> None:
     options = common.options(__doc__)
-    short, long = (  # the best configuration, and the window and vocabulary of a small corpus
-        ModelConfig(block_size=window, vocab_size=vocab_size, dropout=0.0)
-        for window, vocab_size in [(128, 4096), (256, 10_240)]
-    )
-    cases = {  # shape, batch, bfloat16 or float32, threads
-        "128-bfloat16-1": (short, 16, True, 1),
-        "256-bfloat16-1": (long, 16, True, 1),
-        "128-float32-1": (short, 16, False, 1),
-        "256-bfloat16-2": (long, 16, True, 2),
-    }
+    # The best configuration, with the window and the vocabulary of a small corpus, and its own.
+    short = ModelConfig(block_size=128, vocab_size=4096, dropout=0.0)
+    long = ModelConfig(block_size=256, vocab_size=10_240, dropout=0.0)
+    cases = [(short, 16, True, 1), (long, 16, True, 1), (short, 16, False, 1), (long, 16, True, 2)]
     if options.tiny:
-        cases = {"64-float32-1": (common.TINY, 4, False, 1)}
+        cases = [(common.TINY, 4, False, 1)]
+    measured = {}
+    for shape, batch, bfloat16, threads in cases:
+        name = f"{shape.block_size}-{'bfloat16' if bfloat16 else 'float32'}-{threads}"
+        measured[name] = measure(options.rounds, shape, batch, bfloat16, threads)
     common.record(
         options.out,
         "train-cpu",
         rounds=options.rounds,
-        versions={name: version(name) for name in ("transformers", "accelerate")},
+        versions={"transformers": version("transformers")},
         equality=equality(options.tiny),
-        cases={name: measure(options.rounds, *case) for name, case in cases.items()},
+        cases=measured,
     )
 
 

@@ -36,7 +36,6 @@ CHECKS = {  # by name: the worker's method, and what it is called with
     "trainer_runs": ("trainer_runs", {}),
     "compiled_is_plain": ("is_plain", {"compile": True}),
 }
-ON_CUDA = {name for name in CHECKS if "fp16" in name or "wait" in name}
 OURS, PEERS = "ours", ("transformers, torch.compile", "plain loop, torch.compile")
 GRAPHED = "plain loop, reduce-overhead"  # needs CUDA
 LAPS = 5  # at most; after one that warms up
@@ -50,6 +49,7 @@ class Check:
 
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.since, self.options, self.folder = time.monotonic(), options, folder
+        self.cuda = options.device == "cuda"
         names = ("parts", "errors", "checks", "first_step_s", "speed", "peers", "best", "seconds")
         self.record = {"data": "random token ids", **{name: {} for name in names}}
         self.cases = {}
@@ -58,23 +58,20 @@ class Check:
             case = dict(zip(("window", "batch", "accumulation"), shape, strict=True))
             self.cases[label] = {"device": options.device, "tiny": options.tiny, **case}
         self.checks = self.start("Checks", next(iter(self.cases)))
-        self.roles = [OURS, *PEERS, *([GRAPHED] if options.device == "cuda" else [])]
-        self.workers = {
-            (label, role): self.start("Timed", label, role=role)
-            for role in self.roles
-            for label in self.cases
-        }
-        for worker in self.workers.values():
-            worker.send("prepare")  # compile what is timed later, while others check
-        self.ready = {key: {} for key in self.workers}
+        self.workers = {label: {} for label in self.cases}
+        for role in (OURS, *PEERS, *([GRAPHED] if self.cuda else [])):
+            for label, workers in self.workers.items():
+                workers[role] = self.start("Timed", label, role=role)
+                workers[role].send("prepare")  # compile what is timed later, while others check
+        self.ready = {label: {} for label in self.cases}  # of each contestant, and its process
 
-    @property
-    def left(self) -> float:
-        return self.options.seconds - (time.monotonic() - self.since)
+    def left(self, share: float = 0.0) -> float:
+        """Seconds, but for a share that is for others."""
+        return self.options.seconds * (1 - share) - (time.monotonic() - self.since)
 
     def patience(self, share: float) -> float:
         """Seconds that a call may take."""
-        return max(0.1, min(share * self.options.seconds, self.left))
+        return max(0.1, min(share * self.options.seconds, self.left()))
 
     def start(self, kind: str, label: str, **options) -> Worker:
         # The checks time what compiling takes with an empty cache.
@@ -89,7 +86,7 @@ class Check:
         """Run it, if there is time, and write down what came of it."""
         start, parts = time.monotonic(), self.record["parts"]
         parts[name] = "skipped: no time"
-        if self.left > 0:
+        if self.left() > 0:
             try:
                 run(**given)
                 parts[name] = round(time.monotonic() - start, 1)
@@ -122,12 +119,12 @@ class Check:
             return None
 
     def correct(self) -> None:
-        self.record |= self.ask("machine", "environment") or {}
+        self.record |= self.ask("machine", "machine") or {}
         self.say(f"{self.record.get('environment')}")
         for name, (method, options) in CHECKS.items():
-            if name in ON_CUDA and self.options.device != "cuda":
+            if not self.cuda and ("fp16" in name or "wait" in name):
                 row = {"skipped": "needs CUDA"}
-            elif self.left < 0.4 * self.options.seconds:
+            elif self.left(0.6) < 0:
                 row = {"skipped": "no time"}
             else:
                 share = CALL if "compiled" in name else QUICK
@@ -138,47 +135,47 @@ class Check:
 
     def wait(self) -> None:
         """Until all is compiled, so that nobody disturbs who is timed; but not for ever."""
-        deadline = time.monotonic() + self.left - 0.45 * self.options.seconds
-        for (label, role), worker in self.workers.items():
-            try:
-                found = worker.receive(max(5.0, deadline - time.monotonic()))
-            except CallError as error:
-                found = {role: {"error": str(error)}}
-            for name, row in found.items():
-                if "error" in row:
-                    self.failed(f"{label}: {name}", CallError(row["error"]))
-                else:
-                    self.record["first_step_s"][f"{label}: {name}"] = row.pop("first_step_s")
-                    self.ready[label, role][name] = row
-            self.say(f"{label}: {role}: {len(self.ready[label, role])} of {len(found)} are ready")
+        deadline = time.monotonic() + self.left(0.45)
+        for label, workers in self.workers.items():
+            for role, worker in workers.items():
+                try:
+                    found = worker.receive(max(5.0, deadline - time.monotonic()))
+                except CallError as error:
+                    found = {role: {"error": str(error)}}
+                for name, row in found.items():
+                    if "error" in row:
+                        self.failed(f"{label}: {name}", CallError(row["error"]))
+                    else:
+                        self.record["first_step_s"][f"{label}: {name}"] = row.pop("first_step_s")
+                        self.ready[label][name] = worker, row
+        self.say(f"Ready: {', '.join(self.record['first_step_s'])}")
 
-    def laps(self, workers: dict[str, Worker]) -> dict[str, dict]:
+    def laps(self, label: str) -> dict[str, dict]:
         """A step of each, lap by lap in turns, as long as others have the time that they need."""
-        taken, steps = {name: [] for name in workers}, 2 if self.options.tiny else 20
+        taken, steps = {name: [] for name in self.ready[label]}, 2 if self.options.tiny else 20
         for lap in range(1 + LAPS):
             for name in list(taken):
-                given = {"name": name, "count": steps}
+                (worker, _), given = self.ready[label][name], {"name": name, "count": steps}
                 try:
-                    taken[name].append(workers[name].call("lap", self.patience(QUICK), **given))
+                    taken[name].append(worker.call("lap", self.patience(QUICK), **given))
                 except CallError as error:
                     self.failed(f"a lap of {name}", error)
                     del taken[name]
-            if lap and self.left < 0.2 * self.options.seconds:
+            if lap and self.left(0.2) < 0:
                 break
         found = {name: laps[1:] for name, laps in taken.items()}  # the first one warms up
         return {n: {"step_s": statistics.median(s), "laps_s": s} for n, s in found.items()}
 
     def speed(self, label: str) -> None:
         """Of every path of ours and of every peer."""
-        ready, case = self.ready[label, OURS], self.cases[label]
-        roles = {role: self.ready[label, role] for role in self.roles}
-        laps = self.laps({n: self.workers[label, role] for role in roles for n in roles[role]})
-        floor = self.workers[label, OURS].call("floor", self.patience(QUICK))
-        tokens = case["window"] * case["batch"] * case["accumulation"]
-        variants = {name: {**ready[name], **laps[name]} for name in ready if name in laps}
-        peers = {name: row for name, row in laps.items() if name not in ready}
+        laps, case = self.laps(label), self.cases[label]
+        floor = self.workers[label][OURS].call("floor", self.patience(QUICK))
+        paths = {name: row for name, (_, row) in self.ready[label].items() if row}
+        variants = {name: {**paths[name], **laps[name]} for name in paths if name in laps}
+        peers = {name: row for name, row in laps.items() if name not in paths}
         best = min(variants, key=lambda name: variants[name]["step_s"])
         for row in variants.values():
+            tokens = case["window"] * case["batch"] * case["accumulation"]
             row["tokens_per_s"] = tokens / row["step_s"]
             row["above_floor"] = row["step_s"] / floor["seconds"]
         for name, row in laps.items():
@@ -187,16 +184,17 @@ class Check:
         self.record["speed"][label] = {"variants": variants, "floor": floor}
         self.record["peers"][label] = {**peers, OURS: laps[best]}
         self.record["best"][label] = best
-        self.record["recommended"] = ready[best]  # the last case's: its pieces can be merged
-
-    def stop(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
+        self.record["recommended"] = paths[best]  # the last case's: its pieces can be merged
 
     def seconds(self, name: str, **options) -> None:
         """Of what is timed by itself."""
         self.record["seconds"][name] = found = self.ask(name, name.split(",")[0], **options)
         self.say(f"{name} {found}")
+
+    def stop(self) -> None:
+        for workers in self.workers.values():
+            for worker in workers.values():
+                worker.close()
 
     def run(self) -> None:
         self.part("checks", self.correct)
@@ -209,19 +207,6 @@ class Check:
         for batch in (1, 2) if self.options.tiny else (1, 64):
             name = f"generation, batch {batch}"
             self.part(name, self.seconds, name=name, batch=batch)
-
-    def summary(self) -> None:
-        """What is not as it should be, and what was found to be the fastest."""
-        checks, record = self.record["checks"], self.record
-        others = {name: row for name, row in checks.items() if not row.get("passed")}
-        print(f"\n{len(checks) - len(others)} of {len(checks)} checks passed")
-        for name, row in others.items():
-            print(f"{name}: {row.get('skipped', 'FAILED')}")
-        for name, lines in record["errors"].items():
-            print(f"ERROR {name}: {lines[0][:200]}")
-        for label, name in record["best"].items():
-            print(f"BEST {label}: {name}")
-        print(f"RECOMMENDED: {json.dumps(record.get('recommended', {}))}", flush=True)
 
 
 def main() -> None:
@@ -240,7 +225,9 @@ def main() -> None:
             check.stop()
             check.checks.close()
             check.say("Done.")
-    check.summary()
+    passed = [row.get("passed", False) for row in check.record["checks"].values()]
+    print(f"{sum(passed)} of {len(passed)} checks passed, {len(check.record['errors'])} errors")
+    print(f"RECOMMENDED: {json.dumps(check.record.get('recommended', {}))}", flush=True)
 
 
 if __name__ == "__main__":

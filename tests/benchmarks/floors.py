@@ -39,11 +39,8 @@ def floor(model: ModelConfig, windows: int, dtype: torch.dtype, peak: Peak) -> d
     """Of one optimiser step on `windows` windows, with matrix products in `dtype`: the least that
     it does, and the least seconds for it."""
     operations, traffic = step_operations(model, windows), step_bytes(model, windows, dtype)
-    least = {
-        "seconds_by_operations": operations / peak.operations,
-        "seconds_by_bytes": traffic / peak.bytes,
-    }
-    return {"operations": operations, "bytes": traffic, **least, "seconds": max(least.values())}
+    seconds = max(operations / peak.operations, traffic / peak.bytes)
+    return {"operations": operations, "bytes": traffic, "seconds": seconds}
 
 
 def step_bytes(model: ModelConfig, windows: int, dtype: torch.dtype) -> float:
