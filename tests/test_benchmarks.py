@@ -132,7 +132,7 @@ def test_the_memorys_benchmark_sees_tokens_in_memory(run_script):
 
 @pytest.mark.slow
 def test_the_check_of_a_gpu_runs_through_and_recommends_what_it_measured(run_script, tmp_path):
-    options = ["--device", "cpu", "--seconds", "600"]
+    options = ["--device", "cpu", "--seconds", "3000"]  # however busy the machine is
     said, record = run_script("check_gpu.py", *options, out=tmp_path / "gpu.json")
     assert not record["errors"]
     assert all(isinstance(took, float) for took in record["parts"].values()), "none left out"
