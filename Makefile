@@ -62,7 +62,7 @@ bench: bench-tokenizer bench-train bench-memory bench-generate  ## compare with 
 bench-tokenizer: $(INSTALLED)  ## the tokenizer against HF tokenizers and tiktoken
 	$(BIN)/python tests/benchmarks/bench_tokenizer.py
 
-bench-train: $(INSTALLED)  ## a training step against transformers' GPT-2, its Trainer and a plain loop
+bench-train: $(INSTALLED)  ## a training step against transformers' GPT-2 and a plain loop
 	$(BIN)/python tests/benchmarks/bench_train.py
 
 bench-sweep: $(INSTALLED)  ## both grids from a cold start, timed: make bench-sweep [PROFILE=quick]

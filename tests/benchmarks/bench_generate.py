@@ -4,7 +4,6 @@ make bench-generate
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
@@ -38,68 +37,35 @@ def continuing(name: str, model: GPT) -> Callable[[Tensor, int], Tensor]:
     gpt2 = to_gpt2(model)
 
     def run(ids: Tensor, new: int) -> Tensor:
-        return gpt2.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new,
-            min_new_tokens=new,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=0,
-            eos_token_id=None,  # none ends early
-        )
+        exactly = {"min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
+        return gpt2.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **exactly)
 
     return run
 
 
-def contestant(name: str, shape: dict, batch: int, prompt: int, new: int):
-    run = continuing(name, moved_model(ModelConfig(**shape)))
+def contestant(name: str, shape: dict, batch: int, prompt: int, new: int, device: str = "cpu"):
+    run = continuing(name, moved_model(ModelConfig(**shape)).to(device))
     generator = torch.Generator().manual_seed(1)
-    prompts = torch.randint(shape["vocab_size"], (batch, prompt), generator=generator)
+    prompts = torch.randint(shape["vocab_size"], (batch, prompt), generator=generator).to(device)
     run(prompts[:1], 2)  # what is set up once is no part of a lap, nor of generation's memory
     return lambda: run(prompts, new), Tensor.tolist
 
 
-@dataclass
-class Options(common.Options):
-    rounds: int = 7
-    batches: tuple[int, ...] = (1, 64)
-    prompt: int = 16
-    """tokens"""
-    new: int = 128
-    """tokens to generate"""
-
-
 def main() -> None:
-    options = common.options(Options, __doc__)
+    options = common.options(__doc__, rounds=7)
     shape = vars(common.TINY if options.tiny else ModelConfig(dropout=0.0))
-    lengths = {"prompt": options.prompt, "new": options.new}
+    batches, prompt, new = ([2], 4, 20) if options.tiny else ([1, 64], 16, 128)
     rounds = {OURS: options.rounds, THEIRS: options.rounds, PLAIN: 1}
     cases = {}
-    for batch in options.batches:
-        title = f"Generation, batch {batch}, {options.prompt} + {options.new} tokens, the same text"
-        rows = common.compete(
-            title,
-            "bench_generate",
-            rounds,
-            batch * options.new,
-            "tokens",
-            shape=shape,
-            batch=batch,
-            **lengths,
-        )
-        for row in rows.values():
-            row["generation_bytes"] = row["grown_bytes"]
-        ratio = rows[THEIRS]["median_s"] / rows[OURS]["median_s"]
-        cases[f"batch {batch}"] = {"contestants": rows, "ratio": ratio, "same_text": True}
+    for batch in batches:
+        title = f"Generation, batch {batch}, {prompt} + {new} tokens, the same text"
+        task = {"shape": shape, "batch": batch, "prompt": prompt, "new": new}
+        rows = common.compete(title, "bench_generate", rounds, batch * new, "tokens", **task)
+        cases[f"batch {batch}"] = {**task, "contestants": rows}
     common.record(
         options.out,
         "generate-cpu",
-        arithmetic="float32",
         rounds=options.rounds,
-        **lengths,
-        shape=shape,
-        threads=torch.get_num_threads(),
         versions={"transformers": version("transformers")},
         cases=cases,
     )

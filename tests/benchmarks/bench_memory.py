@@ -8,8 +8,9 @@ and begins with its file out of the page cache, as most of a corpus larger than 
 
 import mmap
 import os
+import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import common
@@ -31,28 +32,22 @@ class Training:
     """What runs in the process that is measured."""
 
     def held(self, how: str, path: str, steps: int) -> dict:
+        """The bytes of RAM that it has after so many steps: allocated, and pages of files
+        (libraries included), which the system takes back when it needs the room."""
         ids = np.memmap(path, np.uint16, "r")
         ids.base.madvise(mmap.MADV_RANDOM)  # as a Dataset opens them
         if how == IN_MEMORY:
             ids = torch.from_numpy(ids.astype(np.int64))
-        config = TrainConfig(
-            epochs=1, epoch_windows=steps * BATCH, batch_size=BATCH, amp="off", fast=False
-        )
+        plain = TrainConfig(epochs=1, batch_size=BATCH, amp="off", fast=False)
+        config = replace(plain, epoch_windows=steps * BATCH)
         split = {"train": ids, "valid": torch.zeros(1000, dtype=torch.int64)}
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_of_ids(MODEL, config, split, folder)
             trainer.fit()
-            sample = {"trained": trainer.step * BATCH * MODEL.block_size, **resident()}
+            status = Path("/proc/self/status").read_text()
+        kinds = {"anonymous": r"RssAnon:\s*(\d+)", "file": r"RssFile:\s*(\d+)"}
+        sample = {name: 1024 * int(re.search(kind, status)[1]) for name, kind in kinds.items()}
         return {"how": how, "tokens": len(ids), "samples": [sample]}
-
-
-def resident() -> dict[str, int]:
-    """Bytes of RAM that this process holds: allocated, and pages of files (libraries included),
-    which the system takes back when it needs the room."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    kinds = {"anonymous": "RssAnon", "file": "RssFile"}
-    return {name: int(fields[field].split()[0]) * 1024 for name, field in kinds.items()}
 
 
 def write_tokens(path: Path, tokens: int) -> None:
@@ -62,28 +57,21 @@ def write_tokens(path: Path, tokens: int) -> None:
         os.fsync(file.fileno())
 
 
-@dataclass
-class Options(common.Options):
-    steps: int = 200
-    """of each run"""
-    tokens: int = 2_500_000
-    """of the smallest corpus; WikiText-2's number, with a vocabulary of 10,000"""
-    times: tuple[int, ...] = (1, 10, 100)
-
-
 def main() -> None:
-    options, runs = common.options(Options, __doc__), []
+    options, runs = common.options(__doc__), []
+    tokens = 2_500_000  # WikiText-2's, with a vocabulary of 10,000
+    sizes, steps = ([8 * tokens], 2) if options.tiny else ([tokens, 10 * tokens, 100 * tokens], 200)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tokens.bin")
-        for times in options.times:
-            write_tokens(path, times * options.tokens)
+        for size in sizes:
+            write_tokens(path, size)
             for how in (IN_MEMORY, MAPPED):
                 with open(path, "rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 worker = Worker("bench_memory", "Training", {})
-                runs.append(worker.call("held", how=how, path=str(path), steps=options.steps))
+                runs.append(worker.call("held", how=how, path=str(path), steps=steps))
                 worker.close()
-                print(f"{times * options.tokens:12,} tokens {how:12} {runs[-1]['samples'][-1]}")
+                print(f"{size:12,} tokens {how:12} {runs[-1]['samples']}")
     common.record(options.out, "memory", batch=BATCH, shape=vars(MODEL), runs=runs)
 
 

@@ -7,12 +7,11 @@ them from the file itself, which is its fastest way. It encodes line by line, so
 threads; the others encode the whole. Times include making the ids a Python list.
 """
 
-import json
 import os
 import random
+import re
 import sys
 import tempfile
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,8 +22,7 @@ from llmlite.config import DataConfig
 from llmlite.data import SPLITS, Dataset
 from llmlite.files import TokenizerError, tqdm
 from llmlite.sources import DATA_VARIABLE
-from llmlite.tokenizer import BYTE_ORDER, BPETokenizer
-from llmlite.tokenizer.learn import BYTE_CHARACTERS
+from llmlite.tokenizer import BPETokenizer
 from llmlite.tokenizer.words import batches
 
 OURS = "llmlite"
@@ -44,9 +42,9 @@ def contestant(name: str, folder: str, text: str, size: int = 0):
     content = path.read_bytes().decode("utf-8")
     if size and name == OURS:
         lines = by_line(content)
-        return lambda: BPETokenizer.train(lines, size + 1), our_merges  # and <|endoftext|>
+        return lambda: BPETokenizer.train(lines, size + 1), None  # and <|endoftext|>
     if size:
-        return lambda: hf_training(path, size), hf_merges
+        return lambda: hf_training(path, size), None
     ours = BPETokenizer.load(Path(folder, "tokenizer.json"))
     if name == OURS:
         return lambda: ours.encode(content), list
@@ -66,11 +64,7 @@ def contestant(name: str, folder: str, text: str, size: int = 0):
     return threaded, list
 
 
-def our_merges(tokenizer: BPETokenizer) -> list:
-    return [[tokenizer.token_bytes[i].hex() for i in pair] for pair in tokenizer.merges]
-
-
-def hf_training(path: Path, size: int):
+def hf_training(path: Path, size: int) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -78,42 +72,25 @@ def hf_training(path: Path, size: int):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train([str(path)], trainer)
-    return tokenizer
-
-
-def hf_merges(tokenizer) -> list:
-    byte = dict(zip(BYTE_CHARACTERS, BYTE_ORDER, strict=True))
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [[bytes(byte[c] for c in token).hex() for token in pair] for pair in merges]
 
 
 def reachable(text: str, sizes: list[int]) -> tuple[list[int], BPETokenizer]:
     """The sizes that the text is large enough for, and our tokenizer of the largest."""
     possible = []
-    for size in sorted(sizes):
+    for size in sizes:
         try:
             ours = BPETokenizer.train(by_line(text), size + 1)
+            possible.append(size)
         except TokenizerError as error:
             print(f"No vocabulary of {size:,}: {error}")
-        else:
-            possible.append(size)
-    if not possible:
-        sys.exit("The text is too small for every size; name a smaller one with --sizes.")
     return possible, ours
 
 
-def unrepeated(n_bytes: int) -> str:
-    """Made-up words of 3 to 12 letters, as frequent as in English, none of them twice."""
-    rng, words, size = random.Random(1), {}, 0
-    letters = "etaoinshrdlucmfwypvbgkjqxz"
-    shares = [120, 90, 80, 75, 70, 67, 63, 60, 60, 43, 40, 28, 28]
-    shares += [24, 22, 24, 20, 19, 10, 15, 20, 8, 2, 1, 2, 1]
-    while size < n_bytes:
-        word = "".join(rng.choices(letters, shares, k=rng.randint(3, 12)))
-        if word not in words:
-            words[word] = None
-            size += len(word) + 1
-    return " ".join(words)
+def unrepeated(text: str, n_bytes: int) -> str:
+    """Made-up words of 3 to 12 letters, as frequent as in the text, none of them twice."""
+    rng, letters = random.Random(1), re.sub("[^a-z]", "", text[:100_000])
+    lengths = (rng.randint(3, 12) for _ in range(n_bytes // 8))
+    return " ".join(dict.fromkeys("".join(rng.choices(letters, k=length)) for length in lengths))
 
 
 def exactness(ours: BPETokenizer, corpus: Dataset, n_strings: int) -> dict[str, dict[str, int]]:
@@ -139,27 +116,18 @@ def exactness(ours: BPETokenizer, corpus: Dataset, n_strings: int) -> dict[str, 
     return rows
 
 
-@dataclass
-class Options(common.Options):
-    sizes: tuple[int, ...] = (8192, 16384, 32000)
-    """of vocabularies"""
-    strings: int = 100_000
-    """random ones, to compare"""
-
-
 def main() -> None:
-    options = common.options(Options, __doc__)
+    options = common.options(__doc__)
     corpus = Dataset(DataConfig(source=os.environ.get(DATA_VARIABLE) or "sample"), ".")
     train = corpus.text("train")
-    sizes, ours = reachable(train, options.sizes)
-    texts = {"train": train, "test": corpus.text("test"), "no word twice": unrepeated(2**21)}
+    sizes, ours = reachable(train, [280, 19_999] if options.tiny else [8192, 16384, 32000])
+    made_up = unrepeated(train, 2**15 if options.tiny else 2**21)
+    texts = {"train": train, "test": corpus.text("test"), "no word twice": made_up}
     n_bytes = {name: len(text.encode()) for name, text in texts.items()}
 
     def measure(title: str, names: tuple[str, ...], text: str, **task) -> dict:
-        rounds = dict.fromkeys(names, options.rounds)
-        return common.compete(
-            title, "bench_tokenizer", rounds, n_bytes[text], "bytes", text=text, **task
-        )
+        rounds, task = dict.fromkeys(names, options.rounds), {"text": text, **task}
+        return common.compete(title, "bench_tokenizer", rounds, n_bytes[text], "bytes", **task)
 
     with tempfile.TemporaryDirectory() as folder:
         ours.save(Path(folder, "tokenizer.json"))
@@ -173,7 +141,6 @@ def main() -> None:
             text: measure(f"Encoding {text}", ENCODING, text, folder=folder) for text in texts
         }
     last = training[f"{sizes[-1]:,}"]
-    memory = {name: last[name]["grown_bytes"] / n_bytes["train"] for name in TRAINING[:2]}
     common.record(
         options.out,
         f"tokenizer-{corpus.name.lower().replace(' ', '-')}",
@@ -183,8 +150,8 @@ def main() -> None:
         versions={name: version(name) for name in ("tokenizers", "tiktoken")},
         training=training,
         encoding=encoding,
-        memory=memory,
-        exactness=exactness(ours, corpus, options.strings),
+        memory={OURS: last[OURS]["grown_bytes"] / n_bytes["train"]},
+        exactness=exactness(ours, corpus, 50 if options.tiny else 100_000),
     )
 
 

@@ -1,4 +1,4 @@
-"""A step of training on a CPU against transformers' GPT-2, its Trainer and the plainest GPT.
+"""A step of training on a CPU against transformers' GPT-2 and the plainest GPT.
 
 make bench-train
 
@@ -27,14 +27,14 @@ from llmlite.run import Run, read_steps
 from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 
-RATE, DECAY, CLIP = 1e-3, 0.1, 1.0
+CONFIG = TrainConfig(epochs=1, schedule="fixed")  # whose rate, decay and clipping the peers have
 STEPS = 3  # of the optimiser, in a lap
 
 
 class Block(nn.Module):
-    def __init__(self, shape: ModelConfig, flash: bool):
+    def __init__(self, shape: ModelConfig):
         super().__init__()
-        width, self.heads, self.p, self.flash = shape.n_embd, shape.n_head, shape.dropout, flash
+        width, self.heads, self.p = shape.n_embd, shape.n_head, shape.dropout
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -47,7 +47,7 @@ class Block(nn.Module):
             part.view(b, t, self.heads, -1).transpose(1, 2)
             for part in self.qkv(self.norm1(x)).split(c, 2)
         )
-        if self.flash:
+        if x.is_cuda:
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.p, is_causal=True)
         else:
             scores = (q @ k.transpose(2, 3)) / math.sqrt(c // self.heads)
@@ -59,14 +59,14 @@ class Block(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """The plainest GPT, as a textbook has it, with attention as two products and a softmax over a
-    buffer's mask; `flash` takes PyTorch's one kernel, as nanoGPT does."""
+    """The plainest GPT, as a textbook has it. Its attention is what is fastest: on a GPU PyTorch's
+    one kernel, as in nanoGPT, else two products and a softmax over a buffer's mask."""
 
-    def __init__(self, shape: ModelConfig, flash: bool):
+    def __init__(self, shape: ModelConfig):
         super().__init__()
         self.tokens = nn.Embedding(shape.vocab_size, shape.n_embd)
         self.positions = nn.Embedding(shape.block_size, shape.n_embd)
-        self.blocks = nn.Sequential(*(Block(shape, flash) for _ in range(shape.n_layer)))
+        self.blocks = nn.Sequential(*(Block(shape) for _ in range(shape.n_layer)))
         self.norm = nn.LayerNorm(shape.n_embd)
         for table in (self.tokens, self.positions):
             nn.init.normal_(table.weight, std=0.02)
@@ -78,20 +78,20 @@ class PlainGPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-def plain_gpt(
-    shape: ModelConfig, device: str, bfloat16: bool, flash: bool, mode: str | None = "default"
-) -> Callable:
+def plain_gpt(shape: ModelConfig, device: str, bfloat16: bool, mode: str | None = "default"):
     """Compiled whole with its loss, unless there is no `mode`."""
-    model = PlainGPT(shape, flash).to(device)
+    model = PlainGPT(shape).to(device)
     loss_of = torch.compile(model, dynamic=False, mode=mode) if mode else model
     return plain_step(model, loss_of, device, bfloat16)
 
 
-def transformers_gpt2(
-    shape: ModelConfig, device: str, bfloat16: bool, attention: str = "sdpa"
-) -> Callable:
-    """Compiled with its loss (outside, it takes over half as long again)."""
-    model = gpt2(shape, attn_implementation=attention).to(device)
+def transformers_gpt2(shape: ModelConfig, device: str, bfloat16: bool, attention: str = "sdpa"):
+    """Transformers' own with our first weights, compiled with its loss (outside, it takes over half
+    as long again)."""
+    from llmlite.hub import to_gpt2  # imports transformers, which would count as our memory
+
+    gpt2 = to_gpt2(GPT(shape), use_cache=False, attn_implementation=attention)
+    model = gpt2.train().to(device)
 
     @torch.compile(dynamic=False)
     def loss_of(x, y):
@@ -100,16 +100,10 @@ def transformers_gpt2(
     return plain_step(model, loss_of, device, bfloat16)
 
 
-def gpt2(shape: ModelConfig, **options):
-    """transformers' own, with our first weights; `options` of its GPT2Config."""
-    from llmlite.hub import to_gpt2  # imports transformers, which would count as our memory
-
-    return to_gpt2(GPT(shape), use_cache=False, **options).train()
-
-
 def plain_step(model: nn.Module, loss_of: Callable, device: str, bfloat16: bool) -> Callable:
     """A step of the best plain loop: nothing is read between the steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
+    options = {"lr": CONFIG.learning_rate, "weight_decay": CONFIG.weight_decay, "fused": True}
+    optimizer = torch.optim.AdamW(model.parameters(), **options)
 
     def step(x, y):
         torch.compiler.cudagraph_mark_step_begin()
@@ -117,7 +111,7 @@ def plain_step(model: nn.Module, loss_of: Callable, device: str, bfloat16: bool)
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             loss = loss_of(x, y)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(model.parameters(), CONFIG.clip_norm)
         optimizer.step()
 
     return step
@@ -135,15 +129,7 @@ def trainer_of_ids(
 
 def trainer(shape: ModelConfig, ids: torch.Tensor, batch: int, bfloat16: bool) -> float:
     """Seconds of an epoch, a lap's steps, by our Trainer as it is."""
-    config = TrainConfig(
-        epochs=1,
-        batch_size=batch,
-        learning_rate=RATE,
-        schedule="fixed",
-        weight_decay=DECAY,
-        clip_norm=CLIP,
-        amp="bf16" if bfloat16 else "off",
-    )
+    config = replace(CONFIG, batch_size=batch, amp="bf16" if bfloat16 else "off")
     split = {"train": ids, "valid": ids[: shape.block_size + 1]}
     paths = engine.FastPaths(compile=True)  # the run is short, but laps stand for a long one
     with tempfile.TemporaryDirectory() as folder:
@@ -151,45 +137,13 @@ def trainer(shape: ModelConfig, ids: torch.Tensor, batch: int, bfloat16: bool) -
     return run["epochs"][0]["seconds"]
 
 
-def hf_trainer(shape: ModelConfig, ids: torch.Tensor, batch: int, bfloat16: bool):
-    """transformers' Trainer; it shifts the labels itself, so a window has one target less."""
-    import transformers
-
-    windows = [x for x, _ in TokenWindows(ids, shape.block_size)]
-    options = transformers.TrainingArguments(
-        output_dir=tempfile.gettempdir(),
-        per_device_train_batch_size=batch,
-        max_steps=STEPS,
-        learning_rate=RATE,
-        lr_scheduler_type="constant",
-        weight_decay=DECAY,
-        max_grad_norm=CLIP,
-        optim="adamw_torch_fused",
-        bf16=bfloat16,
-        torch_compile=True,
-        use_cpu=True,
-        report_to=[],
-        logging_strategy="no",
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    return transformers.Trainer(
-        gpt2(shape),
-        options,
-        train_dataset=[{"input_ids": x, "labels": x} for x in windows],
-        data_collator=transformers.default_data_collator,
-    )
-
-
-OURS, HF = "llmlite", "HF Trainer, torch.compile"
+OURS = "llmlite"
 PEERS = {
-    "plain GPT, torch.compile": partial(plain_gpt, flash=False),
-    "plain GPT, flash, torch.compile": partial(plain_gpt, flash=True),
-    "plain GPT": partial(plain_gpt, flash=False, mode=None),
+    "plain GPT, torch.compile": plain_gpt,
+    "plain GPT": partial(plain_gpt, mode=None),
     "transformers eager, torch.compile": partial(transformers_gpt2, attention="eager"),
     "transformers sdpa, torch.compile": transformers_gpt2,
 }
-CONTESTANTS = (OURS, *PEERS, HF)
 
 
 def contestant(name: str, shape: dict, batch: int, bfloat16: bool, threads: int):
@@ -200,9 +154,6 @@ def contestant(name: str, shape: dict, batch: int, bfloat16: bool, threads: int)
     ids = torch.randint(shape.vocab_size, (STEPS * batch * shape.block_size + 1,))
     if name == OURS:
         return partial(trainer, shape, ids, batch, bfloat16), None
-    if name == HF:
-        hf = hf_trainer(shape, ids, batch, bfloat16)
-        return lambda: hf.train().metrics["train_runtime"], None
     step, windows = PEERS[name](shape, "cpu", bfloat16), TokenWindows(ids, shape.block_size)
 
     def lap() -> None:
@@ -215,28 +166,17 @@ def contestant(name: str, shape: dict, batch: int, bfloat16: bool, threads: int)
 def measure(rounds: int, shape: ModelConfig, batch: int, bfloat16: bool, threads: int) -> dict:
     """Each contestant's seconds, memory, and how far it is above the floor."""
     dtype = torch.bfloat16 if bfloat16 else torch.float32
+    title = f"Training, window {shape.block_size}, batch {batch}, {dtype}, {threads} threads"
+    tokens, turns = STEPS * batch * shape.block_size, dict.fromkeys((OURS, *PEERS), rounds)
     case = {"shape": asdict(shape), "batch": batch, "bfloat16": bfloat16, "threads": threads}
-    rows = common.compete(
-        f"Training, window {shape.block_size}, batch {batch}, {dtype}, {threads} threads",
-        "bench_train",
-        dict.fromkeys(CONTESTANTS, rounds),
-        STEPS * batch * shape.block_size,
-        "tokens",
-        **case,
-    )
+    rows = common.compete(title, "bench_train", turns, tokens, "tokens", **case)
     torch.set_num_threads(threads)
-    rates = measured_peak("cpu", dtype)
-    least = floor(shape, batch, dtype, rates)
-    for name, row in rows.items():
+    peak = measured_peak("cpu", dtype)
+    least = floor(shape, batch, dtype, peak)
+    for row in rows.values():
         row["step_s"] = row["median_s"] / STEPS
-        row["above_floor"] = row["step_s"] / least.seconds
-        took = f"compiled in {row['compile_s']:.1f} s"
-        print(f"  {name:34} {row['above_floor']:6.1f} × the floor, {took}")
-    strongest = min((n for n in rows if n != OURS), key=lambda name: rows[name]["median_s"])
-    print(f"  strongest peer: {strongest}, {1 / rows[strongest]['ours_over_it']:.2f} × ours")
-    floors = {**asdict(least), "seconds": least.seconds, "binds": least.binds}
-    found = {"floor": floors, "peak": asdict(rates), "strongest": strongest, "contestants": rows}
-    return {"device": "cpu", "steps": STEPS, **case, **found}
+        row["above_floor"] = row["step_s"] / least["seconds"]
+    return {**case, "steps": STEPS, "floor": least, "peak": peak, "contestants": rows}
 
 
 def equality(tiny: bool) -> dict:
@@ -248,47 +188,36 @@ def equality(tiny: bool) -> dict:
     size = (10 * config.batch_size * shape.block_size + 1,)
     train = torch.randint(shape.vocab_size // 2, size, generator=torch.Generator().manual_seed(0))
     ids = {"train": train, "valid": train[: 4 * shape.block_size]}
-    losses, how = [], []
+    losses = []
     for fast in (True, False):
-        paths = engine.FastPaths(compile=not tiny)
+        one, paths = replace(config, fast=fast), engine.FastPaths(compile=not tiny)
         with tempfile.TemporaryDirectory() as folder:
-            one = replace(config, fast=fast)
-            how.append(trainer_of_ids(shape, one, ids, folder, paths=paths).fit()["engine"])
+            trainer_of_ids(shape, one, ids, folder, paths=paths).fit()
             losses.append(torch.tensor(read_steps(folder)["loss"].tolist()))
     difference = (losses[0] - losses[1]).abs().max().item()
-    print(f"\nOver {len(losses[0])} steps fast ({how[0]}) and plain differ by {difference:.1e}.")
-    return {
-        "steps": len(losses[0]),
-        "shape": asdict(shape),
-        "batch": config.batch_size,
-        "engine": how[0],
-        "first_loss": losses[1][0].item(),
-        "last_loss": losses[1][-1].item(),
-        "largest_difference": difference,
-    }
+    ends = {"first_loss": losses[1][0].item(), "last_loss": losses[1][-1].item()}
+    return {"steps": len(losses[0]), **ends, "largest_difference": difference}
 
 
 def main() -> None:
-    options = common.options(common.Options, __doc__)
-    short, long = (  # the best configuration, and the window and vocabulary of a small corpus
-        ModelConfig(block_size=window, vocab_size=vocab_size, dropout=0.0)
-        for window, vocab_size in [(128, 4096), (256, 10_240)]
-    )
-    cases = {  # shape, batch, bfloat16 or float32, threads
-        "128-bfloat16-1": (short, 16, True, 1),
-        "256-bfloat16-1": (long, 16, True, 1),
-        "128-float32-1": (short, 16, False, 1),
-        "256-bfloat16-2": (long, 16, True, 2),
-    }
+    options = common.options(__doc__)
+    # The best configuration, with the window and the vocabulary of a small corpus, and its own.
+    short = ModelConfig(block_size=128, vocab_size=4096, dropout=0.0)
+    long = ModelConfig(block_size=256, vocab_size=10_240, dropout=0.0)
+    cases = [(short, 16, True, 1), (long, 16, True, 1), (short, 16, False, 1), (long, 16, True, 2)]
     if options.tiny:
-        cases = {"64-float32-1": (common.TINY, 4, False, 1)}
+        cases = [(common.TINY, 4, False, 1)]
+    measured = {}
+    for shape, batch, bfloat16, threads in cases:
+        name = f"{shape.block_size}-{'bfloat16' if bfloat16 else 'float32'}-{threads}"
+        measured[name] = measure(options.rounds, shape, batch, bfloat16, threads)
     common.record(
         options.out,
         "train-cpu",
         rounds=options.rounds,
-        versions={name: version(name) for name in ("transformers", "accelerate")},
+        versions={"transformers": version("transformers")},
         equality=equality(options.tiny),
-        cases={name: measure(options.rounds, *case) for name, case in cases.items()},
+        cases=measured,
     )
 
 

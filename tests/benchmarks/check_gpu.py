@@ -26,19 +26,16 @@ CHECKS = {  # by name: the worker's method, and what it is called with
     "merged_is_plain": ("is_plain", {"accumulation": 4, "merge": True}),
     "pieces_are_plain": ("is_plain", {"accumulation": 4}),
     "bf16_is_plain": ("is_plain", {"dtype": "bfloat16"}),
-    "rate_0_keeps_the_weights": ("rate_0_keeps_the_weights", {}),
     "replays_drop_out_other_units": ("replays_drop_out_other_units", {}),
     "resumed_is_uninterrupted": ("resumed_is_uninterrupted", {}),
     "generation_is_plain": ("generation_is_plain", {}),
     "fp16_is_plain": ("is_plain", {"dtype": "float16"}),
-    "fp16_graph_is_no_graph": ("is_plain", {"dtype": "float16", "other": "no graph"}),
     "fp16_overflow_is_left_out": ("fp16_overflow_is_left_out", {}),
     "steps_do_not_wait": ("steps_do_not_wait", {"dtype": "bfloat16"}),
     "fp16_steps_do_not_wait": ("steps_do_not_wait", {"dtype": "float16"}),
     "trainer_runs": ("trainer_runs", {}),
     "compiled_is_plain": ("is_plain", {"compile": True}),
 }
-ON_CUDA = {name for name in CHECKS if "fp16" in name or "wait" in name}
 OURS, PEERS = "ours", ("transformers, torch.compile", "plain loop, torch.compile")
 GRAPHED = "plain loop, reduce-overhead"  # needs CUDA
 LAPS = 5  # at most; after one that warms up
@@ -52,48 +49,44 @@ class Check:
 
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.since, self.options, self.folder = time.monotonic(), options, folder
-        self.budget = options.seconds
-        self.record = {"data": "random token ids", "parts": {}, "errors": {}, "checks": {}}
-        self.record |= {"first_step_s": {}, "speed": {}, "peers": {}, "best": {}, "seconds": {}}
-        shapes = [(16, 2, 2)] if options.tiny else [(256, 128, 1), (32, 128, 4)]
+        self.cuda = options.device == "cuda"
+        names = ("parts", "errors", "checks", "first_step_s", "speed", "peers", "best", "seconds")
+        self.record = {"data": "random token ids", **{name: {} for name in names}}
         self.cases = {}
-        for shape in shapes:
+        for shape in [(16, 2, 2)] if options.tiny else [(256, 128, 1), (32, 128, 4)]:
             label = " × ".join(str(number) for number in shape if number > 1)
             case = dict(zip(("window", "batch", "accumulation"), shape, strict=True))
             self.cases[label] = {"device": options.device, "tiny": options.tiny, **case}
         self.checks = self.start("Checks", next(iter(self.cases)))
-        self.roles = [OURS, *PEERS, *([GRAPHED] if options.device == "cuda" else [])]
-        self.workers = {
-            (label, role): self.start("Timed", label, role=role)
-            for role in self.roles
-            for label in self.cases
-        }
-        for worker in self.workers.values():
-            worker.send("prepare")  # compile what is timed later, while others check
-        self.ready = {key: {} for key in self.workers}
+        self.workers = {label: {} for label in self.cases}
+        for role in (OURS, *PEERS, *([GRAPHED] if self.cuda else [])):
+            for label, workers in self.workers.items():
+                workers[role] = self.start("Timed", label, role=role)
+                workers[role].send("prepare")  # compile what is timed later, while others check
+        self.ready = {label: {} for label in self.cases}  # of each contestant, and its process
 
-    @property
-    def left(self) -> float:
-        return self.budget - (time.monotonic() - self.since)
+    def left(self, share: float = 0.0) -> float:
+        """Seconds, but for a share that is for others."""
+        return self.options.seconds * (1 - share) - (time.monotonic() - self.since)
 
     def patience(self, share: float) -> float:
         """Seconds that a call may take."""
-        return max(0.1, min(share * self.budget, self.left))
+        return max(0.1, min(share * self.options.seconds, self.left()))
 
     def start(self, kind: str, label: str, **options) -> Worker:
         # The checks time what compiling takes with an empty cache.
         environment = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / kind), "HF_HUB_OFFLINE": "1"}
-        if kind == "Timed":  # there are enough processes: each compiles by itself
+        if kind == "Timed" or self.options.tiny:  # there are enough processes: one thread for each
             environment |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
         if self.options.tiny:  # on few cores compiling takes minutes, and is PyTorch's business
-            environment |= {"TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+            environment["TORCHDYNAMO_DISABLE"] = "1"
         return Worker("gpu_worker", kind, environment, case=self.cases[label], **options)
 
     def part(self, name: str, run: Callable, /, **given) -> None:
         """Run it, if there is time, and write down what came of it."""
         start, parts = time.monotonic(), self.record["parts"]
         parts[name] = "skipped: no time"
-        if self.left > 0:
+        if self.left() > 0:
             try:
                 run(**given)
                 parts[name] = round(time.monotonic() - start, 1)
@@ -112,12 +105,11 @@ class Check:
         lines = self.record["errors"][name] = f"{type(error).__name__}: {error}".splitlines()
         self.say(f"ERROR {name}: {lines[0][:300]}")
 
-    def ask(self, name: str, share: float = CALL, method: str | None = None, **options):
+    def ask(self, name: str, method: str, share: float = CALL, **options):
         """The answer of the process of checks, None where it failed. An error of CUDA's stays with
         a process, so the next call gets a new one."""
         try:
-            given = {"name": method or name, "options": options}
-            return self.checks.call("check", self.patience(share), **given)
+            return self.checks.call(method, self.patience(share), **options)
         except CallError as error:
             self.failed(name, error)
             first, *_ = str(error).splitlines()
@@ -126,120 +118,95 @@ class Check:
                 self.checks = self.start("Checks", next(iter(self.cases)))
             return None
 
-    def machine(self) -> None:
-        self.record |= self.ask("environment") or {}
-        self.say(f"{self.record.get('environment')}")
-
     def correct(self) -> None:
+        self.record |= self.ask("machine", "machine") or {}
+        self.say(f"{self.record.get('environment')}")
         for name, (method, options) in CHECKS.items():
-            if name in ON_CUDA and self.options.device != "cuda":
+            if not self.cuda and ("fp16" in name or "wait" in name):
                 row = {"skipped": "needs CUDA"}
-            elif self.left < 0.4 * self.budget:
+            elif self.left(0.6) < 0:
                 row = {"skipped": "no time"}
             else:
                 share = CALL if "compiled" in name else QUICK
-                row = self.ask(name, share, method, **options) or {"passed": False, "error": True}
+                row = self.ask(name, method, share, **options) or {"passed": False, "error": True}
             self.record["checks"][name] = row
             verdict = row.get("skipped") or ("passed" if row["passed"] else "FAILED")
             self.say(f"{name:32} {verdict} {row.get('largest_relative_difference', '')}")
 
     def wait(self) -> None:
         """Until all is compiled, so that nobody disturbs who is timed; but not for ever."""
-        deadline = time.monotonic() + self.left - 0.45 * self.budget
-        for (label, role), worker in self.workers.items():
-            try:
-                found = worker.receive(max(5.0, deadline - time.monotonic()))
-            except CallError as error:
-                self.failed(f"{label}: {role}", error)
-                continue
-            for name, row in found.items():
-                if "error" in row:
-                    self.failed(f"{label}: {name}", CallError(row["error"]))
-                else:
-                    self.record["first_step_s"][f"{label}: {name}"] = row.pop("first_step_s")
-                    self.ready[label, role][name] = row
-            self.say(f"{label}: {role}: {len(self.ready[label, role])} of {len(found)} are ready")
+        deadline = time.monotonic() + self.left(0.45)
+        for label, workers in self.workers.items():
+            for role, worker in workers.items():
+                try:
+                    found = worker.receive(max(5.0, deadline - time.monotonic()))
+                except CallError as error:
+                    found = {role: {"error": str(error)}}
+                for name, row in found.items():
+                    if "error" in row:
+                        self.failed(f"{label}: {name}", CallError(row["error"]))
+                    else:
+                        self.record["first_step_s"][f"{label}: {name}"] = row.pop("first_step_s")
+                        self.ready[label][name] = worker, row
+        self.say(f"Ready: {', '.join(self.record['first_step_s'])}")
 
-    def laps(self, workers: dict[str, Worker]) -> dict[str, dict]:
+    def laps(self, label: str) -> dict[str, dict]:
         """A step of each, lap by lap in turns, as long as others have the time that they need."""
-        taken, steps = {name: [] for name in workers}, 2 if self.options.tiny else 20
+        taken, steps = {name: [] for name in self.ready[label]}, 2 if self.options.tiny else 20
         for lap in range(1 + LAPS):
             for name in list(taken):
+                (worker, _), given = self.ready[label][name], {"name": name, "count": steps}
                 try:
-                    seconds = workers[name].call(
-                        "lap", self.patience(QUICK), name=name, count=steps
-                    )
-                    taken[name] += [seconds] if lap else []
+                    taken[name].append(worker.call("lap", self.patience(QUICK), **given))
                 except CallError as error:
                     self.failed(f"a lap of {name}", error)
                     del taken[name]
-            if lap and self.left < 0.2 * self.budget:
+            if lap and self.left(0.2) < 0:
                 break
-        found = {name: laps for name, laps in taken.items() if laps}
+        found = {name: laps[1:] for name, laps in taken.items()}  # the first one warms up
         return {n: {"step_s": statistics.median(s), "laps_s": s} for n, s in found.items()}
 
     def speed(self, label: str) -> None:
         """Of every path of ours and of every peer."""
-        ready = self.ready[label, OURS]
-        roles = {role: self.ready[label, role] for role in self.roles}
-        laps = self.laps({n: self.workers[label, role] for role in roles for n in roles[role]})
-        floors = self.workers[label, OURS].call("floors", self.patience(QUICK))
-        case, variants = self.cases[label], {n: {**ready[n], **laps[n]} for n in ready if n in laps}
-        self.record["speed"][label] = {"variants": variants, "floors": floors}
-        best = self.record["best"][label] = min(variants, key=lambda n: variants[n]["step_s"])
-        self.record["recommended"] = ready[best]  # the last case's: its pieces can be merged
-        least = variants[best]["step_s"]
+        laps, case = self.laps(label), self.cases[label]
+        floor = self.workers[label][OURS].call("floor", self.patience(QUICK))
+        paths = {name: row for name, (_, row) in self.ready[label].items() if row}
+        variants = {name: {**paths[name], **laps[name]} for name in paths if name in laps}
+        peers = {name: row for name, row in laps.items() if name not in paths}
+        best = min(variants, key=lambda name: variants[name]["step_s"])
         for row in variants.values():
             tokens = case["window"] * case["batch"] * case["accumulation"]
             row["tokens_per_s"] = tokens / row["step_s"]
-            row["above_floor"] = row["step_s"] / floors["data sheet"]["seconds"]
-        peers = {name: row for name, row in laps.items() if name not in ready}
-        self.record["peers"][label] = {**peers, OURS: laps[best].copy()}
-        for row in self.record["peers"][label].values():
-            row["times_ours"] = row["step_s"] / least
+            row["above_floor"] = row["step_s"] / floor["seconds"]
         for name, row in laps.items():
-            times = row["step_s"] / least
-            self.say(f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms, {times:.2f} × the best")
-
-    def stop(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
+            row["times_ours"] = row["step_s"] / laps[best]["step_s"]
+            self.say(f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms, {row['times_ours']:.2f} ×")
+        self.record["speed"][label] = {"variants": variants, "floor": floor}
+        self.record["peers"][label] = {**peers, OURS: laps[best]}
+        self.record["best"][label] = best
+        self.record["recommended"] = paths[best]  # the last case's: its pieces can be merged
 
     def seconds(self, name: str, **options) -> None:
-        self.record["seconds"][name] = found = self.ask(name, CALL, name.split(",")[0], **options)
+        """Of what is timed by itself."""
+        self.record["seconds"][name] = found = self.ask(name, name.split(",")[0], **options)
         self.say(f"{name} {found}")
 
-    def profile(self) -> None:
-        self.record["profile"] = found = self.ask("profile")
-        for line in found["lines"] if found else ():
-            self.say(line)
+    def stop(self) -> None:
+        for workers in self.workers.values():
+            for worker in workers.values():
+                worker.close()
 
     def run(self) -> None:
-        self.part("machine", self.machine)
         self.part("checks", self.correct)
         # In the time that the others need to compile as well.
         self.part("compilation", self.seconds, name="compilation")
         self.part("ready", self.wait)
         for label in self.cases:
             self.part(f"speed, {label}", self.speed, label=label)
-        self.part("stop", self.stop)
+        self.stop()
         for batch in (1, 2) if self.options.tiny else (1, 64):
             name = f"generation, batch {batch}"
             self.part(name, self.seconds, name=name, batch=batch)
-        self.part("profile", self.profile)
-
-    def summary(self) -> None:
-        """What is not as it should be, and what was found to be the fastest."""
-        checks, record = self.record["checks"], self.record
-        passed = [name for name, row in checks.items() if row.get("passed")]
-        print(f"\n{'=' * 100}\n{len(passed)} of {len(checks)} checks passed")
-        for name in checks.keys() - {*passed}:
-            print(f"{name}: {checks[name].get('skipped', 'FAILED')}")
-        for name, lines in record["errors"].items():
-            print(f"ERROR {name}: {lines[0][:200]}")
-        for label, name in record["best"].items():
-            print(f"BEST {label}: {name}")
-        print(f"RECOMMENDED: {json.dumps(record.get('recommended', {}))}", flush=True)
 
 
 def main() -> None:
@@ -258,7 +225,9 @@ def main() -> None:
             check.stop()
             check.checks.close()
             check.say("Done.")
-    check.summary()
+    passed = [row.get("passed", False) for row in check.record["checks"].values()]
+    print(f"{sum(passed)} of {len(passed)} checks passed, {len(check.record['errors'])} errors")
+    print(f"RECOMMENDED: {json.dumps(check.record.get('recommended', {}))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
 """What the benchmarks share: laps in turns, medians, records."""
 
+import argparse
 import json
 import os
-import platform
 import re
-import resource
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
-import tyro
 from workers import Worker
 
 from llmlite.config import ModelConfig
@@ -25,19 +22,13 @@ RECORDS = Path(__file__).parent / "records"  # committed; README is made from th
 TINY = ModelConfig(vocab_size=64, block_size=64, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
 
 
-@dataclass
-class Options:
-    rounds: int = 5
-    """laps of each contestant"""
-    out: Path = RECORDS
-    """folder for the record"""
-    tiny: bool = False
-    """a model that only tries the script"""
-
-
-def options(kind: type[Options], description: str) -> Options:
+def options(description: str, rounds: int = 5) -> argparse.Namespace:
     commit()  # of the code that runs, whatever is edited in the meantime
-    return tyro.cli(kind, description=description.splitlines()[0])
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds, help="laps of each: %(default)s")
+    parser.add_argument("--out", type=Path, default=RECORDS, help="folder for the record")
+    parser.add_argument("--tiny", action="store_true", help="little work, to try the script")
+    return parser.parse_args()
 
 
 class Contestant:
@@ -72,43 +63,33 @@ def compete(title: str, module: str, rounds: dict[str, int], amount: float, unit
                 laps[name] += [worker.call("lap")] if done < rounds[name] else []
         for worker in workers.values():
             worker.close()
-    results = {name: lap["result"] for name, each in laps.items() for lap in each if lap["result"]}
-    if len(set(results.values())) > 1:
-        sys.exit(f"{title}: the results differ, nothing is recorded. {results}")
+    if len({lap["result"] for each in laps.values() for lap in each} - {None}) > 1:
+        sys.exit(f"{title}: the results differ, nothing is recorded.")
     print(f"\n{title}")
     rows = {}
     for name, (first, *others) in laps.items():
         seconds = [lap["seconds"] for lap in others]
-        row = {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds)}
-        rows[name] = row
-        row[f"{unit}_per_s"] = amount / row["median_s"]
-        row["ours_over_it"] = next(iter(rows.values()))["median_s"] / row["median_s"]
-        row["compile_s"] = max(0.0, first["seconds"] - row["median_s"])
-        row["rounds"] = len(others)
-        for kind in ("peak_bytes", "grown_bytes"):
-            row[kind] = max(lap[kind] for lap in (first, *others))
-        print(
-            f"  {name:34} {row['median_s']:8.3f} s  ({min(seconds):.3f} to {max(seconds):.3f})  "
-            f"{row[f'{unit}_per_s']:12,.0f} {unit}/s   ours takes {row['ours_over_it']:5.2f} ×  "
-            f"{row['peak_bytes'] / 2**20:8,.0f} MiB",
-            flush=True,
-        )
+        median = statistics.median(seconds)
+        rows[name] = {"median_s": median, "min_s": min(seconds), "max_s": max(seconds)}
+        rows[name] |= {
+            f"{unit}_per_s": amount / median,
+            "ours_over_it": next(iter(rows.values()))["median_s"] / median,
+            "compile_s": max(0.0, first["seconds"] - median),
+            "peak_bytes": max(lap["peak_bytes"] for lap in laps[name]),
+            "grown_bytes": max(lap["grown_bytes"] for lap in laps[name]),
+        }
+        print("  ", f"{name:34}", *(f"{key} {value:.4g}" for key, value in rows[name].items()))
     return rows
 
 
-def record(folder: Path, name: str, device: str = "cpu", **content) -> None:
+def record(folder: Path, name: str, **content) -> None:
     """Write FOLDER/NAME.json with the machine and the versions beside the numbers."""
-    about = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
-    processor = found[1] if found else platform.processor() or platform.machine()
-    machine = {**environment(device), "processor": processor, "cores": os.cpu_count()}
+    processor = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    machine = {**environment("cpu"), "processor": processor[1], "cores": os.cpu_count()}
     write_json(folder / f"{name}.json", {"environment": machine, **content})
     print(f"\nRecorded in {folder / name}.json")
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss begins here with the peak of the process that started this
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on a Mac in bytes
+    """The most bytes that this process has held; getrusage begins with its parent's."""
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])

@@ -9,7 +9,6 @@ from math import inf
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-RECORDS = FOLDER / "records"
 # The peer that training must not need more memory than.
 COMPARED_MEMORY = "transformers sdpa, torch.compile"
 
@@ -73,7 +72,7 @@ MEMORY = (
 
 def benchmark(name: str) -> dict:
     """A record of `make bench` or `make gpu`."""
-    return json.loads((RECORDS / f"{name}.json").read_text("utf-8"))
+    return json.loads((FOLDER / "records" / f"{name}.json").read_text("utf-8"))
 
 
 def page() -> str:
@@ -89,8 +88,8 @@ def page() -> str:
 def table(head: list[str], rows: list[list[str]], about: str, record: dict, **more) -> str:
     versions = record.get("versions", {}).items()
     libraries = ", ".join(f"{name} {number}" for name, number in versions)
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in [head, *rows]]
+    lines.insert(1, "|---" * len(head) + "|")
     return "\n".join([*lines, "", about.format(**record, libraries=libraries, **more)])
 
 
@@ -100,15 +99,12 @@ def speed(tasks: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     peers.remove("llmlite")
     lines = []
     for task, rows in tasks.items():
-        ratios = [
-            f"{1 / rows[peer]['ours_over_it']:.2f}" if peer in rows else "–" for peer in peers
-        ]
-        lines.append([task, *ratios])
+        over = {name: f"{1 / row['ours_over_it']:.2f}" for name, row in rows.items()}
+        lines.append([task, *(over.get(peer, "–") for peer in peers)])
     return ["time over llmlite's", *peers], lines
 
 
 def tokenizer_speed(record: dict) -> str:
-    """From the record of `make bench-tokenizer`."""
     tasks = {f"training, {size} tokens": rows for size, rows in record["training"].items()}
     tasks |= {f"encoding, {text}": rows for text, rows in record["encoding"].items()}
     exact = record["exactness"].values()
@@ -117,7 +113,6 @@ def tokenizer_speed(record: dict) -> str:
 
 
 def gpu_speed(record: dict) -> str:
-    """From the record of `make gpu`."""
     names = [n for n in next(iter(record["peers"].values())) if n != "ours"]
     head = ["time over llmlite's", *names, "llmlite, graph alone", "llmlite, eager"]
     head += ["llmlite, ms a step", "tokens/s", "above the floor"]
@@ -125,9 +120,8 @@ def gpu_speed(record: dict) -> str:
     for label, peers in record["peers"].items():
         variants = record["speed"][label]["variants"]
         ours = variants[record["best"][label]]
-        merged = ", merged" if ours["merge"] else ""
         ratios = [peers[name]["times_ours"] for name in names]
-        ratios += [variants[n + merged]["step_s"] / ours["step_s"] for n in ("graph", "eager")]
+        ratios += [variants[name]["step_s"] / ours["step_s"] for name in ("graph", "eager")]
         window, batch = label.split(" × ", 1)
         cells = [f"training, window {window}, batch {batch}, bfloat16"]
         cells += [*map("{:.2f}".format, ratios), f"{ours['step_s'] * 1e3:.2f}"]
@@ -137,7 +131,6 @@ def gpu_speed(record: dict) -> str:
 
 
 def training_speed(record: dict) -> str:
-    """From the record of `make bench-train`."""
     tasks, last, seconds, steps = {}, [], [], []
     for case in record["cases"].values():
         rows = case["contestants"]
@@ -147,10 +140,9 @@ def training_speed(record: dict) -> str:
         tasks[f"{task}, {threads} thread{'s' * (threads > 1)}"] = rows
         memory = ours["peak_bytes"] / compared["peak_bytes"]
         last.append([f"{ours['above_floor']:.1f} ×", f"{memory:.2f}"])
-        # From how many steps on compiling pays.
-        gain = plain["step_s"] - ours["step_s"]
         seconds.append(ours["compile_s"])
-        steps.append(seconds[-1] / gain if gain > 0 else inf)
+        gain = plain["step_s"] - ours["step_s"]
+        steps.append(ours["compile_s"] / gain if gain > 0 else inf)  # from there on it pays
     head, rows = speed(tasks)
     head += ["above the floor", f"peak memory over that of {COMPARED_MEMORY}"]
     rows = [row + more for row, more in zip(rows, last, strict=True)]
@@ -159,21 +151,19 @@ def training_speed(record: dict) -> str:
 
 
 def generation_speed(record: dict) -> str:
-    """From the record of `make bench-generate`."""
-    cases = record["cases"].items()
-    tasks = {f"generation, {label}": case["contestants"] for label, case in cases}
+    tasks = {f"generation, {label}": c["contestants"] for label, c in record["cases"].items()}
     return table(*speed(tasks), MACHINE, record)
 
 
 def training_memory(record: dict) -> str:
-    """From the record of `make bench-memory`: the most that a training held, in GB."""
+    """The most that a training held, in GB."""
     held = {}
     for run in record["runs"]:
         most = max(sample["anonymous"] + sample["file"] for sample in run["samples"])
-        held.setdefault(run["tokens"], {})[run["how"]] = f"{most / 1e9:.2f}"
-    ways = list(next(iter(held.values())))
+        held.setdefault(run["tokens"], {})[f"tokens {run['how']}"] = f"{most / 1e9:.2f}"
     rows = [[f"{tokens / 1e6:g} M", *by_way.values()] for tokens, by_way in held.items()]
-    return table(["tokens in the corpus", *(f"tokens {way}" for way in ways)], rows, MEMORY, record)
+    ways = next(iter(held.values()))
+    return table(["tokens in the corpus", *ways], rows, MEMORY, record)
 
 
 if __name__ == "__main__":

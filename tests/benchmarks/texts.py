@@ -16,11 +16,9 @@ EMOJI = "🙂👩👧🏽♂❤🇩🇪🏴" + "\u200d\u200d\ufe0f\u20e3"
 
 
 def random_texts(n: int, seed: int) -> list[str]:
-    """`n` texts of 0 to 60 characters, the same for the same seed; no lone surrogates.
-
-    Five kinds are mixed: any code point, runs of one script, ASCII with many blanks, apostrophes
-    and digits, letters with combining marks, and sequences of emoji. A text is of one or two kinds.
-    """
+    """`n` texts of 0 to 60 characters, the same for the same seed; no lone surrogates. Each is of
+    one or two kinds: any code point, runs of one script, ASCII with many blanks, apostrophes and
+    digits, letters with combining marks, and sequences of emoji."""
     rng = random.Random(seed)
 
     def any_code() -> str:

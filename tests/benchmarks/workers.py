@@ -38,8 +38,7 @@ class Worker:
 
     def send(self, method: str, **options) -> None:
         with contextlib.suppress(OSError, ValueError):  # it is gone: receive() will say so
-            self.process.stdin.write(json.dumps([method, options]) + "\n")
-            self.process.stdin.flush()
+            print(json.dumps([method, options]), file=self.process.stdin, flush=True)
 
     def receive(self, timeout: float | None = None):
         """CallError where it fails, ends, or takes longer, and is then given up."""
@@ -48,13 +47,11 @@ class Worker:
         answers, *_ = select.select([self.process.stdout], [], [], timeout)
         line = self.process.stdout.readline() if answers else ""
         if not line:
+            why = f"No answer in {timeout} s"
             if answers:  # it is about to end by itself: how?
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(5)
-            tail = self.close()
-            code = self.process.returncode
-            why = f"The process ended with code {code}" if answers else f"No answer in {timeout} s"
-            raise CallError(f"{why}\n{tail}")
+                    why = f"The process ended with code {self.process.wait(5)}"
+            raise CallError(f"{why}\n{self.close()}")
         answer = json.loads(line, parse_constant=str)  # strict JSON has no NaN
         if "error" in answer:
             raise CallError(answer["error"])
@@ -70,16 +67,11 @@ class Worker:
             return ""
         self.alive = False
         self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
         with contextlib.suppress(OSError):  # a call that it never read
-            self.process.stdin.close()
+            self.process.communicate()
         with self.log:
             self.log.seek(0)
             return "\n".join(self.log.read().strip().splitlines()[-12:])
-
-
-# -- the other end, in the process ----------------------------------------------------------------
 
 
 def in_words(error: Exception) -> str:
@@ -89,6 +81,7 @@ def in_words(error: Exception) -> str:
 
 
 def main() -> None:
+    """The other end, in the process."""
     module, function, options = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print goes where errors go
