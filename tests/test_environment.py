@@ -5,7 +5,6 @@ import shlex
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 
-import pytest
 import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
@@ -14,21 +13,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-MAKEFILE = (REPOSITORY / "Makefile").read_text("utf-8")
 EXTRAS = PROJECT["optional-dependencies"].values()
 LINES = [line for lines in (PROJECT["dependencies"], *EXTRAS) for line in lines]
 ASKED = [r for r in map(Requirement, LINES) if r.name != PROJECT["name"]]  # which asks for extras
-
-
-@pytest.fixture(scope="module")
-def pins() -> dict[str, Version]:
-    """constraints.txt: canonical name → version."""
-    lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
-    pinned = [Requirement(line) for line in lines if not line.startswith("#")]
-    assert all(re.fullmatch(r"==[^,*]+", str(requirement.specifier)) for requirement in pinned)
-    names = [canonicalize_name(requirement.name) for requirement in pinned]
-    assert len(names) == len(set(names)), "one is pinned twice"
-    return {n: Version(str(r.specifier)[2:]) for n, r in zip(names, pinned, strict=True)}
+CONSTRAINTS = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
+PINNED = [line.split("==") for line in CONSTRAINTS if not line.startswith("#")]
+PINS = {canonicalize_name(name): Version(version) for name, version in PINNED}
 
 
 def test_conda_and_make_install_the_same_on_a_python_that_the_package_asks_for():
@@ -36,45 +26,34 @@ def test_conda_and_make_install_the_same_on_a_python_that_the_package_asks_for()
     assert (conda["name"], conda["channels"]) == (PROJECT["name"], ["conda-forge"])
     python, pip, section = conda["dependencies"]
     assert pip == "pip", "conda wants it named where a pip section follows"
-    (command,) = re.findall(r"-m pip install .*", MAKEFILE)
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    (command,) = re.findall(r"-m pip install .*", makefile)
     words = shlex.split(command)
     assert shlex.split(" ".join(section["pip"])) == words[words.index("-c") :]
-    (checked,) = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", MAKEFILE)
+    (checked,) = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", makefile)
     assert PROJECT["requires-python"] == f">={'.'.join(checked)}"
     assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
     assert f"Python {'.'.join(checked)} or later" in (REPOSITORY / "README.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("requirement", ASKED, ids=str)
-def test_a_requirement_is_pinned_within_its_bounds(pins, requirement):
-    assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+def test_every_requirement_is_pinned_once_within_its_bounds():
+    assert len(PINS) == len(PINNED)
+    wrong = [r for r in ASKED if not r.specifier.contains(PINS[canonicalize_name(r.name)])]
+    assert wrong == []
 
 
-def asked_by(name: str, extra: str, pins: dict[str, Version]) -> list[Requirement]:
-    """What an installed package needs here, for one of its extras ("": without any).
-
-    Nothing, if it is not installed as it is pinned; and nothing for PyTorch, whose builds bring
-    exact versions of CUDA's libraries.
-    """
-    try:
-        package = distribution(name)
-    except PackageNotFoundError:
-        return []
-    other = name in pins and Version(package.version).public != pins[name].public
-    asked = [] if other or name == "torch" else map(Requirement, package.requires or [])
-    return [r for r in asked if not r.marker or r.marker.evaluate({"extra": extra})]
-
-
-def test_everything_below_the_requirements_is_pinned(pins):
-    """So that the same command installs the same versions next year."""
-    found = set()
-    todo = [(canonicalize_name(r.name), extra) for r in ASKED for extra in ("", *r.extras)]
-    while todo:
-        if (package := todo.pop()) not in found:
-            found.add(package)
-            for requirement in asked_by(*package, pins):
-                name = canonicalize_name(requirement.name)
-                todo += [(name, extra) for extra in ("", *requirement.extras)]
-    names = {name for name, _ in found}
-    assert {"torch", "nbclient", "pillow"} <= names, "llmlite[dev] is installed here"
-    assert not names - pins.keys() - {"setuptools", "pip"}, "what venv and PyTorch bring"
+def test_what_a_pinned_package_needs_is_pinned():
+    """So that the same command installs the same versions next year. But for PyTorch, whose builds
+    bring exact versions of CUDA's libraries, and for what is not installed here as it is pinned."""
+    seen = set()
+    for name, pin in PINS.items():
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue
+        if name != "torch" and Version(package.version).public == pin.public:
+            needs = [Requirement(line) for line in package.requires or []]
+            here = [r for r in needs if not r.marker or r.marker.evaluate({"extra": ""})]
+            seen |= {canonicalize_name(requirement.name) for requirement in here}
+    assert {"torch", "nbclient", "pillow"} <= seen, "llmlite[dev] is installed here"
+    assert not seen - PINS.keys() - {"setuptools", "pip"}, "what venv and PyTorch bring"
