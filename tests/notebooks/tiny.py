@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import nbformat
+from nbformat import v4, write
 
 PARAMETERS = 'profile = "auto"\nout = None\ndata = None\ndevice = "auto"'
 
 
 def make_notebook(path: Path, *sources: str) -> Path:
-    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells = [v4.new_code_cell(source) for source in sources]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(content, path)
+    write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
