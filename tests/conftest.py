@@ -22,9 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def on_the_cpu() -> Iterator[None]:
-    """A test that names no device runs on the CPU, whatever the machine has, and all in one thread:
-    with small tensors a second one only waits for the first.
-    """
+    """Whatever the machine has; in one thread: with small tensors a second one only waits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmlite.parallel.local_device", lambda: "cpu")
         patch.setenv("OMP_NUM_THREADS", "1")  # of other processes

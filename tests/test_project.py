@@ -30,8 +30,8 @@ def git(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
 
 
-LISTED = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout.split("\0")
-FILES = {name for name in LISTED if (REPOSITORY / name).is_file()}
+FILES = set(git("ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines())
+FILES = {name for name in FILES if (REPOSITORY / name).is_file()}
 pytestmark = pytest.mark.skipif(not FILES, reason="this is no git repository: nothing is listed")
 PAGES = sorted(name for name in FILES if name.endswith((".md", ".ipynb")))
 
@@ -69,9 +69,6 @@ def test_the_readmes_tree_has_every_module_and_nothing_that_is_not_there():
     assert not packages - paths
 
 
-# -- commands -------------------------------------------------------------------------------------
-
-
 def mistakes(line: str) -> list[str]:
     """What cannot be typed in a line of code: calls of llmlite and of make, and names of files."""
     wrong = []
@@ -98,8 +95,8 @@ def mistakes(line: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_can_be_typed_as_they_stand(page):
     text = prose(page).replace("\\\n", " ")
-    code = "\n".join(FENCE.findall(text))
-    assert not [mistake for line in code.splitlines() for mistake in mistakes(line.strip())]
+    code = "\n".join(FENCE.findall(text)).splitlines()
+    assert not [mistake for line in code for mistake in mistakes(line.strip())]
     spans = [mistake for span in SPAN.findall(FENCE.sub("", text)) for mistake in mistakes(span)]
     # In a sentence, `llmlite search --ray` may do without the option's value.
     assert not [what for what in spans if not re.search("[Mm]issing value|expects", what)]
@@ -122,9 +119,6 @@ def test_each_stop_of_the_tour_is_there():
             if function:
                 module = import_module(f"llmlite.{name.replace('/', '.')}")
                 assert attrgetter(function)(module), stop
-
-
-# -- the rest -------------------------------------------------------------------------------------
 
 
 def test_no_text_names_a_registry_host_or_somebodys_folder():

@@ -23,16 +23,7 @@ def test_the_set_up_cell_installs_the_package_and_does_so_once(tmp_path):
         """The first notebook's parameters, its set-up cell, and where the package lies then."""
         first, setup = ("".join(cell["source"]) for cell in code_cells(NOTEBOOKS[0])[:2])
         given = f"profile, data, repository = 'quick', 'sample', {address!r}"
-        install = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--target",
-            str(colab),
-        ]
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", f"--target={colab}"]
         pip = f"import subprocess; subprocess.check_call({install} + ["  # what %pip does in IPython
         setup = setup.replace("%pip install -q {", pip).replace("}\n", "])\n")
         program = "\n".join([first, given, setup, "import llmlite; print(llmlite.__file__)"])

@@ -26,15 +26,9 @@ from llmlite.profiles import PROFILES, Grid
 
 short = TrainConfig(epochs=1, batch_size=4, amp="off", train_tokens=8_000, valid_tokens=3_000)
 grid = Grid(SearchSpace((4e-3,), (2,), (4,), (32,)), short)
-PROFILES["full"] = replace(
-    PROFILES["quick"],
-    name="full",
-    data_grid=Grid(DataSpace((600, 900), (16, 32), (2,)), replace(short, epochs=2, patience=0)),
-    first=grid,
-    revised=grid,
-    train=short,
-    seeds=(1337, 1, 2),
-)
+data = Grid(DataSpace((600, 900), (16, 32), (2,)), replace(short, epochs=2, patience=0))
+given = dict(data_grid=data, first=grid, revised=grid, train=short, seeds=(1337, 1, 2))
+PROFILES["full"] = replace(PROFILES["quick"], name="full", **given)
 """
 
 
