@@ -18,6 +18,7 @@ def test_the_set_up_cell_installs_the_package_and_does_so_once(tmp_path):
     for command in ("init -q", "add --all", "commit -q --no-verify -m all"):
         subprocess.run([*git, *command.split()], cwd=REPOSITORY, check=True)
     (tmp_path / "content" / "llmlite").mkdir(parents=True)  # a folder is not the package
+    colab.mkdir()
 
     def run(address: str) -> subprocess.CompletedProcess:
         """The first notebook's parameters, its set-up cell, and where the package lies then."""
