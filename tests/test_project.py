@@ -1,4 +1,5 @@
-"""The repository's own texts: links lead somewhere, commands can be typed, versions agree."""
+"""The repository's own texts: links lead somewhere, commands can be typed, versions agree, and the
+environment that is promised is the same in environment.yml, Makefile and constraints.txt."""
 
 import json
 import re
@@ -6,6 +7,7 @@ import shlex
 import subprocess
 import tomllib
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
 from operator import attrgetter
 from pathlib import Path
 from unittest import mock
@@ -13,6 +15,10 @@ from unittest import mock
 import pytest
 import yaml
 from conftest import REPOSITORY
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import llmlite
 from llmlite.cli import COMMANDS
@@ -63,10 +69,8 @@ def test_the_readmes_tree_has_every_module_and_nothing_that_is_not_there():
     paths = {f"llmlite/{name}" if indent else name for indent, name in names} - {"runs/"}
     folders = {f"{folder}/" for name in FILES for folder in Path(name).parents}
     assert not paths - FILES - folders
-    modules = {name for name in FILES if re.fullmatch(r"llmlite/(?!__)\w+\.py", name)}
-    packages = {name for name in folders if re.fullmatch(r"llmlite/\w+/", name)}
-    assert not modules - paths
-    assert not packages - paths
+    own = {name for name in FILES | folders if re.fullmatch(r"llmlite/((?!__)\w+\.py|\w+/)", name)}
+    assert not own - paths
 
 
 def mistakes(line: str) -> list[str]:
@@ -144,3 +148,52 @@ def test_changelog_package_and_citation_agree():
     assert paper["title"] == "Implement a LLM-Lite"
     assert "year" not in paper, "the paper's text states none"
     assert wikitext["identifiers"] == [{"type": "other", "value": "arXiv:1609.07843"}]
+
+
+# -- the environment ------------------------------------------------------------------------------
+
+EXTRAS = PROJECT["optional-dependencies"].values()
+LINES = [line for lines in (PROJECT["dependencies"], *EXTRAS) for line in lines]
+ASKED = [r for r in map(Requirement, LINES) if r.name != PROJECT["name"]]  # which asks for extras
+CONSTRAINTS = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
+PINNED = [line.split("==") for line in CONSTRAINTS if not line.startswith("#")]
+PINS = {canonicalize_name(name): Version(version) for name, version in PINNED}
+
+
+def test_conda_and_make_install_the_same_on_a_python_that_the_package_asks_for():
+    conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text("utf-8"))
+    assert (conda["name"], conda["channels"]) == (PROJECT["name"], ["conda-forge"])
+    python, pip, section = conda["dependencies"]
+    assert pip == "pip", "conda wants it named where a pip section follows"
+    (command,) = re.findall(r"-m pip install .*", MAKEFILE)
+    words = shlex.split(command)
+    assert shlex.split(" ".join(section["pip"])) == words[words.index("-c") :]
+    (checked,) = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", MAKEFILE)
+    assert PROJECT["requires-python"] == f">={'.'.join(checked)}"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
+    assert f"Python {'.'.join(checked)} or later" in (REPOSITORY / "README.md").read_text("utf-8")
+
+
+def test_every_requirement_is_pinned_once_within_its_bounds_and_none_has_an_upper_one():
+    """In Colab the PyTorch that is installed stays."""
+    assert len(PINS) == len(PINNED)
+    assert all(re.fullmatch(r">=[\d.]+", str(requirement.specifier)) for requirement in ASKED)
+    wrong = [r for r in ASKED if not r.specifier.contains(PINS[canonicalize_name(r.name)])]
+    assert wrong == []
+
+
+def test_what_a_pinned_package_needs_is_pinned():
+    """So that the same command installs the same versions next year. But for PyTorch, whose builds
+    bring exact versions of CUDA's libraries, and for what is not installed here as it is pinned."""
+    seen = set()
+    for name, pin in PINS.items():
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue
+        if name != "torch" and Version(package.version).public == pin.public:
+            needs = [Requirement(line) for line in package.requires or []]
+            here = [r for r in needs if not r.marker or r.marker.evaluate({"extra": ""})]
+            seen |= {canonicalize_name(requirement.name) for requirement in here}
+    assert {"torch", "nbclient", "pillow"} <= seen, "llmlite[dev] is installed here"
+    assert not seen - PINS.keys() - {"setuptools", "pip"}, "what venv and PyTorch bring"

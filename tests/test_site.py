@@ -65,7 +65,7 @@ def test_every_page_is_there_whole_and_links_lead_to_it(site, soups):
 
 def test_the_front_page_shows_figures_and_the_tally_of_the_scorecard(soups):
     front, scorecard = soups["index.html"], soups["scorecard.html"]
-    assert soups["scorecard.html"].find("a", href="08_reproduction_audit.html"), "no README.md"
+    assert scorecard.main.find("a", href="08_reproduction_audit.html"), "a file of the clone"
     assert soups["01_prepare.html"].select("td.number"), "at the right"
     shown = {f.img["src"]: words(f.figcaption.text) for f in front.select(".gallery figure")}
     assert shown == {f"figures/{name}.png": words(text) for name, text in CAPTIONS.items()}
