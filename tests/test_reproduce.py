@@ -17,7 +17,6 @@ from llmlite.files import LLMLiteError
 from llmlite.plan.archive import unpack
 from llmlite.pretrained import load_pretrained
 
-
 PARAMETERS = 'profile = "auto"\nout = None\ndata = None\ndevice = "auto"'
 
 
