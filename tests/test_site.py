@@ -121,6 +121,7 @@ def page():
 
 
 def is_dark(page) -> bool:
+    page.wait_for_load_state()
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     return sum(map(int, re.findall(r"\d+", colour)[:3])) < 200
 
