@@ -138,7 +138,7 @@ def test_git_takes_in_the_records_of_runs():
 
 
 def test_changelog_package_and_citation_agree():
-    titles = re.findall(r"^## (.*)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    titles = re.findall(r"(?m)^## (.*)", (REPOSITORY / "CHANGELOG.md").read_text("utf-8"))
     released = [title for title in titles if title != "[Unreleased]"]
     version = re.fullmatch(r"\[(.+)\] - \d{4}-\d{2}-\d{2}", released[0])[1]
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
