@@ -58,7 +58,7 @@ def checked(notebook: dict, profile: str) -> str:
         data = output.get("data", {})
         shown = output.get("text") or data.get("text/markdown") or data.get("text/plain") or ""
         text += "".join(shown) + "\n"
-    top = rf"profile {profile} · data bundled sample \(sample\) · device CPU.* · commit \w+\n"
+    top = rf"profile {profile} · data bundled sample \(sample\) · device CPU.* · commit \w+\+?\n"
     assert re.match(top, text)
     assert "nan" not in text.split("**Compared with the paper.**")[1]
     return text
