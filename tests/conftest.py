@@ -22,9 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def on_the_cpu() -> Iterator[None]:
-    """A test that names no device runs on the CPU, whatever the machine has, and all in one thread:
-    with small tensors a second one only waits for the first.
-    """
+    """Whatever the machine has; in one thread: with small tensors a second one only waits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmlite.parallel.local_device", lambda: "cpu")
         patch.setenv("OMP_NUM_THREADS", "1")  # of other processes
@@ -38,24 +36,17 @@ def execution(tmp_path_factory) -> Callable[[], tuple[Path, Path]]:
     what a clone shows, with this environment's programs. Called, it gives copy and archive.
     """
     out, clone = tmp_path_factory.mktemp("quick"), tmp_path_factory.mktemp("clone")
-    for name in ("README.md", "figures", "notebooks", "llmlite/pretrained"):
-        source = REPOSITORY / name
-        copy = shutil.copytree if source.is_dir() else shutil.copyfile
-        (clone / name).parent.mkdir(exist_ok=True)
-        copy(source, clone / name)
+    for name in ("figures", "notebooks", "llmlite/pretrained"):
+        shutil.copytree(REPOSITORY / name, clone / name)
+    shutil.copy(REPOSITORY / "README.md", clone)
     (clone / "llmlite" / "experiment.py").touch()  # what tells a clone
     archive, make = out / "llmlite-quick.tar.gz", f"make -f '{REPOSITORY}/Makefile' INSTALLED="
     make += f" BIN='{Path(sys.executable).parent}' DATA=sample ARCHIVE='{archive}'"
     render = f"{make} render PROFILE=quick OUT=runs/llmlite-quick"
     full = f"{make} full PROFILE=quick DEVICE='cpu --processes 2' OUT='{out}'"
-    usual = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        ["sh", "-c", f"{full} && cd '{clone}' && {render}"],
-        cwd=REPOSITORY,
-        env=os.environ | usual,
-        capture_output=True,
-        text=True,
-    )
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    command = ["sh", "-c", f"{full} && cd '{clone}' && {render}"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     return lambda: (clone, archive)
 
@@ -127,13 +118,10 @@ def wikitext() -> Path:
     """The folder of real WikiText-2: $LLMLITE_DATA, or the one beside the repository."""
     given = os.environ.get(DATA_VARIABLE)
     folder = Path(given) if given else REPOSITORY.parent / "shared" / "data" / "wikitext-2"
-    for suffix in ("tokens", "raw"):
-        name = f"wiki.test.{suffix}"
+    for name in ("wiki.test.tokens", "wiki.test.raw"):
         path = folder / name
-        if path.is_file():
-            if hashlib.sha256(path.read_bytes()).hexdigest() == KNOWN_SHA256[name]:
-                return folder
-            pytest.skip(f"{folder} holds another text than WikiText-2")
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == KNOWN_SHA256[name]:
+            return folder
     pytest.skip(f"no WikiText-2 in {folder}; name its folder in ${DATA_VARIABLE}")
 
 

@@ -1,6 +1,7 @@
 """Every figure draws what it is given, in words that can be read, always into the same file."""
 
 from functools import cache
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,27 +13,24 @@ from llmlite.audit.hypotheses import FAILS, FITS, SILENT
 from llmlite.intervals import Interval
 from llmlite.plots import style
 
+# fmt: off
 STEPS = pd.DataFrame({"step": [10, 20, 30], "lr": [1e-4, 1e-3, 5e-4], "grad_norm": [4.0, 1.0, 2.0]})
 PAPERS = pd.DataFrame({"step": [100, 200, 300], "lr": [5e-4, 1e-3, 0.0]})
 GRID = pd.DataFrame(
     {"learning_rate": lr, "n_layer": n, "n_head": h, "perplexity": 90 + n - h + more}
-    for lr in (1e-3, 5e-4)
-    for n in (2, 4, 6)
-    for h in (2, 4)
+    for lr in (1e-3, 5e-4) for n in (2, 4, 6) for h in (2, 4)
     for more in (-1, 1)  # two runs, whose mean is drawn
 )
 TRAIN, VALID = pd.Series([5.0, 4.0], [1, 2]), pd.Series([5.1, 4.2], [1, 2])
+LOSSES, PERPLEXITY = {"training": TRAIN, "validation": VALID}, {"validation": 10 * VALID}
 MAP = np.tril(np.full((4, 4), 0.25))
-WINDOWS = pd.DataFrame(
-    [[32, 0.2, 0.19], [16, 0.4, 0.38]],
-    columns=["window", "mean loss", "predicted: last position / window"],
-)
+CURVES = {"mask": [5.0, 4.0, 4.5], "no mask": [0.01, 0.02, 6.0]}
+WINDOWS = pd.DataFrame({"window": [32, 16], "mean loss": [0.2, 0.4]})
+WINDOWS["predicted: last position / window"] = [0.19, 0.38]
 FACTS = pd.DataFrame({"C1": [FITS, FAILS], "C2": [SILENT, FITS]}, ["no mask", "padding"])
 VALUES = pd.DataFrame({"C1": ["0.16", "5.1"], "C2": ["", "5,000"]}, ["no mask", "padding"])
-MODELS = pd.DataFrame(
-    [["uniform", 9_000.0, True], ["GPT-2", 29.4, False]],
-    columns=["model", "perplexity per word and line end", "exact"],
-)
+MODELS = pd.DataFrame({"model": ["uniform", "GPT-2"], "exact": [True, False]})
+MODELS["perplexity per word and line end"] = [9_000.0, 29.4]
 INTERVALS = {
     "below": Interval(-0.2, -0.3, -0.1, "12 pairs"),
     "not clear": Interval(0.1, -0.1, 0.3, "12 pairs"),
@@ -43,121 +41,65 @@ HEADS = pd.DataFrame(
     pd.MultiIndex.from_tuples([(0, 0), (1, 3)], names=["layer", "head"]),
     pd.MultiIndex.from_product([["distance", "previous", "entropy"], ["value", "low", "high"]]),
 )
-CURVES = {"mask": [5.0, 4.0, 4.5], "no mask": [0.01, 0.02, 6.0]}
-
-# fmt: off
-FIGURES = {  # what each is given, and words of it in their order: in its axes, then on their sides
-    "article_lengths": (
-        ({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
+ROWS = ("yardsticks", "intervals")  # where values lie on the x axis
+FIGURES = {  # what each is given; words of it, in its axes, then on their sides; its lines' values
+    "article_lengths": (({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
         "train: 3 articles | words in an article (log scale) | articles of the split, %"),
-    "token_lengths": (
-        ([0, 4, 3, 1], [0, 9, 5, 6]),
+    "token_lengths": (([0, 4, 3, 1], [0, 9, 5, 6]),
         "in the vocabulary | in the training text | length of a token, bytes | 16 | tokens, %"),
-    "token_strips": (
-        ({"first": [b" the", b"\n\xc3", b" $x$"], "more": [b"word"] * 4}, "title", 12),
+    "token_strips": (({"first": [b" the", b"\n\xc3", b" $x$"], "more": [b"word"] * 4}, "title", 12),
         "title | first |  the | ↵\\xc3 |  $x$ | more | word | word | word | word"),
-    "tokens_per_word": (
-        ({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
-        "reference | used here: 1,024 tokens | vocabulary, tokens (log scale) | tokens per word"),
-    "final_perplexities": (
-        (GRID, "n_layer", "n_head", "learning_rate", "title", (87.5, 89.5)),
-        "heads: 2 | learning rate: 0.0005 | layers | 2 | 6 | validation perplexity\nper token"),
+    "tokens_per_word": (({"train": pd.Series({512: 2.5, 1024: 2.0})}, 1024, 1.27, "reference"),
+        "reference | used here: 1,024 tokens | vocabulary, tokens (log scale) | tokens per word",
+        [2.5, 2], [1.27, 1.27], [0, 1]),
+    "final_perplexities": ((GRID, "n_layer", "n_head", "learning_rate", "title", (87.5, 89.5)),
+        "heads: 2 | learning rate: 0.0005 | layers | 2 | 6 | validation perplexity\nper token",
+        [90, 92, 94], [88, 90, 92], [87.5, 87.5], [89.5, 89.5], [90, 92, 94], [88, 90, 92]),
     "learning_rate_schedule": (
-        (STEPS, PAPERS),
-        "Linear warmup to 0.001 at step 20, then a cosine to zero | optimiser step"),
-    "losses": (
-        ({"training": TRAIN, "validation": VALID}, {"validation": 10 * VALID}, "t", (1, 1.1858)),
-        "t | training | validation | epoch | loss, nats per token"
-        " | ↓ the paper: 1 to 1.186, off this scale | epoch | validation perplexity per token"),
-    "gradient_norm": (
-        (STEPS, 1.0, 2, (1e3, 1e3)),
-        "median of 2 steps | clipped at 1 | ↑ the paper: 1,000, off this scale"
-        " | optimiser step | L2 norm of the\nunscaled gradient"),
-    "next_tokens": (
-        ([" the", " \n"], [0.4, 0.1], "The cat"),
+        (STEPS, PAPERS), "Linear warmup to 0.001 at step 20, then a cosine to zero",
+        [1e-4, 1e-3, 5e-4], [5e-4, 1e-3, 0]),
+    "losses": ((LOSSES, PERPLEXITY, "t", (1, 1.1858)),
+        "validation | epoch | loss, nats per token | ↓ the paper: 1 to 1.186, off this scale"
+        " | validation perplexity per token", [5, 4], [5.1, 4.2], [51, 42]),
+    "gradient_norm": ((STEPS, 1.0, 2, (1e3, 1e3)),
+        "median of 2 steps | clipped at 1 | ↑ the paper: 1,000, off this scale | optimiser step",
+        [4, 1, 2], [4, 2.5, 1.5], [1, 1]),
+    "next_tokens": (([" the", " \n"], [0.4, 0.1], "The cat"),
         "What may follow “The cat” | probability | ' the' | ' \\n'"),
-    "bleu_heatmap": (
-        (np.array([[1.0, 0.15], [0.149, 1.0]]), ["A", "B"], 0.15),
-        "0.150 | 0.149 | prompt, as hypothesis | prompt, as reference | 1  A | BLEU, 0 to 1"),
-    "head_effects": (
-        (np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
-        "Change of the loss (4.000)\nwithout a head | +0.100 | -0.200 | +0.000 | +0.300"
-        " | head | layer | nats per token"),
-    "attention_maps": (
-        ({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", "\n"]),
+    "bleu_heatmap": ((np.array([[1.0, 0.15], [0.149, 1.0]]), ["A", "B"], 0.15),
+        "0.150 | 0.149 | prompt, as hypothesis | 1  A | BLEU, 0 to 1", [0.15, 0.15]),
+    "head_effects": ((np.array([[0.1, -0.2], [0.0, 0.3]]), 4.0),
+        "+0.100 | -0.200 | +0.000 | +0.300 | head | layer | nats per token"),
+    "attention_maps": (({"mask on": MAP, "no mask": MAP.T}, [" The", " cat", " sat", "\n"]),
         "mask on | looked at (key) |  The | ↵ | looking (query) |  The | ↵ | no mask |  The | ↵"),
-    "attention_grid": (
-        (np.multiply.outer([[1, 2, 3], [4, 3, 2]], MAP),),
+    "attention_grid": ((np.multiply.outer([[1, 2, 3], [4, 3, 2]], MAP),),
         "head 0 | layer 0 | head 2 | layer 1 | attention weight"),
-    "attention_by_layer": (
-        (HEADS, 6.0),
-        "head 3 | layer | mean distance, tokens | weight on the token before | entropy, nats"),
-    "loss_by_position": (
-        (CURVES, 0.158),
-        "mask: mean 4.500, perplexity 90.02 | no mask: mean 2.010, perplexity 7.463"
-        " | the paper: 0.158 | position in the window | loss, nats per token (log scale)"),
-    "positions_by_run": (
-        (CURVES, 0.158),
-        "mask\nmean 4.5 | the paper: 0.158 | position | loss, nats per token | no mask\nmean 2.01"),
+    "attention_by_layer": ((HEADS, 6.0),
+        "head 3 | layer | mean distance, tokens | weight on the token before | entropy, nats",
+        [2, 4], [3], [4, 6], [5], [3, 5], [6, 6], [0.3, 0.5], [0.4], [0.1, 0.3], [0.2], [0.4, 0.2],
+        [1, 2], [1.5], [2, 3], [2.5], [1.5, 2.5]),
+    "loss_by_position": ((CURVES, 0.158),
+        "mask: mean 4.500, perplexity 90.02 | the paper: 0.158 | loss, nats per token (log scale)",
+        [5, 4, 4.5], [4.5, 4.5], [0.01, 0.02, 6], [2.01, 2.01], [0.158, 0.158]),
+    "positions_by_run": ((CURVES, 0.158),
+        "mask\nmean 4.5 | position | loss, nats per token | no mask\nmean 2.01",
+        *([5, 4, 4.5], [4.5, 4.5], [0.158, 0.158]), [0.158, 0.158],
+        *([0.01, 0.02, 6], [2.01, 2.01], [0.158, 0.158])),
     "published_curves": (
         ({"2 layers": ({1: 0.22, 10: 0.16}, [0.23, 0.2]), "4": ({2: 0.2}, [0.3])},),
-        "2 layers | the paper | here, without a mask | epoch | validation loss, nats per token"),
+        "2 layers | the paper | here, without a mask | epoch | validation loss, nats per token",
+        [0.22, 0.16], [0.23, 0.2], [0.2], [0.3]),
     "window_sizes": (
-        (WINDOWS, 0.3),
-        "0.400 | 0.200 | the paper: 0.3 | tokens in the window | 16 | 32 | mean loss, nats"),
+        (WINDOWS, 0.3), "0.400 | 0.200 | tokens in the window | 16 | 32 | mean loss, nats",
+        [0.4, 0.2], [0.38, 0.19], [0.3, 0.3]),
     "hypotheses_and_facts": (
-        (FACTS, VALUES),
-        "✓ 0.16 | – | ✗ 5.1 | ✓ 5,000 | C1 | C2 | no mask | padding"),
-    "yardsticks": (
-        (MODELS, "ours", Interval(50.0, 45.0, 55.0, "3 seeds"), ("paper", 1.17)),
-        "9,000.0 | 50.0 [45, 55] | 29.4 | paper: 1.17"
-        " | test perplexity per word and line end (log scale) | uniform | ours | GPT-2"),
-    "intervals": (
-        ({"nats": INTERVALS, "more": INTERVALS}, True),
-        "nats | below | not clear | one pair | more"),
-}
-
-
-def points(*heights, start=1):
-    return [[x, y] for x, y in enumerate(heights, start)]
-
-
-def level(y):
-    """A line through the whole axes."""
-    return [[0, y], [1, y]]
-
-
-TWO_HEADS, FOUR_HEADS = points(90, 92, 94, start=0), points(88, 90, 92, start=0)
-LINES = {  # of each of a figure's axes
-    "tokens_per_word": [[[[512, 2.5], [1024, 2.0]], level(1.27), [[1024, 0], [1024, 1]]]],
-    "final_perplexities": [  # rates, the smaller one first
-        [TWO_HEADS, FOUR_HEADS, level(87.5), level(89.5)], [TWO_HEADS, FOUR_HEADS],
-    ],
-    "learning_rate_schedule": [
-        [[[10, 1e-4], [20, 1e-3], [30, 5e-4]], [[10, 5e-4], [20, 1e-3], [30, 0.0]]],
-    ],
-    "losses": [[points(5.0, 4.0), points(5.1, 4.2)], [points(51.0, 42.0)]],
-    "gradient_norm": [[[[10, 4], [20, 1], [30, 2]], [[10, 4], [20, 2.5], [30, 1.5]], level(1.0)]],
-    "attention_by_layer": [  # an interval and a value for each head, the layers' means
-        [[[-0.195, 2.0], [-0.195, 4.0]], [[-0.195, 3.0]],
-         [[1.195, 4.0], [1.195, 6.0]], [[1.195, 5.0]], points(3.0, 5.0, start=0), level(6.0)],
-        [[[-0.195, 0.3], [-0.195, 0.5]], [[-0.195, 0.4]],
-         [[1.195, 0.1], [1.195, 0.3]], [[1.195, 0.2]], points(0.4, 0.2, start=0)],
-    ],
-    "loss_by_position": [
-        [points(5.0, 4.0, 4.5), level(4.5), points(0.01, 0.02, 6.0), level(2.01), level(0.158)],
-    ],
-    "positions_by_run": [
-        [points(5.0, 4.0, 4.5), level(4.5), level(0.158), level(0.158)],
-        [points(0.01, 0.02, 6.0), level(2.01), level(0.158)],
-    ],
-    "published_curves": [[[[1, 0.22], [10, 0.16]], points(0.23, 0.2)], [[[2, 0.2]], points(0.3)]],
-    "window_sizes": [[[[16, 0.4], [32, 0.2]], [[16, 0.38], [32, 0.19]], level(0.3)]],
-    "yardsticks": [[[[9_000, 0]], [[50, 1]], [[29.4, 2]], [[1.17, 0], [1.17, 1]]]],
-    "intervals": 2 * [
-        [[[-0.3, 0], [-0.1, 0]], [[-0.2, 0]], [[-0.1, 1], [0.3, 1]], [[0.1, 1]], [[0.2, 2]],
-         [[0, 0], [0, 1]]],
-    ],
+        (FACTS, VALUES), "✓ 0.16 | – | ✗ 5.1 | ✓ 5,000 | C1 | C2 | no mask | padding"),
+    "yardsticks": ((MODELS, "ours", Interval(50.0, 45.0, 55.0, "3 seeds"), ("paper", 1.17)),
+        "50.0 [45, 55] | paper: 1.17 | test perplexity per word and line end (log scale) | ours",
+        [9_000], [50], [29.4], [1.17, 1.17]),
+    "intervals": (({"nats": INTERVALS}, True),
+        "nats | below | not clear | one pair",
+        [-0.3, -0.1], [-0.2], [-0.1, 0.3], [0.1], [0.2], [0, 0]),
 }
 # fmt: on
 
@@ -180,35 +122,25 @@ def texts(fig):
     return [text for text in found if text and text.get_visible() and text.get_text().strip()]
 
 
-def test_every_figure_has_a_case_here():
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_draws_what_it_is_given_in_words_that_can_be_read(name):
     drawing = {name for name, made in vars(plots).items() if hasattr(made, "__wrapped__")}
-    assert drawing == set(FIGURES)
+    assert drawing == set(FIGURES), "each has a case here"
+    fig, (_, words, *values) = case(name), FIGURES[name]
+    assert plt.get_fignums() == [], "none stays open"
+    drawn = texts(fig)
+    found = iter([text.get_text() for text in drawn])
+    assert [word for word in words.split(" | ") if word not in found] == []
+    lines = [line.get_data()[name not in ROWS] for ax in fig.axes for line in ax.get_lines()]
+    assert [list(line) for line in lines] == [pytest.approx(line) for line in values]
 
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_draws_what_it_is_given_and_stays_closed(name):
-    fig = case(name)
-    assert plt.get_fignums() == []
-    found = iter([text.get_text() for text in texts(fig)])
-    assert [word for word in FIGURES[name][1].split(" | ") if word not in found] == []
-    drawn = [[line.get_xydata().round(9).tolist() for line in ax.get_lines()] for ax in fig.axes]
-    for ours, expected in zip(drawn, LINES.get(name, []), strict=False):
-        assert ours == expected
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_words_are_7_points_where_they_are_read_and_apart(name):
-    fig = case(name)
     width = fig.get_figwidth()
     assert width <= style.PAGE
-    read = min(1, (3.5 if width <= style.HALF else 7) / width)
-    drawn = texts(fig)
+    read = min(1, (3.5 if width <= style.HALF else 7) / width)  # in print
     assert not [t.get_text() for t in drawn if t.get_fontsize() * read < 6.99]
-    boxes = [(t.get_text(), t.get_window_extent().padded(-1)) for t in drawn]
-    for i, (text, box) in enumerate(boxes):
-        assert box.x0 > -5, text
-        assert box.x1 < fig.bbox.x1 + 5, text
-        assert not [other for other, place in boxes[:i] if box.overlaps(place)], text
+    boxes = [t.get_window_extent().padded(-1) for t in drawn]
+    assert -5 < min(box.x0 for box in boxes) < max(box.x1 for box in boxes) < fig.bbox.x1 + 5
+    assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
 def test_bars_are_percentages_or_probabilities():
@@ -221,10 +153,20 @@ def test_bars_are_percentages_or_probabilities():
     assert next_tokens.yaxis_inverted(), "the likeliest on top"
 
 
-def test_token_strips_go_on_in_the_next_line():
+def test_a_thing_stands_where_its_axis_says():
+    ours, papers = case("learning_rate_schedule").axes[0].get_lines()
+    assert ours.get_xdata().tolist() == papers.get_xdata().tolist() == [10, 20, 30], "one width"
+    measured, predicted, _ = case("window_sizes").axes[0].get_lines()
+    assert measured.get_xdata().tolist() == predicted.get_xdata().tolist() == [16, 32]
     places = [(box.get_x(), box.get_y()) for box in case("token_strips").axes[0].patches]
     assert places[:3] == [(0.06, 0.1), (4.06, 0.1), (0.06, 1.1)], "4 + 5 characters of 12, then 4"
-    assert [y for _, y in places[3:]] == [2.1, 2.1, 2.1, 3.1], "3 × 4 fit"
+    assert case("losses").axes[1].get_ylim()[0] < 42 - 0.15 * (51 - 42), "room for the words there"
+    steps = case("gradient_norm").axes[0].get_lines()[0]
+    assert steps.get_rasterized(), "50,000 of them would be as many points of an SVG"
+    log_x = [name for name in FIGURES if case(name).axes[0].get_xscale() == "log"]
+    assert log_x == ["article_lengths", "tokens_per_word", "window_sizes", "yardsticks"]
+    log_y = [name for name in FIGURES if case(name).axes[0].get_yscale() == "log"]
+    assert log_y == ["gradient_norm", "loss_by_position", "positions_by_run", "window_sizes"]
 
 
 def test_maps_show_each_head_on_one_scale_and_bleu_frames_what_reaches_the_threshold():
@@ -236,61 +178,23 @@ def test_maps_show_each_head_on_one_scale_and_bleu_frames_what_reaches_the_thres
     assert grid == [0.25, 0.5, 0.75, 1.0, 0.75, 0.5]
     effects = case("head_effects").axes[0].images[0]
     assert effects.get_clim() == (-0.3, 0.3), "white is no effect"
-    ax, bar = case("bleu_heatmap").axes
-    shown = np.ma.filled(ax.images[0].get_array(), np.nan)
-    assert np.isnan(shown.diagonal()).all(), "where a text meets itself"
+    ax = case("bleu_heatmap").axes[0]
     (frame,) = ax.patches
     assert (frame.get_x() + 0.46, frame.get_y() + 0.45) == (1, 0)
-    assert [line.get_ydata()[0] for line in bar.get_lines()] == [0.15]
 
 
-def test_looks_tell_what_is_exact_what_is_clear_and_what_fits():
+def test_marks_tell_what_is_exact_and_what_is_clear():
     marks = [line for line in case("yardsticks").axes[0].get_lines() if line.get_marker() != "None"]
     assert [line.get_markerfacecolor() == "none" for line in marks] == [False, False, True]
     dots = [line for line in case("intervals").axes[0].get_lines() if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, True]
-    colours = [box.get_facecolor()[:3] for box in case("hypotheses_and_facts").axes[0].patches]
-    looks = [style.to_rgb(look) for look in (style.GREEN, style.UNCLEAR, style.RED, style.GREEN)]
-    assert colours == looks
-    log_x = [name for name in FIGURES if case(name).axes[0].get_xscale() == "log"]
-    assert log_x == ["article_lengths", "tokens_per_word", "window_sizes", "yardsticks"]
-    log_y = [name for name in FIGURES if case(name).axes[0].get_yscale() == "log"]
-    assert log_y == ["gradient_norm", "loss_by_position", "positions_by_run", "window_sizes"]
-
-
-# -- what all figures share -----------------------------------------------------------------------
-
-
-def test_words_off_the_scale_get_room_that_values_on_it_do_not_need():
-    _, ax = plt.subplots()
-    ax.plot([1, 2], [10, 20])
-    before = ax.get_ylim()
-    style.published_values(ax, *before)
-    assert ax.get_ylim() == before
-    style.published_values(ax, 12, 1e3)
-    assert np.diff(ax.get_ylim()) > np.diff(before)
-    plt.close()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_a_saved_figure_has_the_same_bytes_whatever_the_style_outside(suffix, tmp_path):
     style.save(case("window_sizes"), tmp_path / f"a{suffix}")
     with plt.rc_context({"lines.linewidth": 9, "svg.fonttype": "none", "savefig.dpi": 20}):
-        figure = plots.window_sizes(*FIGURES["window_sizes"][0])
-        style.save(figure, tmp_path / f"b{suffix}")
-        style.save(figure, tmp_path / f"c{suffix}")  # and saving it changes nothing
-    first, *others = ((tmp_path / f"{name}{suffix}").read_bytes() for name in "abc")
-    assert others == [first, first]
+        style.save(plots.window_sizes(*FIGURES["window_sizes"][0]), tmp_path / f"b{suffix}")
+    first, again = ((tmp_path / f"{name}{suffix}").read_bytes() for name in "ab")
+    assert again == first
     assert b"<text" not in first, "letters are outlines: no font is needed to read them"
-
-
-def test_maps_and_long_logs_stay_small_as_svg(tmp_path):
-    steps = pd.DataFrame({"step": range(20_000), "grad_norm": np.geomspace(3, 0.3, 20_000)})
-    steps.grad_norm *= np.random.default_rng(0).uniform(0.5, 2, len(steps))
-    figures = (
-        plots.gradient_norm(steps, 1.0, 25, (1, 2)),
-        plots.attention_grid(np.ones((2, 2, 64, 64))),
-    )
-    for figure in figures:
-        style.save(figure, tmp_path / "figure.svg")
-        assert (tmp_path / "figure.svg").stat().st_size < 200_000

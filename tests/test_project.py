@@ -1,4 +1,5 @@
-"""The repository's own texts: links lead somewhere, commands can be typed, versions agree."""
+"""The repository's own texts: links lead somewhere, commands can be typed, versions agree, and the
+environment that is promised is the same in environment.yml, Makefile and constraints.txt."""
 
 import json
 import re
@@ -6,6 +7,7 @@ import shlex
 import subprocess
 import tomllib
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
 from operator import attrgetter
 from pathlib import Path
 from unittest import mock
@@ -13,6 +15,10 @@ from unittest import mock
 import pytest
 import yaml
 from conftest import REPOSITORY
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import llmlite
 from llmlite.cli import COMMANDS
@@ -22,95 +28,57 @@ from llmlite.files import LLMLiteError
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(\s*<?([^)\s]+?)>?\)|(?:src|href)=\"([^\"]+)\"")
-REGISTRIES = "pypi|pythonhosted|npmjs|crates|debian|anaconda"
-FOREIGN = re.compile(
-    rf"\b(?:{REGISTRIES})\.(?:org|com|io|net)\b|(?<![\w.~])/(?:work|root|home/\w+)/\w",
-    re.IGNORECASE,
-)
+MAKEFILE = (REPOSITORY / "Makefile").read_text("utf-8")
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 
-LIST = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-LISTED = subprocess.run(LIST, cwd=REPOSITORY, capture_output=True, text=True).stdout.split("\0")
-FILES = [REPOSITORY / name for name in LISTED if (REPOSITORY / name).is_file()]
+
+def git(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+
+
+FILES = set(git("ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines())
+FILES = {name for name in FILES if (REPOSITORY / name).is_file()}
 pytestmark = pytest.mark.skipif(not FILES, reason="this is no git repository: nothing is listed")
-PAGES = [path for path in FILES if path.suffix in (".md", ".ipynb")]
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPOSITORY)))
+PAGES = sorted(name for name in FILES if name.endswith((".md", ".ipynb")))
 
 
-def prose(path: Path) -> str:
+def prose(page: str) -> str:
     """A Markdown file without what earlier releases say of their own options, or a notebook's."""
-    text = path.read_text("utf-8")
-    if path.suffix == ".md":
+    text = (REPOSITORY / page).read_text("utf-8")
+    if page.endswith(".md"):
         return text.split("\n## [0")[0]
     cells = json.loads(text)["cells"]
     return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
-# -- links ----------------------------------------------------------------------------------------
-
-
-def anchors(text: str) -> set[str]:
-    """Those that GitHub gives to headings."""
-    headings = re.findall(r"^#+ +(.+?) *#*$", FENCE.sub("", text), re.MULTILINE)
-    shown = [re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
-    slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in shown]
-    return {slug for slug in slugs if slugs.count(slug) == 1}  # others have numbers
-
-
-@each_page
-def test_links_lead_to_files_and_headings_of_the_repository(page):
-    there = {folder for file in FILES for folder in (file, *file.parents)}
-    broken = []
-    for match in LINK.finditer(SPAN.sub("", FENCE.sub("", prose(page)))):
-        link = match[1] or match[2]
-        name, _, anchor = link.partition("#")
-        target = (page.parent / name).resolve() if name else page
-        if re.match(r"[a-z]+:", name):  # https:, mailto:, a notebook's attachment:
-            continue
-        if target not in there or (anchor and anchor not in anchors(prose(target))):
-            broken.append(link)
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_of_the_repository(page):
+    there = {path for name in FILES for path in (REPOSITORY / name, *(REPOSITORY / name).parents)}
+    links = ["".join(match) for match in LINK.findall(SPAN.sub("", FENCE.sub("", prose(page))))]
+    names = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
+    targets = [((REPOSITORY / page).parent / name).resolve() for name in names]
     in_colab = re.findall(r"colab\S+/blob/[^/\s]+/(\S+?\.ipynb)", prose(page))
-    assert not broken + [name for name in in_colab if REPOSITORY / name not in there]
+    targets += [REPOSITORY / name for name in in_colab]
+    assert [target for target in targets if target not in there] == []
 
 
 def test_the_readmes_tree_has_every_module_and_nothing_that_is_not_there():
-    """A path is the first word of a line, indented below its folder's."""
-    readme = (REPOSITORY / "README.md").read_text("utf-8")
-    (tree,) = (block for block in FENCE.findall(readme) if re.search(r"^\W*llmlite/", block, re.M))
-    above: dict[int, str] = {}  # by indentation
-    paths = []
-    for line in tree.splitlines():
-        indent, name = re.match(r"([^\w.]*)(\S*)", line).groups()
-        if re.fullmatch(r"[\w./-]*(/|\.[a-z]\w*)|Makefile|LICENSE", name):
-            above = {depth: folder for depth, folder in above.items() if depth < len(indent)}
-            paths.append("".join(above.values()) + name)
-            above[len(indent)] = name
-    files = {path.relative_to(REPOSITORY).as_posix() for path in FILES}
-    folders = {f"{folder}/" for name in files for folder in Path(name).parents}
-    assert set(paths) - files - folders <= {"runs/"}, "which runs leave"
-    modules = {name for name in files if re.match(r"llmlite/.*(?<!__init__|__main__)\.py$", name)}
-    alone = {f for f in paths if sum(path.startswith(f) for path in paths) == 1} - {"llmlite/"}
-    missing = {name for name in modules if f"{Path(name).parent}/" not in alone} - set(paths)
-    assert not missing
-
-
-# -- commands -------------------------------------------------------------------------------------
-
-
-def typed(line: str) -> list[list[str]]:
-    """The arguments of the calls of llmlite in a line of code: what is in [brackets] is taken, "…"
-    left out, capitals such as N are 1, single words between bars are commands, each of them."""
-    call = re.search(r"(?:^|[\s/])(?:llmlite|-m llmlite\.cli) +(?=[a-z])(.*)", line)
-    words = shlex.split(re.sub(r"[\[\]…]", " ", call[1]), comments=True) if call else []
-    if "|" in words and all((word == "|") == bool(i % 2) for i, word in enumerate(words)):
-        return [[word] for word in words[::2]]
-    until = words.index("|") if "|" in words else len(words)
-    return [[re.sub(r"^[A-Z][A-Z:]*$", "1", word) for word in words[:until]]] if words else []
+    """Folders stand at the left; below `llmlite/`, indented, is what it holds."""
+    (tree,) = (b for b in FENCE.findall(prose("README.md")) if b.startswith("```\nllmlite/"))
+    names = re.findall(r"^( *)([\w/.]+)", tree, re.MULTILINE)
+    paths = {f"llmlite/{name}" if indent else name for indent, name in names} - {"runs/"}
+    folders = {f"{folder}/" for name in FILES for folder in Path(name).parents}
+    assert not paths - FILES - folders
+    own = {name for name in FILES | folders if re.fullmatch(r"llmlite/((?!__)\w+\.py|\w+/)", name)}
+    assert not own - paths
 
 
 def mistakes(line: str) -> list[str]:
     """What cannot be typed in a line of code: calls of llmlite and of make, and names of files."""
     wrong = []
-    for name, *arguments in typed(line):
+    if call := re.search(r"(?:^|[\s/])llmlite +([a-z]+)(.*)", line):
+        name, words = call[1], shlex.split(call[2].replace("…", ""), comments=True)
+        arguments = [re.sub(r"^[A-Z][A-Z:]*$", "1", word) for word in words]  # N, ARCHIVE
         try:
             with mock.patch("llmlite.cli.options._text_bytes", return_value=100_000):
                 parse(name, COMMANDS[name], arguments)
@@ -119,30 +87,20 @@ def mistakes(line: str) -> list[str]:
         except SystemExit:  # after --help; whatever else tyro refuses is an LLMLiteError
             pass
     command = line.split(" #")[0]
-    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
     if made := re.search(r"^(?:\w+=\S+ +)*make((?: +[\w-]+(?:=\S*)?)+)", command):
         for word in made[1].split():
             name, is_variable, _ = word.partition("=")
-            if not re.search(rf"\$\({name}\b" if is_variable else rf"^{name}:", makefile, re.M):
+            if not re.search(rf"\$\({name}\b" if is_variable else rf"^{name}:", MAKEFILE, re.M):
                 wrong.append(f"make {word}")
-    if re.search(r"\b(python3?|conda)\b", command):
-        names = re.findall(r"[\w/.-]+\.(?:py|yml)\b", command)
-        wrong += [name for name in names if not (REPOSITORY / name).is_file()]
-    extras = re.findall(r"pip install .*\[([a-z,]+)\]", command)
-    known = project()["optional-dependencies"]
-    return wrong + [extra for names in extras for extra in names.split(",") if extra not in known]
+    files = re.findall(r"[\w/.-]+\.py\b", command) if "python" in command else []
+    return wrong + [name for name in files if not (REPOSITORY / name).is_file()]
 
 
-def project() -> dict:
-    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-
-
-@each_page
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_can_be_typed_as_they_stand(page):
     text = prose(page).replace("\\\n", " ")
-    code = "\n".join(FENCE.findall(text))
-    wrong = [mistake for line in code.splitlines() for mistake in mistakes(line.strip())]
-    assert not wrong
+    code = "\n".join(FENCE.findall(text)).splitlines()
+    assert not [mistake for line in code for mistake in mistakes(line.strip())]
     spans = [mistake for span in SPAN.findall(FENCE.sub("", text)) for mistake in mistakes(span)]
     # In a sentence, `llmlite search --ray` may do without the option's value.
     assert not [what for what in spans if not re.search("[Mm]issing value|expects", what)]
@@ -150,60 +108,92 @@ def test_commands_can_be_typed_as_they_stand(page):
 
 def test_every_target_of_make_is_phony_and_explained():
     """A file or folder called `site` or `test` must not keep make from its work."""
-    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
-    (phony,) = re.findall(r"^\.PHONY:(.*)", makefile, re.MULTILINE)
-    assert set(phony.split()) == set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    (phony,) = re.findall(r"^\.PHONY:(.*)", MAKEFILE, re.MULTILINE)
+    assert set(phony.split()) == set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
 
 
 def test_each_stop_of_the_tour_is_there():
-    contributing = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
-    stops = re.findall(r"^\d+\. .*(?:\n(?!\d+\.|\n).*)*", contributing, re.MULTILINE)
+    stops = re.findall(r"^\d+\. .*", prose("CONTRIBUTING.md"), re.MULTILINE)
     assert 10 <= len(stops) <= 19
     for stop in stops:
-        places = re.findall(r"`([\w/]+\.(?:py|ipynb))(?:::([\w.]+))?`", stop)
+        places = re.findall(r"`([\w/]+)\.(py|ipynb)(?:::([\w.]+))?`", stop)
         assert places, stop
-        for file, function in places:
-            assert (REPOSITORY / file).is_file() or (REPOSITORY / "llmlite" / file).is_file(), stop
+        for name, suffix, function in places:
+            assert {f"{name}.{suffix}", f"llmlite/{name}.{suffix}"} & FILES, stop
             if function:
-                module = import_module(f"llmlite.{file.removesuffix('.py').replace('/', '.')}")
+                module = import_module(f"llmlite.{name.replace('/', '.')}")
                 assert attrgetter(function)(module), stop
 
 
-# -- the rest -------------------------------------------------------------------------------------
-
-
 def test_no_text_names_a_registry_host_or_somebodys_folder():
-    found = []
-    for path in FILES:
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError:
-            continue  # a picture, or weights
-        found += [f"{path}: {name}" for name in FOREIGN.findall(text)]
-    assert not found
+    hosts = r"\b(pypi|pythonhosted|npmjs|crates|debian|anaconda)\.(org|com|io|net)\b"
+    folders = r"(^|[^A-Za-z0-9_.~])/(work|root|home/[a-z0-9_]+)/[A-Za-z0-9_]"
+    found = git("grep", "--untracked", "-IinE", f"{hosts}|{folders}")
+    assert (found.returncode, found.stdout) == (1, "")
 
 
 def test_git_takes_in_the_records_of_runs():
     """An ignored folder called runs once kept them all out."""
-    path = "figures/records/runs/a-run/record.json"
-    assert subprocess.run(["git", "check-ignore", "-q", path], cwd=REPOSITORY).returncode == 1
+    assert git("check-ignore", "-q", "figures/records/runs/a-run/record.json").returncode == 1
 
 
 def test_changelog_package_and_citation_agree():
-    changes = (REPOSITORY / "CHANGELOG.md").read_text("utf-8")
-    titles = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d{2}-\d{2})?$", changes, re.MULTILINE)
-    assert len(titles) == len(re.findall(r"^## ", changes, re.MULTILINE)), "a title is malformed"
-    assert "Unreleased" not in titles[1:]
-    released = [title for title in titles if title != "Unreleased"]
+    titles = re.findall(r"(?m)^## (.*)", (REPOSITORY / "CHANGELOG.md").read_text("utf-8"))
+    released = [title for title in titles if title != "[Unreleased]"]
+    version = re.fullmatch(r"\[(.+)\] - \d{4}-\d{2}-\d{2}", released[0])[1]
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
-    assert released[0] == project()["version"] == llmlite.__version__ == cited["version"]
-    assert cited["license"] == project()["license"]
+    assert version == PROJECT["version"] == llmlite.__version__ == cited["version"]
+    assert cited["license"] == PROJECT["license"]
     paper, wikitext = cited["references"]
-    for entry in (cited, paper, wikitext):
-        assert entry["title"]
-        assert entry["type"]
-        for author in entry["authors"]:
-            assert author.keys() <= {"name"} or author.keys() >= {"family-names", "given-names"}
     assert paper["title"] == "Implement a LLM-Lite"
     assert "year" not in paper, "the paper's text states none"
     assert wikitext["identifiers"] == [{"type": "other", "value": "arXiv:1609.07843"}]
+
+
+# -- the environment ------------------------------------------------------------------------------
+
+EXTRAS = PROJECT["optional-dependencies"].values()
+LINES = [line for lines in (PROJECT["dependencies"], *EXTRAS) for line in lines]
+ASKED = [r for r in map(Requirement, LINES) if r.name != PROJECT["name"]]  # which asks for extras
+CONSTRAINTS = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
+PINNED = [line.split("==") for line in CONSTRAINTS if not line.startswith("#")]
+PINS = {canonicalize_name(name): Version(version) for name, version in PINNED}
+
+
+def test_conda_and_make_install_the_same_on_a_python_that_the_package_asks_for():
+    conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text("utf-8"))
+    assert (conda["name"], conda["channels"]) == (PROJECT["name"], ["conda-forge"])
+    python, pip, section = conda["dependencies"]
+    assert pip == "pip", "conda wants it named where a pip section follows"
+    (command,) = re.findall(r"-m pip install .*", MAKEFILE)
+    words = shlex.split(command)
+    assert shlex.split(" ".join(section["pip"])) == words[words.index("-c") :]
+    (checked,) = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", MAKEFILE)
+    assert PROJECT["requires-python"] == f">={'.'.join(checked)}"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
+    assert f"Python {'.'.join(checked)} or later" in (REPOSITORY / "README.md").read_text("utf-8")
+
+
+def test_every_requirement_is_pinned_once_within_its_bounds_and_none_has_an_upper_one():
+    """In Colab the PyTorch that is installed stays."""
+    assert len(PINS) == len(PINNED)
+    assert all(re.fullmatch(r">=[\d.]+", str(requirement.specifier)) for requirement in ASKED)
+    wrong = [r for r in ASKED if not r.specifier.contains(PINS[canonicalize_name(r.name)])]
+    assert wrong == []
+
+
+def test_what_a_pinned_package_needs_is_pinned():
+    """So that the same command installs the same versions next year. But for PyTorch, whose builds
+    bring exact versions of CUDA's libraries, and for what is not installed here as it is pinned."""
+    seen = set()
+    for name, pin in PINS.items():
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue
+        if name != "torch" and Version(package.version).public == pin.public:
+            needs = [Requirement(line) for line in package.requires or []]
+            here = [r for r in needs if not r.marker or r.marker.evaluate({"extra": ""})]
+            seen |= {canonicalize_name(requirement.name) for requirement in here}
+    assert {"torch", "nbclient", "pillow"} <= seen, "llmlite[dev] is installed here"
+    assert not seen - PINS.keys() - {"setuptools", "pip"}, "what venv and PyTorch bring"

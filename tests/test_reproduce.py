@@ -8,7 +8,6 @@ from pathlib import Path
 import nbformat
 import publish as tool
 import pytest
-from notebooks.tiny import PARAMETERS, make_notebook
 from publish import captions_in, gallery, publish, results, ship, with_block
 from tiny_plan import PROFILE, SEEDS, open_plan
 
@@ -17,6 +16,18 @@ from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.plan.archive import unpack
 from llmlite.pretrained import load_pretrained
+
+PARAMETERS = 'profile = "auto"\nout = None\ndata = None\ndevice = "auto"'
+
+
+def make_notebook(path: Path, *sources: str) -> Path:
+    """One of a few cells, to run and to publish."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(content, path)
+    return path
 
 
 @pytest.mark.parametrize("data", ["sample", "a folder"])
