@@ -157,11 +157,9 @@ VERDICTS = [
     (2, leak("no-mask-deep", perplexity=1.11), NOT),  # 5% below 1.1710 is 1.1152
     (2, leak("no-mask-deep", perplexity=1.24), FLAWED),
     (2, leak("no-mask-seed-2", perplexity=1.25), NOT),  # 5% above 1.1858 is 1.2451
-    (2, leak("no-mask", perplexity=1.25), NOT),
     (2, leak("no-mask-batch", perplexity=77.0), FLAWED),
     # The interval holds the paper's test loss, or 0.8 to 1.25 of it comes out without the mask.
     (3, {"tests": [0.15, 0.154, 0.159]}, REPRODUCED),
-    (3, {"tests": [0.147, 0.152, 0.156]}, REPRODUCED),
     (3, {"tests": [0.16, 0.161, 0.162]}, FLAWED),
     (3, {"tests": [0.144, 0.145, 0.146]}, FLAWED),
     (3, leak("no-mask-deep", test_loss=0.190), FLAWED),
@@ -351,9 +349,8 @@ def test_effects_of_the_grids_worked_out_by_hand():
     )
     pairs = [interval.of for interval in effects.values()]
     assert pairs == [f"{n} pairs" for n in (3, 24, 24, 12, 12, 12, 6, 6)]
-    assert trends.effects(replace(EVIDENCE, **GRIDS))["deep minus shallow"].value == pytest.approx(
-        -0.4
-    )
+    more = trends.effects(replace(EVIDENCE, **GRIDS))["deep minus shallow"]
+    assert more.value == pytest.approx(-0.4)
 
 
 @pytest.fixture(scope="module")
@@ -385,6 +382,7 @@ def test_a_plans_records_are_evidence_for_all_claims(whole):
     e = scorecard.evidence(whole)
     assert e.leak == whole.leaks()
     assert e.studies == {study: whole.measured(study) for study in STUDIES}
+    assert e.tests[0] != e.tests[1]
     tokens = len(whole.experiment.dataset.ids["test"]) - 1
     for seed, loss in zip(whole.measured("scores"), e.tests, strict=True):
         assert loss == pytest.approx(sum(a["nats"] for a in seed["side by side"]) / tokens)
@@ -392,6 +390,8 @@ def test_a_plans_records_are_evidence_for_all_claims(whole):
         assert len(log.grad_norm) == whole.experiment.train(run)["epochs"][-1]["step"]
     for name in ("first", "revised", "longer"):
         pd.testing.assert_frame_equal(getattr(e, name), whole.grids(name))
+    for number in range(9, 14):  # what the studies measure has the names that claims go by
+        assert scorecard.row(number, e).ours
     assert "by runs of 1 epochs over 3,000 tokens, which need not" in scorecard.scale(whole)
 
 

@@ -222,10 +222,6 @@ def test_settings_are_compared_sample_by_sample(model, dataset):
     # The vocabulary has 300 tokens, so this is the same text from the same random numbers.
     assert texts["top-k 1000"] == texts["temperature 1.0"]
     assert len(set(map(tuple, texts.values()))) == 5
-    compared = ["temperature 0.7 minus temperature 1.0"]
-    compared += [f"top-k {k} minus top-k 10" for k in (50, 200, 1000)]
-    for name in ("entropy", "attested pairs", "paragraph", "distinct-2"):
-        assert measured.keys() >= {f"{name}: {contrast}" for contrast in compared}
     assert measured["entropy: temperature 0.7 minus temperature 1.0"] < -0.1
 
 
@@ -285,7 +281,6 @@ def test_where_heads_look_equals_plain_loops(model, tokenizer, dataset):
     for name, expected in by_layer.items():
         of_layers = [measured[f"{name}: layer {layer}"] for layer in (0, 1)]
         assert of_layers == pytest.approx(expected.tolist(), abs=1e-4)
-        assert f"{name}: layer 0 minus layer 1" in measured
 
 
 @pytest.mark.parametrize(
