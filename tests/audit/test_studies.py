@@ -137,6 +137,7 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
     assert measured["attested pairs: generated"] == measured["position: generated"] == 1
     assert measured["attested pairs: real"] == measured["position: real, filtered"] == 1
     assert measured["attested pairs: filtered"] == pytest.approx(8 / 9)  # not "and never"
+    assert measured["attested pairs: filtered minus real"] == pytest.approx(-1 / 9)
     shuffled = measured["attested pairs: real, shuffled"]
     assert measured["position: filtered"] == pytest.approx((8 / 9 - shuffled) / (1 - shuffled))
 
@@ -223,6 +224,8 @@ def test_settings_are_compared_sample_by_sample(model, dataset):
     assert texts["top-k 1000"] == texts["temperature 1.0"]
     assert len(set(map(tuple, texts.values()))) == 5
     assert measured["entropy: temperature 0.7 minus temperature 1.0"] < -0.1
+    for k in (50, 200, 1000):
+        assert f"distinct-2: top-k {k} minus top-k 10" in measured
 
 
 def test_every_two_heads_are_removed_in_turn(model, tokenizer):
