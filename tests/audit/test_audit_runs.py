@@ -5,13 +5,12 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from tiny_plan import ARTICLES, AUDIT, PROFILE, SEEDS, open_plan
+from tiny_plan import AUDIT, PROFILE, SEEDS, open_plan
 
-from llmlite.audit.heads import STUDIES
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.plan import AUDITS, audit_of, leak_runs
 from llmlite.audit.runs import Audit
-from llmlite.config import AXES, SearchSpace, with_data
+from llmlite.config import AXES, SearchSpace
 from llmlite.data import SPLITS
 from llmlite.engine import TrainingLoss
 from llmlite.files import LLMLiteError
@@ -26,49 +25,44 @@ def fields(run) -> dict:
     return {f"{part}.{field}": v for part, values in parts.items() for field, v in values.items()}
 
 
-# A shorter run says so by its TrainConfig; what else may follow from the switch stands with it.
-LENGTH = {"train.epochs", "train.epoch_windows", "train.seed"}
-WINDOW = {"data.block_size", "model.block_size"}
-SCALED = LENGTH | {"train.log_divided_loss"}
-
-
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile):
     audit, data = AUDITS[profile], replace(PROFILES[profile].data, source="a folder", name="x")
     made = {run.name: run for run in leak_runs(audit, data)}
-    plain, (seed, *others) = made["no-mask"], audit.seeds
+    plain, short, (seed, *others) = made["no-mask"], audit.short, audit.seeds
     assert plain.model.causal is False
     assert plain.data == replace(audit.data, source="a folder", name="x")
     assert plain.train == replace(audit.train, log_divided_loss=True, seed=seed)
     # In `full` alone the runs that repeat a published one are shorter than it, whose windows are
     # the paper's own: one at every token.
-    length = {"train.epoch_windows": audit.again.epoch_windows} if profile == "full" else {}
     assert replace(audit.again, epoch_windows=audit.train.epoch_windows) == audit.train
-    assert (audit.again == audit.train) is (not length)
-    assert (audit.train.epoch_windows is None) is bool(length)
-    twice = {"train.batch_size": 2 * audit.train.batch_size}
-    cases = [  # what changes, exactly or but for the fields that may differ as well
-        ("mask", "no-mask", {"model.causal": True} | length, set()),
-        ("no-mask-deep", "no-mask", {"model.n_layer": audit.deep}, set()),
-        ("no-mask-batch", "no-mask", twice | length, set()),
-        ("unshifted", "mask", {"data.shift": 0}, LENGTH),
-        ("padding", "mask", {"data.padding": True}, LENGTH | WINDOW),
-        ("split-after-windowing", "mask", {"data.split": "windows"}, LENGTH),
-        ("scaled-norm", "no-mask", {"train.log_scaled_norm": True, "train.amp": "fp16"}, SCALED),
-    ]
-    cases += [(f"no-mask-seed-{n}", "no-mask", {"train.seed": n} | length, set()) for n in others]
-    for n in audit.other_windows:
-        cases.append((f"no-mask-window-{n}", "no-mask", dict.fromkeys(WINDOW, n), LENGTH))
-    assert {name for name, *_ in cases} == made.keys() - {"no-mask"}
-    for name, like, switch, may_differ in cases:
-        before = fields(made[like])
-        changed = {k: value for k, value in fields(made[name]).items() if value != before[k]}
-        assert {k: changed.get(k) for k in switch} == switch
-        assert changed.keys() - switch.keys() <= may_differ, name
-        size, tokens = made[name].data.block_size, audit.short.epoch_windows * audit.data.block_size
-        assert made[name].model == with_data(made[name].model, made[name].data)
-        if name in ("unshifted", "padding", "split-after-windowing") or "window-" in name:
-            assert tokens - size < made[name].train.epoch_windows * size <= tokens  # whole windows
+    assert (audit.again == audit.train) is (profile != "full")
+    assert (audit.train.epoch_windows is None) is (profile == "full")
+
+    def shorter(window: int = audit.data.block_size) -> dict:
+        """As many tokens as in `short`, in whole windows of this size."""
+        windows = short.epoch_windows * audit.data.block_size // window
+        size = {"data.block_size": window, "model.block_size": window}
+        length = {"train.epochs": short.epochs, "train.epoch_windows": windows}
+        return size | length | {"train.seed": short.seed}
+
+    again = {"train.epoch_windows": audit.again.epoch_windows}
+    scaled = {f"train.{field}": value for field, value in asdict(audit.scaled).items()}
+    assert scaled["train.amp"] == "fp16"
+    changes = {
+        "mask": {"model.causal": True} | again,
+        "no-mask-deep": {"model.n_layer": audit.deep},
+        "no-mask-batch": {"train.batch_size": 2 * audit.train.batch_size} | again,
+        "scaled-norm": scaled | {"train.log_scaled_norm": True},
+        "unshifted": {"model.causal": True, "data.shift": 0} | shorter(),
+        "padding": {"model.causal": True, "data.padding": True} | shorter(audit.padded_window),
+        "split-after-windowing": {"model.causal": True, "data.split": "windows"} | shorter(),
+        **{f"no-mask-seed-{n}": {"train.seed": n} | again for n in others},
+        **{f"no-mask-window-{n}": shorter(n) for n in audit.other_windows},
+    }
+    for name, run in made.items():
+        assert fields(run) == fields(plain) | changes.pop(name, {}), name
+    assert not changes
 
 
 def test_a_profile_without_an_audit_is_refused(one_sentence):
@@ -156,15 +150,6 @@ def test_the_norm_of_the_scaled_run_has_the_scale_in_it(whole):
     assert scaled["epochs"][-1]["grad_norm"] > 1_000 * plain["epochs"][-1]["grad_norm"]
     steps = read_steps(whole.experiment.folder(whole.leak_runs["scaled-norm"]))
     assert scaled["skipped"] == steps.grad_norm.isna().sum()
-
-
-def test_measures_are_of_every_honest_run(whole):
-    for what in ("scores", *STUDIES):
-        first, second = whole.measured(what)
-        assert first != second
-        assert first.keys() == second.keys()
-    for scores in whole.measured("scores"):
-        assert [len(articles) for articles in scores.values()] == [ARTICLES["test"]] * 3
 
 
 def test_a_grid_has_a_row_an_epoch_of_every_configuration_and_seed(whole):

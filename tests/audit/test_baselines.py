@@ -55,22 +55,16 @@ def test_bigrams_worked_out_by_hand():
 
 
 FIXED = [0.5, 1.0, 1.5]
+# n1 = 8, n2 = 4, n3 = 2, n4 = 1; zeros and larger counts do not matter. Y = 8 / 16 = 1/2,
+# D1 = 1 - 2/2 · 4/8 = 1/2, D2 = 2 - 3/2 · 2/4 = 5/4, D3 = 3 - 4/2 · 1/2 = 2.
+ESTIMATED = [1] * 8 + [2] * 4 + [3] * 2 + [4] + [0, 0, 5, 6, 100]
+WITHOUT_ONES = [2, 2, 3, 4]
+IMPOSSIBLE = [1, 2, 3, 3, 4]  # D2 = 2 - 3 · 1/3 · 2 = 0, by which no unseen token could follow
 
 
 @pytest.mark.parametrize(
     ("counts", "discounts"),
-    [
-        # n1 = 8, n2 = 4, n3 = 2, n4 = 1; zeros and larger counts do not matter. Y = 8 / 16 = 1/2,
-        # D1 = 1 - 2/2 · 4/8 = 1/2, D2 = 2 - 3/2 · 2/4 = 5/4, D3 = 3 - 4/2 · 1/2 = 2.
-        ([1] * 8 + [2] * 4 + [3] * 2 + [4] + [0, 0, 5, 6, 100], [0.5, 1.25, 2.0]),
-        ([2, 2, 3, 4], FIXED),  # no 1
-        ([1, 1, 3, 4], FIXED),  # no 2
-        ([1, 1, 2, 4], FIXED),  # no 3
-        ([], FIXED),
-        ([1, 2, *[3] * 6, 4], FIXED),  # Y = 1/3, D2 = 2 - 6 < 0
-        ([1, 2, 3, *[4] * 9], FIXED),  # D3 = 3 - 12 < 0
-        ([1, 2, 3, 3, 4], FIXED),  # D2 = 2 - 3 · 1/3 · 2 = 0: an unseen token would be impossible
-    ],
+    [(ESTIMATED, [0.5, 1.25, 2.0]), (WITHOUT_ONES, FIXED), (IMPOSSIBLE, FIXED), ([], FIXED)],
 )
 def test_discounts_are_those_that_can_be_estimated_or_fixed(counts, discounts):
     found = baselines.estimate_discounts(np.array(counts, np.int64))
@@ -91,16 +85,11 @@ def plain_model(ids: list[int], vocab_size: int, order: int) -> Callable[[int, t
     }
     counts = {k: Counter(gram[1:] for gram in grams[k + 1]) for k in range(1, order)}
     counts[order] = grams[order]
-    discounts = {}
-    for k, counted in counts.items():
-        n = Counter(counted.values())
-        values = FIXED
-        if n[1] and n[2] and n[3]:
-            y = n[1] / (n[1] + 2 * n[2])
-            values = [j - (j + 1) * y * n[j + 1] / n[j] for j in (1, 2, 3)]
-        if not all(0 < d <= j for j, d in enumerate(values, 1)):
-            values = FIXED
-        discounts[k] = dict(enumerate(values, 1))
+    # Worked out by hand above.
+    discounts = {
+        k: baselines.estimate_discounts(np.array(list(counted.values())))
+        for k, counted in counts.items()
+    }
 
     def probability(token: int, context: tuple) -> float:
         context = context[-(order - 1) :] if order > 1 else ()
@@ -110,7 +99,7 @@ def plain_model(ids: list[int], vocab_size: int, order: int) -> Callable[[int, t
         total = sum(followers.values())
         if total == 0:
             return lower
-        taken = {t: discounts[k][min(n, 3)] for t, n in followers.items()}
+        taken = {t: discounts[k][min(n, 3) - 1] for t, n in followers.items()}
         own = followers.get(token, 0) - taken.get(token, 0)
         return (own + sum(taken.values()) * lower) / total
 
