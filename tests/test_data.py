@@ -164,7 +164,6 @@ ENOUGH = b"fine " * 5_000
         ("text.txt", b" \n\t\n", f"{{path}} holds 0 bytes of text; at least {LEAST_BYTES:,}"),
         ("text.txt", b"one two three\n" * 100, "{path} holds 1,400 bytes of text; at least 20,000"),
         ("text.txt", ENOUGH + b"caf\xe9 ", "{path} is not UTF-8: it has a byte 0xe9"),
-        ("text.txt", "größer".encode("utf-16"), "it has a byte 0xff"),
         ("text.txt", ENOUGH + b"\0", "{path} is not text: it has NUL bytes"),
     ],
 )
@@ -246,7 +245,7 @@ def test_only_a_heading_between_blank_lines_starts_an_article():
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(0, 40), min_size=3, max_size=40))
-def test_the_papers_split_cuts_between_articles_alone(lengths):
+def test_the_papers_split_cuts_between_articles_alone_of_which_it_needs_three(lengths):
     articles = [article(f"Article {i}", words) for i, words in enumerate(lengths)]
     parts = paper_split("".join(articles))
     found = [split_articles(parts[split]) for split in SPLITS]
@@ -256,12 +255,8 @@ def test_the_papers_split_cuts_between_articles_alone(lengths):
     train = min(range(1, n - 1), key=lambda i: abs(length[:i].sum() - 0.8 * length.sum()))
     both = min(range(train + 1, n), key=lambda i: abs(length[:i].sum() - 0.9 * length.sum()))
     assert [len(part) for part in found] == [train, both - train, n - both]
-
-
-def test_too_few_articles_cannot_be_split(one_sentence):
-    with pytest.raises(DataError, match=r"2 article\(s\)") as error:
-        paper_split(article("A") + article("B"))
-    assert "official" in one_sentence(error)
+    with pytest.raises(DataError, match=r"2 article\(s\).*split='official'.*\.$"):
+        paper_split("".join(articles[:2]))
 
 
 def test_counts_worked_out_by_hand():
@@ -363,14 +358,9 @@ def test_what_is_made_is_made_once_and_for_its_own_text_and_tokenizer(
 def test_what_is_the_same_is_shared(start):
     dataset = start()
     ids, about = dataset.ids, dataset.about
-    for mistake, changes in (
-        ({"padding": "counted in the loss"}, {"block_size": 8, "padding": True}),
-        ({"targets": "the inputs themselves"}, {"shift": 0}),
-        ({"split": "after windowing"}, {"split": "windows"}),
-    ):
-        other = dataset.like(**changes)
-        assert other.ids is ids
-        assert other.about == about | mistake
+    other = dataset.like(block_size=8, padding=True)
+    assert other.ids is ids
+    assert other.about == about | {"padding": "counted in the loss"}
     assert dataset.like(vocab_size=269).text("test") is dataset.text("test")
     assert dataset.like(split="paper").name == "own text in corpus, split 80/10/10"
     given = BPETokenizer(dataset.tokenizer.merges[:-1])
@@ -428,8 +418,6 @@ def test_the_committed_files_are_what_the_script_composes_and_it_finds_what_was_
         file.write(" One more line . \n")
     assert subprocess.run([*command, "--check"], check=False).returncode == 1
 
-    titles = [titled(article) for text in sample.values() for article in split_articles(text)]
-    assert len(titles) == len(set(titles)) >= 400
     for words in (" university student", " cat sat on", " organization"):
         assert words in sample["train"], "the paper's prompts"
 

@@ -237,14 +237,10 @@ def test_any_ids_in_any_form_decode_to_the_text_of_their_bytes(trained, ids, tex
 
 
 def test_a_saved_tokenizer_comes_back_the_same(trained, tmp_path):
-    path = tmp_path / "new folder" / "tokenizer.json"
-    trained.save(path)
-    loaded = BPETokenizer.load(path)
-    assert loaded.fingerprint == trained.fingerprint
-    assert loaded.merges == trained.merges
-    content = json.loads(path.read_text("utf-8"))
-    assert content["special_tokens"] == {END_OF_TEXT: 399}
-    assert content["vocab_size"] == 400
+    trained.save(path := tmp_path / "new folder" / "tokenizer.json")
+    loaded, content = BPETokenizer.load(path), json.loads(path.read_text("utf-8"))
+    assert (loaded.fingerprint, loaded.merges) == (trained.fingerprint, trained.merges)
+    assert (content["special_tokens"], content["vocab_size"]) == ({END_OF_TEXT: 399}, 400)
 
 
 def load(content: bytes) -> None:
