@@ -155,7 +155,7 @@ def test_a_loss_below_the_floor_is_warned_of_in_one_line():
     words = "0.1554 nats per token is implausibly low: below 0.4625,"
     with pytest.warns(metrics.ImplausibleLossWarning, match=words) as caught:
         text = metrics.warn_if_implausible(0.1554, 0.4625, causal=True)
-        assert metrics.warn_if_implausible(0.4625, 0.4625, causal=True) is None
+    assert metrics.warn_if_implausible(0.4625, 0.4625, causal=True) is None
     assert [str(warning.message) for warning in caught] == [text]
     assert "\n" not in text
 
