@@ -59,7 +59,7 @@ def test_at_a_terminal_an_interrupt_ends_a_text_and_the_inputs_end_all(monkeypat
     assert err.endswith(".\n\n\n"), "the lines of both, Ctrl-C and Ctrl-D, are ended"
 
 
-def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(capsys):
+def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(monkeypatch, capsys):
     halves = {" the": 1, "é": 2, ".\n": 1, "!": 0}  # tokens, each with a probability of a half
     text = [(piece, [math.log(2)] * n) for piece, n in halves.items()]
     chat.print_text("On", text, probabilities=True)
@@ -68,13 +68,10 @@ def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(capsys
     assert err == "Mean surprise of 4 tokens: 0.69 nats per token, perplexity 2.0.\n"
     chat.print_text("On", text)
     assert capsys.readouterr() == ("On theé.\n!\n", "")
-
-
-def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(monkeypatch, capsys):
     given = "\x1b[2J\r\t\n", [("\x9b\x7fa", [0.5])]
     chat.print_text(*given)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    chat.print_text(*given)
+    chat.print_text(*given)  # a terminal is shown control characters and does not obey them
     assert capsys.readouterr().out == "\x1b[2J\r\t\n\x9b\x7fa\n␛[2J␍\t\n\ufffd␡a\n"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_tokenizer import PROSE, VARIED
 
 from llmlite.cli import main
 from llmlite.files import LLMLiteError
@@ -14,10 +15,7 @@ from llmlite.generate import generate
 from llmlite.hub import export_folder, import_folder
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 
-PROSE = """ = Beryllium = \n \n Beryllium was found in 1798 by Louis @-@ Nicolas Vauquelin , who
-didn't name it . It's a hard , grey metal ; its density is 1 @.@ 85 g / cm3 , they say .\n"""
-VARIED = "x² ½ ٣٤ Ⅷ naïve — “日本” 🙂 👩‍👧 e\u0301\x00\x85"
-TEXTS = [PROSE, VARIED, "", "  two  blanks \n\n and\t\r\n", " , . '"]
+TEXTS = [PROSE, *VARIED[:-1], "  two  blanks \n\n and\t\r\n", " , . '"]
 SMALLER = BPETokenizer.train(PROSE, 299).to_tokenizers().to_str()
 SPECIAL = json.loads(SMALLER)["added_tokens"][0]
 MORE = [SPECIAL | {"id": 299}, SPECIAL | {"id": 300, "content": "zzz"}]
@@ -138,23 +136,16 @@ def test_what_would_be_another_model_here_is_refused(
     assert not (tmp_path / "back").exists()
 
 
-def test_a_model_without_a_mask_and_a_folder_with_files_are_refused(
-    make_model, model, tokenizer, exported, one_sentence
-):
+def test_a_model_without_a_mask_is_refused(make_model, model, tokenizer, tmp_path, one_sentence):
     unmasked = make_model(replace(model.config, causal=False))
-    exported.rename(hidden := exported.with_name(".exported"))  # no file that would be lost
-    for write, given, words in [
-        (export_folder, (unmasked, tokenizer, hidden.parent, ""), "causal mask"),
-        (export_folder, (model, tokenizer, hidden, ""), "new or empty folder"),
-        (import_folder, (hidden, hidden), "new or empty folder"),
-    ]:
-        with pytest.raises(LLMLiteError, match=words) as error:
-            write(*given)
-        one_sentence(error)
+    with pytest.raises(LLMLiteError, match="causal mask") as error:
+        export_folder(unmasked, tokenizer, tmp_path, "")
+    one_sentence(error)
 
 
 def test_export_import_and_generate_from_a_shell(capsys, tmp_path):
     there, back = str(tmp_path / "there"), str(tmp_path / "back")
+    (tmp_path / "there" / ".git").mkdir(parents=True)  # no file that would be lost
     assert main(["export", "--to", there]) == 0
     assert main(["import", there, "--to", back]) == 0
     assert f"llmlite generate --model {back}" in capsys.readouterr().out
@@ -164,5 +155,7 @@ def test_export_import_and_generate_from_a_shell(capsys, tmp_path):
         texts.append(capsys.readouterr())
     assert texts[0].out == texts[1].out
     assert f"This is the model in {back}." in texts[1].err
-    assert main(["export", "--to", there, "--data", "nowhere"]) == 2  # before it trains a model
-    assert "new or empty" in capsys.readouterr().err
+    again = ["export", "--to", there, "--data", "nowhere"], ["import", there, "--to", back]
+    for command in again:  # before it trains a model
+        assert main(command) == 2
+        assert "new or empty folder." in capsys.readouterr().err
