@@ -1,6 +1,6 @@
 """A run, killed again and again at random moments, ends as one that nobody touched.
 
-`make soak` kills it 25 times; `make test-all` does so thrice.
+`make soak` kills it 25 times, `make test-all` thrice, `make test` once.
 """
 
 import multiprocessing
@@ -48,6 +48,7 @@ def kill_at_random(folder, kills):
 
 
 @pytest.mark.parametrize("kills", [
+    1,
     pytest.param(3, id="short", marks=pytest.mark.slow),
     pytest.param(25, id="long", marks=pytest.mark.soak),
 ])  # fmt: skip
