@@ -42,7 +42,7 @@ test-all: lint  ## check the style, then run all tests: kills, a browser, fresh 
 	$(BIN)/python -m pytest -m 'not soak'
 
 soak: $(INSTALLED)  ## kill a run at 25 random moments and compare: about five minutes
-	$(BIN)/python -m pytest -m soak tests/test_soak.py
+	$(BIN)/python -m pytest -m soak tests/test_train.py
 
 reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PROFILE=small] [DATA=folder]
 	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)'

@@ -15,12 +15,11 @@ from llmlite.engine import Engine, TrainingLoss, learning_rate, step_operations
 from llmlite.model import GPT
 from llmlite.parallel import ALONE
 
-MODEL = ModelConfig(vocab_size=50, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
+TINY = ModelConfig(vocab_size=10, block_size=3, n_layer=2, n_head=2, n_embd=4, dropout=0.0)
 
 
-def build(total_steps=0.0):
-    config = TrainConfig(batch_size=4)
-    return Engine(GPT(MODEL).train(), config, None, total_steps, ALONE)
+def build(total_steps):
+    return Engine(GPT(TINY).train(), TrainConfig(batch_size=4), None, total_steps, ALONE)
 
 
 def test_rates_at_the_ends_of_the_epochs_are_the_papers():
@@ -50,7 +49,7 @@ def test_one_compilation_serves_all_layers_and_the_smaller_batch_needs_none(monk
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
     counters.clear()
-    run, ids = build(1e30), make_ids(4, 17, vocab_size=50)
+    run, ids = build(1e30), make_ids(4, 4, vocab_size=10)
     for windows in (4, 4, 3):
         x, y = ids[:windows, :-1], ids[:windows, 1:]
         run.step(x, y, windows, 1e-3)  # with gaps between the rows, as windows of a text have them
@@ -61,31 +60,18 @@ def test_one_compilation_serves_all_layers_and_the_smaller_batch_needs_none(monk
 def test_without_a_compiler_a_run_says_that_it_is_not_compiled(monkeypatch):
     monkeypatch.setattr(engine.shutil, "which", lambda _: None)
     assert build(1e30).how == "uncompiled for want of g++"
-    assert build().how == "uncompiled"
+    assert build(0.0).how == "uncompiled"
 
 
-TINY = ModelConfig(vocab_size=10, block_size=3, n_layer=1, n_head=2, n_embd=4, dropout=0.0)
-
-
-def test_operations_by_hand_for_a_tiny_model():
-    # One window of 3 tokens, width 4. In the layer: (3, 4) @ (4, 12), (3, 4) @ (4, 4),
+def test_operations_are_those_by_hand_and_of_pytorchs_counter(make_ids):
+    # Windows of 3 tokens, width 4. In a layer: (3, 4) @ (4, 12), (3, 4) @ (4, 4),
     # (3, 4) @ (4, 16), (3, 16) @ (16, 4); then the head, (3, 4) @ (4, 10).
-    products = 2 * 3 * (4 * 12 + 4 * 4 + 4 * 16 + 16 * 4 + 4 * 10)
+    products = 2 * 3 * (2 * (4 * 12 + 4 * 4 + 4 * 16 + 16 * 4) + 4 * 10)
     # 6 of the 9 pairs of query and key are not in the future; each costs 4 products and 4 sums
     # over both heads for its score, and as many for its share of the values.
-    attention = 6 * (8 + 8)
-    assert step_operations(TINY, 1) == 3 * (products + attention)
-
-
-@pytest.mark.parametrize("shape", [TINY, MODEL])
-def test_operations_are_what_pytorch_counts_in_our_model(shape, make_ids):
-    ids = make_ids(5, shape.block_size + 1, vocab_size=shape.vocab_size)
-    counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        TrainingLoss(GPT(shape), None)(ids[:, :-1], ids[:, 1:]).backward()
+    assert step_operations(TINY, 5) == 5 * 3 * (products + 2 * 6 * (8 + 8))
+    ids = make_ids(5, 4, vocab_size=10)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        TrainingLoss(GPT(TINY), None)(ids[:, :-1], ids[:, 1:]).backward()
     # Attention written out is counted, and computed, for all pairs, those in the future too.
-    counted = counter.get_total_flops()
-    assert counted == step_operations(replace(shape, causal=False), 5)
-    future = shape.block_size * (shape.block_size - 1) / 2
-    left_out = 3 * 5 * shape.n_layer * future * 4 * shape.n_embd
-    assert counted - left_out == step_operations(shape, 5)
+    assert counter.get_total_flops() == step_operations(replace(TINY, causal=False), 5)

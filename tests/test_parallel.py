@@ -68,15 +68,14 @@ def test_each_process_drops_out_other_units(two, tmp_path):
     assert 1e-3 < abs(ours - theirs) < 0.5
 
 
-def test_a_run_that_two_began_is_finished_by_one(two, tmp_path):
+def test_what_two_began_is_finished_by_one_and_what_they_resume_is_what_they_do_at_once(
+    two, tmp_path
+):
     shutil.copytree(two / "begun by two", tmp_path / "begun")
     assert load_state(tmp_path / "begun", "cpu")["step"] == 12
     trainer(tmp_path / "begun", SURE).fit()
     theirs = read_steps(two / "fast").loss.tolist()
     assert read_steps(tmp_path / "begun").loss.tolist() == pytest.approx(theirs, abs=1e-5)
-
-
-def test_two_processes_are_deterministic_and_leave_what_one_does(two):
     assert_same_run(two / "resumed by two", two / "fast")
 
 

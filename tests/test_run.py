@@ -58,31 +58,26 @@ def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path):
     assert header.items() >= ABOUT.items()
 
 
-def header_of(**changes):
-    return {"format": run.FORMAT, "config": json.dumps({**vars(CONFIG), **changes})}
-
-
-@pytest.mark.parametrize("header", [
-    None,
-    {"format": "llmlite-gpt-0", "config": header_of()["config"]},
-    {"format": run.FORMAT},
-    {"format": run.FORMAT, "config": "{"},
-    header_of(n_wheels=4), header_of(n_layer=0), header_of(n_embd=16),
-    header_of(n_layer=1),  # fewer than there are weights for
+@pytest.mark.parametrize("broken", [
+    {"format": "llmlite-gpt-0"},
+    {"config": "{"},
+    # Fewer layers than there are weights for, and what no model has.
+    *({"config": json.dumps(vars(CONFIG) | change)} for change in (
+        {"n_layer": 1}, {"n_layer": 0}, {"n_embd": 16}, {"n_wheels": 4}
+    )),
     0, 100, -1,  # so many bytes of a whole file
-    "no file",
 ])  # fmt: skip
-def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, header):
-    path, said = tmp_path / "model.safetensors", "is damaged or no model of llmlite"
-    whole = isinstance(header, int)
-    if header == "no file":
-        said = "There is no model at .*; train one first"
-    else:
-        save_file(GPT(CONFIG).state_dict(), path, header_of() if whole else header)
-        path.write_bytes(path.read_bytes()[: header if whole else None])
-    with pytest.raises(CheckpointError, match=said) as error:
+def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, broken):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match=f"There is no model at {path}; train one first"):
         load_model(path)
-    assert str(path) in str(error.value)
+    header = {"format": run.FORMAT, "config": json.dumps(vars(CONFIG))}
+    weights = GPT(CONFIG).state_dict()
+    save_file(weights, path, header | broken if isinstance(broken, dict) else header)
+    if isinstance(broken, int):
+        path.write_bytes(path.read_bytes()[:broken])
+    with pytest.raises(CheckpointError, match=f"{path} is damaged or no model of llmlite"):
+        load_model(path)
 
 
 def test_a_damaged_or_foreign_state_is_named_set_aside_and_no_code_of_it_executed(
@@ -138,7 +133,7 @@ def test_environment_has_what_a_number_depends_on(monkeypatch, now):
     found = run.environment("cpu")
     assert found.keys() == {"llmlite", "python", "torch", "numpy", "device", "commit"}
     assert found["torch"] == torch.__version__
-    assert re.fullmatch(rf"CPU \(.+, {torch.get_num_threads()} threads?\)", found["device"])
+    assert re.fullmatch(r"CPU \(.+, 1 thread\)", found["device"])
     for end, mark in (("", ""), ("-dirty", "+")):
         monkeypatch.setenv("LLMLITE_COMMIT", "0123456789abcdef" + end)
         assert now() == "0123456789" + mark

@@ -1,10 +1,13 @@
 """The Trainer against a plain loop, and runs that are stopped in every way there is."""
 
+import errno
 import itertools
 import math
 import multiprocessing
 import os
+import random
 import re
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -19,7 +22,7 @@ from llmlite import run as runs
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Dataset
 from llmlite.engine import Engine, FastPaths, learning_rate
-from llmlite.files import BusyError, DiskFullError, DivergedError, LLMLiteError
+from llmlite.files import BusyError, DiskFullError, DivergedError, LLMLiteError, hold
 from llmlite.metrics import total_loss
 from llmlite.model import GPT
 from llmlite.run import Run, load_state, read_record, read_steps, runs_table
@@ -194,44 +197,24 @@ def test_every_path_is_a_plain_loop_and_four_batches_of_8_are_one_of_32(
 
 def test_a_step_whose_fp16_gradient_overflows_is_left_out(tmp_path, monkeypatch):
     set_scaler(monkeypatch, init_scale=2.0**36)  # halved at every overflow
-    weights = []
-    before(
-        monkeypatch,
-        Engine,
-        "step",
-        lambda _, run, *__: weights.append(run.model.norm.weight.clone()),
-    )
     epochs = trainer(tmp_path, epochs=4, amp="fp16", schedule="fixed").fit()["epochs"]
     steps = read_steps(tmp_path)
     skipped = steps.grad_norm.isna()
     assert skipped[:15].all()
     assert skipped.sum() < 40
-    pairs = itertools.pairwise(weights)
-    assert [torch.equal(*pair) for pair in pairs] == skipped[:-1].tolist()
     assert [e["skipped"] for e in epochs] == skipped.groupby(steps.epoch).sum().tolist()
     means = steps.grad_norm.groupby(steps.epoch).mean().fillna(0)  # 0: no step of it counted
     assert [e["grad_norm"] for e in epochs] == pytest.approx(means.tolist())
 
 
-@pytest.mark.parametrize("amp", ["fp16", "bf16"])
-def test_mixed_precision_logs_the_same_losses_and_unscaled_norms(tmp_path, amp):
-    record = trainer(tmp_path, SURE, epochs=1, amp=amp).fit()
-    trainer(tmp_path / "off", SURE, epochs=1).fit()
-    exact, rounded = read_steps(tmp_path / "off"), read_steps(tmp_path)
-    assert rounded.loss.tolist() == pytest.approx(exact.loss.tolist(), rel=0.01)
-    assert rounded.grad_norm.tolist() == pytest.approx(exact.grad_norm.tolist(), rel=0.05)
-    assert rounded.loss.tolist() != exact.loss.tolist()  # or autocast was never on
-    assert record["amp"] == {"fp16": "float16", "bf16": "bfloat16"}[amp]
-
-
-def test_record_logs_and_printed_lines_say_what_was_done(tmp_path, capsys):
+def test_record_logs_and_printed_lines_say_what_was_done(tmp_path, capsys, monkeypatch):
     ours = trainer(tmp_path, accumulation=3, compute=Compute(progress=True))
     record = ours.fit()
     assert record == read_record(tmp_path)
     assert record["identity"] == ours.run.identity({"data": "pairs"})
     assert (record["steps_per_epoch"], record["tokens_per_epoch"]) == (4, 47 * 16)
     assert record["parameters"] == sum(p.numel() for p in GPT(MODEL).parameters())
-    assert (record["amp"], record["processes"]) == ("float32", 1)
+    assert record["processes"] == 1
     epochs, steps = record["epochs"], read_steps(tmp_path)
     assert [(epoch["epoch"], epoch["step"]) for epoch in epochs] == [(1, 4), (2, 8)]
     assert all(epoch["tokens_per_second"] > 0 for epoch in epochs)
@@ -244,6 +227,8 @@ def test_record_logs_and_printed_lines_say_what_was_done(tmp_path, capsys):
     lines = [line for line in output.err.splitlines() if line.startswith("Epoch")]
     assert lines == [epoch_line(epoch) for epoch in epochs]
     assert output.out == ""  # what a shell pipes on is not mixed with the log
+    monkeypatch.setattr(Engine, "step", None)  # a finished run is not trained again
+    assert trainer(tmp_path, accumulation=3).fit() == record
 
 
 def test_an_epochs_line_has_the_papers_form():
@@ -284,22 +269,26 @@ def test_stops_after_patience_epochs_and_keeps_the_best(
     ({"amp": "fp16"}, "log_scaled_norm", "grad_norm", {1: 65536, 2: 131072}),
     ({"amp": "bf16"}, "log_scaled_norm", "grad_norm", {1: 1, 2: 1}),  # has no scale
 ])  # fmt: skip
-def test_a_wrong_number_is_in_the_log_and_nowhere_else(
+def test_wrong_numbers_are_in_the_log_alone_and_right_ones_are_float32s_but_rounded(
     tmp_path, monkeypatch, changes, mistake, column, factors
 ):
     set_scaler(monkeypatch, growth_interval=12)
-    right, wrong = tmp_path / "right", tmp_path / "wrong"
-    trainer(right, **changes).fit()
-    trainer(wrong, **changes, **{mistake: True}).fit()
+    exact, right, wrong = (tmp_path / name for name in ("exact", "right", "wrong"))
+    trainer(exact, SURE, **changes | {"amp": "off"}).fit()
+    record = trainer(right, SURE, **changes).fit()
+    trainer(wrong, SURE, **changes, **{mistake: True}).fit()
     assert_same_weights(wrong, right)
-    ours, theirs = read_steps(wrong), read_steps(right)
-    expected = theirs[column] * theirs.epoch.map(factors)
-    assert ours[column].tolist() == pytest.approx(expected.tolist(), rel=1e-6)
-    assert ours.drop(columns=column).equals(theirs.drop(columns=column))
-    logged = column.replace("loss", "train_loss")
-    for epoch, expected in zip(timeless(wrong), timeless(right), strict=True):
-        assert epoch.pop(logged) == pytest.approx(expected.pop(logged) * factors[epoch["epoch"]])
-        assert epoch == expected
+    exact, right, wrong = map(read_steps, (exact, right, wrong))
+    expected = right[column] * right.epoch.map(factors)
+    assert wrong[column].tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+    assert wrong.drop(columns=column).equals(right.drop(columns=column))
+    rounded = {"fp16": "float16", "bf16": "bfloat16"}.get(changes.get("amp"))
+    assert record["amp"] == (rounded or "float32")
+    assert right.loss.equals(exact.loss) == (rounded is None)  # or autocast was never on
+    first = right.epoch == 1
+    assert right.loss[first].tolist() == pytest.approx(exact.loss[first].tolist(), rel=0.01)
+    norms = exact.grad_norm[first].tolist()  # unscaled
+    assert right.grad_norm[first].tolist() == pytest.approx(norms, rel=0.05)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -318,44 +307,11 @@ def test_a_run_trains_and_validates_on_windows_with_their_mistake(tmp_path, mist
     assert record["epochs"][0]["valid_loss"] == pytest.approx(expected, abs=1e-5)
 
 
-def train_until_killed(folder):
-    """In a process of its own: the step log runs ahead of the checkpoint, and step 21 waits."""
-    torch.set_num_threads(1)
-    train.FLUSH_EVERY = 1
-    with pytest.MonkeyPatch.context() as patch:
-        at_step(patch, 21, lambda _: time.sleep(600))
-        trainer(folder).fit()
-
-
-def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(tmp_path, whole_run):
-    folder, log = tmp_path / "run", tmp_path / "run" / "steps.jsonl"
-    context = multiprocessing.get_context("spawn")
-    child = context.Process(target=train_until_killed, args=(folder,))
-    child.start()
-    try:
-        while not log.exists() or log.read_bytes().count(b"\n") < 20:
-            assert child.is_alive(), "the run ended before it could be killed"
-            time.sleep(0.05)
-        assert runs_table(tmp_path).state.tolist() == ["running"]
-        with pytest.raises(BusyError, match=f"in use by process {child.pid} on "):
-            trainer(folder).fit()
-    finally:
-        child.kill()
-        child.join()
-    assert runs_table(tmp_path).state.tolist() == ["interrupted"]
-    assert load_state(folder, "cpu")["step"] == 18  # of 24, so in mid-epoch
-    with open(log, "a", encoding="utf-8") as file:
-        file.write('{"step": 21, "epo')  # a line that the kill cut short
-    (folder / ".last.pt.123.tmp.pt").write_bytes(b"half")  # and a file
-    trainer(folder).fit()
-    assert_same_run(folder, whole_run)
-
-
-@pytest.mark.parametrize("again", ["the same object", "a new one"])
 @pytest.mark.parametrize(("owner", "name", "call", "changes"), [
     (Engine, "step", 3, {}),  # before the first checkpoint
     (Engine, "step", 22, {}),  # with steps that were not yet logged
-    (Engine, "step", 9, {"epoch_windows": 18}),  # the fourth of five in the second epoch
+    # The fourth of five in the second epoch, which two pieces of each step have seen so far.
+    (Engine, "step", 9, {"epoch_windows": 18, "batch_size": 2, "accumulation": 2}),
     # Between unscaling and the step; the norms show the scale, which grows.
     (torch.nn.utils, "clip_grad_norm_", 19, {"amp": "fp16", "log_scaled_norm": True}),
     (metrics, "total_loss", 1, {}),  # the epoch's last step is saved, the epoch not yet closed
@@ -364,12 +320,12 @@ def test_a_run_killed_in_mid_epoch_ends_with_the_same_weights(tmp_path, whole_ru
     (train, "write_json", 4, {}),  # all is done but the record
 ])  # fmt: skip
 def test_an_interrupted_run_carries_on_as_if_nothing_had_been(
-    tmp_path, monkeypatch, whole_run, owner, name, call, changes, again
+    tmp_path, monkeypatch, whole_run, owner, name, call, changes
 ):
     set_scaler(monkeypatch, growth_interval=5)
     run = trainer(tmp_path / "cut", **changes)
     interrupt(run, call, owner, name)
-    (run if again == "the same object" else trainer(tmp_path / "cut", **changes)).fit()
+    run.fit()  # whatever is left in the object
     if changes:
         whole_run = tmp_path / "whole"
         trainer(whole_run, **changes).fit()
@@ -382,11 +338,6 @@ def test_checkpoints_go_by_time_unless_steps_are_given(tmp_path, monkeypatch):
         interrupt(trainer(tmp_path, checkpoint_every=None), 23)
         state = load_state(tmp_path, "cpu")
         assert (state and state["step"]) == there
-
-
-def test_a_finished_run_is_not_trained_again(monkeypatch, whole_run):
-    monkeypatch.setattr(Engine, "step", None)
-    assert trainer(whole_run).fit() == read_record(whole_run)
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -405,13 +356,60 @@ def test_no_folder_is_taken_over_by_another_run(tmp_path, one_sentence, whole_ru
         assert {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*")} == files
 
 
-def test_a_damaged_state_is_set_aside_for_the_one_before(tmp_path, whole_run):
-    interrupt(trainer(tmp_path), 20)
+def test_what_a_kill_and_a_bad_disk_leave_is_made_good_by_one_process(tmp_path, whole_run):
+    interrupt(trainer(tmp_path), 22)
     for name in ("last.pt", "best.safetensors"):  # the latter is written again from the checkpoint
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
-    assert load_state(tmp_path, "cpu")["step"] == 12
+    assert load_state(tmp_path, "cpu")["step"] == 12  # of the checkpoint before
+    with open(tmp_path / "steps.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 21, "epo')
+    (tmp_path / ".last.pt.123.tmp.pt").write_bytes(b"half")
+    assert runs_table(tmp_path).state.tolist() == ["interrupted"]
+    with hold(tmp_path), pytest.raises(BusyError, match=f"in use by process {os.getpid()} on "):
+        trainer(tmp_path).fit()
     trainer(tmp_path).fit()
     assert_same_run(tmp_path, whole_run)
+
+
+def train_for_seconds(folder, windows):
+    torch.set_num_threads(1)
+    trainer(folder, ids=random_ids(windows), epochs=4).fit()
+
+
+@pytest.mark.parametrize("kills", [
+    1,
+    pytest.param(3, marks=pytest.mark.slow),
+    pytest.param(25, marks=pytest.mark.soak),
+])  # fmt: skip
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path, kills):
+    whole, killed, random_ = tmp_path / "whole", tmp_path / "killed", random.Random(kills)
+    windows = min(150 * kills, 500)
+    moments = []  # the steps that were logged at each kill
+
+    def logged():
+        return sum(path.read_bytes().count(b"\n") for path in killed.glob("steps.jsonl"))
+
+    while len(moments) < kills:
+        size, context = logged(), multiprocessing.get_context("spawn")
+        process = context.Process(target=train_for_seconds, args=(killed, windows))
+        process.start()
+        while process.is_alive() and logged() == size:  # the imports take seconds
+            time.sleep(0.01)
+        process.join(random_.uniform(0, 1.5))
+        # Every other time in the middle of a write.
+        while len(moments) % 2 and process.is_alive() and not list(killed.glob(".*.tmp*")):
+            time.sleep(0.0005)
+        process.kill()
+        process.join()
+        if process.exitcode:
+            assert process.exitcode == -9
+            moments.append(logged())
+        else:  # it was done before it could be killed
+            shutil.rmtree(killed)
+    assert len(set(moments)) > kills // 2
+    for folder in (whole, killed):
+        train_for_seconds(folder, windows)
+    assert_same_run(killed, whole)
 
 
 def nan_weights(model):
@@ -465,22 +463,18 @@ def test_what_goes_wrong_stops_the_run_before_it_is_saved_and_tried_again_it_car
 def test_a_full_disk_stops_the_run_in_a_sentence_and_the_last_good_state_stays(
     tmp_path, monkeypatch, one_sentence, whole_run, name
 ):
-    """/dev/full answers every write as a full disk does."""
-    path, kept = tmp_path / name, tmp_path / "kept"
-    aside = path.with_name(f".{name}.{os.getpid()}.tmp{path.suffix}")
+    fsync = os.fsync
 
-    def fill_the_disk(_):
-        if name == "steps.jsonl":
-            path.rename(kept)
-        (path if name == "steps.jsonl" else aside).symlink_to("/dev/full")
+    def full(descriptor):
+        if name in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        at_step(patch, 20, fill_the_disk)
+        at_step(patch, 20, lambda _: patch.setattr(os, "fsync", full))
         with pytest.raises(DiskFullError, match=rf"no room left to write \S+{name}") as error:
             trainer(tmp_path).fit()
     one_sentence(error)
-    if name == "steps.jsonl":
-        kept.replace(path)
     assert load_state(tmp_path, "cpu")["step"] == (24 if name == "record.json" else 18)
     assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
     trainer(tmp_path).fit()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -28,7 +28,7 @@ ROWS = {  # of block_size 4: a line each, longer ones cut off, blank ones left o
 }
 FOUR = DataConfig(block_size=4)
 # Ids that say where they are from: side by side the 201 of them are 50 windows of four.
-IDS = {"train": torch.arange(90), "valid": torch.arange(90, 130), "test": torch.arange(130, 201)}
+IDS = dict(zip(SPLITS, torch.arange(60_000, 60_201).split([90, 40, 71]), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -40,35 +40,6 @@ def test_windows_worked_out_by_hand(stride, starts):
     for i, start in enumerate(starts):
         expected = [[10 + start, 11 + start, 12 + start], [11 + start, 12 + start, 13 + start]]
         assert [ids.tolist() for ids in windows[i]] == expected
-
-
-@settings(deadline=None)
-@given(
-    block_size=st.integers(1, 8),
-    more=st.integers(1, 40),
-    stride=st.none() | st.integers(1, 8),
-    shift=st.sampled_from([0, 1]),
-    dtype=st.sampled_from([None, np.uint16, np.uint32]),
-    seed=st.integers(0, 9),
-)
-def test_windows_are_those_that_a_loop_cuts(block_size, more, stride, shift, dtype, seed):
-    random = np.random.default_rng(seed)
-    ids = random.integers(0, np.iinfo(dtype or np.int64).max, block_size + more, dtype or np.int64)
-    stride = stride and min(stride, block_size)
-    rows = [
-        ids[start : start + block_size + 1].tolist()
-        for start in range(0, len(ids) - block_size, stride or block_size)
-    ]
-    held = torch.from_numpy(ids) if dtype is None else ids
-    windows = TokenWindows(held, block_size, stride, shift)
-    assert len(windows) == len(rows)
-    assert windows.device == torch.device("cpu")
-    drawn = random.integers(0, len(rows), 5)
-    only = TokenWindows(held, block_size, stride, shift, only=torch.from_numpy(drawn))
-    for inputs, targets in (windows[drawn], only[range(5)]):
-        assert inputs.dtype == targets.dtype == torch.int64
-        assert inputs.tolist() == [rows[i][:-1] for i in drawn]
-        assert targets.tolist() == [rows[i][shift : shift + block_size] for i in drawn]
 
 
 @settings(deadline=None)
@@ -115,72 +86,57 @@ def cut(data, ids=IDS, **limits):
     return windows_of(dataset, data, TrainConfig(**limits))
 
 
-def every(windows):
-    """All inputs and targets, (windows, block_size)."""
-    return windows[torch.arange(len(windows))]
+def cut_by_a_loop(data, train_tokens=None, valid_tokens=None):
+    """Each split's windows as rows of five ids, of which the last is a target alone."""
+    limits = {"train": train_tokens, "valid": valid_tokens, "test": None}
+    if data.padding:
+        return {name: rows[: limits[name] and limits[name] // 5] for name, rows in ROWS.items()}
+    if data.split == "official":
+        found = {}
+        for name, ids in IDS.items():
+            used, stride = ids[: limits[name]].tolist(), data.stride if name == "train" else None
+            found[name] = [used[at : at + 5] for at in range(0, len(used) - 4, stride or 4)]
+        return found
+    text = torch.cat([ids[:train_tokens] for ids in IDS.values()]).tolist()
+    rows = [text[at : at + 5] for at in range(0, len(text) - 4, data.stride or 4)]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1)).tolist()
+    train, valid = len(rows) * 8 // 10, len(rows) * 9 // 10
+    beside = max(1, min(valid_tokens or 40, 40) // 4)  # as many as side by side in validation
+    parts = {"train": order[:train], "valid": order[train:valid], "test": order[valid:]}
+    limits = {"train": None, "valid": beside, "test": beside}
+    return {name: [rows[i] for i in part[: limits[name]]] for name, part in parts.items()}
 
 
-def starts(windows):
-    """Where each window begins, for windows of IDS."""
-    return every(windows)[0][:, 0].tolist()
-
-
-@pytest.mark.parametrize(("mapped", "shift"), [(False, 1), (False, 0), (True, 1)])
-def test_training_windows_alone_overlap_and_limits_are_those_of_their_split(
-    tmp_path, mapped, shift
-):
-    ids = IDS
-    if mapped:
-        np.save(tmp_path / "ids.npy", torch.cat(list(IDS.values())).numpy().astype(np.uint16))
-        train, valid, test = np.split(np.load(tmp_path / "ids.npy", mmap_mode="r"), [90, 130])
-        ids = {"train": train, "valid": valid, "test": test}
-    data = replace(FOUR, stride=2, shift=shift)
-    whole, limited = cut(data, ids), cut(data, ids, train_tokens=11, valid_tokens=9)
-    assert starts(whole["train"]) == list(range(0, 86, 2))  # 90 tokens: the last begins at 84
-    assert starts(whole["valid"]) == list(range(90, 126, 4))  # side by side
-    assert starts(limited["train"]) == [0, 2, 4, 6]  # the last target is token 10
-    assert starts(limited["valid"]) == [90, 94]
-    for windows in (whole, limited):
-        assert starts(windows["test"]) == list(range(130, 197, 4))
-        for split in SPLITS:
-            inputs, targets = every(windows[split])
-            assert torch.equal(targets, inputs + shift)
-            assert isinstance(windows[split].ids, np.memmap) == mapped
-
-
-@pytest.mark.parametrize(
-    ("stride", "shift", "limit", "lines"),
-    [(None, 1, 9, 1), (3, 0, 10, 2), (1, 0, 14, 2), (1, 1, None, 3)],
+@settings(deadline=None)
+@given(
+    kind=st.sampled_from(["official", "mapped from a file", "padded", "split afterwards"]),
+    stride=st.none() | st.integers(1, 4),
+    shift=st.sampled_from([0, 1]),
+    limits=st.fixed_dictionaries(
+        {}, optional={"train_tokens": st.integers(17, 99), "valid_tokens": st.integers(5, 49)}
+    ),
 )
-def test_a_padded_window_is_one_line_and_limits_leave_whole_ones(stride, shift, limit, lines):
-    data = replace(FOUR, padding=True, stride=stride, shift=shift)
-    windows = cut(data, train_tokens=limit, valid_tokens=limit)
-    for split, kept in (("train", lines), ("valid", lines), ("test", 1)):
-        inputs, targets = every(windows[split])
-        assert inputs.tolist() == [row[:-1] for row in ROWS[split][:kept]]
-        assert targets.tolist() == [row[shift : shift + 4] for row in ROWS[split][:kept]]
-
-
-@pytest.mark.parametrize(("stride", "shift", "limits", "sizes"), [
-    (None, 1, {}, (40, 5, 5)),  # of 50 windows; 201 tokens
-    (None, 0, {"train_tokens": 20}, (11, 1, 2)),  # of 14: 20 tokens of each split
-    # Of 197 windows a tenth is 20, and 10 stand side by side in the validation text's 40 ids.
-    (1, 1, {}, (157, 10, 10)),
-    (1, 0, {"valid_tokens": 19}, (157, 4, 4)),
-    (1, 1, {"valid_tokens": 3}, (157, 1, 1)),
-])  # fmt: skip
-def test_all_windows_are_shuffled_and_then_split_80_10_10(stride, shift, limits, sizes):
-    windows = cut(replace(FOUR, split="windows", stride=stride, shift=shift), **limits)
-    assert tuple(len(windows[split]) for split in SPLITS) == sizes
-    text = torch.cat([ids[: limits.get("train_tokens")] for ids in IDS.values()])
-    places = range(0, len(text) - 4, stride or 4)
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(1)).tolist()
-    at = {"train": 0, "valid": len(order) * 8 // 10, "test": len(order) * 9 // 10}
-    for split in SPLITS:
-        rows = [text[places[i] :][:5] for i in order[at[split] :][: len(windows[split])]]
-        inputs, targets = every(windows[split])
-        assert torch.equal(inputs, torch.stack(rows)[:, :-1])
-        assert torch.equal(targets, torch.stack(rows)[:, shift : shift + 4])
+@example(kind="split afterwards", stride=1, shift=1, limits={"valid_tokens": 3})  # one, not none
+def test_every_split_has_the_windows_that_a_loop_cuts(
+    tmp_path_factory, kind, stride, shift, limits
+):
+    split = "windows" if kind == "split afterwards" else "official"
+    data = replace(FOUR, stride=stride, shift=shift, split=split, padding=kind == "padded")
+    ids = IDS
+    if mapped := kind == "mapped from a file":
+        file = tmp_path_factory.mktemp("ids") / "ids.npy"
+        np.save(file, torch.cat(list(IDS.values())).numpy().astype(np.uint16))
+        parts = np.split(np.load(file, mmap_mode="r"), [90, 130])
+        ids = dict(zip(SPLITS, parts, strict=True))
+    windows, expected = cut(data, ids, **limits), cut_by_a_loop(data, **limits)
+    for name in SPLITS:
+        assert len(windows[name]) == len(expected[name])
+        index = torch.arange(len(windows[name])).flip(0)  # in any order, as batches are
+        inputs, targets = windows[name][index]
+        assert inputs.tolist() == [expected[name][i][:-1] for i in index]
+        assert targets.tolist() == [expected[name][i][shift : shift + 4] for i in index]
+        assert inputs.dtype == targets.dtype == torch.int64
+        assert isinstance(windows[name].ids, np.memmap) == mapped
 
 
 @pytest.mark.parametrize(("split", "enough", "sizes", "said"), [
