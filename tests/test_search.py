@@ -4,7 +4,6 @@ real Ray cluster of this machine."""
 import os
 import re
 import signal
-import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -173,35 +172,12 @@ def test_what_the_next_one_would_meet_as_well_stops_a_search_which_carries_on_la
 
 
 def test_only_what_is_new_is_trained(tmp_path, fits):
-    with pytest.raises(LLMLiteError, match="n_embd 8 cannot be shared among n_head 3"):
-        search_in(tmp_path, replace(GRID, n_head=(2, 3)))
-    assert fits == [], "a shape that cannot be is refused before any other is trained"
     search_in(tmp_path, NARROW)
     table = search_in(tmp_path)
     assert fits == [ALL[0], ALL[2], ALL[1], ALL[3]]
     pd.testing.assert_frame_equal(search_in(tmp_path), table)
     search_in(tmp_path, NARROW, replace(BASE, train=replace(BASE.train, epochs=1)))
     assert fits[4:] == [ALL[0], ALL[2]], "another length of training is another run"
-
-
-REFUSED = [
-    ({"address": "127.0.0.1:1"}, "no Ray cluster to be had at '127.0.0.1:1'"),
-    ({"address": "ray://127.0.0.1:1"}, "no Ray cluster to be had at 'ray://127.0.0.1:1'"),
-    ({"address": "nonsense"}, "no Ray cluster to be had at 'nonsense'"),
-    ({"gpus_per_run": 2}, "gpus_per_run is 2"),
-    ({"gpus_per_run": -1}, "gpus_per_run is -1"),
-    ({"cpus_per_run": 0}, "cpus_per_run is 0"),
-    ({}, "pip install llmlite[ray]"),
-]
-
-
-@pytest.mark.parametrize(("options", "words"), REFUSED)
-def test_what_cannot_be_had_is_said_at_once(tmp_path, monkeypatch, options, words, one_sentence):
-    if not options:
-        monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(LLMLiteError) as error:
-        search_in(tmp_path, ray=RayOptions(**options))
-    assert words in one_sentence(error)
 
 
 @pytest.mark.parametrize(
