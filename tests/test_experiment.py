@@ -111,21 +111,21 @@ def test_a_searched_experiment_makes_each_stage_when_it_is_asked_for_and_only_on
 
 
 def test_what_is_given_is_retrained_as_it_stands_without_a_search(start, work):
-    known = start(**{"model.n_layer": 3, "train.epochs": 1, "model.dropout": 0.3})
+    more = {"train.epochs": 1, "model.dropout": 0.3}
+    known, run = start(**more, **{"model.n_layer": 3}), start(searched=False, **more).retraining(5)
     assert known.configuration == {"learning_rate": 1.0, "n_layer": 3, "n_head": 4, "n_embd": 16}
-    run = known.retraining(5)
-    assert (run.model.n_layer, run.model.n_head, run.model.dropout) == (3, 4, 0.3)
+    assert (run.model.n_layer, run.model.dropout) == (2, 0.3)
     assert (run.train.epochs, run.train.seed, run.train.learning_rate) == (1, 5, 1.0)
-    for given in ({"train.learning_rate": 0.1}, {"model.n_head": 2}, {"searched": False}):
+    for given in ({"train.learning_rate": 0.1}, {"model.n_head": 2}, {"model.n_embd": 32}):
         assert start(**given).known_configuration
-    assert not start(**{"train.epochs": 1, "model.dropout": 0.3}).known_configuration
+    assert not start(**more).known_configuration
     assert "_optimiser_step" not in work
 
 
 def test_a_search_on_a_cluster_is_not_repeated_here(start, monkeypatch, work):
     def on_ray(function, items, options, folder):
         function = pickle.loads(pickle.dumps(function))  # as for another machine
-        yield from ((number, function(item)) for number, item in enumerate(items))
+        yield from enumerate(map(function, items))
 
     monkeypatch.setattr("llmlite.plan.search.on_ray", on_ray)
     # The retraining is what the search trained.

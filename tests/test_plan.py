@@ -38,44 +38,30 @@ SEARCHED = replace(PROFILE, searched=True)  # what is retrained is the best of t
 SHOWN = replace(PROFILE, needs_gpu=True)  # from its records alone
 
 
-@pytest.fixture(scope="module", autouse=True)
-def on_one_core():
-    with one_core():
-        yield
-
-
 def names(runs) -> list[str]:
     return [run.name for run in runs]
 
 
-def test_all_is_done_and_neither_this_nor_a_pickled_experiment_makes_it_again(whole):
-    experiment, before = whole.experiment, files(whole.experiment)
+def test_each_run_of_a_plan_is_made_once_whoever_wants_it(whole):
+    experiment, runs = whole.experiment, whole_plan(whole.experiment)
+    before, one_each = files(experiment), names(chosen(runs))
     assert len(experiment.dataset.ids["train"]) > 10_000
     assert work_through(experiment) == []
-    pickled = pickle.dumps(experiment)
+    other = pickle.loads(pickled := pickle.dumps(experiment))
     assert len(pickled) < 20_000, "without text and tokens"
-    other = pickle.loads(pickled)
-    assert other.dataset.about == experiment.dataset.about
-    assert names(whole_plan(other)) == names(whole_plan(experiment))
+    assert names(whole_plan(other)) == names(runs)
     assert all(other.is_done(pickle.loads(pickle.dumps(run))) for run in whole_plan(other))
     assert files(experiment) == before
-
-
-def test_a_run_that_two_want_is_one(whole):
-    experiment, runs = whole.experiment, whole_plan(whole.experiment)
     folder = {run.name: experiment.folder(run) for run in runs}
     assert len(folder) == len(runs), "a name is one run's"
     assert set(folder.values()) == set(experiment.runs.iterdir())
+    again = [name for name in folder if name.startswith("grid-revised-seed-1337")]
+    searched = [path for name, path in folder.items() if name.startswith("search-revised")]
+    assert ([folder[name] for name in again], set(again) & set(one_each)) == (searched, set())
     for seed in SEEDS:
         assert folder[f"honest-seed-{seed}"] == folder[f"retrain-seed-{seed}"]
-    again = {name for name in folder if name.startswith("grid-revised-seed-1337")}
-    searched = {path for name, path in folder.items() if name.startswith("search-revised")}
-    assert {folder[name] for name in again} == searched
-    assert again.isdisjoint(names(chosen(runs)))
-    assert {"retrain-seed-1337", "honest-seed-1337"} <= set(names(chosen(runs))), "of two measures"
+    assert {"retrain-seed-1337", "honest-seed-1337"} <= set(one_each), "of two measures"
     assert names(chosen(runs, ["no-mask-s", "mask"])) == ["mask", "no-mask-seed-1"]
-    with pytest.raises(LLMLiteError, match="Nothing in the plan begins with x, y"):
-        chosen(runs, ["x", "y"])
 
 
 class Pool:
@@ -174,8 +160,6 @@ FEW = ("retrain", "search-revised", "unshifted")
 
 
 def packed(archive) -> list[str]:
-    if not archive.exists():
-        return []
     with tarfile.open(archive) as file:
         return [Path(name).name for name in file.getnames()]
 
@@ -192,9 +176,10 @@ def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_arti
     archive, other = tmp_path / "kept.tar.gz", open_plan(some_articles, tmp_path / "other")
     command = [sys.executable, "-c", KILLED, some_articles, tmp_path / "killed", archive]
     paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    child = subprocess.Popen(command, start_new_session=True, env=os.environ | paths)
+    with one_core():
+        child = subprocess.Popen(command, start_new_session=True, env=os.environ | paths)
     try:
-        while "test_score.json" not in packed(archive):
+        while not archive.exists() or "test_score.json" not in packed(archive):
             assert child.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
     finally:
@@ -233,7 +218,9 @@ def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, conte
     assert not list(tmp_path.rglob("outside"))
 
 
-def test_what_needs_a_gpu_is_missing_without_its_records(whole, some_articles, tmp_path, capsys):
+def test_what_needs_a_gpu_is_shown_as_far_as_archives_have_its_records(
+    whole, some_articles, tmp_path, capsys
+):
     experiment = open_plan(some_articles, tmp_path, SHOWN)
     audit, table = Audit(experiment), experiment.search("revised")
     assert table.status.tolist() == ["missing"] * 2
@@ -250,31 +237,18 @@ def test_what_needs_a_gpu_is_missing_without_its_records(whole, some_articles, t
     with pytest.raises(LLMLiteError, match="runs are to be trained; profile tiny is trained on a"):
         work_through(experiment)
     assert not experiment.runs.exists()
+
     # Of a grid's seeds, and of the vocabularies and windows, those that are there are shown.
-    some = chosen(whole_plan(whole.experiment), ["search-revised", "choice-vocabulary-300-window"])
-    unpack(pack(whole.experiment, some[:3], tmp_path / "a.tar.gz"), tmp_path, "tiny")
+    archive, only = tmp_path / "a.tar.gz", ["search-revised", "choice-vocabulary-300-window"]
+    some = chosen(whole_plan(whole.experiment), only)[:3]
+    unpack(pack(whole.experiment, some, archive), tmp_path, "tiny")
+    assert WEIGHTS not in packed(archive)
     assert set(audit.grids("revised").seed) == {SEEDS[0]}
     assert len(audit.grids("first")) == 0
     assert choose_data(experiment).stride.tolist() == [some[2].data.stride]
 
-
-def test_an_archive_has_the_weights_of_what_is_still_to_be_measured_or_retrained(
-    whole, some_articles, tmp_path
-):
-    (run,) = chosen(whole_plan(whole.experiment), ["search-revised-lr0.002"])
-    for measures, kept in (({}, 0), ({"another": len}, 1)):
-        archive = pack(whole.experiment, [replace(run, measures=measures)], tmp_path / "a.tar.gz")
-        assert packed(archive).count(WEIGHTS) == kept
-    paper_best = whole_plan(open_plan(some_articles, tmp_path, SEARCHED))[0]
-    assert paper_best.keeps == ("weights",), "it may be what is retrained"
-    with pytest.raises(LLMLiteError, match="is of profile tiny, not quick; say --profile"):
-        unpack(archive, tmp_path / "b", "quick")
-
-
-def test_everything_is_read_from_an_archive_without_training(whole, some_articles, tmp_path):
     unpack(whole.experiment.out / "all.tar.gz", tmp_path, "tiny")
-    experiment = open_plan(some_articles, tmp_path, SHOWN)
-    audit, before = Audit(experiment), files(experiment)
+    before = files(experiment)
     assert experiment.seed_scores().equals(whole.experiment.seed_scores())
     assert experiment.model.config == whole.experiment.model.config
     assert choose_data(experiment).equals(choose_data(whole.experiment))
@@ -287,6 +261,13 @@ def test_everything_is_read_from_an_archive_without_training(whole, some_article
         assert read_record(experiment.folder(run))["command"] is None
     assert len(list(tmp_path.glob(f"runs/*/{WEIGHTS}"))) == 1, "the model that is studied"
     assert files(experiment) == before
+
+    # The weights of what is still to be measured, or may be what is retrained, are kept.
+    pack(whole.experiment, [replace(some[0], measures={"another": len})], archive)
+    assert WEIGHTS in packed(archive)
+    assert whole_plan(open_plan(some_articles, tmp_path, SEARCHED))[0].keeps == ("weights",)
+    with pytest.raises(LLMLiteError, match="is of profile tiny, not quick; say --profile"):
+        unpack(archive, tmp_path / "b", "quick")
 
 
 def test_the_candidates_are_all_combinations_of_one_text(some_articles, tmp_path, monkeypatch):
