@@ -129,7 +129,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if "pip install" in said:
         monkeypatch.setitem(sys.modules, "ray", None)
-    (tmp_path / "a-file").write_text("not a folder" * 99)
+    (tmp_path / "a-file").write_text("Not a folder.\n\n" * 2000)
     command, *rest = words.split()
     if command in ("prepare", "train", "search", "run"):  # what is given last counts
         rest = [*(shared[4:] if "--text" in rest else shared), *rest]
