@@ -115,6 +115,7 @@ def test_a_plan_is_followed_through_failure_deadline_and_kill(
     experiment = open_plan(some_articles, tmp_path, SEARCHED, **rates)
     first = ["honest-seed-1337", "no-mask-deep", "honest-seed-1", "search-revised-lr1e+30-1l-2h-8d"]
     assert names(whole_plan(experiment))[:4] == first, "what is retrained is searched for first"
+    assert whole_plan(experiment)[0].keeps == ("weights",), "until then it may be the paper's best"
     search = names(experiment.grid("revised"))
     retrain, again = [f"retrain-seed-{seed}" for seed in SEEDS], "grid-revised-seed-1-lr1e+30"
 
@@ -262,10 +263,9 @@ def test_what_needs_a_gpu_is_shown_as_far_as_archives_have_its_records(
     assert len(list(tmp_path.glob(f"runs/*/{WEIGHTS}"))) == 1, "the model that is studied"
     assert files(experiment) == before
 
-    # The weights of what is still to be measured, or may be what is retrained, are kept.
+    # The weights of what is still to be measured are kept.
     pack(whole.experiment, [replace(some[0], measures={"another": len})], archive)
     assert WEIGHTS in packed(archive)
-    assert whole_plan(open_plan(some_articles, tmp_path, SEARCHED))[0].keeps == ("weights",)
     with pytest.raises(LLMLiteError, match="is of profile tiny, not quick; say --profile"):
         unpack(archive, tmp_path / "b", "quick")
 
