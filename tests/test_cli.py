@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from llmlite.cli import COMMANDS, main
 from llmlite.cli.options import Work, parse
@@ -93,19 +94,30 @@ REFUSED = [
     ("prepare --data.block-size many", "--data.block-size"),
     ("prepare --text no/such/file", "no/such/file"),
     ("prepare --out a-file --data.vocab-size 270", "a-file"),
+    ("prepare --data.stride 1000", "stride is 1000"),
+    ("train --device cuda", "There is no device 'cuda' here"),
+    ("train --model.vocab-size 8", "model.vocab_size follow the data's; set data.vocab_size and"),
     ("train --model.n-head 3", "multiple of n_head"),
     ("train --model.width 3", "--model.width"),
     ("train --epochs 3", "--epochs"),
     ("train --text a-file --data sample", "--text stands for --data"),
     ("search --grid third", "third"),
+    ("search --revised.space.n-head 2 3", "n_embd 64 cannot be shared among n_head 3"),
     ("search --ray.gpus-per-run 2", "gpus_per_run is 2"),
-    ("run --only no-such-run", "Nothing in the plan begins with no-such-run"),
+    ("search --ray.address 127.0.0.1:1", "no Ray cluster to be had at '127.0.0.1:1'"),
+    ("search --ray.address ray://127.0.0.1:1", "no Ray cluster to be had at 'ray://127.0.0.1:1'"),
+    ("search --ray.address nonsense", "no Ray cluster to be had at 'nonsense'"),
+    ("search --ray.cpus-per-run 2", "pip install llmlite[ray]"),
+    ("run --only no-such-run x", "Nothing in the plan begins with no-such-run, x"),
+    ("run --minutes 0", "nothing to do in 0 minutes"),
     ("generate cats --device tpu", "no device 'tpu'"),
     ("runs --out nowhere", "no runs below nowhere"),
     ("export", "--to"),
     ("import", "--to"),
     ("reproduce --from no.tar.gz", "no records of `llmlite run` at no.tar.gz"),
     ("reproduce --text a-tale.txt", "There is no file or folder"),
+    ("reproduce --text a-file", "The notebooks speak of WikiText-2"),
+    ("reproduce", "There are no notebooks in"),
 ]
 
 
@@ -114,7 +126,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     llmlite, shared, tmp_path, monkeypatch, words, said
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a-file").write_text("not a folder")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if "pip install" in said:
+        monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "a-file").write_text("Not a folder.\n\n" * 2000)
     command, *rest = words.split()
     if command in ("prepare", "train", "search", "run"):  # what is given last counts
         rest = [*(shared[4:] if "--text" in rest else shared), *rest]
@@ -133,7 +148,7 @@ def test_a_search_goes_to_the_cluster_that_was_named(llmlite, shared, monkeypatc
 
 
 def test_the_installed_command_runs():
-    command = [sys.executable, "-m", "llmlite.cli", "prepare", "--data", "nowhere"]
+    command = [sys.executable, "-m", "llmlite.cli", "fly"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 

@@ -57,33 +57,19 @@ def retrained(experiment):
     return experiment.folder(experiment.retraining())
 
 
-def test_each_stage_is_made_when_it_is_asked_for_and_only_once(start, some_articles, work):
+def test_a_searched_experiment_makes_each_stage_when_it_is_asked_for_and_only_once(
+    start, some_articles, work
+):
     experiment = start()
     assert not experiment.out.exists()
-    score = experiment.test_score()
-    text = (some_articles / "wiki.test.raw").read_text("utf-8")
-    assert score.tokens == len(experiment.dataset.ids["test"]) - 1
-    assert score.words == len(text.split()) + text.count("\n")
-    assert 1 < score.perplexity < 300
-    assert work.count("train") == 1
-    before = work.copy()
-    experiment.search("revised")
-    for again in (experiment, start()):
-        assert again.test_score() == score
-        assert again.retrain() == experiment.retrain()
-        assert again.best_configuration == experiment.best_configuration
-        assert work == before
-    kept = json.loads((retrained(experiment) / "test_score.json").read_text("utf-8"))
-    assert kept.items() > asdict(score).items()
-    assert kept["environment"]["commit"] == commit()
-
-
-def test_the_best_configuration_of_the_revised_grid_is_trained(start, work):
-    experiment = start()
     assert experiment.searched_best() is None
     assert not experiment.known_configuration
+    with pytest.raises(LLMLiteError, match="no grid 'third'; choose first or revised"):
+        experiment.search("third")
+    best = experiment.configuration
+    assert work.count("_optimiser_step") > 0, "it is searched for"
     table, runs = experiment.search(), experiment.grid("revised")
-    before, lowest = work.copy(), table.perplexity.idxmin()
+    searched, lowest = work.copy(), table.perplexity.idxmin()
     # The best is read from records, what failed aside; nothing is trained for it.
     for failed, left in ((1 - lowest, lowest), (lowest, 1 - lowest)):
         path = experiment.folder(runs[failed]) / RECORD
@@ -94,11 +80,15 @@ def test_the_best_configuration_of_the_revised_grid_is_trained(start, work):
         write_json(path, record | {"status": "running"})
         assert start().searched_best() is None
         write_json(path, record)
-    assert work == before
-    best = experiment.configuration
+    assert work == searched
     assert best == {axis: table[axis][lowest] for axis in AXES}
     assert [type(best[axis]) for axis in AXES] == [float, int, int, int]
-    record = experiment.retrain()
+
+    score, record = experiment.test_score(), experiment.retrain()
+    text = (some_articles / "wiki.test.raw").read_text("utf-8")
+    assert score.tokens == len(experiment.dataset.ids["test"]) - 1
+    assert score.words == len(text.split()) + text.count("\n")
+    assert 1 < score.perplexity < 300
     identity = record["identity"]
     trained = {"learning_rate": best["learning_rate"], "epochs": 2}
     assert identity["train"].items() >= trained.items()
@@ -109,23 +99,33 @@ def test_the_best_configuration_of_the_revised_grid_is_trained(start, work):
     nats, tokens = total_loss(experiment.model, ids)
     assert nats / tokens == pytest.approx(record["best"]["valid_loss"], abs=1e-5)
 
+    assert work.count("train") == 1
+    made = work.copy()
+    for again in (experiment, start()):
+        assert (again.test_score(), again.retrain()) == (score, record)
+        assert again.best_configuration == best
+    assert work == made
+    kept = json.loads((retrained(experiment) / "test_score.json").read_text("utf-8"))
+    assert kept.items() > asdict(score).items()
+    assert kept["environment"]["commit"] == commit()
+
 
 def test_what_is_given_is_retrained_as_it_stands_without_a_search(start, work):
-    known = start(**{"model.n_layer": 3, "train.epochs": 1, "model.dropout": 0.3})
+    more = {"train.epochs": 1, "model.dropout": 0.3}
+    known, run = start(**more, **{"model.n_layer": 3}), start(searched=False, **more).retraining(5)
     assert known.configuration == {"learning_rate": 1.0, "n_layer": 3, "n_head": 4, "n_embd": 16}
-    run = known.retraining(5)
-    assert (run.model.n_layer, run.model.n_head, run.model.dropout) == (3, 4, 0.3)
+    assert (run.model.n_layer, run.model.dropout) == (2, 0.3)
     assert (run.train.epochs, run.train.seed, run.train.learning_rate) == (1, 5, 1.0)
-    for given in ({"train.learning_rate": 0.1}, {"model.n_head": 2}, {"searched": False}):
+    for given in ({"train.learning_rate": 0.1}, {"model.n_head": 2}, {"model.n_embd": 32}):
         assert start(**given).known_configuration
-    assert not start(**{"train.epochs": 1, "model.dropout": 0.3}).known_configuration
+    assert not start(**more).known_configuration
     assert "_optimiser_step" not in work
 
 
 def test_a_search_on_a_cluster_is_not_repeated_here(start, monkeypatch, work):
     def on_ray(function, items, options, folder):
         function = pickle.loads(pickle.dumps(function))  # as for another machine
-        yield from ((number, function(item)) for number, item in enumerate(items))
+        yield from enumerate(map(function, items))
 
     monkeypatch.setattr("llmlite.plan.search.on_ray", on_ray)
     # The retraining is what the search trained.
@@ -163,28 +163,6 @@ def test_the_first_line_names_profile_data_device_and_commit(start, some_article
     assert parts[3] == f"commit {commit()}"
     shown = str(start(needs_gpu=True))
     assert re.search(r"device shown on CPU .+, trained on CPU", shown)
-
-
-REFUSED = [
-    ({"profile": "huge"}, "There is no profile 'huge'; choose auto, quick, small, full"),
-    ({"device": "tpu"}, "There is no device 'tpu' here"),
-    ({"device": "cuda"}, "There is no device 'cuda' here"),
-    ({"data.stride": 1000}, "stride is 1000"),
-    ({"model.vocab_size": 8}, "model.vocab_size follow the data's; set data.vocab_size and"),
-    ({"configuration": {}}, "There is no setting 'configuration'"),
-    ({}, "There is no grid 'third'; choose first or revised"),
-]
-
-
-@pytest.mark.parametrize(("settings", "message"), REFUSED)
-def test_what_there_is_not_is_said_in_a_sentence(
-    tmp_path, monkeypatch, settings, message, one_sentence
-):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(LLMLiteError) as error:
-        Experiment(out=tmp_path / "out", **settings).search("third")
-    assert message in one_sentence(error)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("memory", "name"), [(0, "quick"), (16e9, "small"), (30e9, "full")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import publish as tool
 import pytest
-from publish import captions_in, gallery, publish, results, ship, with_block
+from publish import captions_in, gallery, publish, results, ship
 from tiny_plan import PROFILE, SEEDS, open_plan
 
 from llmlite.cli.notebooks import find_notebooks, report, run_notebooks
@@ -61,8 +61,6 @@ def test_notebooks_run_with_parameters_and_leave_bars_and_timings_out(
 
 
 def test_find_notebooks_takes_numbered_ones_in_order(tmp_path):
-    with pytest.raises(LLMLiteError, match="There are no notebooks in"):
-        find_notebooks(tmp_path)
     for name in ("02_b", "01_a", "scratch"):
         make_notebook(tmp_path / f"{name}.ipynb", PARAMETERS)
     assert [n.stem for n in find_notebooks(tmp_path)] == ["01_a", "02_b"]
@@ -74,85 +72,78 @@ def test_find_notebooks_takes_numbered_ones_in_order(tmp_path):
 README = "before\n<!-- results -->\nold results\n<!-- end of results -->\nafter\n"
 
 
-@pytest.fixture
-def root(tmp_path) -> Path:
-    """A clone before anything is published."""
-    root = tmp_path / "root"
-    (root / "notebooks").mkdir(parents=True)
-    (root / "README.md").write_text(README)
-    return root
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    """An executed notebook, and its figure with a caption."""
-    out = tmp_path / "out"
-    for folder in ("figures", "notebooks"):
-        (out / folder).mkdir(parents=True)
-    for suffix in ("png", "svg"):
-        (out / "figures" / f"01_x.{suffix}").write_bytes(b"new")
-    (out / "figures" / "captions.json").write_text('{"01_x": "New words."}')
-    executed = make_notebook(out / "notebooks" / "01_a.ipynb", PARAMETERS, 'profile = "quick"', "1")
-    content = nbformat.read(executed, 4)
-    content.cells[1].metadata["tags"] = ["injected-parameters"]
-    nbformat.write(content, executed)
-    return out
-
-
 def content_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_publish_shows_what_a_run_made_and_what_its_records_say(
-    whole, some_articles, out, root, tmp_path, monkeypatch
+def test_a_clone_shows_what_one_notebook_and_then_a_whole_run_made(
+    whole, some_articles, tmp_path, monkeypatch
 ):
-    shutil.copytree(whole.experiment.out, out, dirs_exist_ok=True)
-    experiment = open_plan(some_articles, out, replace(PROFILE, seeds=SEEDS[:1]))
-    monkeypatch.setattr(tool, "write_scorecard", lambda audit, folder: "**A headline.** 16 claims.")
-    make_notebook(out / "notebooks" / "08_b.ipynb", "1")
-    publish(experiment, root)
-    published = nbformat.read(root / "notebooks" / "01_a.ipynb", 4)
-    assert [cell.source for cell in published.cells] == [PARAMETERS, "1"]
-    readme, score = (root / "README.md").read_text(), experiment.test_score()
-    assert readme == with_block(README, f"**A headline.** 16 claims.\n\n{results(experiment)}")
-    assert "old" not in readme
-    assert f"| test loss, nats per token | 0.1530 | {score.loss:.4f} |" in readme
-    for words in ("Profile `tiny`", "own text", "CPU", "commit", "one seed"):
-        assert words in readme
-    shown, folder = content_of(root), experiment.folder(experiment.retraining()).name
-    run = f"figures/records/runs/{folder}"
-    made = {"figures/01_x.svg", f"{run}/steps.jsonl", f"{run}/test_score.json"}
-    assert made | {"figures/records/seeds.csv"} <= shown.keys()
-    assert not [name for name in shown if "pretrained" in name], "its card is of WikiText-2"
-    ours = [name for name, content in shown.items() if str(tmp_path).encode() in content]
-    assert ours == [], "no paths of ours"
-    publish(experiment, root)
-    assert content_of(root) == shown, "publishing twice changes nothing"
-    unpack(root / "figures" / "records", tmp_path / "elsewhere", "tiny")
-    other = open_plan(some_articles, tmp_path / "elsewhere")
-    other.only_read = "nothing is trained"
-    assert other.search("revised").perplexity.tolist() == experiment.search().perplexity.tolist()
+    root, out = tmp_path / "root", tmp_path / "out"
+    figures, records = root / "figures", root / "figures" / "records"
+    for folder in (
+        root / "notebooks",
+        records / "runs" / "old",
+        out / "figures",
+        out / "notebooks",
+    ):
+        folder.mkdir(parents=True)
+    (root / "README.md").write_text(README)
+    experiment = Experiment("quick", "sample", out, "cpu", progress=False)
+    with pytest.raises(LLMLiteError, match="There are no figures in"):
+        publish(experiment, root)
 
-
-def test_a_run_of_one_notebook_is_published_beside_what_is_shown_already(out, root, tmp_path):
-    figures, experiment = root / "figures", Experiment("quick", "sample", out, "cpu", False)
-    (figures / "records" / "runs").mkdir(parents=True)
-    for name in ("01_x", "02_y"):
-        (figures / f"{name}.png").write_bytes(b"old")
+    # One notebook, beside what is shown already.
+    executed = make_notebook(out / "notebooks" / "01_a.ipynb", PARAMETERS, 'profile = "quick"', "1")
+    content = nbformat.read(executed, 4)
+    content.cells[1].metadata["tags"] = ["injected-parameters"]
+    nbformat.write(content, executed)
+    for path in (figures / "01_x.png", figures / "02_y.png"):
+        path.write_bytes(b"old")
+    for suffix in ("png", "svg"):
+        (out / "figures" / f"01_x.{suffix}").write_bytes(b"new")
+    (out / "figures" / "captions.json").write_text('{"01_x": "New words."}')
     old = {"01_x": "Old words.", "02_y": "Still there.", "03_gone": "Its picture is gone."}
     (figures / "README.md").write_text(gallery(old))
     publish(experiment, root)
     page = (figures / "README.md").read_text()
     assert captions_in(page) == {"01_x": "New words.", "02_y": "Still there."}
     assert "(01_x.png)" in page
-    assert (figures / "01_x.png").read_bytes() == b"new"
+    published = nbformat.read(root / "notebooks" / "01_a.ipynb", 4)
+    assert [cell.source for cell in published.cells] == [PARAMETERS, "1"]
+    assert {(figures / f"01_x.{suffix}").read_bytes() for suffix in ("png", "svg")} == {b"new"}
     assert (root / "README.md").read_text() == README, "there are no results to write"
-    assert (figures / "records" / "runs").exists()
-    with pytest.raises(LLMLiteError, match="README"):
-        with_block("no marks", "table")
-    experiment.out = tmp_path
-    with pytest.raises(LLMLiteError, match="There are no figures in"):
+    assert (records / "runs" / "old").exists(), "no run is there to take its place"
+
+    # A whole run, and what its records say.
+    shutil.copytree(whole.experiment.out, out, dirs_exist_ok=True)
+    experiment = open_plan(some_articles, out, replace(PROFILE, seeds=SEEDS[:1]))
+    monkeypatch.setattr(tool, "write_scorecard", lambda audit, folder: "**A headline.** 16 claims.")
+    make_notebook(out / "notebooks" / "08_b.ipynb", "1")
+    publish(experiment, root)
+    readme, score = (root / "README.md").read_text(), experiment.test_score()
+    block = f"**A headline.** 16 claims.\n\n{results(experiment)}"
+    assert readme == README.replace("old results", block)
+    assert f"| test loss, nats per token | 0.1530 | {score.loss:.4f} |" in readme
+    for words in ("Profile `tiny`", "own text", "CPU", "commit", "one seed"):
+        assert words in readme
+    shown, folder = content_of(root), experiment.folder(experiment.retraining()).name
+    run = f"figures/records/runs/{folder}"
+    made = {f"{run}/steps.jsonl", f"{run}/test_score.json", "figures/records/seeds.csv"}
+    assert made <= shown.keys()
+    assert not (records / "runs" / "old").exists()
+    assert not [name for name in shown if "pretrained" in name], "its card is of WikiText-2"
+    ours = [name for name, content in shown.items() if str(tmp_path).encode() in content]
+    assert ours == [], "no paths of ours"
+    publish(experiment, root)
+    assert content_of(root) == shown, "publishing twice changes nothing"
+    (root / "README.md").write_text("no marks")
+    with pytest.raises(LLMLiteError, match=r"README\.md has no <!-- results -->"):
         publish(experiment, root)
+    unpack(records, tmp_path / "elsewhere", "tiny")
+    other = open_plan(some_articles, tmp_path / "elsewhere")
+    other.only_read = "nothing is trained"
+    assert other.search("revised").perplexity.tolist() == experiment.search().perplexity.tolist()
 
 
 def test_the_shipped_model_is_the_trained_one_rounded_and_scored_as_stored(whole, tmp_path):
