@@ -117,7 +117,7 @@ REFUSED = [
     ("reproduce --from no.tar.gz", "no records of `llmlite run` at no.tar.gz"),
     ("reproduce --text a-tale.txt", "There is no file or folder"),
     ("reproduce --text a-file", "The notebooks speak of WikiText-2"),
-    ("reproduce", "There are no notebooks in"),
+    ("reproduce", "There is no notebook in"),
 ]
 
 

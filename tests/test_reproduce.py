@@ -65,7 +65,7 @@ def test_find_notebooks_takes_numbered_ones_in_order(tmp_path):
         make_notebook(tmp_path / f"{name}.ipynb", PARAMETERS)
     assert [n.stem for n in find_notebooks(tmp_path)] == ["01_a", "02_b"]
     assert [n.stem for n in find_notebooks(tmp_path, ["02"])] == ["02_b"]
-    with pytest.raises(LLMLiteError, match="No notebook starts with 09"):
+    with pytest.raises(LLMLiteError, match="no notebook whose name starts with 09"):
         find_notebooks(tmp_path, ["09"])
 
 
