@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from unittest.mock import patch
 
 
@@ -48,17 +48,23 @@ class Worker:
         return self.receive(timeout)
 
     def close(self) -> None:
+        self.pipe.close()
+        self.process.join(2)  # one that hears it ends by itself
         self.process.kill()
         self.process.join(5)
-        self.pipe.close()
+
+
+def calls(pipe) -> Iterator[tuple[str, dict]]:
+    with contextlib.suppress(EOFError):  # the other end is closed
+        while True:
+            yield pipe.recv()
 
 
 def serve(pipe, served: Callable, options: dict) -> None:
     """The other end, in the process."""
     os.dup2(2, 1)  # whatever libraries print goes where errors go
     served = served(**options)
-    while True:
-        method, given = pipe.recv()
+    for method, given in calls(pipe):
         try:
             answer = {"result": getattr(served, method)(**given)}
         except Exception as error:
