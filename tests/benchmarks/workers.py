@@ -33,6 +33,7 @@ class Worker:
         """CallError where it fails, ends, or takes longer, and is then given up."""
         try:
             if not self.pipe.poll(timeout):
+                self.process.kill()
                 self.close()
                 raise CallError(f"No answer in {timeout} s")
             answer = json.loads(self.pipe.recv(), parse_constant=str)  # strict JSON has no NaN
