@@ -50,7 +50,7 @@ class Worker:
 
     def close(self) -> None:
         self.pipe.close()
-        self.process.join(2)  # one that hears it ends by itself
+        self.process.join(0.5)  # one that hears it tidies up; torch takes seconds to end
         self.process.kill()
         self.process.join(5)
 
