@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import tables
@@ -50,16 +51,16 @@ def test_the_floor_is_the_larger_of_two_times():
 
 
 def test_a_process_that_fails_says_why_and_one_that_hangs_is_given_up():
-    worker = Worker("threading", "Event", {})
+    worker = Worker(threading.Event, {})
     with pytest.raises(CallError, match="TypeError"):
         worker.call("wait", timeout="long")
     assert worker.call("is_set") is False
     with pytest.raises(CallError, match=r"No answer in 0\.3 s"):
         worker.call("wait", 0.3)
-    with pytest.raises(CallError, match="given up before"):
+    with pytest.raises(CallError, match="ended with code -9"):
         worker.call("is_set")
-    with pytest.raises(CallError, match=r"code 1\n(.*\n)*ModuleNotFoundError"):
-        Worker("no_such_module", "Event", {}).call("is_set")
+    with pytest.raises(CallError, match="ended with code 1"):
+        Worker(threading.Event, {}, no_such="option").call("is_set")
 
 
 @pytest.fixture
@@ -90,7 +91,6 @@ def assert_measured(rows, amount, unit):
 @pytest.mark.slow
 def test_the_tokenizers_benchmark_compares_ids_and_measures(run_script):
     _, record = run_script("bench_tokenizer.py", "--rounds", "1")
-    assert record["training"].keys() == {"280"}, "the sample does not reach 19,999"
     assert_measured(record["training"]["280"], record["bytes"], "bytes")
     assert [len(rows) for rows in record["encoding"].values()] == [5, 5, 5]
     assert record["exactness"]["random strings"]["texts"] == 50

@@ -60,7 +60,7 @@ def main() -> None:
     for batch in batches:
         title = f"Generation, batch {batch}, {prompt} + {new} tokens, the same text"
         task = {"shape": shape, "batch": batch, "prompt": prompt, "new": new}
-        rows = common.compete(title, "bench_generate", rounds, batch * new, "tokens", **task)
+        rows = common.compete(title, contestant, rounds, batch * new, "tokens", **task)
         cases[f"batch {batch}"] = {**task, "contestants": rows}
     common.record(
         options.out,

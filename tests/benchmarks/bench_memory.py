@@ -68,7 +68,7 @@ def main() -> None:
             for how in (IN_MEMORY, MAPPED):
                 with open(path, "rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                worker = Worker("bench_memory", "Training", {})
+                worker = Worker(Training, {})
                 runs.append(worker.call("held", how=how, path=str(path), steps=steps))
                 worker.close()
                 print(f"{size:12,} tokens {how:12} {runs[-1]['samples']}")

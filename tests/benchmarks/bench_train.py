@@ -169,7 +169,7 @@ def measure(rounds: int, shape: ModelConfig, batch: int, bfloat16: bool, threads
     title = f"Training, window {shape.block_size}, batch {batch}, {dtype}, {threads} threads"
     tokens, turns = STEPS * batch * shape.block_size, dict.fromkeys((OURS, *PEERS), rounds)
     case = {"shape": asdict(shape), "batch": batch, "bfloat16": bfloat16, "threads": threads}
-    rows = common.compete(title, "bench_train", turns, tokens, "tokens", **case)
+    rows = common.compete(title, contestant, turns, tokens, "tokens", **case)
     torch.set_num_threads(threads)
     peak = measured_peak("cpu", dtype)
     least = floor(shape, batch, dtype, peak)
@@ -200,7 +200,7 @@ def equality(tiny: bool) -> dict:
 
 
 def main() -> None:
-    options = common.options(__doc__)
+    options = common.options(__doc__, rounds=5)
     # The best configuration, with the window and the vocabulary of a small corpus, and its own.
     short = ModelConfig(block_size=128, vocab_size=4096, dropout=0.0)
     long = ModelConfig(block_size=256, vocab_size=10_240, dropout=0.0)

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import common
+from gpu_worker import PEERS, Checks, Timed, our_paths
 from workers import CallError, Worker
 
 from llmlite.files import write_json
@@ -36,12 +38,9 @@ CHECKS = {  # by name: the worker's method, and what it is called with
     "trainer_runs": ("trainer_runs", {}),
     "compiled_is_plain": ("is_plain", {"compile": True}),
 }
-OURS, PEERS = "ours", ("transformers, torch.compile", "plain loop, torch.compile")
-GRAPHED = "plain loop, reduce-overhead"  # needs CUDA
+NEED_CUDA = ("plain loop, reduce-overhead",)
 LAPS = 5  # at most; after one that warms up
-# Shares of the budget after which a process that does not answer is given up: the second where
-# nothing is compiled.
-CALL, QUICK = 0.4, 0.17
+PATIENCE = 0.3  # share of the budget after which a process that does not answer is given up
 
 
 class Check:
@@ -57,30 +56,38 @@ class Check:
             label = " × ".join(str(number) for number in shape if number > 1)
             case = dict(zip(("window", "batch", "accumulation"), shape, strict=True))
             self.cases[label] = {"device": options.device, "tiny": options.tiny, **case}
-        self.checks = self.start("Checks", next(iter(self.cases)))
+        self.checks = self.start(Checks, next(iter(self.cases)))
+        # Of each case the contestants' processes, ours in one; they compile what is timed later.
         self.workers = {label: {} for label in self.cases}
-        for role in (OURS, *PEERS, *([GRAPHED] if self.cuda else [])):
-            for label, workers in self.workers.items():
-                workers[role] = self.start("Timed", label, role=role)
-                workers[role].send("prepare")  # compile what is timed later, while others check
-        self.ready = {label: {} for label in self.cases}  # of each contestant, and its process
+        self.paths, self.ready = {}, {label: [] for label in self.cases}
+        for label, case in self.cases.items():
+            self.paths[label] = our_paths(self.cuda, case["accumulation"])
+            ours, workers = self.start(Timed, label), self.workers[label]
+            for name, paths in self.paths[label].items():
+                workers[name] = ours
+                ours.send("prepare", name=name, paths=paths)
+            for name in PEERS:
+                if self.cuda or name not in NEED_CUDA:
+                    workers[name] = self.start(Timed, label)
+                    workers[name].send("prepare", name=name, paths=None)
 
     def left(self, share: float = 0.0) -> float:
         """Seconds, but for a share that is for others."""
         return self.options.seconds * (1 - share) - (time.monotonic() - self.since)
 
-    def patience(self, share: float) -> float:
+    def patience(self) -> float:
         """Seconds that a call may take."""
-        return max(0.1, min(share * self.options.seconds, self.left()))
+        return max(0.1, min(PATIENCE * self.options.seconds, self.left()))
 
-    def start(self, kind: str, label: str, **options) -> Worker:
+    def start(self, kind: type, label: str) -> Worker:
         # The checks time what compiling takes with an empty cache.
-        environment = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / kind), "HF_HUB_OFFLINE": "1"}
-        if kind == "Timed" or self.options.tiny:  # there are enough processes: one thread for each
+        cache = str(self.folder / kind.__name__)
+        environment = {"TORCHINDUCTOR_CACHE_DIR": cache, "HF_HUB_OFFLINE": "1"}
+        if kind is Timed or self.options.tiny:  # there are enough processes: one thread for each
             environment |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
         if self.options.tiny:  # on few cores compiling takes minutes, and is PyTorch's business
             environment["TORCHDYNAMO_DISABLE"] = "1"
-        return Worker("gpu_worker", kind, environment, case=self.cases[label], **options)
+        return Worker(kind, environment, case=self.cases[label])
 
     def part(self, name: str, run: Callable, /, **given) -> None:
         """Run it, if there is time, and write down what came of it."""
@@ -105,17 +112,15 @@ class Check:
         lines = self.record["errors"][name] = f"{type(error).__name__}: {error}".splitlines()
         self.say(f"ERROR {name}: {lines[0][:300]}")
 
-    def ask(self, name: str, method: str, share: float = CALL, **options):
+    def ask(self, name: str, method: str, **options):
         """The answer of the process of checks, None where it failed. An error of CUDA's stays with
         a process, so the next call gets a new one."""
         try:
-            return self.checks.call(method, self.patience(share), **options)
+            return self.checks.call(method, self.patience(), **options)
         except CallError as error:
             self.failed(name, error)
-            first, *_ = str(error).splitlines()
-            if not self.checks.alive or ("CUDA" in first and "synchronizing" not in first):
-                self.checks.close()
-                self.checks = self.start("Checks", next(iter(self.cases)))
+            self.checks.close()
+            self.checks = self.start(Checks, next(iter(self.cases)))
             return None
 
     def correct(self) -> None:
@@ -127,8 +132,7 @@ class Check:
             elif self.left(0.6) < 0:
                 row = {"skipped": "no time"}
             else:
-                share = CALL if "compiled" in name else QUICK
-                row = self.ask(name, method, share, **options) or {"passed": False, "error": True}
+                row = self.ask(name, method, **options) or {"passed": False, "error": True}
             self.record["checks"][name] = row
             verdict = row.get("skipped") or ("passed" if row["passed"] else "FAILED")
             self.say(f"{name:32} {verdict} {row.get('largest_relative_difference', '')}")
@@ -137,17 +141,14 @@ class Check:
         """Until all is compiled, so that nobody disturbs who is timed; but not for ever."""
         deadline = time.monotonic() + self.left(0.45)
         for label, workers in self.workers.items():
-            for role, worker in workers.items():
+            for name, worker in workers.items():
+                contestant = f"{label}: {name}"
                 try:
-                    found = worker.receive(max(5.0, deadline - time.monotonic()))
+                    seconds = worker.receive(max(1.0, deadline - time.monotonic()))
+                    self.record["first_step_s"][contestant] = seconds
+                    self.ready[label].append(name)
                 except CallError as error:
-                    found = {role: {"error": str(error)}}
-                for name, row in found.items():
-                    if "error" in row:
-                        self.failed(f"{label}: {name}", CallError(row["error"]))
-                    else:
-                        self.record["first_step_s"][f"{label}: {name}"] = row.pop("first_step_s")
-                        self.ready[label][name] = worker, row
+                    self.failed(contestant, error)
         self.say(f"Ready: {', '.join(self.record['first_step_s'])}")
 
     def laps(self, label: str) -> dict[str, dict]:
@@ -155,9 +156,10 @@ class Check:
         taken, steps = {name: [] for name in self.ready[label]}, 2 if self.options.tiny else 20
         for lap in range(1 + LAPS):
             for name in list(taken):
-                (worker, _), given = self.ready[label][name], {"name": name, "count": steps}
+                worker = self.workers[label][name]
                 try:
-                    taken[name].append(worker.call("lap", self.patience(QUICK), **given))
+                    seconds = worker.call("lap", self.patience(), name=name, count=steps)
+                    taken[name].append(seconds)
                 except CallError as error:
                     self.failed(f"a lap of {name}", error)
                     del taken[name]
@@ -168,12 +170,11 @@ class Check:
 
     def speed(self, label: str) -> None:
         """Of every path of ours and of every peer."""
-        laps, case = self.laps(label), self.cases[label]
-        floor = self.workers[label][OURS].call("floor", self.patience(QUICK))
-        paths = {name: row for name, (_, row) in self.ready[label].items() if row}
+        laps, case, paths = self.laps(label), self.cases[label], self.paths[label]
         variants = {name: {**paths[name], **laps[name]} for name in paths if name in laps}
         peers = {name: row for name, row in laps.items() if name not in paths}
         best = min(variants, key=lambda name: variants[name]["step_s"])
+        floor = self.workers[label][best].call("floor", self.patience())
         for row in variants.values():
             tokens = case["window"] * case["batch"] * case["accumulation"]
             row["tokens_per_s"] = tokens / row["step_s"]
@@ -182,7 +183,7 @@ class Check:
             row["times_ours"] = row["step_s"] / laps[best]["step_s"]
             self.say(f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms, {row['times_ours']:.2f} ×")
         self.record["speed"][label] = {"variants": variants, "floor": floor}
-        self.record["peers"][label] = {**peers, OURS: laps[best]}
+        self.record["peers"][label] = {**peers, "ours": laps[best]}
         self.record["best"][label] = best
         self.record["recommended"] = paths[best]  # the last case's: its pieces can be merged
 
@@ -210,12 +211,7 @@ class Check:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu.json"), help="%(default)s")
-    parser.add_argument("--seconds", type=float, default=150, help="at most, about: %(default)s")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="%(default)s")
-    parser.add_argument("--tiny", action="store_true", help="small models, to try this script")
-    options = parser.parse_args()
+    options = common.options(__doc__, Path("runs/gpu.json"), seconds=150.0, device="cuda")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop the processes
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         check = Check(options, Path(folder))

@@ -8,8 +8,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 
 from workers import Worker
@@ -22,21 +22,22 @@ RECORDS = Path(__file__).parent / "records"  # committed; README is made from th
 TINY = ModelConfig(vocab_size=64, block_size=64, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
 
 
-def options(description: str, rounds: int = 5) -> argparse.Namespace:
+def options(description: str, out: Path = RECORDS, **others) -> argparse.Namespace:
+    """--tiny, and each of the others with its default."""
     commit()  # of the code that runs, whatever is edited in the meantime
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=rounds, help="laps of each: %(default)s")
-    parser.add_argument("--out", type=Path, default=RECORDS, help="folder for the record")
     parser.add_argument("--tiny", action="store_true", help="little work, to try the script")
+    for name, default in {"out": out, **others}.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help="%(default)s")
     return parser.parse_args()
 
 
 class Contestant:
-    """What a process serves. `MODULE.contestant(name, **task)` gives what to run in a lap, and what
-    makes of its result JSON that all contestants must have alike; seconds are timed by itself."""
+    """What a process serves. `make(name, **task)` gives what to run in a lap, and what makes of its
+    result JSON that all contestants must have alike; a result that is a float is the seconds."""
 
-    def __init__(self, module: str, name: str, task: dict):
-        self.run, self.result_of = import_module(module).contestant(name, **task)
+    def __init__(self, make: Callable, name: str, task: dict):
+        self.run, self.result_of = make(name, **task)
         self.before = peak_memory()
 
     def lap(self) -> dict:
@@ -48,15 +49,14 @@ class Contestant:
         return answer | {"peak_bytes": peak, "grown_bytes": peak - self.before}
 
 
-def compete(title: str, module: str, rounds: dict[str, int], amount: float, unit: str, **task):
+def compete(title: str, make: Callable, rounds: dict[str, int], amount: float, unit: str, **task):
     """A row for each contestant: seconds of a lap, `amount` of `unit` per second, memory. They take
     turns for so many rounds, ours is the first, and all that have a result have the same."""
     laps, workers = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(rounds):  # with an empty cache: compiling is timed
             cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/{number}"}
-            given = {"module": module, "name": name, "task": task}
-            workers[name] = Worker("common", "Contestant", cache, **given)
+            workers[name] = Worker(Contestant, cache, make=make, name=name, task=task)
             laps[name] = [workers[name].call("lap")]  # warms up, compiles
         for done in range(max(rounds.values())):
             for name, worker in workers.items():

@@ -14,7 +14,6 @@ import torch
 from bench_generate import OURS, THEIRS, contestant, moved_model
 from bench_train import CONFIG, plain_gpt, trainer_of_ids, transformers_gpt2
 from floors import DATA_SHEETS, floor, measured_peak, timed
-from workers import in_words
 
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import WARM_UP, Engine, FastPaths, learning_rate
@@ -76,26 +75,27 @@ def first_steps(device: str, step: Callable, batches: list) -> list[float]:
     return [timed(device, partial(step, x, y)) for x, y in batches[:SETTLED]]
 
 
-class Timed(Case):
-    """One peer, or our engine by every path that there is here, and the best with either attention.
-    `about`: what is known of each contestant by its name."""
+def our_paths(cuda: bool, pieces: int) -> dict[str, dict]:
+    """Every path of our engine that there is here, and the best with either attention, by name."""
+    merges = (True, False) if pieces > 1 else (False,)
+    graphs = (True, False) if cuda else (False,)
+    every = [FastPaths(c, g, m) for m in merges for g in graphs for c in (True, False)]
+    every[1:1] = [replace(every[0], spell=spell) for spell in (True, False)]
+    named = {}
+    for paths in every:
+        name = "+".join(n for n in ("graph", "compile") if getattr(paths, n)) or "eager"
+        name += ", merged" if paths.merge else ""
+        name += {None: "", True: ", spelled", False: ", one kernel"}[paths.spell]
+        named[name] = asdict(paths)
+    return named
 
-    def __init__(self, role: str, case: dict):
+
+class Timed(Case):
+    """Contestants that are timed: a peer, or our engine by several paths."""
+
+    def __init__(self, case: dict):
         super().__init__(case)
-        self.steps, self.about, self.makers, self.data = {}, {}, {}, self.batches()
-        if role in PEERS:
-            self.about[role] = {}
-            self.makers[role] = lambda: PEERS[role](self.model, self.device, True)
-            return
-        merges = (True, False) if self.windows > self.pieces[0] else (False,)
-        graphs = (True, False) if self.cuda else (False,)
-        every = [FastPaths(c, g, m) for m in merges for g in graphs for c in (True, False)]
-        every[1:1] = [replace(every[0], spell=spell) for spell in (True, False)]
-        for paths in every:
-            name = "+".join(n for n in ("graph", "compile") if getattr(paths, n)) or "eager"
-            name += ", merged" if paths.merge else ""
-            name += {None: "", True: ", spelled", False: ", one kernel"}[paths.spell]
-            self.about[name], self.makers[name] = asdict(paths), partial(self.our_step, paths)
+        self.steps, self.data = {}, self.batches()
 
     def our_step(self, paths: FastPaths) -> Callable:
         engine = self.engine(paths)
@@ -108,19 +108,15 @@ class Timed(Case):
 
         return step
 
-    def prepare(self) -> dict:
-        """Of each: what is known of it, and the seconds of its first step, which compiles."""
-        found = {}
-        for name, make in self.makers.items():
-            try:
-                step = make()
-                first, *_ = first_steps(self.device, step, self.data)
-                self.steps[name], found[name] = step, {**self.about[name], "first_step_s": first}
-            except Exception as error:
-                found[name] = {"error": in_words(error)}
-            if self.cuda:
-                torch.cuda.empty_cache()  # the other processes need the room
-        return found
+    def prepare(self, name: str, paths: dict | None) -> float:
+        """Seconds of its first step, which compiles. paths: of our engine; None: a peer."""
+        peer = PEERS.get(name)
+        step = peer(self.model, self.device, True) if peer else self.our_step(FastPaths(**paths))
+        first, *_ = first_steps(self.device, step, self.data)
+        self.steps[name] = step
+        if self.cuda:
+            torch.cuda.empty_cache()  # the other processes need the room
+        return first
 
     def lap(self, name: str, count: int) -> float:
         """Seconds of a step, of so many."""

@@ -85,23 +85,24 @@ def page() -> str:
     )
 
 
-def table(head: list[str], rows: list[list[str]], about: str, record: dict, **more) -> str:
+def table(rows: list[dict[str, str]], about: str, record: dict, **more) -> str:
+    """Each row: its cells by what stands above them."""
     versions = record.get("versions", {}).items()
     libraries = ", ".join(f"{name} {number}" for name, number in versions)
-    lines = ["| " + " | ".join(row) + " |" for row in [head, *rows]]
-    lines.insert(1, "|---" * len(head) + "|")
+    lines = ["| " + " | ".join(cells) + " |" for cells in [rows[0], *map(dict.values, rows)]]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join([*lines, "", about.format(**record, libraries=libraries, **more)])
 
 
-def speed(tasks: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a table: how many times as long as llmlite each peer takes for a task."""
-    peers = list(dict.fromkeys(name for rows in tasks.values() for name in rows))
-    peers.remove("llmlite")
+def speed(tasks: dict[str, dict]) -> list[dict[str, str]]:
+    """How many times as long as llmlite each peer takes for a task; not all have every task."""
+    peers = {name: "–" for rows in tasks.values() for name in rows}
+    del peers["llmlite"]
     lines = []
     for task, rows in tasks.items():
-        over = {name: f"{1 / row['ours_over_it']:.2f}" for name, row in rows.items()}
-        lines.append([task, *(over.get(peer, "–") for peer in peers)])
-    return ["time over llmlite's", *peers], lines
+        over = {peer: f"{1 / rows[peer]['ours_over_it']:.2f}" for peer in peers if peer in rows}
+        lines.append({"time over llmlite's": task, **peers, **over})
+    return lines
 
 
 def tokenizer_speed(record: dict) -> str:
@@ -109,61 +110,62 @@ def tokenizer_speed(record: dict) -> str:
     tasks |= {f"encoding, {text}": rows for text, rows in record["encoding"].items()}
     exact = record["exactness"].values()
     counts = {name: sum(row[name] for row in exact) for name in ("texts", "different")}
-    return table(*speed(tasks), TOKENIZER, record, **counts)
+    return table(speed(tasks), TOKENIZER, record, **counts)
 
 
 def gpu_speed(record: dict) -> str:
-    names = [n for n in next(iter(record["peers"].values())) if n != "ours"]
-    head = ["time over llmlite's", *names, "llmlite, graph alone", "llmlite, eager"]
-    head += ["llmlite, ms a step", "tokens/s", "above the floor"]
     rows = []
     for label, peers in record["peers"].items():
         variants = record["speed"][label]["variants"]
-        ours = variants[record["best"][label]]
-        ratios = [peers[name]["times_ours"] for name in names]
-        ratios += [variants[name]["step_s"] / ours["step_s"] for name in ("graph", "eager")]
-        window, batch = label.split(" × ", 1)
-        cells = [f"training, window {window}, batch {batch}, bfloat16"]
-        cells += [*map("{:.2f}".format, ratios), f"{ours['step_s'] * 1e3:.2f}"]
-        rows.append([*cells, f"{ours['tokens_per_s']:,.0f}", f"{ours['above_floor']:.1f} ×"])
-    first = (record["first_step_s"][f"{label}: {n}"] for label in record["peers"] for n in names)
-    return table(head, rows, GPU, record, slowest=max(first))
+        ours, (window, batch) = variants[record["best"][label]], label.split(" × ", 1)
+        ratios = {name: row["times_ours"] for name, row in peers.items() if name != "ours"}
+        for name, variant in {"graph alone": "graph", "eager": "eager"}.items():
+            ratios[f"llmlite, {name}"] = variants[variant]["step_s"] / ours["step_s"]
+        rows.append(
+            {
+                "time over llmlite's": f"training, window {window}, batch {batch}, bfloat16",
+                **{name: f"{ratio:.2f}" for name, ratio in ratios.items()},
+                "llmlite, ms a step": f"{ours['step_s'] * 1e3:.2f}",
+                "tokens/s": f"{ours['tokens_per_s']:,.0f}",
+                "above the floor": f"{ours['above_floor']:.1f} ×",
+            }
+        )
+    first = record["first_step_s"].items()
+    slowest = max(seconds for name, seconds in first if "torch.compile" in name)
+    return table(rows, GPU, record, slowest=slowest)
 
 
 def training_speed(record: dict) -> str:
-    tasks, last, seconds, steps = {}, [], [], []
+    tasks, more, seconds, steps = {}, [], [], []
     for case in record["cases"].values():
         rows = case["contestants"]
         ours, plain, compared = (rows[n] for n in ("llmlite", "plain GPT", COMPARED_MEMORY))
         dtype, threads = "bfloat16" if case["bfloat16"] else "float32", case["threads"]
         task = f"training, window {case['shape']['block_size']}, batch {case['batch']}, {dtype}"
         tasks[f"{task}, {threads} thread{'s' * (threads > 1)}"] = rows
-        memory = ours["peak_bytes"] / compared["peak_bytes"]
-        last.append([f"{ours['above_floor']:.1f} ×", f"{memory:.2f}"])
+        memory = f"{ours['peak_bytes'] / compared['peak_bytes']:.2f}"
+        floor = {"above the floor": f"{ours['above_floor']:.1f} ×"}
+        more.append(floor | {f"peak memory over that of {COMPARED_MEMORY}": memory})
         seconds.append(ours["compile_s"])
         gain = plain["step_s"] - ours["step_s"]
         steps.append(ours["compile_s"] / gain if gain > 0 else inf)  # from there on it pays
-    head, rows = speed(tasks)
-    head += ["above the floor", f"peak memory over that of {COMPARED_MEMORY}"]
-    rows = [row + more for row, more in zip(rows, last, strict=True)]
-    spans = {"least_s": min(seconds), "most_s": max(seconds), "least": min(steps)}
-    return table(head, rows, TRAINING, record, **spans, most=max(steps))
+    rows = [row | others for row, others in zip(speed(tasks), more, strict=True)]
+    spans = {"least_s": min(seconds), "most_s": max(seconds)}
+    return table(rows, TRAINING, record, **spans, least=min(steps), most=max(steps))
 
 
 def generation_speed(record: dict) -> str:
     tasks = {f"generation, {label}": c["contestants"] for label, c in record["cases"].items()}
-    return table(*speed(tasks), MACHINE, record)
+    return table(speed(tasks), MACHINE, record)
 
 
 def training_memory(record: dict) -> str:
-    """The most that a training held, in GB."""
-    held = {}
+    rows = {}
     for run in record["runs"]:
         most = max(sample["anonymous"] + sample["file"] for sample in run["samples"])
-        held.setdefault(run["tokens"], {})[f"tokens {run['how']}"] = f"{most / 1e9:.2f}"
-    rows = [[f"{tokens / 1e6:g} M", *by_way.values()] for tokens, by_way in held.items()]
-    ways = next(iter(held.values()))
-    return table(["tokens in the corpus", *ways], rows, MEMORY, record)
+        row = rows.setdefault(run["tokens"], {"tokens in the corpus": f"{run['tokens'] / 1e6:g} M"})
+        row[f"tokens {run['how']}"] = f"{most / 1e9:.2f}"
+    return table([*rows.values()], MEMORY, record)
 
 
 if __name__ == "__main__":

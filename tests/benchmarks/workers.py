@@ -1,58 +1,45 @@
 """Contestants in processes of their own, whose memory is their own, and who wait while others work.
-
-    python workers.py MODULE FUNCTION OPTIONS
-
-A line of JSON on stdin calls a method of what MODULE.FUNCTION(**OPTIONS) gives, a line on stdout
-answers it, with a result or with an error, after which it goes on.
-"""
+A process serves the methods of an object that it makes, and after an error it goes on."""
 
 import contextlib
 import json
+import multiprocessing
 import os
-import select
-import subprocess
-import sys
-import tempfile
 import traceback
-from importlib import import_module
+from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 
 class CallError(Exception):
-    """A process could not do what it was asked for: why, and its last lines."""
+    """A process could not do what it was asked for: why."""
 
 
 class Worker:
-    """Such a process. It answers one call before the next is sent."""
+    """Such a process. Several calls may be sent before the first answer is received."""
 
-    def __init__(self, module: str, function: str, environment: dict, /, **options):
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the worker
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, module, function, json.dumps(options)],
-            env={**os.environ, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-        )
-        self.alive = True
+    def __init__(self, served: Callable, environment: dict, /, **options):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, served, options), daemon=True)
+        with patch.dict(os.environ, environment):
+            self.process.start()
+        theirs.close()
 
     def send(self, method: str, **options) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it is gone: receive() will say so
-            print(json.dumps([method, options]), file=self.process.stdin, flush=True)
+        with contextlib.suppress(OSError):  # it is gone: receive() will say so
+            self.pipe.send((method, options))
 
     def receive(self, timeout: float | None = None):
         """CallError where it fails, ends, or takes longer, and is then given up."""
-        if not self.alive:
-            raise CallError("The process was given up before.")
-        answers, *_ = select.select([self.process.stdout], [], [], timeout)
-        line = self.process.stdout.readline() if answers else ""
-        if not line:
-            why = f"No answer in {timeout} s"
-            if answers:  # it is about to end by itself: how?
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    why = f"The process ended with code {self.process.wait(5)}"
-            raise CallError(f"{why}\n{self.close()}")
-        answer = json.loads(line, parse_constant=str)  # strict JSON has no NaN
+        try:
+            if not self.pipe.poll(timeout):
+                self.process.kill()
+                self.close()
+                raise CallError(f"No answer in {timeout} s")
+            answer = json.loads(self.pipe.recv(), parse_constant=str)  # strict JSON has no NaN
+        except (EOFError, OSError):
+            self.process.join(5)  # one that is about to end by itself says how
+            raise CallError(f"The process ended with code {self.process.exitcode}") from None
         if "error" in answer:
             raise CallError(answer["error"])
         return answer["result"]
@@ -61,39 +48,27 @@ class Worker:
         self.send(method, **options)
         return self.receive(timeout)
 
-    def close(self) -> str:
-        """The last lines that it wrote where errors go."""
-        if not self.alive:
-            return ""
-        self.alive = False
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join(0.5)  # one that hears it tidies up; torch takes seconds to end
         self.process.kill()
-        with contextlib.suppress(OSError):  # a call that it never read
-            self.process.communicate()
-        with self.log:
-            self.log.seek(0)
-            return "\n".join(self.log.read().strip().splitlines()[-12:])
+        self.process.join(5)
 
 
-def in_words(error: Exception) -> str:
-    """The error, and the end of its traceback."""
-    last = traceback.format_exc().strip().splitlines()[-12:]
-    return "\n".join([f"{type(error).__name__}: {error}"[:2000], *last])
+def calls(pipe) -> Iterator[tuple[str, dict]]:
+    with contextlib.suppress(EOFError):  # the other end is closed
+        while True:
+            yield pipe.recv()
 
 
-def main() -> None:
+def serve(pipe, served: Callable, options: dict) -> None:
     """The other end, in the process."""
-    module, function, options = sys.argv[1:]
-    answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print goes where errors go
-    served = getattr(import_module(module), function)(**json.loads(options))
-    for line in sys.stdin:
-        method, options = json.loads(line)
+    served = served(**options)
+    for method, given in calls(pipe):
         try:
-            answer = {"result": getattr(served, method)(**options)}
+            answer = {"result": getattr(served, method)(**given)}
         except Exception as error:
-            answer = {"error": in_words(error)}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            last = traceback.format_exc().strip().splitlines()[-12:]
+            answer = {"error": "\n".join([f"{type(error).__name__}: {error}"[:2000], *last])}
+        pipe.send(json.dumps(answer))
