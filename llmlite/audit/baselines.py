@@ -39,7 +39,7 @@ def published(corpus: str) -> list[Baseline]:
     return rows if same else [replace(row, exact=False, remark=other) for row in rows]
 
 
-def measured(dataset: Dataset, progress: bool = False) -> list[Baseline]:
+def by_counting(dataset: Dataset, progress: bool = False) -> list[Baseline]:
     """Chance and counting, learned from the training split and measured on the test split: over the
     dataset's tokens, and over words where the training text has <unk>. Each token but the first,
     which is <|endoftext|>, is scored, as a model's is."""

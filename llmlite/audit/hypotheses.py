@@ -60,7 +60,7 @@ def mistakes_of_the_windows() -> dict[str, str]:
     return own | {"mask": "all is right", "no-mask": "no causal mask"}
 
 
-def measured(records: dict[str, dict]) -> pd.DataFrame:
+def outcomes(records: dict[str, dict]) -> pd.DataFrame:
     """What the runs did: a row a run. records: as `Audit.record` gives them, by name."""
     rows = {}
     for name, record in records.items():

@@ -75,7 +75,7 @@ class Evaluate(Work):
     all: bool = False
 
     def run(self) -> None:
-        from llmlite.audit.baselines import measured
+        from llmlite.audit.baselines import by_counting
         from llmlite.audit.measures import comparable, score_table
 
         experiment = self.experiment()
@@ -91,7 +91,7 @@ class Evaluate(Work):
         if self.all:
             table = score_table([comparable(experiment.model, dataset)])
             print(f"\n{table.T.to_string()}\n")
-            for row in measured(dataset, progress=experiment.progress):
+            for row in by_counting(dataset, progress=experiment.progress):
                 print(f"{row.name}: {row.perplexity:.2f} per word and line end")
 
 

@@ -13,7 +13,7 @@ from nltk.lm import KneserNeyInterpolated
 from nltk.util import everygrams
 
 from llmlite.audit import baselines
-from llmlite.audit.baselines import Baseline, KneserNey, measured, published, word_ids
+from llmlite.audit.baselines import Baseline, KneserNey, by_counting, published, word_ids
 from llmlite.config import DataConfig
 from llmlite.data import Counts, Dataset
 from llmlite.files import LLMLiteError
@@ -175,7 +175,7 @@ def bytes_of(folder, train: str, test: str) -> Dataset:
 
 def test_chance_and_unigrams_over_bytes_by_hand(tmp_path):
     train = TRAIN.replace("<unk>", "dog")
-    uniform, unigram, _ = measured(bytes_of(tmp_path, train, " the mat\n"))  # nothing over words
+    uniform, unigram, _ = by_counting(bytes_of(tmp_path, train, " the mat\n"))  # nothing over words
     # " the mat\n": 9 bytes, each one of 257 tokens; two words and a line end.
     assert uniform.perplexity == pytest.approx(257 ** (9 / 3))
     assert uniform.bits_per_byte == pytest.approx(math.log2(257))
@@ -189,7 +189,7 @@ def test_chance_and_unigrams_over_bytes_by_hand(tmp_path):
 
 def test_five_grams_are_scored_per_word_over_tokens_and_over_words(tmp_path):
     of = bytes_of(tmp_path, TRAIN, " the dog sat\n")
-    rows, (ids, test) = measured(of), (of.ids[split].numpy() for split in ("train", "test"))
+    rows, (ids, test) = by_counting(of), (of.ids[split].numpy() for split in ("train", "test"))
     train, words, size = word_ids(TRAIN, " the dog sat\n")
     # The line end that ends the training text is what the first of the four words follows.
     over_words = scored(train, size, 5, [train[-1], *words])

@@ -85,7 +85,7 @@ def test_a_run_in_the_tables_worked_out_by_hand():
         "loss at the last position": 6.1,
         "mean loss × window": pytest.approx(6.4),
     }
-    assert facts.measured(records).loc["a"].to_dict() == {
+    assert facts.outcomes(records).loc["a"].to_dict() == {
         "window": 4,
         "steps an epoch": 40,
         "perplexity, epoch 1": pytest.approx(math.exp(0.5)),
