@@ -171,7 +171,7 @@ def scheduler_warns(overflow: bool = False, every_batch: bool = False) -> bool:
 
 def fits(records: dict[str, dict], steps: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(verdicts, values): hypotheses × facts, and first what the paper has. records: as for
-    `measured`. steps: `Audit.steps`, of which the vocabulary nearest to the paper's counts."""
+    `outcomes`. steps: `Audit.steps`, of which the vocabulary nearest to the paper's counts."""
     steps = steps.loc[np.log(steps["stride 1"] / EPOCH_STEPS).abs().idxmin()]
     cells = {"the paper": {fact: (SILENT, value) for fact, value in FACTS.items()}}
     for h in HYPOTHESES:
