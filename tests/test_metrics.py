@@ -218,6 +218,7 @@ def test_repetition_and_its_means_worked_out_by_hand():
     assert metrics.distinct_n("abab", 2) == pytest.approx(2 / 3)  # ab, ba, ab
     assert metrics.distinct_n([1, 2], 3) == metrics.distinct_n([], 1) == 0
     assert metrics.repetition_rate([1, 2, 3, 1], 3) == 1 / 4
+    assert metrics.repetition_rate([1, 1, 2, 3, 4], 3) == 1 / 5  # fewer than 3 stand before it
     assert metrics.repetition_rate([1, 2, 3, 1], 2) == 0  # the first 1 lies three back
     assert metrics.repetition_rate([*range(8), 0]) == 1 / 9  # eight back, and no further
     assert metrics.repetition_rate([*range(9), 0]) == metrics.repetition_rate([]) == 0
