@@ -112,7 +112,7 @@ def test_all_notebooks_run_and_their_archive_is_shown_in_a_clone(execution):
     best = json.loads((score.parent / "record.json").read_text())["best"]
     assert 8 < best["perplexity"] < 100, "far below a uniform guess, far above what a leak gives"
     assert not list(made.glob("runs/*/.lock")), "nothing is trained again to be shown"
-    assert "profile `quick`, bundled sample" in (clone / "README.md").read_text()
+    assert "Profile `quick`, bundled sample" in (clone / "README.md").read_text()
     shipped = load_pretrained("cpu", clone / "llmlite" / "pretrained")
     assert shipped.record["profile"] == "full", "a model of the sample takes no other's place"
     files = [p for p in clone.rglob("*") if p.is_file() and not p.is_relative_to(clone / "runs")]
