@@ -188,7 +188,8 @@ def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_arti
         child.wait()
     unpack(archive, other.out, "tiny")
     before = files(other)
-    assert work_through(other, FEW, archive=archive) == []
+    with one_core():  # as all of it was: another number of threads sums in another order
+        assert work_through(other, FEW, archive=archive) == []
     assert before.items() <= files(other).items(), "nothing of it was made again"
     for run in chosen(whole_plan(other), FEW):
         assert losses(whole.experiment.folder(run)) == losses(other.folder(run)), run.name

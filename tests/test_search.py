@@ -27,7 +27,8 @@ ALL = [(0.02, 1), (0.02, 2), (0.0001, 1), (0.0001, 2)]  # its rates and heads, i
 NARROW = replace(GRID, n_head=(1,))
 DATA = DataConfig(vocab_size=10, block_size=8)
 MODEL = ModelConfig(vocab_size=10, block_size=8, n_layer=1, n_embd=8, dropout=0.0)
-BASE = Run("digits", DATA, MODEL, TrainConfig(epochs=2, batch_size=8, amp="off", patience=0))
+TRAIN = TrainConfig(epochs=2, batch_size=8, amp="off", checkpoint_every=99)
+BASE = Run("digits", DATA, MODEL, TRAIN)
 IDS = torch.arange(700) % 10
 DIGITS = Dataset.of_ids({"train": IDS, "valid": IDS[:100], "test": IDS[:100]}, DATA, {"data": "d"})
 COLUMNS = [
