@@ -35,7 +35,7 @@ audit: $(INSTALLED)  ## run notebook 08 on the bundled sample: where 1.17 comes 
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite run $(QUICK) --only no-mask mask unshifted padding split scaled honest grid
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite reproduce $(QUICK) --only 08
 
-test: lint  ## check the style, then run the fast tests: 5 to 8 minutes
+test: lint  ## check the style, then run the fast tests: about 5 minutes
 	$(BIN)/python -m pytest
 
 test-all: lint  ## check the style, then run all tests: kills, a browser, fresh environments, too
