@@ -12,7 +12,7 @@ OUT ?= runs/full
 ARCHIVE ?= $(OUT)/llmlite-full.tar.gz
 DEVICE ?= cuda
 
-.PHONY: help install demo audit test test-all soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-memory bench-generate gpu site colab lint format clean
+.PHONY: help install demo audit test test-all soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-generate gpu site colab lint format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -56,7 +56,7 @@ render: $(INSTALLED)  ## draw the notebooks from an archive, without a GPU, and 
 	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --device cpu --from '$(ARCHIVE)'
 	$(BIN)/python figures/publish.py --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)'
 
-bench: bench-tokenizer bench-train bench-memory bench-generate  ## compare with other implementations, in one run, and record it
+bench: bench-tokenizer bench-train bench-generate  ## compare with other implementations, in one run, and record it
 	$(BIN)/python tests/benchmarks/tables.py
 
 bench-tokenizer: $(INSTALLED)  ## the tokenizer against HF tokenizers and tiktoken
@@ -71,9 +71,6 @@ bench-sweep: $(INSTALLED)  ## both grids from a cold start, timed: make bench-sw
 	  $(BIN)/llmlite search --grid $$grid --profile $(PROFILE) --data "$${LLMLITE_DATA:-sample}" --out $$cold/out && \
 	  echo "Grid $$grid: $$(($$(date +%s) - start)) seconds from a cold start" && rm -r $$cold || exit 1; \
 	done
-
-bench-memory: $(INSTALLED)  ## memory of training over the corpus's size, mapped from a file or held
-	$(BIN)/python tests/benchmarks/bench_memory.py
 
 bench-generate: $(INSTALLED)  ## generation against transformers' generate, the same greedy text
 	$(BIN)/python tests/benchmarks/bench_generate.py

@@ -100,10 +100,6 @@ def test_the_tokenizers_benchmark_compares_ids_and_measures(run_script):
 @pytest.mark.slow
 def test_the_trainings_benchmark_measures_each_contestant_and_its_distance_to_the_floor(run_script):
     _, record = run_script("bench_train.py", "--rounds", "2")
-    equality = record["equality"]
-    assert equality["steps"] == 100
-    assert equality["largest_difference"] < 1e-5
-    assert equality["last_loss"] < equality["first_loss"] - 0.1
     (case,) = record["cases"].values()
     shape, rows = ModelConfig(**case["shape"]), case["contestants"]
     assert case["floor"] == floor(shape, case["batch"], torch.float32, Peak(*case["peak"]))
@@ -120,14 +116,6 @@ def test_the_generations_benchmark_compares_texts_and_measures(run_script):
     _, record = run_script("bench_generate.py", "--rounds", "1")
     assert_measured(record["cases"]["batch 2"]["contestants"], 2 * 20, "tokens")
     assert tables.generation_speed(record)
-
-
-@pytest.mark.slow
-def test_the_memorys_benchmark_sees_tokens_in_memory(run_script):
-    _, record = run_script("bench_memory.py")
-    held, mapped = (run["samples"][0]["anonymous"] for run in record["runs"])
-    assert 0.5 < (held - mapped) / (8 * 20_000_000) < 2
-    assert tables.training_memory(record)
 
 
 @pytest.mark.slow

@@ -2,8 +2,7 @@
 
 make bench-train
 
-Beside each stands how far it is above the floor of floors.py; the record also says how far the fast
-paths' losses are from the plain ones' over 100 steps.
+Beside each stands how far it is above the floor of floors.py.
 """
 
 import math
@@ -23,7 +22,7 @@ from llmlite import engine
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Dataset
 from llmlite.model import GPT
-from llmlite.run import Run, read_steps
+from llmlite.run import Run
 from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 
@@ -179,26 +178,6 @@ def measure(rounds: int, shape: ModelConfig, batch: int, bfloat16: bool, threads
     return {**case, "steps": STEPS, "floor": least, "peak": peak, "contestants": rows}
 
 
-def equality(tiny: bool) -> dict:
-    """Largest difference of the fast and the plain path's loss over 100 steps in float32, nats."""
-    small = ModelConfig(vocab_size=512, block_size=32, n_layer=2, n_head=2, n_embd=64, dropout=0.0)
-    shape = common.TINY if tiny else small
-    config = TrainConfig(epochs=10, batch_size=8, amp="off", patience=0)
-    # Half the vocabulary: tokens that never come are something to learn.
-    size = (10 * config.batch_size * shape.block_size + 1,)
-    train = torch.randint(shape.vocab_size // 2, size, generator=torch.Generator().manual_seed(0))
-    ids = {"train": train, "valid": train[: 4 * shape.block_size]}
-    losses = []
-    for fast in (True, False):
-        one, paths = replace(config, fast=fast), engine.FastPaths(compile=not tiny)
-        with tempfile.TemporaryDirectory() as folder:
-            trainer_of_ids(shape, one, ids, folder, paths=paths).fit()
-            losses.append(torch.tensor(read_steps(folder)["loss"].tolist()))
-    difference = (losses[0] - losses[1]).abs().max().item()
-    ends = {"first_loss": losses[1][0].item(), "last_loss": losses[1][-1].item()}
-    return {"steps": len(losses[0]), **ends, "largest_difference": difference}
-
-
 def main() -> None:
     options = common.options(__doc__, rounds=5)
     # The best configuration, with the window and the vocabulary of a small corpus, and its own.
@@ -216,7 +195,6 @@ def main() -> None:
         "train-cpu",
         rounds=options.rounds,
         versions={"transformers": version("transformers")},
-        equality=equality(options.tiny),
         cases=measured,
     )
 

@@ -16,7 +16,7 @@ PAGE = """\
 # Benchmarks
 
 Other implementations do the same work in turn on one machine, and what took how long is written
-down in [records](records): `make bench` (tokenizer, training, memory, generation), and `make gpu`
+down in [records](records): `make bench` (tokenizer, training, generation), and `make gpu`
 on a GPU. This page is written from them by `python tests/benchmarks/tables.py`.
 
 ## Tokenizer
@@ -30,10 +30,6 @@ on a GPU. This page is written from them by `python tests/benchmarks/tables.py`.
 {training}
 
 {generation}
-
-## Memory of training
-
-{memory}
 """
 # What is said below a table, filled in from its record.
 MACHINE = (
@@ -58,15 +54,9 @@ GPU = (
     "{checks[fp16_is_plain][largest_relative_difference]:.0e} in float16 at most."
 )
 TRAINING = (
-    MACHINE + " Over {equality[steps]} steps in float32 the losses of the fast and the plain path "
-    "differ by {equality[largest_difference]:.0e} at most. Compiling takes {least_s:.0f} to "
+    MACHINE + " Compiling takes {least_s:.0f} to "
     "{most_s:.0f} s, paid back after {least:,.0f} to {most:,.0f} steps against the plain GPT that "
     "is not compiled."
-)
-MEMORY = (
-    "The most resident memory, GB, of training a very small model on random tokens; "
-    "{environment[processor]}, PyTorch {environment[torch]}, llmlite at commit "
-    "{environment[commit]}."
 )
 
 
@@ -81,7 +71,6 @@ def page() -> str:
         gpu=gpu_speed(benchmark("gpu-h100")),
         training=training_speed(benchmark("train-cpu")),
         generation=generation_speed(benchmark("generate-cpu")),
-        memory=training_memory(benchmark("memory")),
     )
 
 
@@ -157,15 +146,6 @@ def training_speed(record: dict) -> str:
 def generation_speed(record: dict) -> str:
     tasks = {f"generation, {label}": c["contestants"] for label, c in record["cases"].items()}
     return table(speed(tasks), MACHINE, record)
-
-
-def training_memory(record: dict) -> str:
-    rows = {}
-    for run in record["runs"]:
-        most = max(sample["anonymous"] + sample["file"] for sample in run["samples"])
-        row = rows.setdefault(run["tokens"], {"tokens in the corpus": f"{run['tokens'] / 1e6:g} M"})
-        row[f"tokens {run['how']}"] = f"{most / 1e9:.2f}"
-    return table([*rows.values()], MEMORY, record)
 
 
 if __name__ == "__main__":
