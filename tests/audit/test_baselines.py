@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from conftest import bytes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.lm import KneserNeyInterpolated
@@ -14,8 +15,7 @@ from nltk.util import everygrams
 
 from llmlite.audit import baselines
 from llmlite.audit.baselines import Baseline, KneserNey, by_counting, published, word_ids
-from llmlite.config import DataConfig
-from llmlite.data import Counts, Dataset
+from llmlite.data import Counts
 from llmlite.files import LLMLiteError
 from llmlite.sources import sample_folder
 
@@ -79,27 +79,21 @@ def test_a_text_that_is_too_short_is_refused(one_sentence):
 
 def plain_model(ids: list[int], vocab_size: int, order: int) -> Callable[[int, tuple], float]:
     """p(token, context) straight from the formulas, with dictionaries and recursion."""
-    grams = {
-        k: Counter(tuple(ids[i : i + k]) for i in range(len(ids) - k + 1))
-        for k in range(1, order + 1)
-    }
-    counts = {k: Counter(gram[1:] for gram in grams[k + 1]) for k in range(1, order)}
-    counts[order] = grams[order]
-    # Worked out by hand above.
-    discounts = {
-        k: baselines.estimate_discounts(np.array(list(counted.values())))
-        for k, counted in counts.items()
-    }
+    grams = [[tuple(ids[i : i + k]) for i in range(len(ids) - k + 1)] for k in range(order + 1)]
+    counts = [Counter(gram[1:] for gram in set(longer)) for longer in grams[1:]]
+    counts.append(Counter(grams[order]))
 
     def probability(token: int, context: tuple) -> float:
         context = context[-(order - 1) :] if order > 1 else ()
-        k = len(context) + 1
+        counted = counts[len(context) + 1]
         lower = probability(token, context[1:]) if context else 1 / vocab_size
-        followers = {g[-1]: n for g, n in counts[k].items() if g[:-1] == context}
+        followers = {g[-1]: n for g, n in counted.items() if g[:-1] == context}
         total = sum(followers.values())
         if total == 0:
             return lower
-        taken = {t: discounts[k][min(n, 3) - 1] for t, n in followers.items()}
+        # Worked out by hand above.
+        discounts = baselines.estimate_discounts(np.array([*counted.values()]))
+        taken = {t: discounts[min(n, 3) - 1] for t, n in followers.items()}
         own = followers.get(token, 0) - taken.get(token, 0)
         return (own + sum(taken.values()) * lower) / total
 
@@ -164,13 +158,6 @@ def test_the_vocabulary_of_wikitext_is_that_of_the_literature(wikitext_corpus):
 
 
 TRAIN = " the cat sat on the mat\n the <unk> sat on the cat\n"
-
-
-def bytes_of(folder, train: str, test: str) -> Dataset:
-    """A dataset whose tokens are bytes, and <|endoftext|>."""
-    for split, text in (("train", train), ("valid", " the mat\n"), ("test", test)):
-        (folder / f"wiki.{split}.raw").write_text(text, "utf-8")
-    return Dataset(DataConfig(str(folder), vocab_size=257), folder, progress=False)
 
 
 def test_chance_and_unigrams_over_bytes_by_hand(tmp_path):

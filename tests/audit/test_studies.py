@@ -1,11 +1,12 @@
 """The studies of claims 9 to 13 on models that recite a known text, and against plain loops."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import bytes_of
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from llmlite import paper
@@ -20,42 +21,15 @@ from llmlite.interpret import STATISTICS, attention_maps, query_statistics
 from llmlite.intervals import measure_all, share, study_table
 from llmlite.metrics import repetition_rate
 from llmlite.model import GPT
-from llmlite.sources import sample_folder
 from llmlite.tokenizer import BPETokenizer
 
 PROMPT = paper.GENERATION_PROMPT
 SETTINGS = ("temperature 0.7", "temperature 1.0", "top-k 10", "top-k 1000")
 
 
-@dataclass
-class Text:
-    """A Dataset of two splits."""
-
-    tokenizer: BPETokenizer
-    train: str
-    test: str = ""
-
-    def text(self, split: str) -> str:
-        return {"train": self.train, "test": self.test}[split]
-
-    def sentences(self, limit: int) -> list[str]:
-        return [line.split(" . ")[0] for line in self.test.split("\n") if " . " in line][:limit]
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Text:
-    text = (sample_folder() / "wiki.train.raw").read_text("utf-8")[:20_000]
-    return Text(BPETokenizer.train(text, 300), text, text)
-
-
-@pytest.fixture
-def tokenizer(dataset) -> BPETokenizer:
-    return dataset.tokenizer
-
-
 @pytest.fixture
 def model(make_model) -> GPT:
-    return make_model(ModelConfig(300, 96, n_layer=2, n_head=4, n_embd=16))
+    return make_model(ModelConfig(300, 96, n_layer=2, n_head=4, n_embd=16), seed=1)
 
 
 def reciting(tokenizer: BPETokenizer, ids: list[int]) -> GPT:
@@ -124,12 +98,12 @@ def test_pairs_passages_and_positions_worked_out_by_hand():
     assert studies.on_scale(EIGHT, TWO, FIVE)["value"] == pytest.approx(2.0)
 
 
-def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
+def test_a_model_that_copies_real_text_is_as_coherent(tmp_path):
     real = " was seen in the old town and was never forgotten"
     text = "".join(" \n " + " ".join(f"{letter}{i}" for letter in "abcdefghijkl") for i in range(9))
-    dataset = Text(tokenizer, f"{text}\n{PROMPT}{real}", text)
-    size = StudySize(5, len(tokenizer.encode(real)), 0)
-    result = coherence(reciting(tokenizer, tokenizer.encode(real + " by")), dataset, size)
+    dataset = bytes_of(tmp_path, f"{text}\n{PROMPT}{real}", text)
+    model = reciting(dataset.tokenizer, dataset.tokenizer.encode(real + " by"))
+    result = coherence(model, dataset, StudySize(5, len(real), 0))
     measured = values(result)
     assert set(result["rows"]["generated"]) == {"student" + real}
     filtered = "student was seen in the old town and never forgotten"
@@ -142,29 +116,29 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
     assert measured["position: filtered"] == pytest.approx((8 / 9 - shuffled) / (1 - shuffled))
 
 
-def test_the_controls_of_coherence_have_the_words_and_lengths_of_what_they_control(model, dataset):
-    result = coherence(model, dataset, StudySize(3, 60, 0))
-    assert (result["samples"], result["tokens"], result["prompt"]) == (3, 60, PROMPT)
+def test_the_controls_of_coherence_have_the_words_and_lengths_of_what_they_control(model, articles):
+    result = coherence(model, articles, StudySize(16, 60, 0))
+    assert (result["samples"], result["tokens"], result["prompt"]) == (16, 60, PROMPT)
     assert result["sampling"] == SAMPLING == {"temperature": 0.8, "top_k": 50}
-    expected = complete(model, dataset.tokenizer, PROMPT, 60, 3, seed=0, **SAMPLING)
+    expected = complete(model, articles.tokenizer, PROMPT, 60, 16, seed=0, **SAMPLING)
     for i, text in enumerate(expected):
         words = {kind: texts[i].split(" ") for kind, texts in result["rows"].items()}
         assert words["generated"] == (PROMPT + text).split()[2:]
-        assert len(words["real"]) == len(words["generated"]) > 3
+        assert len(words["real"]) == len(words["generated"])
         for kind in ("real", "filtered"):
             assert sorted(words[f"{kind}, shuffled"]) == sorted(words[kind])
         assert sorted(words["real, filtered"]) == sorted(set(words["real"]))
     assert result["rows"]["real, shuffled"] != result["rows"]["real"]
 
 
-def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset, monkeypatch):
+def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, articles, monkeypatch):
     assert studies.PROMPTS[:2] == ("The university student", "A university student")
     prompts, smooth = ["The cat", "A dog", "One day"], SmoothingFunction().method1
     monkeypatch.setattr(studies, "PROMPTS", prompts)
-    result = prompt_sensitivity(model, dataset, StudySize(4, 12, 0))
+    result = prompt_sensitivity(model, articles, StudySize(4, 12, 0))
     measured, texts = values(result), []
     for seed, prompt in enumerate(prompts):
-        drawn = complete(model, dataset.tokenizer, prompt, 12, 8, seed=seed, **SAMPLING)
+        drawn = complete(model, articles.tokenizer, prompt, 12, 8, seed=seed, **SAMPLING)
         texts.append([text.split() for text in drawn])
 
     def bleu(reference: list[str], hypothesis: list[str]) -> float:
@@ -198,12 +172,13 @@ def test_entropies_equal_a_plain_loop(model, make_ids, options):
 
 # Of the pairs student-saw, saw-the, the-cat, cat-., .-It, It-ran, ran-The and The-end.
 @pytest.mark.parametrize(("end", "pairs"), [("line", 8), ("text", 6), ("tokens", 6)])
-def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, end, pairs):
+def test_sampling_of_a_known_text_worked_out_by_hand(tmp_path, end, pairs):
     """A paragraph ends with its line or with the text, or has all tokens."""
+    dataset = bytes_of(tmp_path, "student saw the cat end", " ")
+    tokenizer = dataset.tokenizer
     head, tail = tokenizer.encode(" saw the cat . It ran"), tokenizer.encode("\n \n The end")
     ids = head + {"line": tail, "text": [tokenizer.eot_id, *tail], "tokens": []}[end]
-    text, size = Text(tokenizer, "student saw the cat end"), StudySize(8, len(ids), 0)
-    result = sampling(reciting(tokenizer, ids), text, size)
+    result = sampling(reciting(tokenizer, ids), dataset, StudySize(8, len(ids), 0))
     measured = values(result)
     shown = " saw the cat . It ran" + ("\n \n The end" if end == "line" else "")
     for setting in SETTINGS:
@@ -215,10 +190,10 @@ def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, end, pairs):
     assert result["measures"]["distinct-2: top-k 10"]["of"] == "8 continuations"
 
 
-def test_settings_are_compared_sample_by_sample(model, dataset):
-    result = sampling(model, dataset, StudySize(9, 30, 0))
+def test_settings_are_compared_sample_by_sample(model, articles):
+    result = sampling(model, articles, StudySize(9, 30, 0))
     measured, texts = values(result), result["rows"]
-    expected = complete(model, dataset.tokenizer, PROMPT, 30, 9, temperature=0.7, seed=0)
+    expected = complete(model, articles.tokenizer, PROMPT, 30, 9, temperature=0.7, seed=0)
     assert texts["temperature 0.7"] == expected
     # The vocabulary has 300 tokens, so this is the same text from the same random numbers.
     assert texts["top-k 1000"] == texts["temperature 1.0"]
@@ -228,12 +203,12 @@ def test_settings_are_compared_sample_by_sample(model, dataset):
         assert f"distinct-2: top-k {k} minus top-k 10" in measured
 
 
-def test_every_two_heads_are_removed_in_turn(model, tokenizer):
-    result = ablation(model, Text(tokenizer, ""), StudySize(6, 50, 0))
+def test_every_two_heads_are_removed_in_turn(model, articles):
+    result = ablation(model, articles, StudySize(6, 50, 0))
     measured, texts, ours = values(result), result["rows"], "without heads 1 and 2"
     pairs = [f"without heads {a} and {b}" for a in range(4) for b in range(a + 1, 4)]
     assert list(result["greedy"]) == list(texts) == ["all heads", *pairs]
-    to_continue = (model, tokenizer, "The cat sat on", 50)
+    to_continue = (model, articles.tokenizer, "The cat sat on", 50)
     for name, kept in (("all heads", [1.0, 1, 1, 1]), (ours, [1.0, 0, 0, 1])):
         how = {"head_mask": torch.tensor([kept] * 2)}
         assert texts[name] == complete(*to_continue, 6, seed=0, **SAMPLING, **how)
@@ -248,10 +223,10 @@ def test_every_two_heads_are_removed_in_turn(model, tokenizer):
         assert abs(measured[f"repetition: {ours} minus {other}"]) > 1e-4
 
 
-def test_where_heads_look_equals_plain_loops(model, tokenizer, dataset):
-    result = attention(model, dataset, StudySize(0, 0, 4))
+def test_where_heads_look_equals_plain_loops(model, articles):
+    result, tokenizer = attention(model, articles, StudySize(0, 0, 4)), articles.tokenizer
     measured, table = values(result), by_head(result)
-    ids = map(tokenizer.encode, dataset.sentences(4))
+    ids = map(tokenizer.encode, articles.sentences(4))
     encoded = [torch.tensor(sentence[:96]) for sentence in ids]  # as much as fits into the window
     found = [query_statistics(attention_maps(model, ids)).double() for ids in encoded]
     means = torch.cat(found, -1).mean(-1)  # (statistic, layer, head), of all positions
@@ -300,11 +275,11 @@ def test_where_heads_look_equals_plain_loops(model, tokenizer, dataset):
     ],
 )
 def test_what_cannot_be_studied_is_refused(
-    call, arguments, message, make_model, model, dataset, one_sentence
+    call, arguments, message, make_model, model, articles, one_sentence
 ):
     if isinstance(arguments[-1], StudySize):
         heads, size = arguments
-        arguments = make_model(replace(model.config, n_head=heads)), dataset, size
+        arguments = make_model(replace(model.config, n_head=heads)), articles, size
     with pytest.raises(LLMLiteError, match=message) as error:
         call(*arguments)
     one_sentence(error)
