@@ -8,7 +8,6 @@ from llmlite.config import ModelConfig
 from llmlite.data import SPLITS
 from llmlite.tokenizer import END_OF_TEXT
 
-
 EDGE_CASES = [
     "",
     "a b",
