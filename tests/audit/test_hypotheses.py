@@ -14,19 +14,10 @@ NONE, NO_MASK, PADDING, UNSHIFTED, SPLIT, DIVIDED, NORM, STRIDE, WARMUP, BATCHES
 RUNS = {hypothesis.run for hypothesis in HYPOTHESES}
 
 
-def record(
-    losses=(0.21, 0.16),
-    train_loss=0.04,
-    grad_norm=0.05,
-    repetition=0.8,
-    skipped=0,
-    positions=(6.0,),
-) -> dict:
+def record(losses=(0.21, 0.16), train_loss=0.04, grad_norm=0.05, repetition=0.8, skipped=0) -> dict:
     """A run's record, as `Audit.record` gives it, in the parts that facts are about."""
-    epochs = [
-        {"valid_loss": loss, "perplexity": math.exp(loss), "train_loss": 9.0, "grad_norm": 9.0}
-        for loss in losses
-    ]
+    other = {"train_loss": 9.0, "grad_norm": 9.0}
+    epochs = [other | {"valid_loss": loss, "perplexity": math.exp(loss)} for loss in losses]
     epochs[-1] |= {"train_loss": train_loss, "grad_norm": grad_norm, "step": 40}
     return {
         "identity": {"train": {"accumulation": 4}},
@@ -34,7 +25,7 @@ def record(
         "epochs": epochs,
         "skipped": skipped,
         "measures": {
-            "loss_by_position": list(positions),
+            "loss_by_position": [0.0, 0.2, 0.1, 6.1],
             "greedy": {"text": "The cat sat on\non", "repetition": repetition},
             "leaks": True,
             "true": {"nats": math.log(300)},
@@ -77,28 +68,15 @@ def test_steps_by_layout_worked_out_by_hand():
 
 
 def test_a_run_in_the_tables_worked_out_by_hand():
-    records = {"a": record(losses=(0.5, 0.3), positions=[0.0, 0.2, 0.1, 6.1])}
-    assert facts.windows_times_loss(records).loc["a"].to_dict() == {
-        "window": 4,
-        "mean loss": pytest.approx(1.6),
-        "predicted: last position / window": pytest.approx(1.525),
-        "loss at the last position": 6.1,
-        "mean loss × window": pytest.approx(6.4),
-    }
-    assert facts.outcomes(records).loc["a"].to_dict() == {
-        "window": 4,
-        "steps an epoch": 40,
-        "perplexity, epoch 1": pytest.approx(math.exp(0.5)),
-        "perplexity, end": pytest.approx(math.exp(0.3)),
-        "loss, end": 0.3,
-        "loss, first position": 0.0,
-        "loss, last position": 6.1,
-        "mean of the others": pytest.approx(0.1),
-        "true perplexity": pytest.approx(300),
-        "leak found": True,
-        "layer 0 on the next token": 0.9,
-        "text": "The cat sat on↵on",
-    }
+    runs = {"a": record()}
+    # Window, mean, loss at the last position over the window, that loss itself, mean × window.
+    windows = facts.windows_times_loss(runs).loc["a"].tolist()
+    assert windows == pytest.approx([4, 1.6, 6.1 / 4, 6.1, 6.4])
+    # Of the window and its epochs; of the first, last and other positions; what was measured.
+    *numbers, text = facts.outcomes(runs).loc["a"]
+    of_epochs, of_positions = [4, 40, math.exp(0.21), math.exp(0.16), 0.16], [0.0, 6.1, 0.1]
+    assert numbers == pytest.approx([*of_epochs, *of_positions, 300, True, 0.9])
+    assert text == "The cat sat on↵on"
 
 
 def test_the_logs_other_numbers_stand_beside_the_papers():
