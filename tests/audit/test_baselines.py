@@ -157,34 +157,26 @@ def test_the_vocabulary_of_wikitext_is_that_of_the_literature(wikitext_corpus):
     assert set(test.split()) <= set(text.split())  # no word becomes <unk>
 
 
-TRAIN = " the cat sat on the mat\n the <unk> sat on the cat\n"
-
-
-def test_chance_and_unigrams_over_bytes_by_hand(tmp_path):
-    train = TRAIN.replace("<unk>", "dog")
-    uniform, unigram, _ = by_counting(bytes_of(tmp_path, train, " the mat\n"))  # nothing over words
-    # " the mat\n": 9 bytes, each one of 257 tokens; two words and a line end.
-    assert uniform.perplexity == pytest.approx(257 ** (9 / 3))
-    assert uniform.bits_per_byte == pytest.approx(math.log2(257))
-    # The training text has 48 bytes and <|endoftext|>, of which blanks 12, t 9, h 4, e 4, m 1,
-    # a 5, line ends 2; one is added to each, and 257 to the sum.
-    counts = [12, 9, 4, 4, 12, 1, 5, 9, 2]  # of " the mat\n"
-    nats = -sum(math.log((n + 1) / (48 + 1 + 257)) for n in counts)
-    assert unigram.perplexity == pytest.approx(math.exp(nats / 3))
-    assert unigram.bits_per_byte == pytest.approx(nats / math.log(2) / 9)
-
-
-def test_five_grams_are_scored_per_word_over_tokens_and_over_words(tmp_path):
-    of = bytes_of(tmp_path, TRAIN, " the dog sat\n")
-    rows, (ids, test) = by_counting(of), (of.ids[split].numpy() for split in ("train", "test"))
-    train, words, size = word_ids(TRAIN, " the dog sat\n")
+def test_chance_and_counting_are_scored_per_word_over_bytes_and_over_words(tmp_path):
+    train, text = " the cat sat on the mat\n the <unk> sat on the cat\n", " the dog sat\n"
+    dataset = bytes_of(tmp_path, train, text)
+    # To each count, of 50 bytes and <|endoftext|>, one is added, and so 257 to their sum.
+    unigram = [math.log((train.count(byte) + 1) / (50 + 1 + 257)) for byte in text]
+    ids, test = (dataset.ids[split].numpy() for split in ("train", "test"))
+    words, test_words, size = word_ids(train, text)
     # The line end that ends the training text is what the first of the four words follows.
-    over_words = scored(train, size, 5, [train[-1], *words])
-    for row, found in zip(rows[2:], (scored(ids, 257, 5, test), over_words), strict=True):
-        assert row.perplexity == pytest.approx(math.exp(-found.sum() / 4))
-        assert row.bits_per_byte == pytest.approx(-found.sum() / math.log(2) / 13)
-    assert ("257 byte-pair tokens" in rows[2].name, "7 words" in rows[3].name) == (True, True)
-    assert {(row.source, row.exact) for row in rows} == {(f"measured on {of.name}, test", True)}
+    over_words = scored(words, size, 5, [words[-1], *test_words])
+    expected = [[-math.log(257)] * 13, unigram, scored(ids, 257, 5, test), over_words]
+    rows = by_counting(dataset)
+    for row, found in zip(rows, expected, strict=True):
+        assert row.perplexity == pytest.approx(math.exp(-sum(found) / 4))
+        assert row.bits_per_byte == pytest.approx(-sum(found) / math.log(2) / 13)
+    assert ["257 byte-pair tokens" in row.name for row in rows] == [True, True, True, False]
+    assert "7 words" in rows[3].name
+    source = f"measured on {dataset.name}, test"
+    assert {(row.source, row.exact) for row in rows} == {(source, True)}
+    without = bytes_of(tmp_path, train.replace("<unk>", "dog"), text)
+    assert len(by_counting(without)) == 3, "nothing over words"
 
 
 def test_the_table_goes_by_perplexity_and_other_texts_are_not_exact():

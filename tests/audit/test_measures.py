@@ -31,8 +31,8 @@ def test_the_last_position_is_what_a_plain_loop_finds(make_model, make_ids, caus
 
 @pytest.mark.parametrize("causal", [True, False])
 @torch.inference_mode()
-def test_the_greedy_text_is_the_likeliest_token_again_and_again(whole, make_model, causal):
-    tokenizer = whole.experiment.tokenizer
+def test_the_greedy_text_is_the_likeliest_token_again_and_again(articles, make_model, causal):
+    tokenizer = articles.tokenizer
     model = make_model(replace(SMALL, block_size=16, n_layer=1, causal=causal))
     ids = tokenizer.encode(" \n The cat sat on")
     prompt = len(ids)
@@ -48,12 +48,12 @@ def test_the_greedy_text_is_the_likeliest_token_again_and_again(whole, make_mode
 
 
 @torch.inference_mode()
-def test_the_first_layers_weights_equal_a_plain_loop(whole, make_model):
-    dataset, model = whole.experiment.dataset, make_model(replace(SMALL, causal=False))
-    found = measures.first_layer(model, dataset, 5)
+def test_the_first_layers_weights_equal_a_plain_loop(articles, make_model):
+    model = make_model(replace(SMALL, causal=False))
+    found = measures.first_layer(model, articles, 5)
     sums, positions = {"previous": torch.zeros(2), "next": torch.zeros(2)}, 0
-    for sentence in [*dataset.sentences(5), measures.SENTENCE]:
-        ids = dataset.tokenizer.encode(sentence)[:6]
+    for sentence in [*articles.sentences(5), measures.SENTENCE]:
+        ids = articles.tokenizer.encode(sentence)[:6]
         weights = model(torch.tensor([ids]), return_attention=True).attention[0][0]
         if sentence != measures.SENTENCE:
             positions += len(ids)
@@ -62,7 +62,7 @@ def test_the_first_layers_weights_equal_a_plain_loop(whole, make_model):
                 sums["next"] += weights[:, i - 1, i]
     for name, total in sums.items():
         assert found[name] == pytest.approx((total / positions).tolist(), rel=1e-5)
-    assert found["tokens"] == [dataset.tokenizer.decode([i]) for i in ids]
+    assert found["tokens"] == [articles.tokenizer.decode([i]) for i in ids]
     np.testing.assert_allclose(found["map"], weights, atol=6e-5)
 
 
