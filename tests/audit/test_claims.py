@@ -65,9 +65,8 @@ def leak_record(perplexity=1.171, test_loss=0.155, true=5.5, grad_norm=1e5) -> d
 
 def step_log(early: tuple[float, float], late: tuple[float, float]) -> list[pd.DataFrame]:
     """Three seeds of 100 steps, a tenth of them early: norms of this median and half this range."""
-    steps = enumerate([early] * 10 + [late] * 90)
-    norms = [median + half * (-1) ** i for i, (median, half) in steps]
-    return [pd.DataFrame({"grad_norm": norms})] * 3
+    medians, halves = np.array([early] * 10 + [late] * 90).T
+    return [pd.DataFrame({"grad_norm": medians + halves * np.tile([1, -1], 50)})] * 3
 
 
 # What a claim says of each measure: (claim, measure, threshold, the side on which it has to be).
@@ -100,10 +99,8 @@ def studied(*seeds: dict[str, Interval]) -> dict:
     """What the studies gave for each seed: what the claims have, but for what is said."""
     usual = dict.fromkeys(SHOWN, around(0))
     usual |= {name: around(threshold + 0.2 * side) for _, name, threshold, side in PARTS}
-    found = []
-    for changed in seeds:
-        measures = {name: asdict(interval) for name, interval in (usual | changed).items()}
-        found.append({"measures": measures})
+    measures = ({name: asdict(x) for name, x in (usual | seed).items()} for seed in seeds)
+    found = [{"measures": of_seed} for of_seed in measures]
     return {"studies": dict.fromkeys(STUDIES, found)}
 
 
