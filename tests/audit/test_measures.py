@@ -91,10 +91,7 @@ def test_scores_of_seeds_and_articles_worked_out_by_hand():
         return {"one rule": [asdict(Score(n, 5, w, b, "a window")) for n, w, b in words]}
 
     seeds = [seed(10, 20), seed(10, 30)]
-    both = measures.together(seeds[0]["one rule"])
-    assert both.loss == pytest.approx(30 / 10)
-    assert both.word_perplexity == pytest.approx(np.exp(30 / 5))
-    assert both.bits_per_byte == pytest.approx(30 / 50 / np.log(2))
+    assert measures.together(seeds[0]["one rule"]) == Score(30, 10, 5, 50, "a window")
     interval = measures.over(seeds, "one rule", "loss")
     assert interval.value == pytest.approx(3.5)  # of 3 and 4
     assert interval.high - 3.5 == pytest.approx(12.7062 * 0.5, rel=1e-5)  # t of one degree

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import bytes_of
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from llmlite import paper
 from llmlite.audit import text as studies
@@ -16,9 +15,9 @@ from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.config import ModelConfig
 from llmlite.files import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
-from llmlite.interpret import STATISTICS, attention_maps, query_statistics
+from llmlite.interpret import STATISTICS, attention_maps, attention_received, query_statistics
 from llmlite.intervals import measure_all, share, study_table
-from llmlite.metrics import repetition_rate
+from llmlite.metrics import bleu_matrix, repetition_rate
 from llmlite.model import GPT
 from llmlite.tokenizer import BPETokenizer
 
@@ -122,16 +121,14 @@ def test_the_controls_of_coherence_have_the_words_and_lengths_of_what_they_contr
 
 def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, articles, monkeypatch):
     assert studies.PROMPTS[:2] == ("The university student", "A university student")
-    prompts, smooth = ["The cat", "A dog", "One day"], SmoothingFunction().method1
+    prompts = ["The cat", "A dog", "One day"]
     monkeypatch.setattr(studies, "PROMPTS", prompts)
     result = prompt_sensitivity(model, articles, StudySize(4, 12, 0))
-    measured, texts = values(result), []
-    for seed, prompt in enumerate(prompts):
-        drawn = complete(model, articles.tokenizer, prompt, 12, 8, seed=seed, **SAMPLING)
-        texts.append([text.split() for text in drawn])
+    measured, to_continue = values(result), (model, articles.tokenizer)
+    texts = [complete(*to_continue, p, 12, 8, seed=i, **SAMPLING) for i, p in enumerate(prompts)]
 
-    def bleu(reference: list[str], hypothesis: list[str]) -> float:
-        return sentence_bleu([reference], hypothesis, smoothing_function=smooth)
+    def bleu(reference: str, hypothesis: str) -> float:
+        return bleu_matrix([reference, hypothesis])[0, 1]
 
     between, within = [], []
     for i in range(4):
@@ -236,9 +233,8 @@ def test_where_heads_look_equals_plain_loops(model, articles):
         maps = attention_maps(model, torch.tensor(ids)).double()
         ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]  # in characters
         for word in (f" The {subject} sat", f" The {subject}"):
-            key = ends.index(len(word))
-            later = [maps[:, :, q, key] * (q + 1) for q in range(key + 1, len(ids))]
-            received.append(torch.stack(later).mean((0, 2)))  # of each layer
+            looked = attention_received(maps, ends.index(len(word)))
+            received.append(looked.mean(-1))  # of each layer
     sat, noun = torch.stack(received).view(24, 2, 2).mean(0)
     assert result["measures"]["to sat: layer 0"]["of"] == "24 sentences of one template"
 
