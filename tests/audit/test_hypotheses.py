@@ -47,8 +47,7 @@ def test_a_warmup_of_a_tenth_gives_the_papers_rates_and_that_of_its_figure_does_
     tenth, figure = (facts.rates_at_epoch_ends(fraction) for fraction in (0.1, 0.16))
     # Half a cosine over the nine epochs after the first.
     cosine = [1e-3 * 0.5 * (1 + math.cos(math.pi * k / 9)) for k in range(10)]
-    assert list(tenth) == list(range(1, 11))
-    assert list(tenth.values()) == pytest.approx(cosine, abs=1e-12)
+    assert tenth == pytest.approx(dict(enumerate(cosine, 1)), abs=1e-12)
     assert all(f"{tenth[n]:.6f}" == f"{rate:.6f}" for n, rate in paper.EPOCH_RATES.items())
     differing = [n for n, rate in paper.EPOCH_RATES.items() if abs(figure[n] - rate) > 1e-6]
     assert differing == [1, 2, 3, 4, 5, 8, 9]  # all but the last, which is 0 either way
@@ -58,13 +57,9 @@ def test_a_warmup_of_a_tenth_gives_the_papers_rates_and_that_of_its_figure_does_
 
 def test_steps_by_layout_worked_out_by_hand():
     # 80% of 2,551,843 words are 2,041,474.4; an optimiser step takes 128 × 4 = 512 windows.
-    stride_1 = 2_041_474.4 * 1.25 / 512
-    assert round(stride_1) == 4984
-    assert facts.EPOCH_STEPS == 5_000
-    steps = facts.steps_by_layout(tokens_per_word=1.25, lines_per_word=0.01)
-    lines = 2_041_474.4 * 0.01 / 512
+    stride_1, lines = 2_041_474.4 * 1.25 / 512, 2_041_474.4 * 0.01 / 512
     expected = {"stride 1": stride_1, "side by side": stride_1 / 32, "lines": lines}
-    assert steps == pytest.approx(expected)
+    assert facts.steps_by_layout(1.25, lines_per_word=0.01) == pytest.approx(expected)
 
 
 def test_a_run_in_the_tables_worked_out_by_hand():
@@ -81,10 +76,9 @@ def test_a_run_in_the_tables_worked_out_by_hand():
 
 def test_the_logs_other_numbers_stand_beside_the_papers():
     table = facts.other_numbers(record(grad_norm=0.0625), record(grad_norm=65_536.0, skipped=3))
+    said = ["0.23", "0.91", "3.7e+04 to 2.2e+06", "0.04 to 0.09", "not stated", "warned", "warned"]
     here = ["0.25", "1.00", "6.6e+04", "0.062", "3 of 40", "warned", "warned"]
-    assert table["here"].tolist() == here
-    said = ["0.23", "0.91", "3.7e+04 to 2.2e+06", "0.04 to 0.09", "not stated"]
-    assert table["paper"].tolist()[:5] == said
+    assert table.T.to_numpy().tolist() == [said, here]
 
 
 def test_each_hypothesis_has_its_switch_and_each_run_of_the_windows_its_name():
@@ -155,7 +149,7 @@ def test_a_value_fits_within_its_range(fact, hypothesis, inside, outside):
 
 
 def test_a_hypothesis_is_judged_by_its_own_run():
-    records = {run: record(losses=(6.2, 6.0), repetition=0.1) for run in (*RUNS, "scaled-norm")}
+    records = dict.fromkeys([*RUNS, "scaled-norm"], record(losses=(6.2, 6.0), repetition=0.1))
     verdicts, _ = facts.fits(records | {"padding": record()}, STEPS)
     for fact in (END, FALL, TEXT):
         assert verdicts.index[verdicts[fact] == FITS].tolist() == [PADDING]
