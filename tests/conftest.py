@@ -130,3 +130,17 @@ def wikitext_corpus(wikitext, tmp_path_factory) -> Dataset:
     """Real WikiText-2 with its official splits."""
     folder = tmp_path_factory.mktemp("wikitext")
     return Dataset(DataConfig(source=str(wikitext)), folder, progress=False)
+
+
+def bytes_of(folder: Path, train: str, test: str) -> Dataset:
+    """A dataset whose tokens are bytes, and <|endoftext|>."""
+    for split, text in (("train", train), ("valid", " the mat\n"), ("test", test)):
+        (folder / f"wiki.{split}.raw").write_text(text, "utf-8")
+    return Dataset(DataConfig(str(folder), vocab_size=257), folder, progress=False)
+
+
+@pytest.fixture(scope="session")
+def articles(some_articles, tmp_path_factory) -> Dataset:  # noqa: F811
+    """The first articles of the bundled sample, in 300 tokens."""
+    config = DataConfig(str(some_articles), vocab_size=300)
+    return Dataset(config, tmp_path_factory.mktemp("articles"), progress=False)

@@ -15,22 +15,21 @@ from llmlite.data import SPLITS
 from llmlite.engine import TrainingLoss
 from llmlite.files import LLMLiteError
 from llmlite.profiles import PROFILES
-from llmlite.run import read_steps
+from llmlite.run import Run, read_steps
 from llmlite.windows import windows_of
 
 
-def fields(run) -> dict:
-    """Every field of a run's configurations: "data.stride" → value."""
-    parts = {part: asdict(getattr(run, part)) for part in ("data", "model", "train")}
-    return {f"{part}.{field}": v for part, values in parts.items() for field, v in values.items()}
+def changed(run: Run, **parts: dict) -> Run:
+    """`run` with other fields of its data, model or train."""
+    made = {part: replace(getattr(run, part), **fields) for part, fields in parts.items()}
+    return replace(run, **made)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile):
     audit, data = AUDITS[profile], replace(PROFILES[profile].data, source="a folder", name="x")
-    made = {run.name: run for run in leak_runs(audit, data)}
-    plain, short, (seed, *others) = made["no-mask"], audit.short, audit.seeds
-    assert plain.model.causal is False
+    (plain, *runs), (seed, *seeds) = leak_runs(audit, data), audit.seeds
+    assert (plain.name, plain.model.causal) == ("no-mask", False)
     assert plain.data == replace(audit.data, source="a folder", name="x")
     assert plain.train == replace(audit.train, log_divided_loss=True, seed=seed)
     # In `full` alone the runs that repeat a published one are shorter than it, whose windows are
@@ -38,31 +37,28 @@ def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile):
     assert replace(audit.again, epoch_windows=audit.train.epoch_windows) == audit.train
     assert (audit.again == audit.train) is (profile != "full")
     assert (audit.train.epoch_windows is None) is (profile == "full")
+    assert audit.scaled.amp == "fp16"
 
-    def shorter(window: int = audit.data.block_size) -> dict:
-        """As many tokens as in `short`, in whole windows of this size."""
-        windows = short.epoch_windows * audit.data.block_size // window
-        size = {"data.block_size": window, "model.block_size": window}
-        length = {"train.epochs": short.epochs, "train.epoch_windows": windows}
-        return size | length | {"train.seed": short.seed}
+    def short(window: int = audit.data.block_size) -> Run:
+        """As many tokens as in `audit.short`, in whole windows of this size."""
+        size, windows = {"block_size": window}, audit.short.epoch_windows * audit.data.block_size
+        train = {"epochs": audit.short.epochs, "epoch_windows": windows // window}
+        return changed(plain, data=size, model=size, train=train | {"seed": audit.short.seed})
 
-    again = {"train.epoch_windows": audit.again.epoch_windows}
-    scaled = {f"train.{field}": value for field, value in asdict(audit.scaled).items()}
-    assert scaled["train.amp"] == "fp16"
-    changes = {
-        "mask": {"model.causal": True} | again,
-        "no-mask-deep": {"model.n_layer": audit.deep},
-        "no-mask-batch": {"train.batch_size": 2 * audit.train.batch_size} | again,
-        "scaled-norm": scaled | {"train.log_scaled_norm": True},
-        "unshifted": {"model.causal": True, "data.shift": 0} | shorter(),
-        "padding": {"model.causal": True, "data.padding": True} | shorter(audit.padded_window),
-        "split-after-windowing": {"model.causal": True, "data.split": "windows"} | shorter(),
-        **{f"no-mask-seed-{n}": {"train.seed": n} | again for n in others},
-        **{f"no-mask-window-{n}": shorter(n) for n in audit.other_windows},
+    mask, again = {"causal": True}, {"epoch_windows": audit.again.epoch_windows}
+    expected = {
+        "mask": changed(plain, model=mask, train=again),
+        "no-mask-deep": changed(plain, model={"n_layer": audit.deep}),
+        "no-mask-batch": changed(plain, train=again | {"batch_size": 2 * audit.train.batch_size}),
+        **{f"no-mask-window-{n}": short(n) for n in audit.other_windows},
+        "unshifted": changed(short(), model=mask, data={"shift": 0}),
+        "padding": changed(short(audit.padded_window), model=mask, data={"padding": True}),
+        "split-after-windowing": changed(short(), model=mask, data={"split": "windows"}),
+        "scaled-norm": changed(plain, train=asdict(audit.scaled) | {"log_scaled_norm": True}),
+        **{f"no-mask-seed-{n}": changed(plain, train=again | {"seed": n}) for n in seeds},
     }
-    for name, run in made.items():
-        assert fields(run) == fields(plain) | changes.pop(name, {}), name
-    assert not changes
+    for run, (name, like) in zip(runs, expected.items(), strict=True):  # the telling ones first
+        assert run == replace(like, name=name)
 
 
 def test_a_profile_without_an_audit_is_refused(one_sentence):
@@ -71,26 +67,12 @@ def test_a_profile_without_an_audit_is_refused(one_sentence):
     one_sentence(error)
 
 
-def test_what_there_is_to_make_has_names_the_telling_ones_first(whole):
-    assert list(whole.leak_runs) == [
-        *("no-mask", "mask", "no-mask-deep", "no-mask-batch", "no-mask-window-4"),
-        *("unshifted", "padding", "split-after-windowing", "scaled-norm", "no-mask-seed-1"),
-    ]
-    assert list(whole.grid_runs) == [
-        *("grid-revised-seed-1337", "grid-longer-seed-1337"),
-        *("grid-revised-seed-1", "grid-longer-seed-1", "grid-first-seed-1337"),
-    ]
-    assert list(whole.honest_runs) == ["honest-seed-1337", "honest-seed-1"]
-    for seed, run in zip(SEEDS, whole.honest_runs.values(), strict=True):
-        assert (run.data, run.train) == (whole.experiment.data, replace(AUDIT.honest, seed=seed))
-        size = {"vocab_size": 300, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 16}
-        assert run.model == replace(PROFILE.model, **size, causal=True)
-
-
-def test_the_seeds_after_the_first_train_a_grids_corners(some_articles, tmp_path):
+def test_the_first_seed_trains_whole_grids_and_the_others_their_corners(some_articles, tmp_path):
     space = SearchSpace((4e-3, 2e-3), (1, 2, 3), (2, 4), (16,))
     profile = replace(PROFILE, revised=replace(PROFILE.revised, space=space))
     audit = Audit(open_plan(some_articles, tmp_path, profile))
+    grids = "revised-seed-1337 longer-seed-1337 revised-seed-1 longer-seed-1 first-seed-1337"
+    assert list(audit.grid_runs) == [f"grid-{grid}" for grid in grids.split()]
 
     def points(which, seed):
         runs = audit.grid(which, seed)
@@ -102,54 +84,48 @@ def test_the_seeds_after_the_first_train_a_grids_corners(some_articles, tmp_path
     assert points("revised", 1) == [point for point in every if point[1] != 2]
     assert points("longer", 1) == [(4e-3, 3, 4)]
     assert audit.grid("longer", 1)[0].train.epochs == 2 * AUDIT.revised_grid.epochs
+    for seed, (name, run) in zip(SEEDS, audit.honest_runs.items(), strict=True):
+        assert name == f"honest-seed-{seed}"
+        assert (run.data, run.train) == (audit.experiment.data, replace(AUDIT.honest, seed=seed))
+        size = {"vocab_size": 300, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 16}
+        assert run.model == replace(PROFILE.model, **size, causal=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "mistake"),
-    [
-        ("mask", {}),
-        ("no-mask", {}),
-        ("padding", {"padding": "counted in the loss"}),
-        ("unshifted", {"targets": "the inputs themselves"}),
-        ("split-after-windowing", {"split": "after windowing"}),
-    ],
-)
-def test_a_record_holds_the_run_its_mistake_and_what_was_measured_of_it(whole, name, mistake):
-    record, run, experiment = whole.record(name), whole.leak_runs[name], whole.experiment
-    identity, measured = record["identity"], record["measures"]
-    assert (record["status"], record["skipped"]) == ("finished", 0)
-    source = f"path/to/{experiment.dataset.name.replace(' ', '-')}"  # nothing of this machine
-    assert record["command"] == f"llmlite run --profile tiny --data {source} --only {name}"
-    assert (identity["model"], identity["train"]) == (asdict(run.model), asdict(run.train))
-    found = {key: identity[key] for key in ("padding", "targets", "split") if key in identity}
-    assert found == mistake
-    leaks = name == "no-mask"
-    assert measured["leaks"] is leaks
-    assert (max(measured["attention"]["next"]) > 0) is leaks
-    losses = measured["loss_by_position"]
-    assert len(losses) == run.data.block_size
-    best = record["best"]["valid_loss"]
-    assert np.mean(losses) == pytest.approx(best, rel=1e-4)  # on the windows that it was chosen by
-    assert measured["true"]["windows"] == 50
-    usual, dataset = experiment.dataset, experiment.dataset_of(run.data)
+MISTAKES = {
+    "padding": {"padding": "counted in the loss"},
+    "unshifted": {"targets": "the inputs themselves"},
+    "split-after-windowing": {"split": "after windowing"},
+}
+
+
+def test_a_record_holds_the_run_its_mistake_and_what_was_measured_of_it(whole):
+    experiment, usual = whole.experiment, whole.experiment.dataset
     words = usual.counts("test").words_and_line_ends
-    assert measured["tokens_per_word"] == len(usual.ids["test"]) / words
-    assert dataset._source is usual._source, "a text is read once"
-    assert dataset.tokenizer.fingerprint == usual.tokenizer.fingerprint
-    windows = windows_of(dataset, run.data, run.train)["test"]
-    inputs, targets = windows[torch.arange(len(windows))]
-    assert inputs.equal(targets) is (name == "unshifted")
-    with torch.inference_mode():
-        loss = TrainingLoss(experiment.model_of(run), None)(inputs, targets).item()
-    assert measured["test_loss"] == pytest.approx(loss, rel=1e-5)
-
-
-def test_the_norm_of_the_scaled_run_has_the_scale_in_it(whole):
-    scaled, plain = whole.record("scaled-norm"), whole.record("no-mask")
-    assert scaled["amp"] == "float16"
-    assert scaled["epochs"][-1]["grad_norm"] > 1_000 * plain["epochs"][-1]["grad_norm"]
-    steps = read_steps(whole.experiment.folder(whole.leak_runs["scaled-norm"]))
-    assert scaled["skipped"] == steps.grad_norm.isna().sum()
+    for name, run in whole.leak_runs.items():
+        record = whole.record(name)
+        identity, measured = record["identity"], record["measures"]
+        assert record["status"] == "finished"
+        steps = read_steps(experiment.folder(run))
+        assert record["skipped"] == steps.grad_norm.isna().sum()
+        assert (steps.grad_norm.max() > 1_000) == (name == "scaled-norm"), "the scale is in it"
+        source = f"path/to/{usual.name.replace(' ', '-')}"  # nothing of this machine
+        assert record["command"] == f"llmlite run --profile tiny --data {source} --only {name}"
+        assert (identity["model"], identity["train"]) == (asdict(run.model), asdict(run.train))
+        found = {key: identity[key] for key in ("padding", "targets", "split") if key in identity}
+        assert found == MISTAKES.get(name, {})
+        leaks = measured["leaks"], max(measured["attention"]["next"]) > 0
+        assert leaks == (not run.model.causal,) * 2
+        losses, best = measured["loss_by_position"], record["best"]["valid_loss"]
+        assert len(losses) == run.data.block_size
+        assert np.mean(losses) == pytest.approx(best, rel=1e-4), "on the windows it was chosen by"
+        assert measured["true"]["windows"] == 50
+        assert measured["tokens_per_word"] == len(usual.ids["test"]) / words
+        windows = windows_of(experiment.dataset_of(run.data), run.data, run.train)["test"]
+        inputs, targets = windows[torch.arange(len(windows))]
+        assert inputs.equal(targets) is (name == "unshifted")
+        with torch.inference_mode():
+            loss = TrainingLoss(experiment.model_of(run), None)(inputs, targets).item()
+        assert measured["test_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_a_grid_has_a_row_an_epoch_of_every_configuration_and_seed(whole):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from conftest import bytes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.lm import KneserNeyInterpolated
@@ -14,8 +15,7 @@ from nltk.util import everygrams
 
 from llmlite.audit import baselines
 from llmlite.audit.baselines import Baseline, KneserNey, by_counting, published, word_ids
-from llmlite.config import DataConfig
-from llmlite.data import Counts, Dataset
+from llmlite.data import Counts
 from llmlite.files import LLMLiteError
 from llmlite.sources import sample_folder
 
@@ -54,21 +54,18 @@ def test_bigrams_worked_out_by_hand():
     np.testing.assert_allclose(found, np.log([after_1[0], after_0[2], unseen]), rtol=1e-12)
 
 
-FIXED = [0.5, 1.0, 1.5]
-# n1 = 8, n2 = 4, n3 = 2, n4 = 1; zeros and larger counts do not matter. Y = 8 / 16 = 1/2,
-# D1 = 1 - 2/2 · 4/8 = 1/2, D2 = 2 - 3/2 · 2/4 = 5/4, D3 = 3 - 4/2 · 1/2 = 2.
-ESTIMATED = [1] * 8 + [2] * 4 + [3] * 2 + [4] + [0, 0, 5, 6, 100]
-WITHOUT_ONES = [2, 2, 3, 4]
-IMPOSSIBLE = [1, 2, 3, 3, 4]  # D2 = 2 - 3 · 1/3 · 2 = 0, by which no unseen token could follow
-
-
-@pytest.mark.parametrize(
-    ("counts", "discounts"),
-    [(ESTIMATED, [0.5, 1.25, 2.0]), (WITHOUT_ONES, FIXED), (IMPOSSIBLE, FIXED), ([], FIXED)],
-)
-def test_discounts_are_those_that_can_be_estimated_or_fixed(counts, discounts):
-    found = baselines.estimate_discounts(np.array(counts, np.int64))
-    np.testing.assert_allclose(found, discounts)
+def test_discounts_are_those_that_can_be_estimated_or_fixed():
+    # n1 = 8, n2 = 4, n3 = 2, n4 = 1; zeros and larger counts do not matter. Y = 8 / 16 = 1/2,
+    # D1 = 1 - 2/2 · 4/8 = 1/2, D2 = 2 - 3/2 · 2/4 = 5/4, D3 = 3 - 4/2 · 1/2 = 2.
+    usual, fixed = [1] * 8 + [2] * 4 + [3] * 2 + [4] + [0, 0, 5, 6, 100], [0.5, 1.0, 1.5]
+    for counts, discounts in [
+        (usual, [0.5, 1.25, 2.0]),
+        ([2, 2, 3, 4], fixed),
+        ([1, 2, 3, 3, 4], fixed),  # D2 = 2 - 3 · 1/3 · 2 = 0: no unseen token could follow
+        ([], fixed),
+    ]:
+        found = baselines.estimate_discounts(np.array(counts, np.int64))
+        np.testing.assert_allclose(found, discounts)
 
 
 def test_a_text_that_is_too_short_is_refused(one_sentence):
@@ -79,27 +76,21 @@ def test_a_text_that_is_too_short_is_refused(one_sentence):
 
 def plain_model(ids: list[int], vocab_size: int, order: int) -> Callable[[int, tuple], float]:
     """p(token, context) straight from the formulas, with dictionaries and recursion."""
-    grams = {
-        k: Counter(tuple(ids[i : i + k]) for i in range(len(ids) - k + 1))
-        for k in range(1, order + 1)
-    }
-    counts = {k: Counter(gram[1:] for gram in grams[k + 1]) for k in range(1, order)}
-    counts[order] = grams[order]
-    # Worked out by hand above.
-    discounts = {
-        k: baselines.estimate_discounts(np.array(list(counted.values())))
-        for k, counted in counts.items()
-    }
+    grams = [[tuple(ids[i : i + k]) for i in range(len(ids) - k + 1)] for k in range(order + 1)]
+    counts = [Counter(gram[1:] for gram in set(longer)) for longer in grams[1:]]
+    counts.append(Counter(grams[order]))
 
     def probability(token: int, context: tuple) -> float:
         context = context[-(order - 1) :] if order > 1 else ()
-        k = len(context) + 1
+        counted = counts[len(context) + 1]
         lower = probability(token, context[1:]) if context else 1 / vocab_size
-        followers = {g[-1]: n for g, n in counts[k].items() if g[:-1] == context}
+        followers = {g[-1]: n for g, n in counted.items() if g[:-1] == context}
         total = sum(followers.values())
         if total == 0:
             return lower
-        taken = {t: discounts[k][min(n, 3) - 1] for t, n in followers.items()}
+        # Worked out by hand above.
+        discounts = baselines.estimate_discounts(np.array([*counted.values()]))
+        taken = {t: discounts[min(n, 3) - 1] for t, n in followers.items()}
         own = followers.get(token, 0) - taken.get(token, 0)
         return (own + sum(taken.values()) * lower) / total
 
@@ -163,41 +154,26 @@ def test_the_vocabulary_of_wikitext_is_that_of_the_literature(wikitext_corpus):
     assert set(test.split()) <= set(text.split())  # no word becomes <unk>
 
 
-TRAIN = " the cat sat on the mat\n the <unk> sat on the cat\n"
-
-
-def bytes_of(folder, train: str, test: str) -> Dataset:
-    """A dataset whose tokens are bytes, and <|endoftext|>."""
-    for split, text in (("train", train), ("valid", " the mat\n"), ("test", test)):
-        (folder / f"wiki.{split}.raw").write_text(text, "utf-8")
-    return Dataset(DataConfig(str(folder), vocab_size=257), folder, progress=False)
-
-
-def test_chance_and_unigrams_over_bytes_by_hand(tmp_path):
-    train = TRAIN.replace("<unk>", "dog")
-    uniform, unigram, _ = by_counting(bytes_of(tmp_path, train, " the mat\n"))  # nothing over words
-    # " the mat\n": 9 bytes, each one of 257 tokens; two words and a line end.
-    assert uniform.perplexity == pytest.approx(257 ** (9 / 3))
-    assert uniform.bits_per_byte == pytest.approx(math.log2(257))
-    # The training text has 48 bytes and <|endoftext|>, of which blanks 12, t 9, h 4, e 4, m 1,
-    # a 5, line ends 2; one is added to each, and 257 to the sum.
-    counts = [12, 9, 4, 4, 12, 1, 5, 9, 2]  # of " the mat\n"
-    nats = -sum(math.log((n + 1) / (48 + 1 + 257)) for n in counts)
-    assert unigram.perplexity == pytest.approx(math.exp(nats / 3))
-    assert unigram.bits_per_byte == pytest.approx(nats / math.log(2) / 9)
-
-
-def test_five_grams_are_scored_per_word_over_tokens_and_over_words(tmp_path):
-    of = bytes_of(tmp_path, TRAIN, " the dog sat\n")
-    rows, (ids, test) = by_counting(of), (of.ids[split].numpy() for split in ("train", "test"))
-    train, words, size = word_ids(TRAIN, " the dog sat\n")
+def test_chance_and_counting_are_scored_per_word_over_bytes_and_over_words(tmp_path):
+    train, text = " the cat sat on the mat\n the <unk> sat on the cat\n", " the dog sat\n"
+    dataset = bytes_of(tmp_path, train, text)
+    # To each count, of 50 bytes and <|endoftext|>, one is added, and so 257 to their sum.
+    unigram = [math.log((train.count(byte) + 1) / (50 + 1 + 257)) for byte in text]
+    ids, test = (dataset.ids[split].numpy() for split in ("train", "test"))
+    words, test_words, size = word_ids(train, text)
     # The line end that ends the training text is what the first of the four words follows.
-    over_words = scored(train, size, 5, [train[-1], *words])
-    for row, found in zip(rows[2:], (scored(ids, 257, 5, test), over_words), strict=True):
-        assert row.perplexity == pytest.approx(math.exp(-found.sum() / 4))
-        assert row.bits_per_byte == pytest.approx(-found.sum() / math.log(2) / 13)
-    assert ("257 byte-pair tokens" in rows[2].name, "7 words" in rows[3].name) == (True, True)
-    assert {(row.source, row.exact) for row in rows} == {(f"measured on {of.name}, test", True)}
+    over_words = scored(words, size, 5, [words[-1], *test_words])
+    expected = [[-math.log(257)] * 13, unigram, scored(ids, 257, 5, test), over_words]
+    rows = by_counting(dataset)
+    for row, found in zip(rows, expected, strict=True):
+        assert row.perplexity == pytest.approx(math.exp(-sum(found) / 4))
+        assert row.bits_per_byte == pytest.approx(-sum(found) / math.log(2) / 13)
+    assert ["257 byte-pair tokens" in row.name for row in rows] == [True, True, True, False]
+    assert "7 words" in rows[3].name
+    source = f"measured on {dataset.name}, test"
+    assert {(row.source, row.exact) for row in rows} == {(source, True)}
+    without = bytes_of(tmp_path, train.replace("<unk>", "dog"), text)
+    assert len(by_counting(without)) == 3, "nothing over words"
 
 
 def test_the_table_goes_by_perplexity_and_other_texts_are_not_exact():

@@ -20,7 +20,7 @@ from llmlite.audit import claims, scorecard, trends
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
-from llmlite.config import SearchSpace
+from llmlite.config import AXES, SearchSpace
 from llmlite.experiment import Experiment
 from llmlite.intervals import Interval
 
@@ -35,12 +35,12 @@ def step(by: float, **levels) -> Callable[[dict], float]:
 
 
 def grid(space: SearchSpace, *losses: Callable[[dict], float], epochs: int = 3) -> pd.DataFrame:
-    """A row an epoch: 5 nats and the sum of losses(run) in the last one, a nat more before."""
+    """A row an epoch: 5 nats and the sum of losses(run), a nat more in all but the last but one."""
     rows = []
     for run in (point | {"seed": seed} for seed in (1, 2, 3) for point in space.points()):
         lowest = 5 + sum(loss(run) for loss in losses)
         for epoch in range(1, epochs + 1):
-            rows.append({**run, "epoch": epoch, "valid_loss": lowest + (epoch < epochs)})
+            rows.append({**run, "epoch": epoch, "valid_loss": lowest + (epoch != epochs - 1)})
     return pd.DataFrame(rows)
 
 
@@ -65,9 +65,8 @@ def leak_record(perplexity=1.171, test_loss=0.155, true=5.5, grad_norm=1e5) -> d
 
 def step_log(early: tuple[float, float], late: tuple[float, float]) -> list[pd.DataFrame]:
     """Three seeds of 100 steps, a tenth of them early: norms of this median and half this range."""
-    steps = enumerate([early] * 10 + [late] * 90)
-    norms = [median + half * (-1) ** i for i, (median, half) in steps]
-    return [pd.DataFrame({"grad_norm": norms})] * 3
+    medians, halves = np.array([early] * 10 + [late] * 90).T
+    return [pd.DataFrame({"grad_norm": medians + halves * np.tile([1, -1], 50)})] * 3
 
 
 # What a claim says of each measure: (claim, measure, threshold, the side on which it has to be).
@@ -100,10 +99,8 @@ def studied(*seeds: dict[str, Interval]) -> dict:
     """What the studies gave for each seed: what the claims have, but for what is said."""
     usual = dict.fromkeys(SHOWN, around(0))
     usual |= {name: around(threshold + 0.2 * side) for _, name, threshold, side in PARTS}
-    found = []
-    for changed in seeds:
-        measures = {name: asdict(interval) for name, interval in (usual | changed).items()}
-        found.append({"measures": measures})
+    measures = ({name: asdict(x) for name, x in (usual | seed).items()} for seed in seeds)
+    found = [{"measures": of_seed} for of_seed in measures]
     return {"studies": dict.fromkeys(STUDIES, found)}
 
 
@@ -252,11 +249,10 @@ def test_a_study_refutes_its_claim_by_one_part_on_the_other_side(claim, part, th
     assert verdict(-0.2, -0.2, **all_open) == NOT
 
 
-DEEP, WIDE, HALF_RATE = {"n_layer": 6}, {"n_embd": 256}, {"learning_rate": 5e-4}
-HEADS, DEEP_HEADS = {"n_head": 4}, {"n_layer": 6, "n_head": 4}
-GRIDS = {"first": grid(FIRST, step(-0.1, **WIDE), step(0.7, n_embd=128))}
+HEADS = step(-0.3, n_head=4), step(-0.4, n_head=4, n_layer=6)
+GRIDS = revised(*HEADS, step(0.5, learning_rate=5e-4))
+GRIDS |= {"first": grid(FIRST, step(-0.1, n_embd=256), step(0.7, n_embd=128))}
 GRIDS |= {"longer": grid(LONGER, step(-1.0), epochs=6)}
-GRIDS |= revised(step(-0.3, **HEADS), step(-0.4, **DEEP_HEADS), step(0.5, **HALF_RATE))
 FEWER = {"first": FIXED["first"][FIXED["first"].n_head == 2]}
 # Of 40 steps four are early, one of them skipped: their median is 8 and their deviation √7. The
 # last 20 have a median of 2 and a deviation of √(20 / 19); what lies between does not count.
@@ -272,7 +268,7 @@ TRUE["leak"]["no-mask-batch"] = leak_record()
         (1, revised(*BEST), "best, by 0.100 [0.100, 0.100] nats over (0.001, 6, 2, 128) (3 seeds)"),
         (1, revised(*SECOND), "(0.001, 6, 2, 128) is best; (0.001, 6, 4, 128) is 0.100 [0.100"),
         (1, {"revised": EVIDENCE.revised[:24]}, "0.000 [no interval] nats behind (1 seed)"),
-        (2, revised(step(math.log(2), **HEADS)), "148.4 to 296.8 over 8 configurations; without"),
+        (2, revised(step(math.log(2), n_head=4)), "148.4 to 296.8 over 8 configurations; without"),
         (2, TRUE, "without the mask 1.1000 to 1.1710 (3 runs)"),
         (3, TRUE, "5.500 [5.252, 5.748], perplexity 244.7 (3 seeds); without the mask 0.1550, "),
         (3, TRUE, "1.168, whose true perplexity is 403; in a shallow model, at twice the batch"),
@@ -301,30 +297,14 @@ def test_a_claim_shows_what_it_was_judged_by(claim, changes, ours):
     assert ours in judge(claim, **changes).ours
 
 
-FACTORS = trends.FACTORS
-
-
-def test_lowest_losses_and_pairs_worked_out_by_hand():
-    # (layers, heads, seed); the last has no partner.
-    lowest = {(2, 2, 1): 4.0, (2, 4, 1): 3.8, (6, 2, 1): 3.9, (6, 4, 1): 3.4, (6, 4, 2): 3.0}
-    runs = [(1e-3, layers, heads, 128, seed) for layers, heads, seed in lowest]
-    epochs = pd.DataFrame(runs * 3, columns=FACTORS)
-    epochs["valid_loss"] = [loss + more for more in (0.5, 0, 0.1) for loss in lowest.values()]
-    losses = trends.best_losses(epochs)
-    assert losses.to_dict() == dict(zip(runs, lowest.values(), strict=True))
-    heads = trends.changes(losses, "n_head")
-    assert heads.to_dict() == pytest.approx({(1e-3, 2, 128, 1): -0.2, (1e-3, 6, 128, 1): -0.5})
-    assert trends.changes(heads, "n_layer").to_dict() == pytest.approx({(1e-3, 128, 1): -0.3})
-
-
 def test_ranking_worked_out_by_hand():
     # Seed 2 is worse by 0.5 or 0.3 for those that have it, by 0.4 on average; 4 layers have seed 1
     # alone, and are ranked as if they had both: by 3.5 + 0.4 / 2. Behind the best is each pair.
     values = {(2, 1): 4.0, (2, 2): 4.5, (4, 1): 3.5, (6, 1): 3.0, (6, 2): 3.3}
     index = [(1e-3, layers, 4, 64, seed) for layers, seed in values]
-    losses = pd.Series(list(values.values()), pd.MultiIndex.from_tuples(index, names=FACTORS))
-    table = trends.ranking(losses)
-    assert table[FACTORS[:-1]].to_numpy().tolist() == [[1e-3, n, 4, 64] for n in (6, 4, 2)]
+    index = pd.MultiIndex.from_tuples(index, names=trends.FACTORS)
+    table = trends.ranking(pd.Series([*values.values()], index))
+    assert table[list(AXES)].to_numpy().tolist() == [[1e-3, n, 4, 64] for n in (6, 4, 2)]
     assert table.loss.tolist() == pytest.approx([3.15, 3.7, 4.25])
     assert table.behind.tolist() == pytest.approx([0.0, 0.5, 1.1])
     ends = [np.nan, math.inf, 0.1 * 12.7062]  # Student's t of one degree: 1.0 and 1.2 are 1.1 ± 0.1
@@ -353,28 +333,33 @@ def test_effects_of_the_grids_worked_out_by_hand():
     assert more.value == pytest.approx(-0.4)
 
 
-@pytest.fixture(scope="module")
-def rows() -> list[dict]:
-    return scorecard.scorecard(EVIDENCE).reset_index().to_dict("records")
-
-
-def test_the_scorecard_is_all_claims_with_what_paper_py_has_of_them(rows):
+def test_the_scorecards_page_has_a_line_a_claim_with_what_paper_py_has_of_it():
+    rows = scorecard.scorecard(EVIDENCE).reset_index().to_dict("records")
     assert [row["number"] for row in rows] == list(scorecard.JUDGES) == list(range(1, 17))
-    assert all(value for row in rows for value in row.values())
-    assert not any("{" in row["published"] for row in rows)
     assert rows[1]["published"] == "{:.4f} to {:.4f}".format(*paper.GRID_PERPLEXITY)
     assert rows[3]["published"].endswith(f"validation {np.log(paper.BEST_PERPLEXITY):.4f} after 10")
     assert rows[6]["published"].startswith(f"{paper.FINAL_PERPLEXITY[5e-4, 2, 2]} for")
+    page, short = pages(rows, "profile quick, a text, a CPU.", "One. Two.")
+    assert "profile quick, a text, a CPU." in page
+    assert short.startswith("**One. Two.** Of the paper's 16 claims: 6 reproduced, 3 reproduced o")
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    names = ["number", "claim", "published", "ours", "verdict", "section", "runs"]
+    for row, line in zip(rows, lines[2:], strict=True):
+        shown = row | {"number": str(row["number"]), "verdict": f"**{row['verdict']}**"}
+        cells = [cell.strip() for cell in line[1:-1].split("|")]
+        assert cells == [shown[name] for name in names]
+        assert all(cells)
 
 
-def test_sections_and_runs_of_a_claim_are_there(rows, tmp_path):
+def test_sections_and_runs_of_a_claim_are_there(tmp_path):
     path = REPOSITORY / "notebooks" / "08_reproduction_audit.ipynb"
     cells = nbformat.read(path, as_version=4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    assert {row["section"] for row in rows} <= set(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+    sections, runs = ({c[part] for c in scorecard.CLAIMS.values()} for part in ("section", "runs"))
+    assert sections <= set(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
     audit = Audit(Experiment("quick", "sample", tmp_path, progress=False))
     names = [*audit.leak_runs, *audit.honest_runs, *audit.grid_runs, "arithmetic"]
-    for prefix in " ".join(row["runs"] for row in rows).split():
+    for prefix in " ".join(runs).split():
         assert any(name.startswith(prefix) for name in names), prefix
 
 
@@ -393,19 +378,6 @@ def test_a_plans_records_are_evidence_for_all_claims(whole):
     for number in range(9, 14):  # what the studies measure has the names that claims go by
         assert scorecard.row(number, e).ours
     assert "by runs of 1 epochs over 3,000 tokens, which need not" in scorecard.scale(whole)
-
-
-def test_the_scorecards_page_has_a_line_a_claim_and_no_broken_cell(rows):
-    page, short = pages(rows, "profile quick, a text, a CPU.", "One. Two.")
-    assert "profile quick, a text, a CPU." in page
-    assert short.startswith("**One. Two.** Of the paper's 16 claims: 6 reproduced, 3 reproduced o")
-    lines = [line for line in page.splitlines() if line.startswith("|")]
-    table = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
-    names = ["number", "claim", "published", "ours", "verdict", "section", "runs"]
-    assert len(table[0]) == len(names)
-    for row, cells in zip(rows, table[2:], strict=True):
-        shown = row | {"number": str(row["number"]), "verdict": f"**{row['verdict']}**"}
-        assert cells == [shown[name] for name in names]
 
 
 def test_the_end_of_it_is_of_the_run_that_ends_nearest_to_the_paper():

@@ -4,25 +4,9 @@ import pytest
 from lm_eval.tasks.wikitext import preprocess_wikitext
 
 from llmlite.audit.harness import detokenize, harness_scores, pages
-from llmlite.config import DataConfig, ModelConfig
-from llmlite.data import SPLITS, Dataset
-from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
-
-
-@pytest.fixture(scope="module")
-def sample() -> Dataset:
-    return Dataset(DataConfig(source="sample"), ".")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(sample) -> BPETokenizer:
-    return BPETokenizer.train(sample.text("valid"), 300)
-
-
-@pytest.fixture
-def model(make_model, tokenizer):
-    return make_model(ModelConfig(tokenizer.vocab_size, 32, n_layer=2, n_head=2, n_embd=16))
-
+from llmlite.config import ModelConfig
+from llmlite.data import SPLITS
+from llmlite.tokenizer import END_OF_TEXT
 
 EDGE_CASES = [
     "",
@@ -44,28 +28,6 @@ EDGE_CASES = [
 ]
 
 
-def test_text_words_and_bytes_of_each_page_are_the_harnesss(model, tokenizer):
-    scores = harness_scores(model.train(), tokenizer, EDGE_CASES)
-    assert model.training
-    for page, score in zip(EDGE_CASES, scores, strict=True):
-        text = preprocess_wikitext.wikitext_detokenizer({"page": page})
-        assert detokenize(page) == text
-        theirs = preprocess_wikitext.process_results({"page": page}, (-1.0,))
-        assert score.words == theirs["word_perplexity"][1]
-        assert score.bytes == theirs["byte_perplexity"][1]
-        assert score.tokens == len(tokenizer.encode(text))
-        assert score.context.startswith("1 to 32 tokens of its own page (windows side by side; lm-")
-    assert scores[0].nats == 0
-
-
-def test_every_article_of_the_sample_is_detokenised_as_the_harness_does_it(sample):
-    texts = [page for split in SPLITS for page in pages(sample.text(split))]
-    for page in texts:
-        assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page}) != page
-    articles = [article.strip() for split in SPLITS for article in sample.articles(split)]
-    assert [page.strip() for page in texts] == articles
-
-
 def test_a_page_worked_out_by_hand():
     page = " = A = \n \n 1 @,@ 000 ( big ) dogs ' \" bones \" weigh 2 @.@ 5 kg , it 's said . \n"
     # The two apostrophes are taken for a pair of quotation marks.
@@ -81,30 +43,40 @@ def test_a_page_worked_out_by_hand():
 
 
 def test_wikitexts_test_split_has_the_harnesss_62_pages(wikitext_corpus):
-    assert len(pages(wikitext_corpus.text("test"))) == 62
-    assert len(pages(wikitext_corpus.text("valid"))) == 60
+    assert [len(pages(wikitext_corpus.text(split))) for split in ("test", "valid")] == [62, 60]
 
 
-def test_scores_equal_those_of_the_harness(model, tokenizer, sample, tmp_path):
+def test_pages_and_scores_are_those_of_the_harness(make_model, articles, tmp_path):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedTokenizerFast
 
     from llmlite.hub import to_gpt2
 
-    path = str(tmp_path / "tokenizer.json")
+    of_articles = [page for split in SPLITS for page in pages(articles.text(split))]
+    whole = [article.strip() for split in SPLITS for article in articles.articles(split)]
+    assert [page.strip() for page in of_articles] == whole
+    texts = [*EDGE_CASES, *of_articles[-3:]]
+    texts += ["Q" * n for n in (1, 31, 32, 33, 63, 64)]  # a token each: windows have 32
+    tokenizer, path = articles.tokenizer, str(tmp_path / "tokenizer.json")
+    assert len(tokenizer.encode(texts[-1])) == 64
+    model = make_model(ModelConfig(300, 32, n_layer=2, n_head=2, n_embd=16))
     tokenizer.to_tokenizers().save(path)
     their_tokenizer = PreTrainedTokenizerFast(tokenizer_file=path, eos_token=END_OF_TEXT)
     how = {"tokenizer": their_tokenizer, "max_length": 32, "device": "cpu", "batch_size": 8}
     their_model = HFLM(pretrained=to_gpt2(model), **how)
     assert their_model.prefix_token_id == tokenizer.eot_id
-    texts = pages(sample.text("test"))[:3]
-    texts += [" = Short = \n", " Naïve ( words ) , 1 @,@ 000 ° \n"]
-    texts += ["Q" * n for n in (1, 31, 32, 33, 63, 64)]  # a token each: windows have 32
-    assert len(tokenizer.encode(texts[-1])) == 64
-    for page, score in zip(texts, harness_scores(model, tokenizer, texts), strict=True):
+    scores = harness_scores(model.train(), tokenizer, texts)
+    assert model.training
+    for page, score in zip(texts, scores, strict=True):
         text = preprocess_wikitext.wikitext_detokenizer({"page": page})
         request = Instance("loglikelihood_rolling", {"page": page}, (text,), 0)
         results = their_model.loglikelihood_rolling([request], disable_tqdm=True)
         theirs = preprocess_wikitext.process_results({"page": page}, results)
-        assert score.nats == pytest.approx(-theirs["word_perplexity"][0], rel=1e-4)
+        nats, words = theirs["word_perplexity"]
+        assert (score.words, score.bytes) == (words, theirs["byte_perplexity"][1])
+        assert score.nats == pytest.approx(-nats, rel=1e-4)
+        assert score.tokens == len(tokenizer.encode(text))
+        assert score.context.startswith("1 to 32 tokens of its own page (windows side by side; lm-")
+    for page in [*EDGE_CASES, *of_articles]:
+        assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page})

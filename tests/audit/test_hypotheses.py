@@ -14,19 +14,10 @@ NONE, NO_MASK, PADDING, UNSHIFTED, SPLIT, DIVIDED, NORM, STRIDE, WARMUP, BATCHES
 RUNS = {hypothesis.run for hypothesis in HYPOTHESES}
 
 
-def record(
-    losses=(0.21, 0.16),
-    train_loss=0.04,
-    grad_norm=0.05,
-    repetition=0.8,
-    skipped=0,
-    positions=(6.0,),
-) -> dict:
+def record(losses=(0.21, 0.16), train_loss=0.04, grad_norm=0.05, repetition=0.8, skipped=0) -> dict:
     """A run's record, as `Audit.record` gives it, in the parts that facts are about."""
-    epochs = [
-        {"valid_loss": loss, "perplexity": math.exp(loss), "train_loss": 9.0, "grad_norm": 9.0}
-        for loss in losses
-    ]
+    other = {"train_loss": 9.0, "grad_norm": 9.0}
+    epochs = [other | {"valid_loss": loss, "perplexity": math.exp(loss)} for loss in losses]
     epochs[-1] |= {"train_loss": train_loss, "grad_norm": grad_norm, "step": 40}
     return {
         "identity": {"train": {"accumulation": 4}},
@@ -34,7 +25,7 @@ def record(
         "epochs": epochs,
         "skipped": skipped,
         "measures": {
-            "loss_by_position": list(positions),
+            "loss_by_position": [0.0, 0.2, 0.1, 6.1],
             "greedy": {"text": "The cat sat on\non", "repetition": repetition},
             "leaks": True,
             "true": {"nats": math.log(300)},
@@ -56,8 +47,7 @@ def test_a_warmup_of_a_tenth_gives_the_papers_rates_and_that_of_its_figure_does_
     tenth, figure = (facts.rates_at_epoch_ends(fraction) for fraction in (0.1, 0.16))
     # Half a cosine over the nine epochs after the first.
     cosine = [1e-3 * 0.5 * (1 + math.cos(math.pi * k / 9)) for k in range(10)]
-    assert list(tenth) == list(range(1, 11))
-    assert list(tenth.values()) == pytest.approx(cosine, abs=1e-12)
+    assert tenth == pytest.approx(dict(enumerate(cosine, 1)), abs=1e-12)
     assert all(f"{tenth[n]:.6f}" == f"{rate:.6f}" for n, rate in paper.EPOCH_RATES.items())
     differing = [n for n, rate in paper.EPOCH_RATES.items() if abs(figure[n] - rate) > 1e-6]
     assert differing == [1, 2, 3, 4, 5, 8, 9]  # all but the last, which is 0 either way
@@ -67,46 +57,28 @@ def test_a_warmup_of_a_tenth_gives_the_papers_rates_and_that_of_its_figure_does_
 
 def test_steps_by_layout_worked_out_by_hand():
     # 80% of 2,551,843 words are 2,041,474.4; an optimiser step takes 128 × 4 = 512 windows.
-    stride_1 = 2_041_474.4 * 1.25 / 512
-    assert round(stride_1) == 4984
-    assert facts.EPOCH_STEPS == 5_000
-    steps = facts.steps_by_layout(tokens_per_word=1.25, lines_per_word=0.01)
-    lines = 2_041_474.4 * 0.01 / 512
+    stride_1, lines = 2_041_474.4 * 1.25 / 512, 2_041_474.4 * 0.01 / 512
     expected = {"stride 1": stride_1, "side by side": stride_1 / 32, "lines": lines}
-    assert steps == pytest.approx(expected)
+    assert facts.steps_by_layout(1.25, lines_per_word=0.01) == pytest.approx(expected)
 
 
 def test_a_run_in_the_tables_worked_out_by_hand():
-    records = {"a": record(losses=(0.5, 0.3), positions=[0.0, 0.2, 0.1, 6.1])}
-    assert facts.windows_times_loss(records).loc["a"].to_dict() == {
-        "window": 4,
-        "mean loss": pytest.approx(1.6),
-        "predicted: last position / window": pytest.approx(1.525),
-        "loss at the last position": 6.1,
-        "mean loss × window": pytest.approx(6.4),
-    }
-    assert facts.outcomes(records).loc["a"].to_dict() == {
-        "window": 4,
-        "steps an epoch": 40,
-        "perplexity, epoch 1": pytest.approx(math.exp(0.5)),
-        "perplexity, end": pytest.approx(math.exp(0.3)),
-        "loss, end": 0.3,
-        "loss, first position": 0.0,
-        "loss, last position": 6.1,
-        "mean of the others": pytest.approx(0.1),
-        "true perplexity": pytest.approx(300),
-        "leak found": True,
-        "layer 0 on the next token": 0.9,
-        "text": "The cat sat on↵on",
-    }
+    runs = {"a": record()}
+    # Window, mean, loss at the last position over the window, that loss itself, mean × window.
+    windows = facts.windows_times_loss(runs).loc["a"].tolist()
+    assert windows == pytest.approx([4, 1.6, 6.1 / 4, 6.1, 6.4])
+    # Of the window and its epochs; of the first, last and other positions; what was measured.
+    *numbers, text = facts.outcomes(runs).loc["a"]
+    of_epochs, of_positions = [4, 40, math.exp(0.21), math.exp(0.16), 0.16], [0.0, 6.1, 0.1]
+    assert numbers == pytest.approx([*of_epochs, *of_positions, 300, True, 0.9])
+    assert text == "The cat sat on↵on"
 
 
 def test_the_logs_other_numbers_stand_beside_the_papers():
     table = facts.other_numbers(record(grad_norm=0.0625), record(grad_norm=65_536.0, skipped=3))
+    said = ["0.23", "0.91", "3.7e+04 to 2.2e+06", "0.04 to 0.09", "not stated", "warned", "warned"]
     here = ["0.25", "1.00", "6.6e+04", "0.062", "3 of 40", "warned", "warned"]
-    assert table["here"].tolist() == here
-    said = ["0.23", "0.91", "3.7e+04 to 2.2e+06", "0.04 to 0.09", "not stated"]
-    assert table["paper"].tolist()[:5] == said
+    assert table.T.to_numpy().tolist() == [said, here]
 
 
 def test_each_hypothesis_has_its_switch_and_each_run_of_the_windows_its_name():
@@ -177,7 +149,7 @@ def test_a_value_fits_within_its_range(fact, hypothesis, inside, outside):
 
 
 def test_a_hypothesis_is_judged_by_its_own_run():
-    records = {run: record(losses=(6.2, 6.0), repetition=0.1) for run in (*RUNS, "scaled-norm")}
+    records = dict.fromkeys([*RUNS, "scaled-norm"], record(losses=(6.2, 6.0), repetition=0.1))
     verdicts, _ = facts.fits(records | {"padding": record()}, STEPS)
     for fact in (END, FALL, TEXT):
         assert verdicts.index[verdicts[fact] == FITS].tolist() == [PADDING]

@@ -1,12 +1,11 @@
 """The studies of claims 9 to 13 on models that recite a known text, and against plain loops."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from conftest import bytes_of
 
 from llmlite import paper
 from llmlite.audit import text as studies
@@ -16,46 +15,19 @@ from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.config import ModelConfig
 from llmlite.files import LLMLiteError
 from llmlite.generate import PARAGRAPH, complete
-from llmlite.interpret import STATISTICS, attention_maps, query_statistics
+from llmlite.interpret import STATISTICS, attention_maps, attention_received, query_statistics
 from llmlite.intervals import measure_all, share, study_table
-from llmlite.metrics import repetition_rate
+from llmlite.metrics import bleu_matrix, repetition_rate
 from llmlite.model import GPT
-from llmlite.sources import sample_folder
 from llmlite.tokenizer import BPETokenizer
 
 PROMPT = paper.GENERATION_PROMPT
 SETTINGS = ("temperature 0.7", "temperature 1.0", "top-k 10", "top-k 1000")
 
 
-@dataclass
-class Text:
-    """A Dataset of two splits."""
-
-    tokenizer: BPETokenizer
-    train: str
-    test: str = ""
-
-    def text(self, split: str) -> str:
-        return {"train": self.train, "test": self.test}[split]
-
-    def sentences(self, limit: int) -> list[str]:
-        return [line.split(" . ")[0] for line in self.test.split("\n") if " . " in line][:limit]
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Text:
-    text = (sample_folder() / "wiki.train.raw").read_text("utf-8")[:20_000]
-    return Text(BPETokenizer.train(text, 300), text, text)
-
-
-@pytest.fixture
-def tokenizer(dataset) -> BPETokenizer:
-    return dataset.tokenizer
-
-
 @pytest.fixture
 def model(make_model) -> GPT:
-    return make_model(ModelConfig(300, 96, n_layer=2, n_head=4, n_embd=16))
+    return make_model(ModelConfig(300, 96, n_layer=2, n_head=4, n_embd=16), seed=1)
 
 
 def reciting(tokenizer: BPETokenizer, ids: list[int]) -> GPT:
@@ -72,17 +44,7 @@ def reciting(tokenizer: BPETokenizer, ids: list[int]) -> GPT:
 
 
 def values(result: dict) -> dict[str, float]:
-    """The measures' values, of a result that is as all results are."""
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    found = {name: measure["value"] for name, measure in result["measures"].items()}
-    for name, measure in result["measures"].items():
-        assert list(measure) == ["value", "low", "high", "of"], name
-        assert measure["low"] <= measure["high"], name
-        what, of = name.split(": ")
-        if " minus " in of:
-            one, other = (found[f"{what}: {part}"] for part in of.split(" minus "))
-            assert found[name] == pytest.approx(one - other, abs=1e-9)
-    return found
+    return {name: measure["value"] for name, measure in result["measures"].items()}
 
 
 def test_measures_are_shares_and_their_differences_in_a_table_of_seeds():
@@ -90,7 +52,7 @@ def test_measures_are_shares_and_their_differences_in_a_table_of_seeds():
     counts = {"a": {"x": np.array([[0, 1], [3, 3]])}, "b": {"x": np.array([[0, 3], [1, 1]])}}
     measures = measure_all(counts, [("b", "a")], "texts")
     assert values({"measures": measures}) == {"x: a": 3 / 4, "x: b": 1 / 4, "x: b minus a": -1 / 2}
-    assert {interval["of"] for interval in measures.values()} == {"2 texts"}
+    assert measures["x: b minus a"] == {"value": -0.5, "low": -0.5, "high": 0.0, "of": "2 texts"}
     seeds = [{"measures": measures}] * 2
     table = study_table(seeds)
     assert (table.index.tolist(), [*table]) == (list(measures), ["seed 1", "seed 2", "over"])
@@ -124,12 +86,12 @@ def test_pairs_passages_and_positions_worked_out_by_hand():
     assert studies.on_scale(EIGHT, TWO, FIVE)["value"] == pytest.approx(2.0)
 
 
-def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
+def test_a_model_that_copies_real_text_is_as_coherent(tmp_path):
     real = " was seen in the old town and was never forgotten"
     text = "".join(" \n " + " ".join(f"{letter}{i}" for letter in "abcdefghijkl") for i in range(9))
-    dataset = Text(tokenizer, f"{text}\n{PROMPT}{real}", text)
-    size = StudySize(5, len(tokenizer.encode(real)), 0)
-    result = coherence(reciting(tokenizer, tokenizer.encode(real + " by")), dataset, size)
+    dataset = bytes_of(tmp_path, f"{text}\n{PROMPT}{real}", text)
+    model = reciting(dataset.tokenizer, dataset.tokenizer.encode(real + " by"))
+    result = coherence(model, dataset, StudySize(5, len(real), 0))
     measured = values(result)
     assert set(result["rows"]["generated"]) == {"student" + real}
     filtered = "student was seen in the old town and never forgotten"
@@ -142,33 +104,31 @@ def test_a_model_that_copies_real_text_is_as_coherent(tokenizer):
     assert measured["position: filtered"] == pytest.approx((8 / 9 - shuffled) / (1 - shuffled))
 
 
-def test_the_controls_of_coherence_have_the_words_and_lengths_of_what_they_control(model, dataset):
-    result = coherence(model, dataset, StudySize(3, 60, 0))
-    assert (result["samples"], result["tokens"], result["prompt"]) == (3, 60, PROMPT)
+def test_the_controls_of_coherence_have_the_words_and_lengths_of_what_they_control(model, articles):
+    result = coherence(model, articles, StudySize(16, 60, 0))
+    assert (result["samples"], result["tokens"], result["prompt"]) == (16, 60, PROMPT)
     assert result["sampling"] == SAMPLING == {"temperature": 0.8, "top_k": 50}
-    expected = complete(model, dataset.tokenizer, PROMPT, 60, 3, seed=0, **SAMPLING)
+    expected = complete(model, articles.tokenizer, PROMPT, 60, 16, seed=0, **SAMPLING)
     for i, text in enumerate(expected):
         words = {kind: texts[i].split(" ") for kind, texts in result["rows"].items()}
         assert words["generated"] == (PROMPT + text).split()[2:]
-        assert len(words["real"]) == len(words["generated"]) > 3
+        assert len(words["real"]) == len(words["generated"])
         for kind in ("real", "filtered"):
             assert sorted(words[f"{kind}, shuffled"]) == sorted(words[kind])
         assert sorted(words["real, filtered"]) == sorted(set(words["real"]))
     assert result["rows"]["real, shuffled"] != result["rows"]["real"]
 
 
-def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, dataset, monkeypatch):
+def test_bleu_between_and_within_prompts_equals_a_plain_loop(model, articles, monkeypatch):
     assert studies.PROMPTS[:2] == ("The university student", "A university student")
-    prompts, smooth = ["The cat", "A dog", "One day"], SmoothingFunction().method1
+    prompts = ["The cat", "A dog", "One day"]
     monkeypatch.setattr(studies, "PROMPTS", prompts)
-    result = prompt_sensitivity(model, dataset, StudySize(4, 12, 0))
-    measured, texts = values(result), []
-    for seed, prompt in enumerate(prompts):
-        drawn = complete(model, dataset.tokenizer, prompt, 12, 8, seed=seed, **SAMPLING)
-        texts.append([text.split() for text in drawn])
+    result = prompt_sensitivity(model, articles, StudySize(4, 12, 0))
+    measured, to_continue = values(result), (model, articles.tokenizer)
+    texts = [complete(*to_continue, p, 12, 8, seed=i, **SAMPLING) for i, p in enumerate(prompts)]
 
-    def bleu(reference: list[str], hypothesis: list[str]) -> float:
-        return sentence_bleu([reference], hypothesis, smoothing_function=smooth)
+    def bleu(reference: str, hypothesis: str) -> float:
+        return bleu_matrix([reference, hypothesis])[0, 1]
 
     between, within = [], []
     for i in range(4):
@@ -198,12 +158,13 @@ def test_entropies_equal_a_plain_loop(model, make_ids, options):
 
 # Of the pairs student-saw, saw-the, the-cat, cat-., .-It, It-ran, ran-The and The-end.
 @pytest.mark.parametrize(("end", "pairs"), [("line", 8), ("text", 6), ("tokens", 6)])
-def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, end, pairs):
+def test_sampling_of_a_known_text_worked_out_by_hand(tmp_path, end, pairs):
     """A paragraph ends with its line or with the text, or has all tokens."""
+    dataset = bytes_of(tmp_path, "student saw the cat end", " ")
+    tokenizer = dataset.tokenizer
     head, tail = tokenizer.encode(" saw the cat . It ran"), tokenizer.encode("\n \n The end")
     ids = head + {"line": tail, "text": [tokenizer.eot_id, *tail], "tokens": []}[end]
-    text, size = Text(tokenizer, "student saw the cat end"), StudySize(8, len(ids), 0)
-    result = sampling(reciting(tokenizer, ids), text, size)
+    result = sampling(reciting(tokenizer, ids), dataset, StudySize(8, len(ids), 0))
     measured = values(result)
     shown = " saw the cat . It ran" + ("\n \n The end" if end == "line" else "")
     for setting in SETTINGS:
@@ -215,10 +176,10 @@ def test_sampling_of_a_known_text_worked_out_by_hand(tokenizer, end, pairs):
     assert result["measures"]["distinct-2: top-k 10"]["of"] == "8 continuations"
 
 
-def test_settings_are_compared_sample_by_sample(model, dataset):
-    result = sampling(model, dataset, StudySize(9, 30, 0))
+def test_settings_are_compared_sample_by_sample(model, articles):
+    result = sampling(model, articles, StudySize(9, 30, 0))
     measured, texts = values(result), result["rows"]
-    expected = complete(model, dataset.tokenizer, PROMPT, 30, 9, temperature=0.7, seed=0)
+    expected = complete(model, articles.tokenizer, PROMPT, 30, 9, temperature=0.7, seed=0)
     assert texts["temperature 0.7"] == expected
     # The vocabulary has 300 tokens, so this is the same text from the same random numbers.
     assert texts["top-k 1000"] == texts["temperature 1.0"]
@@ -228,12 +189,12 @@ def test_settings_are_compared_sample_by_sample(model, dataset):
         assert f"distinct-2: top-k {k} minus top-k 10" in measured
 
 
-def test_every_two_heads_are_removed_in_turn(model, tokenizer):
-    result = ablation(model, Text(tokenizer, ""), StudySize(6, 50, 0))
+def test_every_two_heads_are_removed_in_turn(model, articles):
+    result = ablation(model, articles, StudySize(6, 50, 0))
     measured, texts, ours = values(result), result["rows"], "without heads 1 and 2"
     pairs = [f"without heads {a} and {b}" for a in range(4) for b in range(a + 1, 4)]
     assert list(result["greedy"]) == list(texts) == ["all heads", *pairs]
-    to_continue = (model, tokenizer, "The cat sat on", 50)
+    to_continue = (model, articles.tokenizer, "The cat sat on", 50)
     for name, kept in (("all heads", [1.0, 1, 1, 1]), (ours, [1.0, 0, 0, 1])):
         how = {"head_mask": torch.tensor([kept] * 2)}
         assert texts[name] == complete(*to_continue, 6, seed=0, **SAMPLING, **how)
@@ -248,19 +209,18 @@ def test_every_two_heads_are_removed_in_turn(model, tokenizer):
         assert abs(measured[f"repetition: {ours} minus {other}"]) > 1e-4
 
 
-def test_where_heads_look_equals_plain_loops(model, tokenizer, dataset):
-    result = attention(model, dataset, StudySize(0, 0, 4))
+def test_where_heads_look_equals_plain_loops(model, articles):
+    result, tokenizer = attention(model, articles, StudySize(0, 0, 4)), articles.tokenizer
     measured, table = values(result), by_head(result)
-    ids = map(tokenizer.encode, dataset.sentences(4))
+    ids = map(tokenizer.encode, articles.sentences(4))
     encoded = [torch.tensor(sentence[:96]) for sentence in ids]  # as much as fits into the window
     found = [query_statistics(attention_maps(model, ids)).double() for ids in encoded]
     means = torch.cat(found, -1).mean(-1)  # (statistic, layer, head), of all positions
     assert table.index.tolist() == [(layer, head) for layer in (0, 1) for head in range(4)]
     for name, of_heads in zip(STATISTICS, means, strict=True):
-        for layer, head in table.index:
-            measure = result["measures"][f"{name}: layer {layer}, head {head}"]
-            assert measure["value"] == pytest.approx(of_heads[layer, head].item())
-            assert table.loc[(layer, head), name].to_dict() | {"of": "4 sentences"} == measure
+        assert table[name].value.tolist() == pytest.approx(of_heads.flatten().tolist())
+        found = table.loc[(1, 3), name].to_dict() | {"of": "4 sentences"}
+        assert found == result["measures"][f"{name}: layer 1, head 3"]
     even = np.mean([q / 2 for ids in encoded for q in range(1, len(ids))])
     assert measured["distance: evenly spread"] == pytest.approx(even)
 
@@ -273,9 +233,8 @@ def test_where_heads_look_equals_plain_loops(model, tokenizer, dataset):
         maps = attention_maps(model, torch.tensor(ids)).double()
         ends = [len(tokenizer.decode(ids[: i + 1])) for i in range(len(ids))]  # in characters
         for word in (f" The {subject} sat", f" The {subject}"):
-            key = ends.index(len(word))
-            later = [maps[:, :, q, key] * (q + 1) for q in range(key + 1, len(ids))]
-            received.append(torch.stack(later).mean((0, 2)))  # of each layer
+            looked = attention_received(maps, ends.index(len(word)))
+            received.append(looked.mean(-1))  # of each layer
     sat, noun = torch.stack(received).view(24, 2, 2).mean(0)
     assert result["measures"]["to sat: layer 0"]["of"] == "24 sentences of one template"
 
@@ -300,11 +259,11 @@ def test_where_heads_look_equals_plain_loops(model, tokenizer, dataset):
     ],
 )
 def test_what_cannot_be_studied_is_refused(
-    call, arguments, message, make_model, model, dataset, one_sentence
+    call, arguments, message, make_model, model, articles, one_sentence
 ):
     if isinstance(arguments[-1], StudySize):
         heads, size = arguments
-        arguments = make_model(replace(model.config, n_head=heads)), dataset, size
+        arguments = make_model(replace(model.config, n_head=heads)), articles, size
     with pytest.raises(LLMLiteError, match=message) as error:
         call(*arguments)
     one_sentence(error)
