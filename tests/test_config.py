@@ -1,10 +1,8 @@
 """Configurations refuse what cannot work, and profiles are the paper's where they say so."""
 
-import re
 from dataclasses import replace
 
 import pytest
-import torch
 from benchmarks.tables import benchmark
 
 from llmlite import paper
@@ -139,27 +137,21 @@ def test_a_profile_can_be_trained_its_audit_starts_without_a_mistake_and_is_the_
     assert own in list(profile.data_grid.space.points()), "it is among its own candidates"
 
 
-def test_profile_small_is_a_night_of_two_cores(wikitext, tmp_path, monkeypatch):
+def test_profile_small_is_a_night_of_two_cores(wikitext, tmp_path):
     """By the step that `make bench-train` has measured on one thread of a processor with bfloat16,
     its operations held for what a step takes, in two processes side by side."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     case = benchmark("train-cpu")["cases"]["128-bfloat16-1"]
     operations = step_operations(ModelConfig(**case["shape"]), case["batch"])
     rate = case["contestants"]["llmlite"]["step_s"] / operations
     experiment = Experiment("small", wikitext, tmp_path, "cpu", progress=False)
-    runs, hours = chosen(whole_plan(experiment)), {}
-    for run in {experiment.folder(run): run for run in reversed(runs)}.values():
-        trainer = experiment.trainer(run)  # of two that are one training, the first
-        step = rate * step_operations(run.model, trainer.batch)
-        # Of what is validated each epoch, a forward pass is a third of a step, but in float32.
+    hours = 0
+    for run in {experiment.folder(run): run for run in chosen(whole_plan(experiment))}.values():
+        trainer = experiment.trainer(run)
+        # Of what is validated each epoch, a forward pass is a third of a step.
         valid = len(trainer.valid_windows) * run.model.block_size / trainer.tokens_per_epoch
-        share = 1 / 3 if trainer.dtype is None else 1
-        hours[run.name] = trainer.total_steps * step * (1 + share * valid) / 3600
-    first = [h for name, h in hours.items() if re.match("honest|no-mask-deep|search-revised", name)]
-    assert len(first) == 3 + 1 + 12
-    assert sum(first) / 2 < 7.1, "the paper's best with three seeds, and the revised grid"
-    assert sum(hours.values()) / 2 < 15.4
-    assert max(hours.values()) < 3.1, "no run is longer than an evening"
+        step = rate * step_operations(run.model, trainer.batch) * (1 + valid / 3)
+        hours += trainer.total_steps * step / 3600 / 2
+    assert 12 < hours < 15.4
 
 
 @pytest.mark.parametrize(("cuda", "tokens"), [(False, 4e6), (True, 3e8)])
