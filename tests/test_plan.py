@@ -3,18 +3,15 @@
 import io
 import json
 import math
-import os
 import pickle
 import re
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -144,17 +141,12 @@ def test_a_plan_is_followed_through_failure_deadline_and_kill(
     assert "Workers were killed 3 times" in capsys.readouterr().err
 
 
-KILLED = """
-import sys
-from pathlib import Path
-if __name__ == "__main__":
-    import test_plan
-    text, out, archive = map(Path, sys.argv[1:])
-    test_plan.runner.PACK_EVERY = 0
-    test_plan.runner.cores = lambda: 1  # another number of threads sums in another order
-    test_plan.work_through(test_plan.open_plan(text, out), test_plan.FEW, archive=archive)
-"""
 FEW = ("retrain", "search-revised", "unshifted")
+
+
+def pack_after_each_run(experiment, archive):
+    runner.PACK_EVERY, runner.cores = 0, lambda: 1  # more threads would sum in another order
+    work_through(experiment, FEW, archive=archive)
 
 
 def packed(archive) -> list[str]:
@@ -171,17 +163,17 @@ def losses(folder) -> list[dict]:
 
 @pytest.mark.slow
 def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_articles, tmp_path):
-    archive, other = tmp_path / "kept.tar.gz", open_plan(some_articles, tmp_path / "other")
-    command = [sys.executable, "-c", KILLED, some_articles, tmp_path / "killed", archive]
-    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    child = subprocess.Popen(command, start_new_session=True, env=os.environ | paths)
+    killed, other = (open_plan(some_articles, tmp_path / name) for name in ("killed", "other"))
+    archive = tmp_path / "kept.tar.gz"
+    child = get_context("spawn").Process(target=pack_after_each_run, args=(killed, archive))
+    child.start()
     try:
         while not archive.exists() or "test_score.json" not in packed(archive):
-            assert child.poll() is None, "it ended before it could be killed"
+            assert child.is_alive(), "it ended before it could be killed"
             time.sleep(0.01)
     finally:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        child.kill()  # its worker leaves with it
+        child.join()
     unpack(archive, other.out, "tiny")
     before = files(other)
     assert work_through(other, FEW, archive=archive) == []
