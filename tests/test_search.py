@@ -4,7 +4,9 @@ real Ray cluster of this machine."""
 import os
 import re
 import signal
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -52,19 +54,6 @@ def finished(tmp_path_factory):
     """(folder, table) of a search that nothing went wrong in; not to be changed."""
     folder = tmp_path_factory.mktemp("search")
     return folder, search_in(folder)
-
-
-@pytest.fixture
-def fits(monkeypatch):
-    """The runs that were trained, in order, as (learning rate, heads)."""
-    calls, fit = [], Trainer._resume
-
-    def counted(self):
-        calls.append((self.config.learning_rate, self.run.model.n_head))
-        return fit(self)
-
-    monkeypatch.setattr(Trainer, "_resume", counted)
-    return calls
 
 
 def test_the_table_has_a_row_a_configuration_as_its_record_says(finished):
@@ -125,13 +114,12 @@ FAILURES = [
 ]
 
 
-def test_an_error_stops_a_search_if_the_next_run_would_meet_it_or_is_a_row_tried_again(
-    tmp_path, finished, fits, monkeypatch
-):
-    train, errors = Trainer._train_epoch, []
+def test_an_error_stops_all_or_is_a_row_that_is_tried_again(tmp_path, finished, monkeypatch):
+    train, errors, trained = Trainer._train_epoch, [], Counter()
 
     def fail(self):
-        if errors and (self.config.learning_rate, self.run.model.n_head) == ALL[1]:
+        trained[point := (self.config.learning_rate, self.run.model.n_head)] += 1
+        if errors and point == ALL[1]:
             raise errors.pop()
         return train(self)
 
@@ -140,7 +128,7 @@ def test_an_error_stops_a_search_if_the_next_run_would_meet_it_or_is_a_row_tried
         errors.append(kind("Taken."))
         with pytest.raises(kind, match="Taken"):
             search_in(tmp_path)
-    assert fits == [ALL[0], *[ALL[1]] * len(STOPS)]
+    assert trained == {ALL[0]: 2, ALL[1]: len(STOPS)}
     assert pd.read_csv(tmp_path / "results.csv").n_head.tolist() == [1]
     for error, reason in FAILURES:
         errors.append(error)
@@ -152,17 +140,16 @@ def test_an_error_stops_a_search_if_the_next_run_would_meet_it_or_is_a_row_tried
         assert len(epochs) == 3 * 2
         assert f"\nFailed (0.02, 1, 2, 8): {reason}" in search_log(table, epochs)
     assert search_in(tmp_path).perplexity.tolist() == finished[1].perplexity.tolist()
-    assert fits[len(STOPS) + 1 :] == [*ALL[1:], *[ALL[1]] * len(FAILURES)]
+    tries = len(STOPS) + len(FAILURES)
+    assert trained == dict.fromkeys(ALL, 2) | {ALL[1]: tries + 2}, "what is finished stays so"
 
 
-@pytest.mark.parametrize(
-    ("given", "device", "gpus"),
-    [(None, "cpu", 0), (None, "cuda", 1), (None, "cuda:1", 1), (0.25, "cpu", 0.25), (0, "cuda", 0)],
-)
-def test_a_run_gets_a_whole_gpu_unless_it_is_told_otherwise(given, device, gpus):
-    options, compute = elsewhere(RayOptions(gpus_per_run=given), Compute(device))
-    assert options.gpus_per_run == gpus
-    assert (compute.device, compute.progress) == ("cuda" if gpus else "cpu", False)
+def test_a_run_gets_a_whole_gpu_unless_it_is_told_otherwise():
+    rows = (None, "cpu", 0), (None, "cuda:1", 1), (0.25, "cpu", 0.25), (0, "cuda", 0)
+    for given, device, gpus in rows:
+        options, compute = elsewhere(RayOptions(gpus_per_run=given), Compute(device))
+        assert options.gpus_per_run == gpus
+        assert (compute.device, compute.progress) == ("cuda" if gpus else "cpu", False)
 
 
 @pytest.fixture(scope="module", params=[pytest.param("ray", marks=pytest.mark.slow)])
@@ -217,18 +204,19 @@ def test_what_fails_in_a_worker_is_a_row_but_a_damaged_run_stops_all(tmp_path, t
         search_in(tmp_path, space, ray=two_cpus)
 
 
+HERE = Path.cwd()
 WRONG = [
-    (str, {}, "gone", LLMLiteError, r"does not see .*gone; put the output"),
-    (lambda _: os.kill(os.getpid(), 9), {}, "", LLMLiteError, "A run's worker was lost 1 times"),
-    (lambda item: item + "a bug", {}, "", TypeError, "unsupported operand"),
-    (str, {"cpus_per_run": 99}, "", LLMLiteError, r"No machine .* has 99 CPUs and 0 GPUs"),
+    (str, {}, HERE / "gone", LLMLiteError, r"does not see .*gone; put the output"),
+    (lambda _: os.kill(os.getpid(), 9), {}, HERE, LLMLiteError, "A run's worker was lost 1 times"),
+    (lambda item: item + "a bug", {}, HERE, TypeError, "unsupported operand"),
+    (str, {"cpus_per_run": 99}, HERE, LLMLiteError, r"No machine .* has 99 CPUs and 0 GPUs"),
 ]
 
 
 @pytest.mark.parametrize(("function", "options", "folder", "kind", "words"), WRONG)
-def test_what_no_worker_can_do_is_an_error(
-    tmp_path, monkeypatch, two_cpus, function, options, folder, kind, words
+def test_what_no_worker_can_do_says_so(
+    monkeypatch, two_cpus, function, options, folder, kind, words
 ):
     monkeypatch.setattr(cluster, "RETRIES", 0)
     with pytest.raises(kind, match=words):
-        list(on_ray(function, [0], replace(two_cpus, **options), tmp_path / folder))
+        list(on_ray(function, [0], replace(two_cpus, **options), folder))
