@@ -81,12 +81,7 @@ def test_a_clone_shows_what_one_notebook_and_then_a_whole_run_made(
 ):
     root, out = tmp_path / "root", tmp_path / "out"
     figures, records = root / "figures", root / "figures" / "records"
-    for folder in (
-        root / "notebooks",
-        records / "runs" / "old",
-        out / "figures",
-        out / "notebooks",
-    ):
+    for folder in (root / "notebooks", records / "runs/old", out / "figures", out / "notebooks"):
         folder.mkdir(parents=True)
     (root / "README.md").write_text(README)
     experiment = Experiment("quick", "sample", out, "cpu", progress=False)
