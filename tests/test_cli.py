@@ -1,5 +1,6 @@
 """The command line: help that teaches, results on stdout, errors in one sentence, exit code 2."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -11,8 +12,6 @@ import torch
 from llmlite.cli import COMMANDS, main
 from llmlite.cli.options import Work, parse
 from llmlite.config import RayOptions
-from llmlite.experiment import Experiment
-from llmlite.files import LLMLiteError
 from llmlite.profiles import PROFILES, own_profile
 from llmlite.run import read_record
 from llmlite.sources import sample_folder
@@ -129,13 +128,17 @@ def test_bad_input_is_one_sentence(llmlite, shared, tmp_path, monkeypatch, words
 
 
 def test_a_search_goes_to_the_cluster_that_was_named(llmlite, shared, monkeypatch):
-    def search(experiment, grid, ray):
-        assert (grid, ray) == ("first", RayOptions("10.0.0.1:6379", 0.25, 2))
-        raise LLMLiteError("Got there.")
+    def on_ray(function, runs, options, folder):
+        assert options == RayOptions("10.0.0.1:6379", 0, 2)
+        function = pickle.loads(pickle.dumps(function))  # as for another machine
+        yield from enumerate(map(function, runs))
 
-    monkeypatch.setattr(Experiment, "search", search)
-    words = ["--ray.address", "10.0.0.1:6379", "--ray.gpus-per-run", "0.25", "--ray.cpus-per-run=2"]
-    assert "Got there" in llmlite("search", "--grid", "first", *shared, *words, code=2)
+    monkeypatch.setattr("llmlite.plan.search.on_ray", on_ray)
+    words = ["--ray.address", "10.0.0.1:6379", "--ray.gpus-per-run", "0", "--ray.cpus-per-run=2"]
+    words += ["--first.space.n-embd", "8", "--first.space.learning-rate", "1e30", "1e-2"]
+    words += ["--first.train.batch-size", "64", *DATA]
+    said = llmlite("search", "--grid", "first", *shared, *words)
+    assert re.search(r"failed .*\n.* finished .*\nBest: learning_rate 0\.01", said)
 
 
 def test_the_installed_command_runs():

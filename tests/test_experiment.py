@@ -1,8 +1,6 @@
 """A profile in a folder: each stage is made when it is asked for, once, and found again."""
 
 import json
-import pickle
-import re
 from dataclasses import asdict, replace
 from threading import Thread
 from types import SimpleNamespace
@@ -15,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from tiny_plan import PROFILE, TRAIN, files, open_plan
 
-from llmlite.config import AXES, RayOptions
+from llmlite.config import AXES
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError, write_json
 from llmlite.metrics import total_loss
@@ -107,24 +105,6 @@ def test_what_is_given_is_retrained_as_it_stands_without_a_search(start):
     assert not known.runs.exists()
 
 
-def test_a_search_on_a_cluster_is_not_repeated_here(start, monkeypatch):
-    def on_ray(function, items, options, folder):
-        function = pickle.loads(pickle.dumps(function))  # as for another machine
-        yield from enumerate(map(function, items))
-
-    monkeypatch.setattr("llmlite.plan.search.on_ray", on_ray)
-    # The retraining is what the search trained.
-    rates = {"revised.space.learning_rate": (1e30, 1e-2)}
-    experiment = start(replace(SEARCHED, train=TRAIN), **rates)
-    table = experiment.search("revised", RayOptions("local"))
-    assert table.status.tolist() == ["failed", "finished"]
-    assert len(pd.read_csv(experiment.out / "search-revised.csv")) == 2
-    before = files(experiment)
-    assert experiment.configuration["learning_rate"] == 1e-2
-    experiment.test_score()
-    assert before.items() <= files(experiment).items(), "what failed there is not tried again here"
-
-
 def test_seeds_are_runs_of_their_own_and_scored_alike(whole):
     experiment = whole.experiment
     table = experiment.seed_scores()
@@ -139,15 +119,6 @@ def test_seeds_are_runs_of_their_own_and_scored_alike(whole):
     assert table["test loss"].is_unique
     kept = pd.read_csv(experiment.out / "seeds.csv", index_col="seed")
     pd.testing.assert_frame_equal(kept, table)
-
-
-def test_the_first_line_names_profile_data_device_and_commit(start, some_articles):
-    parts = str(start()).split(" · ")
-    assert parts[:2] == ["profile tiny", f"data own text in {some_articles.name} (folder)"]
-    assert re.fullmatch(r"device CPU \(.+ 1 thread\)", parts[2])
-    assert parts[3] == f"commit {commit()}"
-    shown = str(start(needs_gpu=True))
-    assert re.search(r"device shown on CPU .+, trained on CPU", shown)
 
 
 @pytest.mark.parametrize(("memory", "name"), [(0, "quick"), (16e9, "small"), (30e9, "full")])

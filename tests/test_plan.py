@@ -22,7 +22,6 @@ from tiny_plan import PROFILE, SEEDS, TRAIN, files, open_plan
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
 from llmlite.config import DataSpace
-from llmlite.experiment import Experiment
 from llmlite.files import CheckpointError, LLMLiteError, MissingRunError
 from llmlite.plan import runner
 from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack
@@ -101,9 +100,7 @@ class Pool(Executor):
         return {first}, set()
 
 
-def test_a_plan_is_followed_through_failure_deadline_and_kill(
-    some_articles, tmp_path, monkeypatch, capsys
-):
+def test_a_plan_through_failure_deadline_and_kill(some_articles, tmp_path, monkeypatch, capsys):
     rates = {"revised.space.learning_rate": (1e30, 2e-3, 1e-3)}
     experiment = open_plan(some_articles, tmp_path, SEARCHED, **rates)
     first = ["honest-seed-1337", "no-mask-deep", "honest-seed-1", "search-revised-lr1e+30-1l-2h-8d"]
@@ -125,10 +122,8 @@ def test_a_plan_is_followed_through_failure_deadline_and_kill(
     assert read_record(experiment.folder(experiment.grid("revised")[0]))["status"] == "failed"
     said = capsys.readouterr().err
     assert "DivergedError" in said
-    assert re.findall(r"( \d+ s)  (search\S+): validation", said) == [
-        (" 120 s", search[1]),
-        (" 180 s", search[2]),
-    ]
+    ended = re.findall(r"( \d+ s)  (search\S+): validation", said)
+    assert ended == [(" 120 s", search[1]), (" 180 s", search[2])]
 
     pool = Pool(monkeypatch, experiment, kills=1)
     assert names(work_through(experiment, only[:2], processes=9)) == search[:1]
@@ -209,9 +204,7 @@ def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, conte
     assert not list(tmp_path.rglob("outside"))
 
 
-def test_what_needs_a_gpu_is_shown_as_far_as_archives_have_its_records(
-    whole, some_articles, tmp_path, capsys
-):
+def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_path, capsys):
     experiment = open_plan(some_articles, tmp_path, SHOWN)
     audit, table = Audit(experiment), experiment.search("revised")
     assert table.status.tolist() == ["missing"] * 2
@@ -240,6 +233,7 @@ def test_what_needs_a_gpu_is_shown_as_far_as_archives_have_its_records(
 
     unpack(whole.experiment.out / "all.tar.gz", tmp_path, "tiny")
     before = files(experiment)
+    assert re.search(r"tiny · .* own text .* shown on CPU .+, trained on CPU", str(experiment))
     assert experiment.seed_scores().equals(whole.experiment.seed_scores())
     assert experiment.model.config == whole.experiment.model.config
     assert choose_data(experiment).equals(choose_data(whole.experiment))
@@ -277,16 +271,9 @@ def test_the_candidates_are_all_combinations_of_a_grid(some_articles, tmp_path):
     assert candidates(open_plan(some_articles, tmp_path, data_grid=None)) == []
 
 
-def test_the_fewest_bits_per_byte_come_first(whole, monkeypatch):
-    measured, counts = Experiment.measured, whole.experiment.dataset.counts("valid")
-
-    def worse_by_stride(experiment, run, what):
-        score = measured(experiment, run, what)
-        return score | {"nats": score["nats"] * run.data.stride}
-
-    assert [run.data.stride for run in candidates(whole.experiment)] == [16, 8]
-    monkeypatch.setattr(Experiment, "measured", worse_by_stride)
-    table = choose_data(whole.experiment)
-    assert table.stride.tolist() == [8, 16]
+def test_the_fewest_bits_per_byte_come_first(whole):
+    table, counts = choose_data(whole.experiment), whole.experiment.dataset.counts("valid")
+    assert [run.data.stride for run in candidates(whole.experiment)] == [8, 16]
+    assert table.stride.tolist() == [16, 8], "in as many windows, with one step more"
     nats = counts.words_and_line_ends * table["perplexity per word"].map(math.log)
     assert table["bits per byte"].tolist() == pytest.approx(nats / math.log(2) / counts.bytes)

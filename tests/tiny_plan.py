@@ -25,7 +25,7 @@ PROFILE = replace(
     first=Grid(SearchSpace((1e-3,), (1,), (1,), (8,)), FIXED),
     revised=Grid(SearchSpace((2e-3, 1e-3), (1,), (2,), (8,)), TRAIN),
     seeds=SEEDS,
-    data_grid=Grid(DataSpace((300,), (16,), (1, 2)), replace(TRAIN, epochs=2, train_tokens=300)),
+    data_grid=Grid(DataSpace((300,), (16,), (2, 1)), replace(TRAIN, epochs=2, train_tokens=300)),
 )
 # As in `full`, the scorecard judges by the runs of the retraining and of the grids themselves.
 AUDIT = replace(
