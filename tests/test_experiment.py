@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from threading import Thread
 from types import SimpleNamespace
 
@@ -27,11 +28,7 @@ SEARCHED = replace(PROFILE, searched=True, train=replace(TRAIN, epochs=2, learni
 @pytest.fixture
 def start(some_articles, tmp_path):
     """An experiment on the articles, always in the same folder."""
-
-    def start(profile=SEARCHED, **changes):
-        return open_plan(some_articles, tmp_path / "out", profile, **changes)
-
-    return start
+    return partial(open_plan, some_articles, tmp_path / "out", profile=SEARCHED)
 
 
 def retrained(experiment):
@@ -155,7 +152,7 @@ def test_figures_and_captions_of_notebooks_that_draw_at_a_time(start):
 
 
 def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
-    experiment = start(PROFILE, progress=True)
+    experiment = start(profile=PROFILE, progress=True)
     shown, shipped = experiment.or_pretrained(), load_pretrained("cpu")
     assert "No model is trained here yet" in capsys.readouterr().out
     assert shown.tokenizer.fingerprint == shipped.tokenizer.fingerprint
@@ -174,4 +171,6 @@ def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
     experiment.retrain()
     assert experiment.or_pretrained() is experiment
     (retrained(experiment) / WEIGHTS).unlink()
-    assert start(PROFILE, needs_gpu=True).or_pretrained().pretrained, "of records without a model"
+    assert start(profile=PROFILE, needs_gpu=True).or_pretrained().pretrained, (
+        "of records without a model"
+    )
