@@ -171,6 +171,5 @@ def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
     experiment.retrain()
     assert experiment.or_pretrained() is experiment
     (retrained(experiment) / WEIGHTS).unlink()
-    assert start(profile=PROFILE, needs_gpu=True).or_pretrained().pretrained, (
-        "of records without a model"
-    )
+    of_records = start(profile=PROFILE, needs_gpu=True)
+    assert of_records.or_pretrained().pretrained, "without a model"
