@@ -25,6 +25,7 @@ def on_the_cpu() -> Iterator[None]:
     """Whatever the machine has; in one thread: with small tensors a second one only waits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmlite.parallel.local_device", lambda: "cpu")
+        patch.setattr("llmlite.plan.runner.cores", lambda: 1)  # of workers
         patch.setenv("OMP_NUM_THREADS", "1")  # of other processes
         torch.set_num_threads(1)
         yield

@@ -59,15 +59,6 @@ def assert_same_logits(ours, theirs, make_ids):
     torch.testing.assert_close(theirs.eval()(ids).logits, logits, rtol=0, atol=1e-4)
 
 
-def assert_same_ids(ours, theirs):
-    for text in TEXTS:
-        ids = ours.encode(text)
-        assert theirs(text)["input_ids"] == ids
-        assert theirs.decode(ids) == text
-    special = [*ours.encode("a "), ours.eot_id, *ours.encode(" b")]
-    assert theirs(f"a {END_OF_TEXT} b")["input_ids"] == special
-
-
 def test_the_folder_is_a_gpt2_that_says_the_same(exported, model, tokenizer, make_ids):
     theirs, their_tokenizer = theirs_in(exported)
     config = theirs.config
@@ -78,7 +69,12 @@ def test_the_folder_is_a_gpt2_that_says_the_same(exported, model, tokenizer, mak
     assert config.eos_token_id == config.bos_token_id == tokenizer.eot_id
     assert their_tokenizer.model_max_length == model.config.block_size
     assert_same_logits(model, theirs, make_ids)
-    assert_same_ids(tokenizer, their_tokenizer)
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert their_tokenizer(text)["input_ids"] == ids
+        assert their_tokenizer.decode(ids) == text
+    special = [*tokenizer.encode("a "), tokenizer.eot_id, *tokenizer.encode(" b")]
+    assert their_tokenizer(f"a {END_OF_TEXT} b")["input_ids"] == special
     start = torch.tensor([tokenizer.encode("It's a hard")])
     ids = theirs.generate(start, max_new_tokens=12, do_sample=False)[0].tolist()
     assert ids == generate(model, start, 12, temperature=0)[0, : len(ids)].tolist()
@@ -100,25 +96,22 @@ def test_on_the_way_back_nothing_changes(exported, model, tokenizer, tmp_path, m
     assert_same_logits(import_folder(half, tmp_path / "again").model, theirs.float(), make_ids)
 
 
-@pytest.mark.parametrize(
-    ("file", "changes", "said"),  # changes: of what is in the file by name, or all of it
-    [
-        ("config.json", {"model_type": "llama"}, "only a GPT-2"),
-        ("config.json", {"activation_function": "relu"}, "other logits"),
-        ("config.json", {"n_layer": 3}, "its weights are not"),
-        ("model.safetensors", {"transformer.ln_f.bias": None}, "its weights are not"),
-        ("model.safetensors", {"score": torch.ones(2)}, "its weights are not"),
-        ("model.safetensors", None, "cannot be imported"),  # what is left, a pickle, could run code
-        ("adapter_config.json", "{}", "merge_and_unload"),
-        ("tokenizer.json", "?", "cannot be imported"),
-        ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "other ids"),
-        ("tokenizer.json", {"added_tokens": MORE}, "other ids"),
-        ("tokenizer.json", SMALLER, "its vocabulary is 300, its tokenizer's 299"),
-    ],
-)
-def test_what_would_be_another_model_here_is_refused(
-    exported, tmp_path, file, changes, said, one_sentence
-):
+REFUSED = [  # a file, changes of what is in it by name or all of it, what is said
+    ("config.json", {"model_type": "llama"}, "only a GPT-2"),
+    ("config.json", {"activation_function": "relu"}, "other logits"),
+    ("config.json", {"n_layer": 3}, "its weights are not"),
+    ("model.safetensors", {"score": torch.ones(2)}, "its weights are not"),
+    ("model.safetensors", None, "cannot be imported"),  # what is left, a pickle, could run code
+    ("adapter_config.json", "{}", "merge_and_unload"),
+    ("tokenizer.json", "?", "cannot be imported"),
+    ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "other ids"),
+    ("tokenizer.json", {"added_tokens": MORE}, "other ids"),
+    ("tokenizer.json", SMALLER, "its vocabulary is 300, its tokenizer's 299"),
+]
+
+
+@pytest.mark.parametrize(("file", "changes", "said"), REFUSED)
+def test_another_model_is_refused(exported, tmp_path, file, changes, said, one_sentence):
     path = exported / file
     if changes is None:
         torch.save(load_file(path), exported / "pytorch_model.bin")
@@ -128,19 +121,17 @@ def test_what_would_be_another_model_here_is_refused(
     elif path.suffix == ".json":
         path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
     else:
-        tensors = {n: w for n, w in (load_file(path) | changes).items() if w is not None}
-        save_file(tensors, path, {"format": "pt"})
+        save_file(load_file(path) | changes, path, {"format": "pt"})
     with pytest.raises(LLMLiteError, match=said) as error:
         import_folder(exported, tmp_path / "back")
     assert str(exported) in one_sentence(error)
     assert not (tmp_path / "back").exists()
 
 
-def test_a_model_without_a_mask_is_refused(make_model, model, tokenizer, tmp_path, one_sentence):
+def test_a_model_without_a_mask_is_refused(make_model, model, tokenizer, tmp_path):
     unmasked = make_model(replace(model.config, causal=False))
-    with pytest.raises(LLMLiteError, match="causal mask") as error:
+    with pytest.raises(LLMLiteError, match=r"causal mask.*\.$"):
         export_folder(unmasked, tokenizer, tmp_path, "")
-    one_sentence(error)
 
 
 def test_export_import_and_generate_from_a_shell(capsys, tmp_path):

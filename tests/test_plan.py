@@ -3,28 +3,25 @@
 import io
 import json
 import math
-import os
 import pickle
 import re
-import signal
-import subprocess
-import sys
 import tarfile
 import time
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
-from tiny_plan import PROFILE, SEEDS, TRAIN, files, one_core, open_plan
+from tiny_plan import PROFILE, SEEDS, TRAIN, files, open_plan
 
-from llmlite import data
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
 from llmlite.config import DataSpace
-from llmlite.experiment import Experiment
 from llmlite.files import CheckpointError, LLMLiteError, MissingRunError
 from llmlite.plan import runner
 from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack
@@ -64,53 +61,46 @@ def test_each_run_of_a_plan_is_made_once_whoever_wants_it(whole):
     assert names(chosen(runs, ["no-mask-s", "mask"])) == ["mask", "no-mask-seed-1"]
 
 
-class Pool:
+class Pool(Executor):
     """In the place of workers: what is handed out is made in this process when it is waited for. A
     minute goes by with each run; of the first `kills` the worker is killed."""
 
     def __init__(self, monkeypatch, experiment, kills=0):
-        self.experiment, self.kills, self.now, self.ended = experiment, kills, 0, 0
-        self.busy, self.started, self.given, self.patience, self.packed = {}, [], [], [], []
+        self.folder, self.kills, self.now, self.worker = experiment.folder, kills, 0, Mock()
+        self.started, self.given, self.patience, self.packed = [], [], [], []
         clock = SimpleNamespace(monotonic=lambda: self.now, strftime=time.strftime)
-        pack = {"pack": lambda *_: self.packed.append(self.now), "cores": lambda: 4}
-        workers = {"ProcessPoolExecutor": self.start, "active_children": lambda: [self]}
-        own = {"time": clock, "wait": self.wait, "_experiment": experiment}
-        for name, value in (pack | workers | own).items():
-            monkeypatch.setattr(runner, name, value)
+        change = partial(monkeypatch.setattr, runner)
+        change("time", clock)
+        change("cores", lambda: 4)
+        change("pack", lambda *_: self.packed.append(self.now))
+        change("ProcessPoolExecutor", self.start)
+        change("active_children", lambda: [self.worker])
+        change("wait", self.wait)
+        change("_experiment", experiment)
 
     def start(self, processes, context, _, given):
         self.started.append((processes, context.get_start_method(), given[-1]))
-        self.busy = {}
         return self
 
     def submit(self, make, run):
-        folder = self.experiment.folder(run)
-        assert folder not in map(self.experiment.folder, self.busy.values()), "one training twice"
-        future = Future()
-        future.make, self.busy[future] = make, run
         self.given.append(run.name)
+        future = Future()
+        future.make = make
         return future
 
-    def wait(self, futures, timeout, **_):
+    def wait(self, busy, timeout, **_):
+        assert len(set(map(self.folder, busy.values()))) == len(busy), "one training twice"
         self.now += 60
         self.patience.append(timeout)
-        first = next(iter(futures))
-        run = self.busy.pop(first)
+        first = next(iter(busy))
         if len(self.patience) <= self.kills:
             first.set_exception(BrokenProcessPool())
         else:
-            first.set_result(first.make(run))
+            first.set_result(first.make(busy[first]))
         return {first}, set()
 
-    def terminate(self):
-        self.ended += 1
 
-    def shutdown(self, **_): ...
-
-
-def test_a_plan_is_followed_through_failure_deadline_and_kill(
-    some_articles, tmp_path, monkeypatch, capsys
-):
+def test_a_plan_through_failure_deadline_and_kill(some_articles, tmp_path, monkeypatch, capsys):
     rates = {"revised.space.learning_rate": (1e30, 2e-3, 1e-3)}
     experiment = open_plan(some_articles, tmp_path, SEARCHED, **rates)
     first = ["honest-seed-1337", "no-mask-deep", "honest-seed-1", "search-revised-lr1e+30-1l-2h-8d"]
@@ -127,37 +117,31 @@ def test_a_plan_is_followed_through_failure_deadline_and_kill(
     assert pool.given == [*search, f"{again}-1l-2h-8d", retrain[0]]
     assert pool.patience == [60, 60, 60, 30], "to the deadline"
     assert pool.packed == [120, 240, 240], "when a minute is over, and at the end"
-    assert pool.ended == 1, "a worker that is busy when the time is over"
+    assert pool.worker.terminate.call_count == 1, "a worker that is busy when the time is over"
     assert [name for name in left if name.startswith(only[:2])] == [*retrain, search[0]]
     assert read_record(experiment.folder(experiment.grid("revised")[0]))["status"] == "failed"
     said = capsys.readouterr().err
     assert "DivergedError" in said
-    assert re.findall(r"( \d+ s)  (search\S+): validation", said) == [
-        (" 120 s", search[1]),
-        (" 180 s", search[2]),
-    ]
+    ended = re.findall(r"( \d+ s)  (search\S+): validation", said)
+    assert ended == [(" 120 s", search[1]), (" 180 s", search[2])]
 
     pool = Pool(monkeypatch, experiment, kills=1)
     assert names(work_through(experiment, only[:2], processes=9)) == search[:1]
     assert pool.started == [(3, "spawn", 1)] * 2, "no more than there are runs; anew after a kill"
     assert pool.given == [*retrain, search[0], *retrain, search[0]]
-    assert pool.ended == 1
+    assert pool.worker.terminate.called
     pool = Pool(monkeypatch, experiment, kills=9)
     assert names(work_through(experiment, ["unshifted"])) == ["unshifted"]
     assert pool.started == [(1, "spawn", 4)] * 3
     assert "Workers were killed 3 times" in capsys.readouterr().err
 
 
-KILLED = """
-import sys
-from pathlib import Path
-if __name__ == "__main__":
-    import test_plan
-    text, out, archive = map(Path, sys.argv[1:])
-    test_plan.runner.PACK_EVERY = 0
-    test_plan.work_through(test_plan.open_plan(text, out), test_plan.FEW, archive=archive)
-"""
 FEW = ("retrain", "search-revised", "unshifted")
+
+
+def pack_after_each_run(experiment, archive):
+    runner.PACK_EVERY, runner.cores = 0, lambda: 1  # more threads would sum in another order
+    work_through(experiment, FEW, archive=archive)
 
 
 def packed(archive) -> list[str]:
@@ -165,54 +149,48 @@ def packed(archive) -> list[str]:
         return [Path(name).name for name in file.getnames()]
 
 
-def losses(folder) -> list[dict]:
-    """A run's epochs without their times, and its steps."""
-    epochs = read_record(folder)["epochs"]
-    timeless = [{**epoch, "seconds": None, "tokens_per_second": None} for epoch in epochs]
-    return [*timeless, *map(json.loads, (folder / STEPS).read_text().splitlines())]
-
-
 @pytest.mark.slow
 def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_articles, tmp_path):
-    archive, other = tmp_path / "kept.tar.gz", open_plan(some_articles, tmp_path / "other")
-    command = [sys.executable, "-c", KILLED, some_articles, tmp_path / "killed", archive]
-    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    with one_core():
-        child = subprocess.Popen(command, start_new_session=True, env=os.environ | paths)
+    killed, other = (open_plan(some_articles, tmp_path / name) for name in ("killed", "other"))
+    archive = tmp_path / "kept.tar.gz"
+    child = get_context("spawn").Process(target=pack_after_each_run, args=(killed, archive))
+    child.start()
     try:
         while not archive.exists() or "test_score.json" not in packed(archive):
-            assert child.poll() is None, "it ended before it could be killed"
+            assert child.is_alive(), "it ended before it could be killed"
             time.sleep(0.01)
     finally:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        child.kill()  # its worker leaves with it
+        child.join()
     unpack(archive, other.out, "tiny")
     before = files(other)
-    with one_core():  # as all of it was: another number of threads sums in another order
-        assert work_through(other, FEW, archive=archive) == []
+    assert work_through(other, FEW, archive=archive) == []
     assert before.items() <= files(other).items(), "nothing of it was made again"
     for run in chosen(whole_plan(other), FEW):
-        assert losses(whole.experiment.folder(run)) == losses(other.folder(run)), run.name
+        ours, theirs = whole.experiment.folder(run), other.folder(run)
+        assert (ours / STEPS).read_text() == (theirs / STEPS).read_text(), run.name
+        best, theirs = (read_record(folder)["best"] for folder in (ours, theirs))
+        assert best["valid_loss"] == theirs["valid_loss"], run.name
 
 
 OURS = {MANIFEST: json.dumps({"format": FORMAT, "profile": "quick"})}
 OUTSIDE = [OURS | {name: ""} for name in ("../outside", "runs/../../outside")]
-FOREIGN = [{"x": ""}, {MANIFEST: "{"}, {MANIFEST: json.dumps({"format": "another"})}, *OUTSIDE]
+FOREIGN = [{"x": ""}, {MANIFEST: "{"}, {MANIFEST: json.dumps({"format": "another"})}]
 
 
-@pytest.mark.parametrize("contents", [*FOREIGN, "missing", "empty", "half", "no archive"])
+@pytest.mark.parametrize("contents", [*FOREIGN, *OUTSIDE, "half"])
 def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, contents, one_sentence):
     archive, out = tmp_path / "in" / "a.tar.gz", tmp_path / "in" / "out"
     archive.parent.mkdir()
-    if isinstance(contents, dict):
+    if contents == "half":
+        good = (whole.experiment.out / "all.tar.gz").read_bytes()
+        archive.write_bytes(good[: len(good) // 2])
+    else:
         with tarfile.open(archive, "w:gz") as file:
             for name, content in contents.items():
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 file.addfile(info, io.BytesIO(content.encode()))
-    elif contents != "missing":
-        good = (whole.experiment.out / "all.tar.gz").read_bytes()
-        archive.write_bytes({"empty": b"", "half": good[: len(good) // 2]}.get(contents, b"none"))
     with pytest.raises(CheckpointError) as error:
         unpack(archive, out, "quick")
     assert str(archive) in one_sentence(error)
@@ -220,9 +198,7 @@ def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, conte
     assert not list(tmp_path.rglob("outside"))
 
 
-def test_what_needs_a_gpu_is_shown_as_far_as_archives_have_its_records(
-    whole, some_articles, tmp_path, capsys
-):
+def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_path, capsys):
     experiment = open_plan(some_articles, tmp_path, SHOWN)
     audit, table = Audit(experiment), experiment.search("revised")
     assert table.status.tolist() == ["missing"] * 2
@@ -251,6 +227,7 @@ def test_what_needs_a_gpu_is_shown_as_far_as_archives_have_its_records(
 
     unpack(whole.experiment.out / "all.tar.gz", tmp_path, "tiny")
     before = files(experiment)
+    assert re.search(r"tiny · .* own text .* shown on CPU .+, trained on CPU", str(experiment))
     assert experiment.seed_scores().equals(whole.experiment.seed_scores())
     assert experiment.model.config == whole.experiment.model.config
     assert choose_data(experiment).equals(choose_data(whole.experiment))
@@ -271,9 +248,7 @@ def test_what_needs_a_gpu_is_shown_as_far_as_archives_have_its_records(
         unpack(archive, tmp_path / "b", "quick")
 
 
-def test_the_candidates_are_all_combinations_of_one_text(some_articles, tmp_path, monkeypatch):
-    read, load = [], data.open_source
-    monkeypatch.setattr(data, "open_source", lambda *a, **k: read.append(1) or load(*a, **k))
+def test_the_candidates_are_all_combinations_of_a_grid(some_articles, tmp_path):
     grid = Grid(DataSpace((270, 300), (8, 16), (1, 2)), replace(TRAIN, epochs=2))
     experiment = open_plan(some_articles, tmp_path, data_grid=grid)
     runs = candidates(experiment)
@@ -287,20 +262,12 @@ def test_the_candidates_are_all_combinations_of_one_text(some_articles, tmp_path
         # Each token as often, as many in a batch, whatever the window.
         assert run.train.epochs * run.data.block_size / run.data.stride == 2
         assert run.train.batch_size * run.data.block_size == 4 * 16
-    assert read == [1]
     assert candidates(open_plan(some_articles, tmp_path, data_grid=None)) == []
 
 
-def test_the_fewest_bits_per_byte_come_first(whole, monkeypatch):
-    measured, counts = Experiment.measured, whole.experiment.dataset.counts("valid")
-
-    def worse_by_stride(experiment, run, what):
-        score = measured(experiment, run, what)
-        return score | {"nats": score["nats"] * run.data.stride}
-
-    assert [run.data.stride for run in candidates(whole.experiment)] == [16, 8]
-    monkeypatch.setattr(Experiment, "measured", worse_by_stride)
-    table = choose_data(whole.experiment)
-    assert table.stride.tolist() == [8, 16]
+def test_the_fewest_bits_per_byte_come_first(whole):
+    table, counts = choose_data(whole.experiment), whole.experiment.dataset.counts("valid")
+    assert [run.data.stride for run in candidates(whole.experiment)] == [8, 16]
+    assert table.stride.tolist() == [16, 8], "in as many windows, with one step more"
     nats = counts.words_and_line_ends * table["perplexity per word"].map(math.log)
     assert table["bits per byte"].tolist() == pytest.approx(nats / math.log(2) / counts.bytes)

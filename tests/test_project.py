@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from operator import attrgetter
@@ -16,7 +17,6 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -121,8 +121,7 @@ def test_each_stop_of_the_tour_is_there():
         for name, suffix, function in places:
             assert {f"{name}.{suffix}", f"llmlite/{name}.{suffix}"} & FILES, stop
             if function:
-                module = import_module(f"llmlite.{name.replace('/', '.')}")
-                assert attrgetter(function)(module), stop
+                attrgetter(function)(import_module(f"llmlite.{name.replace('/', '.')}"))
 
 
 def test_no_text_names_a_registry_host_or_somebodys_folder():
@@ -144,10 +143,6 @@ def test_changelog_package_and_citation_agree():
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
     assert version == PROJECT["version"] == llmlite.__version__ == cited["version"]
     assert cited["license"] == PROJECT["license"]
-    paper, wikitext = cited["references"]
-    assert paper["title"] == "Implement a LLM-Lite"
-    assert "year" not in paper, "the paper's text states none"
-    assert wikitext["identifiers"] == [{"type": "other", "value": "arXiv:1609.07843"}]
 
 
 # -- the environment ------------------------------------------------------------------------------
@@ -155,45 +150,38 @@ def test_changelog_package_and_citation_agree():
 EXTRAS = PROJECT["optional-dependencies"].values()
 LINES = [line for lines in (PROJECT["dependencies"], *EXTRAS) for line in lines]
 ASKED = [r for r in map(Requirement, LINES) if r.name != PROJECT["name"]]  # which asks for extras
-CONSTRAINTS = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
-PINNED = [line.split("==") for line in CONSTRAINTS if not line.startswith("#")]
+CONSTRAINTS = (REPOSITORY / "constraints.txt").read_text("utf-8")
+PINNED = re.findall(r"^([^#\s]+)==(\S+)$", CONSTRAINTS, re.MULTILINE)
 PINS = {canonicalize_name(name): Version(version) for name, version in PINNED}
 
 
 def test_conda_and_make_install_the_same_on_a_python_that_the_package_asks_for():
     conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text("utf-8"))
-    assert (conda["name"], conda["channels"]) == (PROJECT["name"], ["conda-forge"])
     python, pip, section = conda["dependencies"]
     assert pip == "pip", "conda wants it named where a pip section follows"
-    (command,) = re.findall(r"-m pip install .*", MAKEFILE)
-    words = shlex.split(command)
-    assert shlex.split(" ".join(section["pip"])) == words[words.index("-c") :]
+    (words,) = re.findall(r"-m pip install .*(-c .*)", MAKEFILE)
+    assert " ".join(section["pip"]) == words.replace("'", "")
     (checked,) = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", MAKEFILE)
-    assert PROJECT["requires-python"] == f">={'.'.join(checked)}"
-    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
-    assert f"Python {'.'.join(checked)} or later" in (REPOSITORY / "README.md").read_text("utf-8")
+    least = ".".join(checked)
+    assert PROJECT["requires-python"] == f">={least}"
+    assert Version(python.removeprefix("python=")) >= Version(least)
+    assert f"Python {least} or later" in (REPOSITORY / "README.md").read_text("utf-8")
 
 
-def test_every_requirement_is_pinned_once_within_its_bounds_and_none_has_an_upper_one():
-    """In Colab the PyTorch that is installed stays."""
+def test_what_is_asked_for_is_pinned_once_within_its_bounds_and_has_no_upper_one():
+    """What pinned packages ask for as well, so that the same command installs the same versions
+    next year: but for PyTorch, whose builds bring exact versions of CUDA's libraries, and for what
+    is not installed here as it is pinned. In Colab the PyTorch that is installed stays."""
     assert len(PINS) == len(PINNED)
     assert all(re.fullmatch(r">=[\d.]+", str(requirement.specifier)) for requirement in ASKED)
-    wrong = [r for r in ASKED if not r.specifier.contains(PINS[canonicalize_name(r.name)])]
-    assert wrong == []
-
-
-def test_what_a_pinned_package_needs_is_pinned():
-    """So that the same command installs the same versions next year. But for PyTorch, whose builds
-    bring exact versions of CUDA's libraries, and for what is not installed here as it is pinned."""
-    seen = set()
-    for name, pin in PINS.items():
-        try:
+    asked = list(ASKED)
+    for name in PINS.keys() - {"torch"}:
+        with suppress(PackageNotFoundError):
             package = distribution(name)
-        except PackageNotFoundError:
-            continue
-        if name != "torch" and Version(package.version).public == pin.public:
-            needs = [Requirement(line) for line in package.requires or []]
-            here = [r for r in needs if not r.marker or r.marker.evaluate({"extra": ""})]
-            seen |= {canonicalize_name(requirement.name) for requirement in here}
-    assert {"torch", "nbclient", "pillow"} <= seen, "llmlite[dev] is installed here"
-    assert not seen - PINS.keys() - {"setuptools", "pip"}, "what venv and PyTorch bring"
+            if Version(package.version).public == PINS[name].public:
+                asked += map(Requirement, package.requires or [])
+    here = [one for one in asked if not one.marker or one.marker.evaluate({"extra": ""})]
+    pins = PINS | dict.fromkeys(
+        ("pip", "setuptools"), Version("99")
+    )  # which venv and PyTorch bring
+    assert [one for one in here if pins[canonicalize_name(one.name)] not in one.specifier] == []
