@@ -87,9 +87,7 @@ def sample() -> dict[str, str]:
     ("tokens", "raw", "wikitext-2-v1"),
     ("raw", "tokens", "wikitext-2-raw-v1"),
 ])  # fmt: skip
-def test_a_folder_gives_its_text_and_a_damaged_file_of_the_corpus_is_named(
-    write_folder, suffix, other, name, monkeypatch, one_sentence
-):
+def test_a_folder_is_whole_or_named(write_folder, suffix, other, name, monkeypatch, one_sentence):
     folder = write_folder(suffix)
     (folder / f"wiki.test.{other}").write_text("of a download cut short")
     assert opened(folder) == (TEXTS, "own text in corpus")
@@ -121,9 +119,7 @@ def hub(tmp_path, monkeypatch) -> dict[str, dict[str, str]]:
     return texts
 
 
-def test_the_hub_gives_the_text_of_the_files_and_auto_is_a_folder_named_or_else_the_hub(
-    hub, write_folder, monkeypatch
-):
+def test_the_hub_has_the_same_text_and_auto_is_a_folder_or_the_hub(hub, write_folder, monkeypatch):
     for called, texts in hub.items():
         assert opened("hub", name=called) == (texts, called)
         stream = open_source(DataConfig("hub", called, stream=True), without=Path("here"))
@@ -133,9 +129,7 @@ def test_the_hub_gives_the_text_of_the_files_and_auto_is_a_folder_named_or_else_
         assert opened()[1] == name
 
 
-def test_a_hub_that_does_not_answer_or_lacks_the_text_is_named_with_two_ways_out(
-    hub, monkeypatch, one_sentence
-):
+def test_a_hub_that_fails_is_named_with_two_ways_out(hub, monkeypatch, one_sentence):
     unreachable = Mock(side_effect=ConnectionError("Couldn't reach\nthe Hub"))
     reason = r"cannot be read from the Hub \(ConnectionError: Couldn't reach the Hub\)"
     for words in ("Configuration wikitext-3 of .*", reason):
@@ -160,9 +154,7 @@ ENOUGH = b"fine " * 5_000
     ("text.txt", ENOUGH + b"\0", "{path} is not text: it has NUL bytes"),
 ])  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_text_that_cannot_be_used_is_refused_in_a_sentence(
-    start, tmp_path, name, content, words, stream, one_sentence
-):
+def test_unusable_text_is_refused(start, tmp_path, name, content, words, stream, one_sentence):
     path = tmp_path / "corpus" / name
     path.unlink(missing_ok=True)
     if content is not None:
@@ -173,9 +165,7 @@ def test_a_text_that_cannot_be_used_is_refused_in_a_sentence(
     assert words.format(path=path) in one_sentence(error)
 
 
-def test_a_folder_is_its_text_files_in_order_without_marks_and_with_one_kind_of_line_ends(
-    tmp_path, capsys
-):
+def test_a_folder_is_its_text_files_in_order_with_one_kind_of_line_ends(tmp_path, capsys):
     folder, made = tmp_path / "letters", tmp_path / "letters" / "made"
     for name in ("b.md", "a/2.txt", "a/1.txt", ".hidden.txt", ".git/config", "made/README.md"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -210,9 +200,7 @@ def test_cuts_lie_between_the_largest_things_near(tmp_path):
         assert opened(path) == (splits, "own text a")
 
 
-def test_wikitext_2_has_600_60_and_60_articles_and_the_papers_split_is_80_10_10(
-    wikitext_corpus, wikitext
-):
+def test_wikitext_2_has_600_60_and_60_articles_and_splits_80_10_10(wikitext_corpus, wikitext):
     assert [len(wikitext_corpus.articles(split)) for split in SPLITS] == [600, 60, 60]
     assert wikitext_corpus.articles("valid")[0].startswith(" \n = Homarus gammarus = \n \n")
     splits, _ = opened(wikitext, split="paper")
@@ -323,9 +311,7 @@ def test_the_tokenizer_learns_from_the_beginning_of_a_stream(start, write_folder
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_made_is_made_once_and_for_its_own_text_and_tokenizer(
-    start, write_folder, monkeypatch, stream
-):
+def test_what_is_made_is_made_once_for_its_own_text(start, write_folder, monkeypatch, stream):
     first = start(stream=stream)
     table = first.table()
     with monkeypatch.context() as patch:
@@ -394,9 +380,7 @@ def test_damaged_tokens_are_named_and_unfinished_ones_made_anew(start, one_sente
     assert not list(made.glob(".*.tmp*"))
 
 
-def test_the_committed_files_are_what_the_script_composes_and_it_finds_what_was_changed(
-    tmp_path, sample
-):
+def test_the_committed_sample_is_what_its_script_composes_and_compares(tmp_path, sample):
     environment = os.environ | {"PYTHONHASHSEED": "1", "LC_ALL": "C"}  # it depends on neither
     command = [sys.executable, sample_folder() / "make_sample.py", "--out", tmp_path]
     subprocess.run(command, env=environment, check=True)

@@ -15,15 +15,12 @@ from llmlite.intervals import Interval, over_samples, over_seeds, paired
 from llmlite.metrics import Score
 
 
-@pytest.mark.parametrize(
-    ("statistic", "unit", "of_ratio"),
-    [
-        ("loss", "tokens", np.asarray),
-        ("perplexity", "tokens", np.exp),
-        ("word_perplexity", "words", np.exp),
-        ("bits_per_byte", "bytes", lambda ratio: ratio / math.log(2)),
-    ],
-)
+@pytest.mark.parametrize(("statistic", "unit", "of_ratio"), [
+    ("loss", "tokens", np.asarray),
+    ("perplexity", "tokens", np.exp),
+    ("word_perplexity", "words", np.exp),
+    ("bits_per_byte", "bytes", lambda ratio: ratio / math.log(2)),
+])  # fmt: skip
 def test_articles_give_the_interval_that_scipys_bootstrap_gives(statistic, unit, of_ratio):
     generator = np.random.default_rng(0)
     tokens = generator.integers(50, 400, 40)

@@ -43,9 +43,7 @@ def test_a_head_mask_multiplies_what_its_head_adds(tiny_config, make_model, make
 
 
 @torch.no_grad()
-def test_what_a_model_does_not_take_is_said_in_a_sentence(
-    tiny_config, make_model, make_ids, one_sentence
-):
+def test_what_a_model_does_not_take_is_refused(tiny_config, make_model, make_ids, one_sentence):
     model, unmasked = (make_model(replace(tiny_config, causal=causal)) for causal in (True, False))
     model(make_ids(1, 5), cache=(started := KVCache(model, 1, capacity=12)))
     for takes, tokens, given, words in [
@@ -115,9 +113,7 @@ def test_dropout_zeroes_its_share_by_chance_and_keeps_the_mean(p):
     assert torch.equal(dropout(y, 0.0, training=True), y)
 
 
-def test_in_training_dropout_acts_on_embeddings_attention_and_what_a_layer_adds(
-    tiny_model, make_ids, monkeypatch
-):
+def test_dropout_acts_on_embeddings_attention_and_each_addition(tiny_model, make_ids, monkeypatch):
     ids, acted = make_ids(3, 5), []
     assert torch.equal(tiny_model(ids).logits, tiny_model(ids).logits)
     tiny_model.train()
@@ -145,9 +141,7 @@ def test_gelu_is_the_same_where_it_is_compiled(monkeypatch):
 
 
 @pytest.mark.parametrize(("time", "causal"), [(5, True), (4, True), (12, True), (5, False)])
-def test_attention_in_pieces_is_that_of_one_kernel(
-    monkeypatch, tiny_config, make_model, make_ids, causal, time
-):
+def test_pieces_attend_as_one_kernel(monkeypatch, tiny_config, make_model, make_ids, causal, time):
     monkeypatch.setattr(Attention, "QUERIES", 4)
     model = make_model(replace(tiny_config, dropout=0.0, causal=causal)).train()
     ids, found = make_ids(3, time), []

@@ -46,19 +46,14 @@ def test_its_scores_are_those_of_its_weights_on_the_test_split(wikitext_corpus):
     assert kept.word_perplexity == pytest.approx(math.exp(kept.nats / kept.words))
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "words"),
-    [
-        (MODEL, lambda path: path.unlink(), "{path}"),
-        (TOKENIZER, lambda path: path.unlink(), "{path}"),
-        (RECORD, lambda path: path.unlink(), "{path} is missing"),
-        (TOKENIZER, BPETokenizer([]).save, "trained with another tokenizer"),
-        ("config.json", lambda path: path.touch(), "llmlite import {path.parent} --to"),
-    ],
-)
-def test_a_folder_of_ones_own_is_named_as_is_what_is_wrong_with_it(
-    tmp_path, name, change, words, one_sentence
-):
+@pytest.mark.parametrize(("name", "change", "words"), [
+    (MODEL, lambda path: path.unlink(), "{path}"),
+    (TOKENIZER, lambda path: path.unlink(), "{path}"),
+    (RECORD, lambda path: path.unlink(), "{path} is missing"),
+    (TOKENIZER, BPETokenizer([]).save, "trained with another tokenizer"),
+    ("config.json", lambda path: path.touch(), "llmlite import {path.parent} --to"),
+])  # fmt: skip
+def test_what_is_wrong_with_ones_own_folder_is_named(tmp_path, name, change, words, one_sentence):
     for file in (MODEL, TOKENIZER, RECORD):
         shutil.copyfile(FOLDER / file, tmp_path / file)
     assert str(load_pretrained(folder=tmp_path)).startswith(f"the model in {tmp_path}")

@@ -80,9 +80,7 @@ def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, broken):
         load_model(path)
 
 
-def test_a_damaged_or_foreign_state_is_named_set_aside_and_no_code_of_it_executed(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_damaged_or_foreign_state_is_set_aside_and_not_executed(tmp_path, monkeypatch, capsys):
     path, pickled = tmp_path / "last.pt", io.BytesIO()
     save_state({"model": torch.arange(1000)}, tmp_path)
     whole = path.read_bytes()

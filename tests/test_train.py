@@ -171,9 +171,7 @@ MERGED = "uncompiled, 4 pieces merged"
     (75, {"epoch_windows": 36, "weight_decay": 0.3, "beta2": 0.8}, "uncompiled"),
     pytest.param(75, {"accumulation": 4}, "compiled, 4 pieces merged", marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_every_path_is_a_plain_loop_and_four_batches_of_8_are_one_of_32(
-    tmp_path, windows, changes, how
-):
+def test_every_path_is_a_plain_loop_however_a_batch_is_cut(tmp_path, windows, changes, how):
     assert (CONFIG.weight_decay, CONFIG.beta2, CONFIG.clip_norm) == (0.1, 0.95, 1.0)
     config = replace(CONFIG, **{"batch_size": 8, "epochs": 10, "clip_norm": 0.5} | changes)
     ids = random_ids(windows)
@@ -244,9 +242,7 @@ def test_an_epochs_line_has_the_papers_form():
     (2, [2, 2, 2, 1, 1, 1, 1, 1], 3, 1),  # as good is not better
     (0, [1, 2, 3, 4, 5, 6, 7, 8], 8, 1),
 ])  # fmt: skip
-def test_stops_after_patience_epochs_and_keeps_the_best(
-    tmp_path, monkeypatch, patience, losses, epochs, best
-):
+def test_a_run_stops_and_its_best_stays(tmp_path, monkeypatch, patience, losses, epochs, best):
     weights = script_validation(monkeypatch, losses)
     changes = {"epochs": 8, "patience": patience, "batch_size": 24}
     interrupt(trainer(tmp_path, **changes), epochs + 2, train, "write_json")
@@ -268,9 +264,7 @@ def test_stops_after_patience_epochs_and_keeps_the_best(
     ({"amp": "fp16"}, "log_scaled_norm", "grad_norm", {1: 65536, 2: 131072}),
     ({"amp": "bf16"}, "log_scaled_norm", "grad_norm", {1: 1, 2: 1}),  # has no scale
 ])  # fmt: skip
-def test_wrong_numbers_are_in_the_log_alone_and_right_ones_are_float32s_but_rounded(
-    tmp_path, monkeypatch, changes, mistake, column, factors
-):
+def test_mistakes_are_in_the_log_alone(tmp_path, monkeypatch, changes, mistake, column, factors):
     set_scaler(monkeypatch, growth_interval=12)
     exact, right, wrong = (tmp_path / name for name in ("exact", "right", "wrong"))
     trainer(exact, SURE, **changes | {"amp": "off"}).fit()
@@ -318,9 +312,7 @@ def test_a_run_trains_and_validates_on_windows_with_their_mistake(tmp_path, mist
     (train, "write_json", 2, {}),  # the checkpoint is written, the record is not
     (train, "write_json", 4, {}),  # all is done but the record
 ])  # fmt: skip
-def test_an_interrupted_run_carries_on_as_if_nothing_had_been(
-    tmp_path, monkeypatch, whole_run, owner, name, call, changes
-):
+def test_interrupted_runs_carry_on(tmp_path, monkeypatch, whole_run, owner, name, call, changes):
     set_scaler(monkeypatch, growth_interval=5)
     run = trainer(tmp_path / "cut", **changes)
     interrupt(run, call, owner, name)
