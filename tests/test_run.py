@@ -38,13 +38,12 @@ def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):
     assert len({folder, *others}) == 5
 
 
-@pytest.mark.parametrize(
-    ("program", "ours"),
-    [("/bin/llmlite", True), ("/x/llmlite/cli/__main__.py", True), ("/x/ipykernel.py", False)],
-)
-def test_the_command_is_what_was_typed(monkeypatch, program, ours):
-    monkeypatch.setattr(sys, "argv", [program, "train", "--out", "a folder"])
-    assert run.typed_command() == ("llmlite train --out 'a folder'" if ours else None)
+def test_the_command_is_what_was_typed(monkeypatch):
+    typed = "llmlite train --out 'a folder'"
+    programs = {"/bin/llmlite": typed, "llmlite/cli/__main__.py": typed, "ipykernel.py": None}
+    for program, command in programs.items():
+        monkeypatch.setattr(sys, "argv", [program, "train", "--out", "a folder"])
+        assert run.typed_command() == command
 
 
 def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path):
@@ -119,27 +118,22 @@ def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_p
             read_record(tmp_path)
 
 
-@pytest.fixture
-def now(monkeypatch):
-    """What a process that starts now would say of its commit."""
-    monkeypatch.delenv("LLMLITE_COMMIT", raising=False)
-    yield lambda: run.commit.cache_clear() or run.commit()
-    run.commit.cache_clear()
-
-
-def test_environment_has_what_a_number_depends_on(monkeypatch, now):
+def test_environment_has_what_a_number_depends_on():
     found = run.environment("cpu")
     assert found.keys() == {"llmlite", "python", "torch", "numpy", "device", "commit"}
     assert found["torch"] == torch.__version__
     assert re.fullmatch(r"CPU \(.+, 1 thread\)", found["device"])
+
+
+def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, monkeypatch):
+    now = run.commit.__wrapped__  # for a process keeps its first answer, as it does the code
     for end, mark in (("", ""), ("-dirty", "+")):
         monkeypatch.setenv("LLMLITE_COMMIT", "0123456789abcdef" + end)
         assert now() == "0123456789" + mark
-
-
-def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, monkeypatch, now):
-    package = tmp_path / "llmlite"
-    package.mkdir()
+    monkeypatch.delenv("LLMLITE_COMMIT")
+    package, installed = tmp_path / "llmlite", tmp_path / "venv" / "llmlite"
+    for folder in (package, installed):
+        folder.mkdir(parents=True)
     (package / "run.py").write_text("one")
     monkeypatch.setattr(run, "__file__", str(package / "run.py"))
     git = "git -c user.name=a -c user.email=a@b.c"
@@ -148,12 +142,9 @@ def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, mo
     (tmp_path / "README.md").write_text("changes no number")
     assert now() == head
     (package / "run.py").write_text("two")
-    assert run.commit() == head, "a process keeps the code that it started with"
     assert now() == head + "+"
-    installed = tmp_path / "venv" / "llmlite" / "run.py"  # in somebody else's repository
-    installed.parent.mkdir(parents=True)
-    monkeypatch.setattr(run, "__file__", str(installed))
-    assert now() == "unknown"
+    monkeypatch.setattr(run, "__file__", str(installed / "run.py"))
+    assert now() == "unknown", "in somebody else's repository"
     monkeypatch.setenv("PATH", "")  # without git
     noted = '{"vcs_info": {"commit_id": "0123456789abcdef"}}'
     monkeypatch.setattr(run, "distribution", lambda _: SimpleNamespace(read_text=lambda _: noted))
