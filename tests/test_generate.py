@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -16,16 +16,7 @@ from llmlite.tokenizer import BPETokenizer
 
 SAMPLED = {"temperature": 0.8, "top_k": 20, "top_p": 0.9}
 GREEDY = {"temperature": 0}
-
-
-@pytest.fixture
-def tokenizer() -> BPETokenizer:
-    return BPETokenizer.train("the cat sat on the mat , the cat sat there", 270)
-
-
-@pytest.fixture
-def text_model(tiny_config, make_model, tokenizer):
-    return make_model(replace(tiny_config, vocab_size=tokenizer.vocab_size, block_size=24))
+TOKENIZER = BPETokenizer.train("the cat sat on the mat , the cat sat there", 270)
 
 
 @pytest.mark.parametrize(("options", "expected"), [
@@ -111,17 +102,12 @@ def test_the_seed_decides_and_a_seeded_call_draws_on_its_own(tiny_model, make_id
     (generate, {"ids": torch.zeros(1, 0, dtype=torch.int64)}, "the prompt is empty"),
     (stream, {"head_mask": torch.ones(2, 1)}, "head_mask is (2, 1)"),  # before a first token
     (stream, {"ids": torch.zeros(2, 3)}, "one text, not of 2"),
-    (complete, {"prompt": " \n"}, "prompt is empty"),
-    (complete, {"n": 0}, "1 or more"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": " \n"}, "prompt is empty"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 0}, "1 or more"),
 ])  # fmt: skip
-def test_the_impossible_is_refused(
-    text_model, tokenizer, make_ids, one_sentence, call, given, words
-):
-    usual = {"ids": make_ids(1, 1)}
-    if call is complete:
-        usual = {"tokenizer": tokenizer, "prompt": "a"}
+def test_the_impossible_is_refused(tiny_model, make_ids, one_sentence, call, given, words):
     with pytest.raises(LLMLiteError) as error:
-        call(text_model, **{"max_new_tokens": 2, **usual, **given})
+        call(tiny_model, **{"ids": make_ids(1, 1), "max_new_tokens": 2} | given)
     assert words in one_sentence(error)
 
 
@@ -155,9 +141,7 @@ def test_a_text_is_continued_where_the_model_is(tiny_model, make_ids, options):
 
 @pytest.mark.parametrize("prompt", [1, 5, 12, 20])  # the window is 12
 @pytest.mark.parametrize("how", [{}, GREEDY, SAMPLED])
-def test_a_stream_is_what_generate_gives_and_how_surprising_it_was(
-    tiny_model, make_ids, prompt, how
-):
+def test_a_stream_gives_the_same_tokens_and_how_likely_each_was(tiny_model, make_ids, prompt, how):
     text, mask = make_ids(1, prompt), mask_heads(tiny_model.config, [1, 2])
     options, fed = {"seed": 4, "head_mask": mask, **how}, []
     expected = generate(tiny_model, text, 18, **options)
@@ -179,28 +163,27 @@ def test_a_stream_is_what_generate_gives_and_how_surprising_it_was(
     (b"\xc3\xd0", ["\ufffd", "\ufffd"]),  # the second byte began another, and the text stops
     (b"", []),
 ])  # fmt: skip
-def test_pieces_are_whole_characters_and_end_before_the_special_token(tokenizer, data, texts):
-    ids = [tokenizer.token_bytes.index(bytes([byte])) for byte in data]
+def test_pieces_are_whole_characters_and_end_before_the_special_token(data, texts):
+    ids = [TOKENIZER.token_bytes.index(bytes([byte])) for byte in data]
     tokens = [(token, (i + 1) * math.log(2)) for i, token in enumerate(ids)]
-    steps = iter([*tokens, (tokenizer.eot_id, 9.0), (66, 9.0)])
-    found = list(pieces(tokenizer, steps))
+    steps = iter([*tokens, (TOKENIZER.eot_id, 9.0), (66, 9.0)])
+    found = list(pieces(TOKENIZER, steps))
     assert [text for text, _ in found] == texts
-    assert "".join(texts) == tokenizer.decode(ids)
+    assert "".join(texts) == TOKENIZER.decode(ids)
     assert [nats for _, its in found for nats in its] == [nats for _, nats in tokens]
     assert next(steps)[0] == 66, "no more is asked for"
-    assert list(pieces(tokenizer, iter(tokens))) == found
+    assert list(pieces(TOKENIZER, iter(tokens))) == found
 
 
-def test_a_completion_continues_a_paragraph_up_to_its_end(text_model, tokenizer, monkeypatch):
-    start, how = tokenizer.encode(" \n The cat"), {"seed": 3, **SAMPLED}
-    rows = generate(text_model, torch.tensor([start] * 3), 12, **how)[:, len(start) :].clone()
-    expected = [tokenizer.decode(row) for row in rows]
-    assert complete(text_model, tokenizer, "  The cat\n", 12, n=3, **how) == expected
-    assert len(set(expected)) == 3
-    rows[0, 2], rows[1] = tokenizer.eot_id, tokenizer.eot_id
-    monkeypatch.setattr(sampling, "generate", lambda _, ids, *__: torch.cat([ids, rows], dim=1))
-    expected = [tokenizer.decode(rows[0, :2]), "", expected[2]]
-    assert complete(text_model, tokenizer, "the", 12, n=3) == expected
+def test_a_completion_continues_a_paragraph_up_to_its_end(monkeypatch):
+    start, end = TOKENIZER.encode(" \n The cat"), TOKENIZER.eot_id
+    rows = torch.tensor([[1, 2, end, 3], [end, 1, 2, 3], [1, 2, 3, 4]])
+    generated = Mock(side_effect=lambda model, ids, *_, **__: torch.cat([ids, rows], dim=1))
+    monkeypatch.setattr(sampling, "generate", generated)
+    texts = complete("model", TOKENIZER, "  The cat\n", 4, n=3, **SAMPLED)
+    assert texts == [TOKENIZER.decode(ids) for ids in ([1, 2], [], [1, 2, 3, 4])]
+    (model, ids, new), how = generated.call_args
+    assert (model, ids.tolist(), new, how) == ("model", [start] * 3, 4, SAMPLED)
 
 
 def test_the_papers_filter_keeps_each_word_where_it_occurs_first():
