@@ -29,10 +29,7 @@ VARIED = [
     "",
     "The cat sat on the mat . It isn't , we're sure , they'll say 'twas .",
     " \n = Title = \n \n The corpus and its joiners : 1 @,@ 234 @.@ 5 well @-@ known .\n",
-    "   leading and trailing   \n\n\n",
-    "x² ½ ٣٤ 一二三 Ⅷ",
-    "naïve façade — “quotes” … Ελληνικά, русский, 日本語, עברית, العربية",
-    "🙂🙂 👩‍👧 e\u0301 \u00a0 no-break \u3000 wide",
+    "   leading, ½ ٣٤ 一二三 Ⅷ “quotes” … e\u0301 \u00a0 no-break \u3000 wide, trailing   \n\n\n",
     "\x00\x01\x1c\x1f\x7f\x85\u2028\ufeff\uffff\U0010ffff",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bcbcbcbcbcbcb",
     f"before {END_OF_TEXT} after",
@@ -40,18 +37,16 @@ VARIED = [
 SPECIAL = f"{END_OF_TEXT}one{END_OF_TEXT}{END_OF_TEXT} two, <|endoftext| {END_OF_TEXT}"
 
 
-def train_hf(text: str, vocab_size: int):
-    """HF's byte-level BPE with a vocabulary that leaves room for our special token; its merges."""
+def hf_merges(text: str, vocab_size: int) -> list[Pair]:
+    """Of HF's byte-level BPE with a vocabulary that leaves room for our special token."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer, split = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = split
     options = {"initial_alphabet": split.alphabet(), "show_progress": False}
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 1, **options)
-    tokenizer.train_from_iterator([text], trainer)
-    vocabulary = tokenizer.get_vocab()
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return tokenizer, [(vocabulary[left], vocabulary[right]) for left, right in merges]
+    tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=vocab_size - 1, **options))
+    ids, merges = tokenizer.get_vocab(), json.loads(tokenizer.to_str())["model"]["merges"]
+    return [(ids[left], ids[right]) for left, right in merges]
 
 
 def textbook_merging(ids: list[int], merges: list[Pair]) -> list[int]:
@@ -104,7 +99,7 @@ texts = st.lists(runs, max_size=20).map("".join) | st.text(alphabet="abc é\n's1
 @settings(deadline=None, max_examples=150)
 @given(texts, st.integers(0, 12))
 def test_merges_are_those_of_hf_tokenizers_to_the_last(text, n):
-    _, merges = train_hf(text, 100_000)
+    merges = hf_merges(text, 100_000)
     if merges:
         for some in (merges, merges[:n]):
             assert BPETokenizer.train(text, 257 + len(some)).merges == some
@@ -171,13 +166,10 @@ def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(trained, monkeypatch, 
 
 
 def test_on_wikitext_merges_and_ids_are_those_of_hf_tokenizers_and_tiktoken(wikitext_corpus):
-    text = wikitext_corpus.text("valid")
-    ours = BPETokenizer.train(text, 4096)
-    theirs, merges = train_hf(text, 4096)
-    assert ours.merges == merges
-    sample = wikitext_corpus.text("test")[:200_000]
-    assert ours.encode(sample) == theirs.encode(sample).ids
-    check_ids(ours, random_texts(1_000, 4096))
+    text, sample = wikitext_corpus.text("valid"), wikitext_corpus.text("test")[:200_000]
+    tokenizer = BPETokenizer.train(text, 4096)
+    assert tokenizer.merges == hf_merges(text, 4096)
+    check_ids(tokenizer, [sample, *random_texts(1_000, 4096)])
 
 
 @st.composite
