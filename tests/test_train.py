@@ -237,7 +237,6 @@ def test_an_epochs_line_has_the_papers_form():
 
 
 @pytest.mark.parametrize(("patience", "losses", "epochs", "best"), [
-
     (2, [3, 2.5, 2.6, 2.4, 2.5, 2.6, 1, 1], 6, 4),  # a better epoch starts the count anew
     (2, [2, 2, 2, 1, 1, 1, 1, 1], 3, 1),  # as good is not better
     (0, [1, 2, 3, 4, 5, 6, 7, 8], 8, 1),
