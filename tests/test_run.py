@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from llmlite import run
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
@@ -57,26 +57,20 @@ def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path):
     assert header.items() >= ABOUT.items()
 
 
-@pytest.mark.parametrize("broken", [
-    {"format": "llmlite-gpt-0"},
-    {"config": "{"},
-    # Fewer layers than there are weights for, and what no model has.
-    *({"config": json.dumps(vars(CONFIG) | change)} for change in (
-        {"n_layer": 1}, {"n_layer": 0}, {"n_embd": 16}, {"n_wheels": 4}
-    )),
-    0, 100, -1,  # so many bytes of a whole file
-])  # fmt: skip
-def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, broken):
-    path = tmp_path / "model.safetensors"
+def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path):
+    path, weights = tmp_path / "model.safetensors", GPT(CONFIG).state_dict()
     with pytest.raises(CheckpointError, match=f"There is no model at {path}; train one first"):
         load_model(path)
-    header = {"format": run.FORMAT, "config": json.dumps(vars(CONFIG))}
-    weights = GPT(CONFIG).state_dict()
-    save_file(weights, path, header | broken if isinstance(broken, dict) else header)
-    if isinstance(broken, int):
-        path.write_bytes(path.read_bytes()[:broken])
-    with pytest.raises(CheckpointError, match=f"{path} is damaged or no model of llmlite"):
-        load_model(path)
+    # Fewer layers than there are weights for, and what no model has.
+    changes = {"n_layer": 1}, {"n_layer": 0}, {"n_embd": 16}, {"n_wheels": 4}
+    configs = ["{", *(json.dumps(vars(CONFIG) | change) for change in changes)]
+    broken = [save(weights, {"format": run.FORMAT, "config": config}) for config in configs]
+    whole = save(weights, {"format": run.FORMAT, "config": json.dumps(vars(CONFIG))})
+    foreign = whole.replace(b"llmlite-gpt-1", b"llmlite-gpt-0")
+    for content in (*broken, whole[:0], whole[:100], whole[:-1], foreign):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{path} is damaged or no model of llmlite"):
+            load_model(path)
 
 
 def test_a_damaged_or_foreign_state_is_set_aside_and_not_executed(tmp_path, monkeypatch, capsys):

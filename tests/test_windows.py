@@ -41,19 +41,16 @@ def test_windows_worked_out_by_hand():
             assert targets.tolist() == [start + 1, start + 2, start + 3]
 
 
+sizes = st.tuples(st.integers(1, 60), st.integers(1, 8), st.integers(1, 5))
+places = st.tuples(*[st.integers(0, 70)] * 4)
+
+
 @settings(deadline=None)
-@given(
-    count=st.integers(1, 60),
-    batch_size=st.integers(1, 8),
-    seed=st.integers(0, 2000),
-    epoch=st.integers(0, 30),
-    start=st.integers(0, 60),
-    limit=st.none() | st.integers(1, 70),
-    processes=st.integers(1, 5),
-)
-def test_processes_share_an_epochs_order(count, batch_size, seed, epoch, start, limit, processes):
+@given(sizes, places)
+def test_processes_share_an_epochs_order(sizes, places):
     """From `start` on, for that is what an interrupted epoch has seen, and up to `limit`."""
-    windows = TokenWindows(torch.arange(2 * count + 1), block_size=2)
+    (count, batch_size, processes), (seed, epoch, start, limit) = sizes, places
+    windows, limit = TokenWindows(torch.arange(2 * count + 1), block_size=2), limit or None
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator).tolist()[:limit][start:]
     whole = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
