@@ -125,9 +125,6 @@ def test_a_hub_that_fails_is_named_with_two_ways_out(hub, monkeypatch, one_sente
         monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
 
 
-ENOUGH = b"fine " * 5_000
-
-
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("wiki.valid.tokens", None, "lacks wiki.valid.tokens;"),
     ("wiki.valid.tokens", b"\xc3\xa9 \xef ", "{path} is not UTF-8: it has a byte 0xef;"),
@@ -136,8 +133,8 @@ ENOUGH = b"fine " * 5_000
     ("text.txt", None, "There is no file or folder {path}"),
     ("text.txt", b" \n\t\n" * 9_999, "{path} holds 0 bytes of text; at least 20,000"),
     ("text.txt", b"a" * 19_998, "{path} holds 19,999 bytes of text; at least 20,000"),  # a line end
-    ("text.txt", ENOUGH + b"caf\xe9 ", "{path} is not UTF-8: it has a byte 0xe9"),
-    ("text.txt", ENOUGH + b"\0", "{path} is not text: it has NUL bytes"),
+    ("text.txt", b"fine " * 5_000 + b"caf\xe9 ", "{path} is not UTF-8: it has a byte 0xe9"),
+    ("text.txt", b"fine " * 5_000 + b"\0", "{path} is not text: it has NUL bytes"),
 ])  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
 def test_unusable_text_is_refused(start, tmp_path, name, content, words, stream, one_sentence):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import scipy.stats
@@ -112,17 +113,13 @@ def test_dropout_zeroes_its_share_by_chance_and_keeps_the_mean(p):
 
 
 def test_dropout_acts_on_embeddings_attention_and_each_addition(tiny_model, make_ids, monkeypatch):
-    ids, acted = make_ids(3, 5), []
+    ids, recorded = make_ids(3, 5), Mock(side_effect=lambda x, *_: x)
     assert torch.equal(tiny_model(ids).logits, tiny_model(ids).logits)
     tiny_model.train()
     assert not torch.allclose(tiny_model(ids).logits, tiny_model(ids).logits)
-
-    def record(x, p, training):
-        acted.append((*x.shape, p, training))
-        return x
-
-    monkeypatch.setattr(model_module, "dropout", record)
+    monkeypatch.setattr(model_module, "dropout", recorded)
     tiny_model(ids, return_attention=True)
+    acted = [(*x.shape, *how) for (x, *how), _ in recorded.call_args_list]
     layer = [(3, 4, 5, 5, 0.2, True), (3, 5, 16, 0.2, True), (3, 5, 16, 0.2, True)]
     assert acted == [layer[1], *layer, *layer]
     assert not torch.allclose(tiny_model(ids).logits, tiny_model(ids).logits), "in the kernel"

@@ -112,14 +112,11 @@ def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_p
             read_record(tmp_path)
 
 
-def test_environment_has_what_a_number_depends_on():
+def test_environment_has_what_a_number_depends_on_the_commit_too(tmp_path, monkeypatch):
     found = run.environment("cpu")
     assert found.keys() == {"llmlite", "python", "torch", "numpy", "device", "commit"}
     assert found["torch"] == torch.__version__
     assert re.fullmatch(r"CPU \(.+, 1 thread\)", found["device"])
-
-
-def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, monkeypatch):
     now = run.commit.__wrapped__  # for a process keeps its first answer, as it does the code
     for end, mark in (("", ""), ("-dirty", "+")):
         monkeypatch.setenv("LLMLITE_COMMIT", "0123456789abcdef" + end)

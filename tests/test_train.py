@@ -11,6 +11,7 @@ import shutil
 import time
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -84,31 +85,22 @@ def assert_same_run(folder, other):
     assert left == {".lock", "best.safetensors", "record.json", "steps.jsonl"}
 
 
-def before(patch, owner, name, action):
-    """Call action(number of the call, from 1, *arguments) before each call of owner.name."""
+def before(patch, owner, name, action, call=None):
+    """Call action(*arguments) before that call of owner.name, from 1, or before each."""
     original, numbers = getattr(owner, name), itertools.count(1)
 
     def wrapped(*arguments, **options):
-        action(next(numbers), *arguments)
+        if call in (None, next(numbers)):
+            action(*arguments)
         return original(*arguments, **options)
 
     patch.setattr(owner, name, wrapped)
 
 
-def at_step(patch, step, action):
-    """Call action(model) before that optimiser step, from 1."""
-    before(patch, Engine, "step", lambda n, engine, *_: n == step and action(engine.model))
-
-
 def interrupt(run, call, owner=Engine, name="step"):
     """Fit until just before optimiser step `call`, or such a call of something else."""
-
-    def stop(number, *_):
-        if number == call:
-            raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch:
-        before(patch, owner, name, stop)
+        before(patch, owner, name, Mock(side_effect=KeyboardInterrupt), call)
         with pytest.raises(KeyboardInterrupt):
             run.fit()
 
@@ -419,7 +411,7 @@ def validation_loss(loss, _, patch):
 
 
 def no_room(name, _, patch):
-    def full(_, descriptor):
+    def full(descriptor):
         if name in os.readlink(f"/proc/self/fd/{descriptor}"):
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -436,12 +428,10 @@ def no_room(name, _, patch):
     *((partial(no_room, name), rf"There is no room left to write \S+{name} \(", step) for name, step
       in (("last.pt", 13), ("best.safetensors", 13), ("steps.jsonl", 13), ("record.json", 24))),
 ])  # fmt: skip
-def test_what_goes_wrong_stops_the_run_before_it_is_saved_and_tried_again_it_carries_on(
-    tmp_path, monkeypatch, whole_run, one_sentence, broken, said, step
-):
+def test_faults_stop_a_run_that_then_goes_on(tmp_path, whole_run, one_sentence, broken, said, step):
     changes = {"batch_size": 2, "accumulation": 2, "checkpoint_every": 1}
-    with monkeypatch.context() as patch:
-        at_step(patch, 14, lambda model: broken(model, patch))
+    with pytest.MonkeyPatch.context() as patch:
+        before(patch, Engine, "step", lambda engine, *_: broken(engine.model, patch), 14)
         with pytest.raises(LLMLiteError, match=said) as error:
             trainer(tmp_path, **changes).fit()
     message, record, state = one_sentence(error), read_record(tmp_path), load_state(tmp_path, "cpu")
