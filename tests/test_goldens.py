@@ -11,17 +11,16 @@ from llmlite.plan.archive import unpack
 from llmlite.plan.whole import whole_plan
 from llmlite.run import read_record
 
-GOLDENS = json.loads(Path(__file__).with_name("goldens.json").read_text("utf-8"))
-
 
 @pytest.mark.slow
 def test_the_perplexities_and_figures_of_profile_quick(execution, tmp_path):
+    goldens = json.loads(Path(__file__).with_name("goldens.json").read_text("utf-8"))
     clone, archive = execution()
     drawn = {path.stem for path in (clone / "figures").glob("*.png")}
-    assert drawn >= set(GOLDENS["figures"])
+    assert drawn >= set(goldens["figures"])
     unpack(archive, tmp_path, "quick")
     experiment = Experiment("quick", "sample", tmp_path, "cpu", progress=False)
     made = {run.name: experiment.folder(run) for run in whole_plan(experiment)}
-    for name, golden in GOLDENS["quick"].items():
+    for name, golden in goldens["quick"].items():
         perplexity = read_record(made[name])["best"]["perplexity"]
         assert perplexity == pytest.approx(golden, rel=0.05), name  # other processors round

@@ -1,7 +1,8 @@
-"""A run's folder: weights, states and records, whole and damaged; the table of all runs."""
+"""Files and a run's folder, whole and damaged: weights, states, records; the table of all runs."""
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -16,13 +17,40 @@ from safetensors.torch import save
 
 from llmlite import run
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.files import CheckpointError, LLMLiteError, hold, write_json
+from llmlite.files import CheckpointError, LLMLiteError, hold, replacing, write_json
 from llmlite.model import GPT
 from llmlite.run import Run, load_model, load_state, read_record, save_state, save_weights
 
 CONFIG = ModelConfig(vocab_size=40, block_size=8, n_layer=2, n_head=2, n_embd=12, dropout=0.5)
 RUN = Run("a run", DataConfig(vocab_size=40, block_size=8), CONFIG, TrainConfig())
 ABOUT = {"data": "pairs", "tokenizer_fingerprint": "abc"}
+
+
+def test_a_file_has_its_old_content_or_its_new_one_and_none_lies_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "new folder" / "record.json"
+    for content in ({"loss": 1.5}, {"loss": 1.25, "name": "ü"}):
+        write_json(path, content)
+        assert json.loads(path.read_text("utf-8")) == content
+    for number in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="JSON"):
+            write_json(path, {"loss": number})
+
+    def half():
+        with replacing(path) as aside:
+            assert (aside.parent, aside.suffix) == (path.parent, ".json"), "writers go by it"
+            aside.write_bytes(b"half of the r")
+            raise KeyboardInterrupt
+
+    def killed(aside, to):
+        assert (json.loads(aside.read_text("utf-8")), to) == ({"loss": 1.0}, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    for write in (half, lambda: write_json(path, {"loss": 1.0})):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert json.loads(path.read_text("utf-8")) == content
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):

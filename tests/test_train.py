@@ -63,12 +63,6 @@ def whole_run(tmp_path_factory):
     return folder
 
 
-def timeless(folder):
-    """The log of the epochs without the columns that depend on the clock."""
-    clock, epochs = {"seconds", "tokens_per_second"}, read_record(folder)["epochs"]
-    return [{k: v for k, v in epoch.items() if k not in clock} for epoch in epochs]
-
-
 def assert_same_weights(folder, other):
     ours, theirs = (load_file(path / "best.safetensors") for path in (folder, other))
     assert ours.keys() == theirs.keys()
@@ -79,8 +73,10 @@ def assert_same_run(folder, other):
     """Weights bit for bit, the step logs and the epoch logs, and nothing else left behind."""
     assert_same_weights(folder, other)
     assert (folder / "steps.jsonl").read_text() == (other / "steps.jsonl").read_text()
-    assert timeless(folder) == timeless(other)
-    assert read_record(folder)["status"] == "finished"
+    ours, theirs = read_record(folder), read_record(other)
+    for epoch in ours["epochs"] + theirs["epochs"]:
+        epoch.update(seconds=0, tokens_per_second=0)  # that differ
+    assert (ours["status"], ours["epochs"]) == ("finished", theirs["epochs"])
     left = {path.name for path in folder.glob("[!d]*")}  # but for damaged files
     assert left == {".lock", "best.safetensors", "record.json", "steps.jsonl"}
 
@@ -105,8 +101,8 @@ def interrupt(run, call, owner=Engine, name="step"):
             run.fit()
 
 
-def set_scaler(patch, **settings):
-    patch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, **settings))
+def set_scaler(patch, scaler=torch.amp.GradScaler, **settings):
+    patch.setattr(torch.amp, "GradScaler", partial(scaler, **settings))
 
 
 def script_validation(monkeypatch, losses):
@@ -185,7 +181,7 @@ def test_every_path_is_a_plain_loop_however_a_batch_is_cut(tmp_path, windows, ch
             torch.testing.assert_close(weight, expected, atol=1e-4, rtol=0, msg=name)
 
 
-def test_a_step_whose_fp16_gradient_overflows_is_left_out(tmp_path, monkeypatch):
+def test_steps_whose_fp16_gradients_overflow_are_left_out_but_not_for_ever(tmp_path, monkeypatch):
     set_scaler(monkeypatch, init_scale=2.0**36)  # halved at every overflow
     epochs = trainer(tmp_path, epochs=4, amp="fp16", schedule="fixed").fit()["epochs"]
     steps = read_steps(tmp_path)
@@ -195,6 +191,9 @@ def test_a_step_whose_fp16_gradient_overflows_is_left_out(tmp_path, monkeypatch)
     assert [e["skipped"] for e in epochs] == skipped.groupby(steps.epoch).sum().tolist()
     means = steps.grad_norm.groupby(steps.epoch).mean().fillna(0)  # 0: no step of it counted
     assert [e["grad_norm"] for e in epochs] == pytest.approx(means.tolist())
+    set_scaler(monkeypatch, init_scale=2.0**80)
+    with pytest.raises(DivergedError, match=r"overflowed float16 31 times in a row.*choose amp"):
+        trainer(tmp_path / "never", epochs=4, amp="fp16").fit()
 
 
 def test_record_logs_and_printed_lines_say_what_was_done(tmp_path, capsys, monkeypatch):
@@ -419,7 +418,7 @@ def no_room(name, _, patch):
 
 
 @pytest.mark.parametrize(("broken", "said", "step"), [
-    (nan_weights, "The loss became nan at step 14 of 24", 13),
+    (nan_weights, r"The loss became nan at step 14 of 24 \(learning rate 4.29e-03\); lower", 13),
     (infinite_gradient, "The gradient's norm became (inf|nan) at step 14 of 24", 13),
     (no_memory, "At step 14, cpu ran out of memory with 4 windows in a forward pass; a smaller "
      "batch_size with more accumulation", 13),
@@ -443,13 +442,3 @@ def test_faults_stop_a_run_that_then_goes_on(tmp_path, whole_run, one_sentence, 
     assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
     trainer(tmp_path, **changes).fit()
     assert_same_run(tmp_path, whole_run)
-
-
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"learning_rate": 1e30, "schedule": "fixed"}, r"step \d+ of 24 .*1\.00e\+30.* lower"),
-    ({"epochs": 4, "amp": "fp16"}, r"overflowed float16 31 times in a row.*choose amp"),
-])  # fmt: skip
-def test_a_run_that_comes_to_nothing_is_stopped(tmp_path, monkeypatch, changes, said):
-    set_scaler(monkeypatch, init_scale=2.0**80)
-    with pytest.raises(DivergedError, match=said):
-        trainer(tmp_path, **changes).fit()
