@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -16,31 +16,19 @@ from llmlite.tokenizer import BPETokenizer
 
 SAMPLED = {"temperature": 0.8, "top_k": 20, "top_p": 0.9}
 GREEDY = {"temperature": 0}
+TOKENIZER = BPETokenizer.train("the cat sat on the mat , the cat sat there", 270)
 
 
-@pytest.fixture
-def tokenizer() -> BPETokenizer:
-    return BPETokenizer.train("the cat sat on the mat , the cat sat there", 270)
-
-
-@pytest.fixture
-def text_model(tiny_config, make_model, tokenizer):
-    return make_model(replace(tiny_config, vocab_size=tokenizer.vocab_size, block_size=24))
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
-        ({"temperature": 0.5}, [1 / 22, 16 / 22, 1 / 22, 4 / 22]),  # the squares, over their sum
-        ({"top_k": 2}, [0, 2 / 3, 0, 1 / 3]),
-        ({"top_k": 99, "top_p": 1.0}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
-        ({"top_p": 0.01}, [0, 1, 0, 0]),  # never fewer than one token
-        ({"top_p": 0.51}, [0, 2 / 3, 0, 1 / 3]),  # half is not enough
-        ({"temperature": 0.5, "top_p": 0.75}, [0, 4 / 5, 0, 1 / 5]),  # 16/22 is less than 0.75
-        ({"top_k": 2, "top_p": 0.6}, [0, 1, 0, 0]),  # of the two kept, the first holds 2/3
-    ],
-)
+@pytest.mark.parametrize(("options", "expected"), [
+    ({}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
+    ({"temperature": 0.5}, [1 / 22, 16 / 22, 1 / 22, 4 / 22]),  # the squares, over their sum
+    ({"top_k": 2}, [0, 2 / 3, 0, 1 / 3]),
+    ({"top_k": 99, "top_p": 1.0}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
+    ({"top_p": 0.01}, [0, 1, 0, 0]),  # never fewer than one token
+    ({"top_p": 0.51}, [0, 2 / 3, 0, 1 / 3]),  # half is not enough
+    ({"temperature": 0.5, "top_p": 0.75}, [0, 4 / 5, 0, 1 / 5]),  # 16/22 is less than 0.75
+    ({"top_k": 2, "top_p": 0.6}, [0, 1, 0, 0]),  # of the two kept, the first holds 2/3
+])  # fmt: skip
 def test_the_distribution_worked_out_by_hand(options, expected):
     logits = torch.tensor([[0.125, 0.5, 0.125, 0.25]]).log()
     probabilities = sampling.next_token_probabilities(logits, **{"temperature": 1.0, **options})
@@ -102,40 +90,30 @@ def test_the_seed_decides_and_a_seeded_call_draws_on_its_own(tiny_model, make_id
     assert len({tuple(text.flatten().tolist()) for text in [first, *others]}) == 5
 
 
-@pytest.mark.parametrize(
-    ("call", "given", "words"),
-    [
-        (generate, {"temperature": 0.009}, "temperature is 0.009; it must be 0 or at least 0.01"),
-        (generate, {"temperature": math.inf}, "temperature is inf"),
-        (generate, {"top_k": 0}, "top_k is 0; it must be 1 or more"),
-        (generate, {"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
-        (generate, {"top_p": 1.1}, "top_p is 1.1"),
-        (generate, {"max_new_tokens": -1}, "max_new_tokens is -1; it must be 0 to 1,000,000"),
-        (generate, {"max_new_tokens": 1_000_001}, "max_new_tokens is 1000001"),
-        (generate, {"seed": 2**64}, "seed is 18446744073709551616; it must fit into 64 bits"),
-        (generate, {"ids": torch.zeros(1, 0, dtype=torch.int64)}, "the prompt is empty"),
-        (stream, {"head_mask": torch.ones(2, 1)}, "head_mask is (2, 1)"),  # before a first token
-        (stream, {"ids": torch.zeros(2, 3)}, "one text, not of 2"),
-        (complete, {"prompt": " \n"}, "prompt is empty"),
-        (complete, {"n": 0}, "1 or more"),
-    ],
-)
-def test_an_impossible_request_is_refused_by_name(
-    text_model, tokenizer, make_ids, one_sentence, call, given, words
-):
-    usual = {"ids": make_ids(1, 1)}
-    if call is complete:
-        usual = {"tokenizer": tokenizer, "prompt": "a"}
+@pytest.mark.parametrize(("call", "given", "words"), [
+    (generate, {"temperature": 0.009}, "temperature is 0.009; it must be 0 or at least 0.01"),
+    (generate, {"temperature": math.inf}, "temperature is inf"),
+    (generate, {"top_k": 0}, "top_k is 0; it must be 1 or more"),
+    (generate, {"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+    (generate, {"top_p": 1.1}, "top_p is 1.1"),
+    (generate, {"max_new_tokens": -1}, "max_new_tokens is -1; it must be 0 to 1,000,000"),
+    (generate, {"max_new_tokens": 1_000_001}, "max_new_tokens is 1000001"),
+    (generate, {"seed": 2**64}, "seed is 18446744073709551616; it must fit into 64 bits"),
+    (generate, {"ids": torch.zeros(1, 0, dtype=torch.int64)}, "the prompt is empty"),
+    (stream, {"head_mask": torch.ones(2, 1)}, "head_mask is (2, 1)"),  # before a first token
+    (stream, {"ids": torch.zeros(2, 3)}, "one text, not of 2"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": " \n"}, "prompt is empty"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 0}, "1 or more"),
+])  # fmt: skip
+def test_the_impossible_is_refused(tiny_model, make_ids, one_sentence, call, given, words):
     with pytest.raises(LLMLiteError) as error:
-        call(text_model, **{"max_new_tokens": 2, **usual, **given})
+        call(tiny_model, **{"ids": make_ids(1, 1), "max_new_tokens": 2} | given)
     assert words in one_sentence(error)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 @pytest.mark.parametrize("prompt", [3, 11])  # the window is 12: eight replays, and one
-def test_a_recorded_step_gives_the_logits_of_all_later_ones(
-    tiny_model, make_ids, monkeypatch, prompt, device
-):
+def test_a_recorded_step_serves_all_later_ones(tiny_model, make_ids, monkeypatch, prompt, device):
     if device == "cpu":
         for name in ("device", "stream", "Stream", "current_stream"):
             monkeypatch.setattr(torch.cuda, name, MagicMock())
@@ -163,9 +141,7 @@ def test_a_text_is_continued_where_the_model_is(tiny_model, make_ids, options):
 
 @pytest.mark.parametrize("prompt", [1, 5, 12, 20])  # the window is 12
 @pytest.mark.parametrize("how", [{}, GREEDY, SAMPLED])
-def test_a_stream_is_the_tokens_of_generate_as_they_come_and_how_surprising_each_was(
-    tiny_model, make_ids, prompt, how
-):
+def test_a_stream_gives_the_same_tokens_and_how_likely_each_was(tiny_model, make_ids, prompt, how):
     text, mask = make_ids(1, prompt), mask_heads(tiny_model.config, [1, 2])
     options, fed = {"seed": 4, "head_mask": mask, **how}, []
     expected = generate(tiny_model, text, 18, **options)
@@ -179,43 +155,35 @@ def test_a_stream_is_the_tokens_of_generate_as_they_come_and_how_surprising_each
     assert torch.equal(text, expected)
 
 
-@pytest.mark.parametrize(
-    ("data", "texts"),
-    [
-        ("aéb日🙂".encode(), ["a", "é", "b", "日", "🙂"]),
-        (b"a\xc3", ["a", "\ufffd"]),  # the text stops within a character
-        (b"\xc3a", ["\ufffda"]),  # what began one is none: that is seen at the next byte
-        (b"\xa9b", ["\ufffd", "b"]),
-        (b"\xc3\xd0", ["\ufffd", "\ufffd"]),  # the second byte began another, and the text stops
-        (b"", []),
-    ],
-)
-def test_the_pieces_of_a_text_are_whole_characters_and_end_before_the_special_token(
-    tokenizer, data, texts
-):
-    ids = [tokenizer.token_bytes.index(bytes([byte])) for byte in data]
+@pytest.mark.parametrize(("data", "texts"), [
+    ("aéb日🙂".encode(), ["a", "é", "b", "日", "🙂"]),
+    (b"a\xc3", ["a", "\ufffd"]),  # the text stops within a character
+    (b"\xc3a", ["\ufffda"]),  # what began one is none: that is seen at the next byte
+    (b"\xa9b", ["\ufffd", "b"]),
+    (b"\xc3\xd0", ["\ufffd", "\ufffd"]),  # the second byte began another, and the text stops
+    (b"", []),
+])  # fmt: skip
+def test_pieces_are_whole_characters_and_end_before_the_special_token(data, texts):
+    ids = [TOKENIZER.token_bytes.index(bytes([byte])) for byte in data]
     tokens = [(token, (i + 1) * math.log(2)) for i, token in enumerate(ids)]
-    steps = iter([*tokens, (tokenizer.eot_id, 9.0), (66, 9.0)])
-    found = list(pieces(tokenizer, steps))
+    steps = iter([*tokens, (TOKENIZER.eot_id, 9.0), (66, 9.0)])
+    found = list(pieces(TOKENIZER, steps))
     assert [text for text, _ in found] == texts
-    assert "".join(texts) == tokenizer.decode(ids)
+    assert "".join(texts) == TOKENIZER.decode(ids)
     assert [nats for _, its in found for nats in its] == [nats for _, nats in tokens]
     assert next(steps)[0] == 66, "no more is asked for"
-    assert list(pieces(tokenizer, iter(tokens))) == found
+    assert list(pieces(TOKENIZER, iter(tokens))) == found
 
 
-def test_a_completion_continues_a_paragraph_that_starts_with_the_prompt_up_to_the_special_token(
-    text_model, tokenizer, monkeypatch
-):
-    start, how = tokenizer.encode(" \n The cat"), {"seed": 3, **SAMPLED}
-    rows = generate(text_model, torch.tensor([start] * 3), 12, **how)[:, len(start) :].clone()
-    expected = [tokenizer.decode(row) for row in rows]
-    assert complete(text_model, tokenizer, "  The cat\n", 12, n=3, **how) == expected
-    assert len(set(expected)) == 3
-    rows[0, 2], rows[1] = tokenizer.eot_id, tokenizer.eot_id
-    monkeypatch.setattr(sampling, "generate", lambda _, ids, *__: torch.cat([ids, rows], dim=1))
-    expected = [tokenizer.decode(rows[0, :2]), "", expected[2]]
-    assert complete(text_model, tokenizer, "the", 12, n=3) == expected
+def test_a_completion_continues_a_paragraph_up_to_its_end(monkeypatch):
+    start, end = TOKENIZER.encode(" \n The cat"), TOKENIZER.eot_id
+    rows = torch.tensor([[1, 2, end, 3], [end, 1, 2, 3], [1, 2, 3, 4]])
+    generated = Mock(side_effect=lambda model, ids, *_, **__: torch.cat([ids, rows], dim=1))
+    monkeypatch.setattr(sampling, "generate", generated)
+    texts = complete("model", TOKENIZER, "  The cat\n", 4, n=3, **SAMPLED)
+    assert texts == [TOKENIZER.decode(ids) for ids in ([1, 2], [], [1, 2, 3, 4])]
+    (model, ids, new), how = generated.call_args
+    assert (model, ids.tolist(), new, how) == ("model", [start] * 3, 4, SAMPLED)
 
 
 def test_the_papers_filter_keeps_each_word_where_it_occurs_first():

@@ -1,22 +1,19 @@
 """Scores worked out by hand and by plain loops."""
 
 import math
-import warnings
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
+from test_train import interrupt, trainer
 
-from llmlite import metrics
-from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.data import Counts, Dataset
+from llmlite import metrics, train
+from llmlite.config import ModelConfig
+from llmlite.data import Counts
 from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, leak_floor, loss_by_position, token_losses, total_loss
-from llmlite.run import Run, read_record
-from llmlite.train import Compute, Trainer
 from llmlite.windows import TokenWindows
 
 HALF_MASKED = torch.tensor([[1, 0.5, 0, 1], [0, 1, 1, 0.25]])
@@ -103,9 +100,7 @@ def test_a_loss_is_without_dropout_and_graph_and_the_mode_comes_back(tiny_model,
 
 @pytest.mark.parametrize("ids", ["cpu", "meta"])
 @torch.inference_mode()
-def test_losses_are_computed_and_summed_where_the_model_is_and_read_once(
-    tiny_model, make_ids, monkeypatch, ids
-):
+def test_losses_stay_where_the_model_is_and_are_read_once(tiny_model, make_ids, monkeypatch, ids):
     """On the device "meta", which has shapes alone and like a GPU takes no tensor of the CPU's."""
     model, ids, fed, read = tiny_model.to("meta"), make_ids(61).to(ids), set(), []
     model.token_embedding.register_forward_pre_hook(lambda _, x: fed.add(x[0].device.type))
@@ -120,9 +115,7 @@ def test_losses_are_computed_and_summed_where_the_model_is_and_read_once(
     assert (found.shape, found.device.type, len(read)) == ((12,), "meta", 1)
 
 
-def test_a_score_has_the_counts_of_its_text_which_has_two_tokens_and_states_its_context(
-    tiny_model, make_ids, one_sentence
-):
+def test_a_score_has_its_texts_counts_and_states_its_context(tiny_model, make_ids, one_sentence):
     for scored, n in ((total_loss, 0), (token_losses, 1)):
         with pytest.raises(LLMLiteError, match=f"two tokens or more; this one has {n}") as error:
             scored(tiny_model, make_ids(n))
@@ -139,7 +132,7 @@ def test_a_score_has_the_counts_of_its_text_which_has_two_tokens_and_states_its_
         assert metrics.context_in_words(config, stride) == expected
 
 
-def test_the_floor_is_twice_the_entropy_over_the_window_but_a_third_at_most(make_ids, monkeypatch):
+def test_the_floor_is_twice_the_entropy_over_the_window_a_third_at_most(make_ids, monkeypatch):
     half_and_two_quarters = [5, 0, 2, 5]
     for ids in (torch.tensor(half_and_two_quarters), np.array(half_and_two_quarters, np.uint16)):
         assert leak_floor(ids, 12) == pytest.approx(2 / 12 * 1.5 * math.log(2))
@@ -149,53 +142,33 @@ def test_the_floor_is_twice_the_entropy_over_the_window_but_a_third_at_most(make
         assert leak_floor(ids, size) == pytest.approx(share * by_scipy)
     monkeypatch.setattr(metrics, "SOME", 4)  # tokens, from the beginning
     assert leak_floor(torch.tensor([0, 1, 0, 1, 2, 3, 4]), 20) == pytest.approx(math.log(2) / 10)
-
-
-def test_a_loss_below_the_floor_is_warned_of_in_one_line():
     words = "0.1554 nats per token is implausibly low: below 0.4625,"
-    with pytest.warns(metrics.ImplausibleLossWarning, match=words) as caught:
-        text = metrics.warn_if_implausible(0.1554, 0.4625, causal=True)
+    with pytest.warns(metrics.ImplausibleLossWarning, match=words):
+        metrics.warn_if_implausible(0.1554, 0.4625, causal=True)
     assert metrics.warn_if_implausible(0.4625, 0.4625, causal=True) is None
-    assert [str(warning.message) for warning in caught] == [text]
-    assert "\n" not in text
 
 
-def test_a_run_without_the_mask_learns_to_copy_and_warns_once_even_if_it_is_cut_off(
-    tmp_path, monkeypatch
-):
+def test_a_run_without_the_mask_copies_and_warns_once_even_cut_off(tmp_path, make_ids):
     """On random ids, which nobody can predict who does not see them."""
-    generator, data = torch.Generator().manual_seed(7), DataConfig(vocab_size=13, block_size=16)
     model = ModelConfig(13, 16, n_layer=1, n_head=2, n_embd=32, dropout=0.0, causal=False)
-    config = TrainConfig(batch_size=8, epochs=8, learning_rate=1e-2, patience=0, amp="off")
-    run = Run("copy", data, model, replace(config, checkpoint_every=200))
-    train, valid = (torch.randint(13, (n,), generator=generator) for n in (16 * 256 + 1, 321))
-    dataset = Dataset.of_ids({"train": train, "valid": valid}, data)
+    seen, valid = make_ids(16 * 256 + 321, vocab_size=13).tensor_split([16 * 256])
 
-    def fit():
-        trainer = Trainer(run, dataset, tmp_path, Compute(progress=False))
-        with warnings.catch_warnings(record=True) as caught, suppress(KeyboardInterrupt):
-            warnings.simplefilter("always")
-            trainer.fit()
-        found = [w.message for w in caught if w.category is metrics.ImplausibleLossWarning]
-        return trainer, list(map(str, found))
+    def start():
+        ids = {"train": seen, "valid": valid}
+        return trainer(tmp_path, model, ids, batch_size=8, epochs=8, checkpoint_every=200)
 
-    def cut_off(path, content):
-        if content["status"] == "finished":
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("llmlite.train.write_json", cut_off)
-        trainer, (warning,) = fit()
-    for _ in ("carried on", "finished before"):
-        assert fit()[1] == []
-        record = read_record(tmp_path)
+    with pytest.warns(metrics.ImplausibleLossWarning) as caught:
+        interrupt(run := start(), 10, train, "write_json")  # all is done but the record
+    (warning,) = [str(w.message) for w in caught if w.category is metrics.ImplausibleLossWarning]
+    for _ in ("carried on", "finished before"):  # where one more warning would be an error
+        record = start().fit()
         assert record["warning"] == warning
-    floor = leak_floor(trainer.windows.ids, 16)
+    floor = leak_floor(seen, 16)
     below = [epoch["valid_loss"] for epoch in record["epochs"] if epoch["valid_loss"] < floor]
     assert 1 < len(below) < 8  # or once would be no more than each time
     assert f"A validation loss of {below[0]:.4f} nats per token" in warning
     assert f"(the causal mask is off): below {floor:.4f}" in warning
-    losses = loss_by_position(trainer.model, TokenWindows(trainer.valid_windows.ids, 16))
+    losses = loss_by_position(run.model, TokenWindows(valid, 16))
     assert losses[:-1].max() < 0.5 < 2 < losses[-1]  # all but the last, where ln 13 is guessing
     assert losses.mean().item() == pytest.approx(record["epochs"][-1]["valid_loss"], abs=1e-5)
 

@@ -1,7 +1,8 @@
-"""A run's folder: weights, states and records, whole and damaged; the table of all runs."""
+"""Files and a run's folder, whole and damaged: weights, states, records; the table of all runs."""
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,17 +13,44 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from llmlite import run
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
-from llmlite.files import CheckpointError, LLMLiteError, hold, write_json
+from llmlite.files import CheckpointError, LLMLiteError, hold, replacing, write_json
 from llmlite.model import GPT
 from llmlite.run import Run, load_model, load_state, read_record, save_state, save_weights
 
 CONFIG = ModelConfig(vocab_size=40, block_size=8, n_layer=2, n_head=2, n_embd=12, dropout=0.5)
 RUN = Run("a run", DataConfig(vocab_size=40, block_size=8), CONFIG, TrainConfig())
 ABOUT = {"data": "pairs", "tokenizer_fingerprint": "abc"}
+
+
+def test_a_file_has_its_old_content_or_its_new_one_and_none_lies_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "new folder" / "record.json"
+    for content in ({"loss": 1.5}, {"loss": 1.25, "name": "ü"}):
+        write_json(path, content)
+        assert json.loads(path.read_text("utf-8")) == content
+    for number in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="JSON"):
+            write_json(path, {"loss": number})
+
+    def half():
+        with replacing(path) as aside:
+            assert (aside.parent, aside.suffix) == (path.parent, ".json"), "writers go by it"
+            aside.write_bytes(b"half of the r")
+            raise KeyboardInterrupt
+
+    def killed(aside, to):
+        assert (json.loads(aside.read_text("utf-8")), to) == ({"loss": 1.0}, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    for write in (half, lambda: write_json(path, {"loss": 1.0})):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert json.loads(path.read_text("utf-8")) == content
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):
@@ -38,13 +66,12 @@ def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):
     assert len({folder, *others}) == 5
 
 
-@pytest.mark.parametrize(
-    ("program", "ours"),
-    [("/bin/llmlite", True), ("/x/llmlite/cli/__main__.py", True), ("/x/ipykernel.py", False)],
-)
-def test_the_command_is_what_was_typed(monkeypatch, program, ours):
-    monkeypatch.setattr(sys, "argv", [program, "train", "--out", "a folder"])
-    assert run.typed_command() == ("llmlite train --out 'a folder'" if ours else None)
+def test_the_command_is_what_was_typed(monkeypatch):
+    typed = "llmlite train --out 'a folder'"
+    programs = {"/bin/llmlite": typed, "llmlite/cli/__main__.py": typed, "ipykernel.py": None}
+    for program, command in programs.items():
+        monkeypatch.setattr(sys, "argv", [program, "train", "--out", "a folder"])
+        assert run.typed_command() == command
 
 
 def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path):
@@ -58,31 +85,23 @@ def test_a_saved_model_comes_back_with_its_logits_and_header(tmp_path):
     assert header.items() >= ABOUT.items()
 
 
-@pytest.mark.parametrize("broken", [
-    {"format": "llmlite-gpt-0"},
-    {"config": "{"},
-    # Fewer layers than there are weights for, and what no model has.
-    *({"config": json.dumps(vars(CONFIG) | change)} for change in (
-        {"n_layer": 1}, {"n_layer": 0}, {"n_embd": 16}, {"n_wheels": 4}
-    )),
-    0, 100, -1,  # so many bytes of a whole file
-])  # fmt: skip
-def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path, broken):
-    path = tmp_path / "model.safetensors"
+def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path):
+    path, weights = tmp_path / "model.safetensors", GPT(CONFIG).state_dict()
     with pytest.raises(CheckpointError, match=f"There is no model at {path}; train one first"):
         load_model(path)
-    header = {"format": run.FORMAT, "config": json.dumps(vars(CONFIG))}
-    weights = GPT(CONFIG).state_dict()
-    save_file(weights, path, header | broken if isinstance(broken, dict) else header)
-    if isinstance(broken, int):
-        path.write_bytes(path.read_bytes()[:broken])
-    with pytest.raises(CheckpointError, match=f"{path} is damaged or no model of llmlite"):
-        load_model(path)
+    # Fewer layers than there are weights for, and what no model has.
+    changes = {"n_layer": 1}, {"n_layer": 0}, {"n_embd": 16}, {"n_wheels": 4}
+    configs = ["{", *(json.dumps(vars(CONFIG) | change) for change in changes)]
+    broken = [save(weights, {"format": run.FORMAT, "config": config}) for config in configs]
+    whole = save(weights, {"format": run.FORMAT, "config": json.dumps(vars(CONFIG))})
+    foreign = whole.replace(b"llmlite-gpt-1", b"llmlite-gpt-0")
+    for content in (*broken, whole[:0], whole[:100], whole[:-1], foreign):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{path} is damaged or no model of llmlite"):
+            load_model(path)
 
 
-def test_a_damaged_or_foreign_state_is_named_set_aside_and_no_code_of_it_executed(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_damaged_or_foreign_state_is_set_aside_and_not_executed(tmp_path, monkeypatch, capsys):
     path, pickled = tmp_path / "last.pt", io.BytesIO()
     save_state({"model": torch.arange(1000)}, tmp_path)
     whole = path.read_bytes()
@@ -121,27 +140,19 @@ def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_p
             read_record(tmp_path)
 
 
-@pytest.fixture
-def now(monkeypatch):
-    """What a process that starts now would say of its commit."""
-    monkeypatch.delenv("LLMLITE_COMMIT", raising=False)
-    yield lambda: run.commit.cache_clear() or run.commit()
-    run.commit.cache_clear()
-
-
-def test_environment_has_what_a_number_depends_on(monkeypatch, now):
+def test_environment_has_what_a_number_depends_on_the_commit_too(tmp_path, monkeypatch):
     found = run.environment("cpu")
     assert found.keys() == {"llmlite", "python", "torch", "numpy", "device", "commit"}
     assert found["torch"] == torch.__version__
     assert re.fullmatch(r"CPU \(.+, 1 thread\)", found["device"])
+    now = run.commit.__wrapped__  # for a process keeps its first answer, as it does the code
     for end, mark in (("", ""), ("-dirty", "+")):
         monkeypatch.setenv("LLMLITE_COMMIT", "0123456789abcdef" + end)
         assert now() == "0123456789" + mark
-
-
-def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, monkeypatch, now):
-    package = tmp_path / "llmlite"
-    package.mkdir()
+    monkeypatch.delenv("LLMLITE_COMMIT")
+    package, installed = tmp_path / "llmlite", tmp_path / "venv" / "llmlite"
+    for folder in (package, installed):
+        folder.mkdir(parents=True)
     (package / "run.py").write_text("one")
     monkeypatch.setattr(run, "__file__", str(package / "run.py"))
     git = "git -c user.name=a -c user.email=a@b.c"
@@ -150,12 +161,9 @@ def test_commit_names_the_clone_and_whether_the_package_was_changed(tmp_path, mo
     (tmp_path / "README.md").write_text("changes no number")
     assert now() == head
     (package / "run.py").write_text("two")
-    assert run.commit() == head, "a process keeps the code that it started with"
     assert now() == head + "+"
-    installed = tmp_path / "venv" / "llmlite" / "run.py"  # in somebody else's repository
-    installed.parent.mkdir(parents=True)
-    monkeypatch.setattr(run, "__file__", str(installed))
-    assert now() == "unknown"
+    monkeypatch.setattr(run, "__file__", str(installed / "run.py"))
+    assert now() == "unknown", "in somebody else's repository"
     monkeypatch.setenv("PATH", "")  # without git
     noted = '{"vcs_info": {"commit_id": "0123456789abcdef"}}'
     monkeypatch.setattr(run, "distribution", lambda _: SimpleNamespace(read_text=lambda _: noted))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from llmlite.files import TokenizerError
 from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, BPETokenizer
-from llmlite.tokenizer import bpe as bpe_module
 from llmlite.tokenizer import words as words_module
 from llmlite.tokenizer.bpe import imported
 from llmlite.tokenizer.learn import Pair, learn_merges
@@ -30,10 +29,7 @@ VARIED = [
     "",
     "The cat sat on the mat . It isn't , we're sure , they'll say 'twas .",
     " \n = Title = \n \n The corpus and its joiners : 1 @,@ 234 @.@ 5 well @-@ known .\n",
-    "   leading and trailing   \n\n\n",
-    "x² ½ ٣٤ 一二三 Ⅷ",
-    "naïve façade — “quotes” … Ελληνικά, русский, 日本語, עברית, العربية",
-    "🙂🙂 👩‍👧 e\u0301 \u00a0 no-break \u3000 wide",
+    "   leading, ½ ٣٤ 一二三 Ⅷ “quotes” … e\u0301 \u00a0 no-break \u3000 wide, trailing   \n\n\n",
     "\x00\x01\x1c\x1f\x7f\x85\u2028\ufeff\uffff\U0010ffff",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bcbcbcbcbcbcb",
     f"before {END_OF_TEXT} after",
@@ -41,18 +37,16 @@ VARIED = [
 SPECIAL = f"{END_OF_TEXT}one{END_OF_TEXT}{END_OF_TEXT} two, <|endoftext| {END_OF_TEXT}"
 
 
-def train_hf(text: str, vocab_size: int):
-    """HF's byte-level BPE with a vocabulary that leaves room for our special token; its merges."""
+def hf_merges(text: str, vocab_size: int) -> list[Pair]:
+    """Of HF's byte-level BPE with a vocabulary that leaves room for our special token."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer, split = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = split
     options = {"initial_alphabet": split.alphabet(), "show_progress": False}
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size - 1, **options)
-    tokenizer.train_from_iterator([text], trainer)
-    vocabulary = tokenizer.get_vocab()
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return tokenizer, [(vocabulary[left], vocabulary[right]) for left, right in merges]
+    tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=vocab_size - 1, **options))
+    ids, merges = tokenizer.get_vocab(), json.loads(tokenizer.to_str())["model"]["merges"]
+    return [(ids[left], ids[right]) for left, right in merges]
 
 
 def textbook_merging(ids: list[int], merges: list[Pair]) -> list[int]:
@@ -105,7 +99,7 @@ texts = st.lists(runs, max_size=20).map("".join) | st.text(alphabet="abc é\n's1
 @settings(deadline=None, max_examples=150)
 @given(texts, st.integers(0, 12))
 def test_merges_are_those_of_hf_tokenizers_to_the_last(text, n):
-    _, merges = train_hf(text, 100_000)
+    merges = hf_merges(text, 100_000)
     if merges:
         for some in (merges, merges[:n]):
             assert BPETokenizer.train(text, 257 + len(some)).merges == some
@@ -158,19 +152,24 @@ def check_ids(tokenizer: BPETokenizer, texts: list[str]) -> None:
     assert list(map(tokenizer.decode, special)) == tik.decode_batch(special) == texts
 
 
-def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(trained):
-    check_ids(trained, [*VARIED, PROSE, TIES, SPECIAL])
-    check_ids(BPETokenizer.train(PROSE + TIES, 600), random_texts(4_000, seed=0))
+@pytest.mark.parametrize("batch", [50, 1 << 20])
+def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(trained, monkeypatch, batch):
+    """Words that differ in one byte, or in how many NUL bytes they have, are different."""
+    monkeypatch.setattr(words_module, "BATCH", batch)
+    lengths = (*range(1, 80), 126, 127, 128, 200)
+    words = ["a" * i + "b" + "a" * (n - i) for n in lengths for i in (0, n // 2, n)]
+    words += ["".join(random.Random(n).choices("aab", k=n)) for n in lengths]
+    words += [start + "\0" * n for n in range(1, 20) for start in ("", "!")]
+    texts = [*VARIED, SPECIAL, PROSE + TIES, "1".join(words * 2), *random_texts(1_000, batch)]
+    for tokenizer in (trained, BPETokenizer.train([*words, PROSE], 600), BPETokenizer([])):
+        check_ids(tokenizer, texts)
 
 
 def test_on_wikitext_merges_and_ids_are_those_of_hf_tokenizers_and_tiktoken(wikitext_corpus):
-    text = wikitext_corpus.text("valid")
-    ours = BPETokenizer.train(text, 4096)
-    theirs, merges = train_hf(text, 4096)
-    assert ours.merges == merges
-    sample = wikitext_corpus.text("test")[:200_000]
-    assert ours.encode(sample) == theirs.encode(sample).ids
-    check_ids(ours, random_texts(1_000, 4096))
+    text, sample = wikitext_corpus.text("valid"), wikitext_corpus.text("test")[:200_000]
+    tokenizer = BPETokenizer.train(text, 4096)
+    assert tokenizer.merges == hf_merges(text, 4096)
+    check_ids(tokenizer, [sample, *random_texts(1_000, 4096)])
 
 
 @st.composite
@@ -200,23 +199,6 @@ def test_each_word_is_merged_as_in_the_textbook_alone_and_with_others(merges, te
     assert [tokenizer.decode(ids) for ids in expected] == texts
 
 
-@pytest.mark.parametrize("batch", [5, 1000, 1 << 20])
-def test_long_texts_and_words_have_the_ids_of_words_one_by_one(trained, monkeypatch, batch):
-    """Words that differ in one byte, or in how many NUL bytes they have, are different."""
-    lengths = (*range(1, 80), 126, 127, 128, 200)
-    words = ["a" * i + "b" + "a" * (n - i) for n in lengths for i in (0, n // 2, n)]
-    words += ["".join(random.Random(n).choices("aab", k=n)) for n in lengths]
-    words += [start + "\0" * n for n in range(1, 20) for start in ("", "!")]
-    texts = [*VARIED, (PROSE + TIES) * 3, "".join(random_texts(100, 3)), "1".join(words * 2)]
-    for tokenizer in (trained, BPETokenizer.train(words, 600), BPETokenizer([])):
-        monkeypatch.setattr(bpe_module, "SHORT", 10**9)
-        by_word = [tokenizer.encode(text) for text in texts]
-        monkeypatch.setattr(bpe_module, "SHORT", 0)
-        monkeypatch.setattr(words_module, "BATCH", batch)
-        assert [tokenizer.encode(text) for text in texts] == by_word
-        assert encode_together(tokenizer, texts) == by_word
-
-
 def test_arrays_hold_ids_in_the_smallest_type(trained):
     assert trained.encode_to_array(PROSE).tolist() == trained.encode(PROSE)
     assert trained.encode_to_array("").dtype == np.uint16
@@ -243,47 +225,39 @@ def test_a_saved_tokenizer_comes_back_the_same(trained, tmp_path):
     assert (content["special_tokens"], content["vocab_size"]) == ({END_OF_TEXT: 399}, 400)
 
 
-def load(content: bytes) -> None:
-    Path("tokenizer.json").write_bytes(content)
+def load(content: bytes = b"", **changes) -> None:
+    """A file with this content, or one that was saved, with changes."""
+    BPETokenizer.train("ab ab", 258).save("tokenizer.json")
+    saved = json.loads(Path("tokenizer.json").read_text("utf-8"))
+    Path("tokenizer.json").write_bytes(content or json.dumps(saved | changes).encode())
     BPETokenizer.load("tokenizer.json")
 
 
-def load_edited(**changes) -> None:
-    BPETokenizer.train("ab ab", 258).save("tokenizer.json")
-    content = json.loads(Path("tokenizer.json").read_text("utf-8"))
-    load(json.dumps(content | changes).encode())
-
-
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        (lambda _: BPETokenizer.train("some text", 256), "256 is too small; the least is 257"),
-        (lambda _: BPETokenizer.train(iter(["", ""]), 300), "no text to train on"),
-        (lambda _: BPETokenizer.train("good text \ud800", 257), r"U\+D800"),
-        (lambda _: BPETokenizer([(64, 65), (64, 257)]), r"Merge 2 joins \(64, 257\)"),
-        (lambda _: BPETokenizer([(64, 65), (-1, 64)]), "Merge 2 joins"),
-        (lambda _: BPETokenizer([(64, 65), (64, 65)]), "merged twice"),
-        (lambda trained: trained.truncate(256), "cut to 256; allowed: 257 to 400"),
-        (lambda trained: trained.truncate(401), "cut to 401; allowed: 257 to 400"),
-        (lambda trained: trained.encode(b"bytes"), "not a bytes"),
-        (lambda trained: trained.encode("good text \udc80"), r"U\+DC80"),
-        (lambda trained: trained.encode_batch_to_arrays(["a", None]), "number 1 is a NoneType"),
-        (lambda trained: trained.encode_batch_to_arrays("not a list"), "in a list"),
-        (lambda trained: trained.decode([5, -1]), "-1 is outside .*0 to 399"),
-        (lambda trained: trained.decode(np.array([5, 400])), "400 is outside .*0 to 399"),
-        (lambda trained: trained.decode([1.5]), "integers in one dimension"),
-        (lambda _: imported("no_such_library"), "pip install no_such_library"),
-        (lambda _: BPETokenizer.load("a.json"), "a.json cannot be read as a tokenizer: .*No such"),
-        (lambda _: load(b"\xff\xfe\x00"), "tokenizer.json cannot be read"),
-        (lambda _: load(b"null"), "not an llmlite tokenizer"),
-        (lambda _: load_edited(merges=[[64, 66]]), "tokenizer.json is damaged or was edited"),
-        (lambda _: load_edited(format="other"), "tokenizer.json is not an llmlite tokenizer"),
-        (lambda _: load_edited(pattern=r"\S+"), "tokenizer.json .* another pattern than GPT-2's"),
-    ],
-)
-def test_what_cannot_be_done_is_refused_in_one_sentence(
-    trained, call, said, one_sentence, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda _: BPETokenizer.train("some text", 256), "256 is too small; the least is 257"),
+    (lambda _: BPETokenizer.train(iter(["", ""]), 300), "no text to train on"),
+    (lambda _: BPETokenizer.train("good text \ud800", 257), r"U\+D800"),
+    (lambda _: BPETokenizer([(64, 65), (64, 257)]), r"Merge 2 joins \(64, 257\)"),
+    (lambda _: BPETokenizer([(64, 65), (-1, 64)]), "Merge 2 joins"),
+    (lambda _: BPETokenizer([(64, 65), (64, 65)]), "merged twice"),
+    (lambda trained: trained.truncate(256), "cut to 256; allowed: 257 to 400"),
+    (lambda trained: trained.truncate(401), "cut to 401; allowed: 257 to 400"),
+    (lambda trained: trained.encode(b"bytes"), "not a bytes"),
+    (lambda trained: trained.encode("good text \udc80"), r"U\+DC80"),
+    (lambda trained: trained.encode_batch_to_arrays(["a", None]), "number 1 is a NoneType"),
+    (lambda trained: trained.encode_batch_to_arrays("not a list"), "in a list"),
+    (lambda trained: trained.decode([5, -1]), "-1 is outside .*0 to 399"),
+    (lambda trained: trained.decode(np.array([5, 400])), "400 is outside .*0 to 399"),
+    (lambda trained: trained.decode([1.5]), "integers in one dimension"),
+    (lambda _: imported("no_such_library"), "pip install no_such_library"),
+    (lambda _: BPETokenizer.load("a.json"), "a.json cannot be read as a tokenizer: .*No such"),
+    (lambda _: load(b"\xff\xfe\x00"), "tokenizer.json cannot be read"),
+    (lambda _: load(b"null"), "not an llmlite tokenizer"),
+    (lambda _: load(merges=[[64, 66]]), "tokenizer.json is damaged or was edited"),
+    (lambda _: load(format="other"), "tokenizer.json is not an llmlite tokenizer"),
+    (lambda _: load(pattern=r"\S+"), "tokenizer.json .* another pattern than GPT-2's"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_refused(trained, call, said, one_sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TokenizerError, match=said) as error:
         call(trained)

@@ -31,32 +31,26 @@ FOUR = DataConfig(block_size=4)
 IDS = dict(zip(SPLITS, torch.arange(60_000, 60_201).split([90, 40, 71]), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("stride", "starts"), [(None, [0, 3]), (3, [0, 3]), (2, [0, 2, 4]), (1, [0, 1, 2, 3, 4])]
-)
-def test_windows_worked_out_by_hand(stride, starts):
-    windows = TokenWindows(torch.arange(10, 18), block_size=3, stride=stride)  # 8 tokens
-    assert len(windows) == len(starts)
-    for i, start in enumerate(starts):
-        expected = [[10 + start, 11 + start, 12 + start], [11 + start, 12 + start, 13 + start]]
-        assert [ids.tolist() for ids in windows[i]] == expected
+def test_windows_worked_out_by_hand():
+    for stride, first in ((None, [10, 13]), (2, [10, 12, 14]), (1, [10, 11, 12, 13, 14])):
+        windows = TokenWindows(torch.arange(10, 18), block_size=3, stride=stride)  # 8 tokens
+        assert len(windows) == len(first)
+        for i, start in enumerate(first):
+            inputs, targets = windows[i]
+            assert inputs.tolist() == [start, start + 1, start + 2]
+            assert targets.tolist() == [start + 1, start + 2, start + 3]
+
+
+sizes = st.tuples(st.integers(1, 60), st.integers(1, 8), st.integers(1, 5))
+places = st.tuples(*[st.integers(0, 70)] * 4)
 
 
 @settings(deadline=None)
-@given(
-    count=st.integers(1, 60),
-    batch_size=st.integers(1, 8),
-    seed=st.integers(0, 2000),
-    epoch=st.integers(0, 30),
-    start=st.integers(0, 60),
-    limit=st.none() | st.integers(1, 70),
-    processes=st.integers(1, 5),
-)
-def test_the_processes_of_an_epoch_share_pytorchs_permutation(
-    count, batch_size, seed, epoch, start, limit, processes
-):
+@given(sizes, places)
+def test_processes_share_an_epochs_order(sizes, places):
     """From `start` on, for that is what an interrupted epoch has seen, and up to `limit`."""
-    windows = TokenWindows(torch.arange(2 * count + 1), block_size=2)
+    (count, batch_size, processes), (seed, epoch, start, limit) = sizes, places
+    windows, limit = TokenWindows(torch.arange(2 * count + 1), block_size=2), limit or None
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator).tolist()[:limit][start:]
     whole = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
@@ -117,9 +111,7 @@ def cut_by_a_loop(data, train_tokens=None, valid_tokens=None):
     ),
 )
 @example(kind="split afterwards", stride=1, shift=1, limits={"valid_tokens": 3})  # one, not none
-def test_every_split_has_the_windows_that_a_loop_cuts(
-    tmp_path_factory, kind, stride, shift, limits
-):
+def test_each_split_has_the_windows_a_loop_cuts(tmp_path_factory, kind, stride, shift, limits):
     split = "windows" if kind == "split afterwards" else "official"
     data = replace(FOUR, stride=stride, shift=shift, split=split, padding=kind == "padded")
     ids = IDS
