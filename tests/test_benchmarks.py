@@ -85,7 +85,6 @@ def assert_measured(rows, amount, unit):
         assert 0 < row["min_s"] <= row["median_s"] <= row["max_s"]
         assert row[f"{unit}_per_s"] == pytest.approx(amount / row["median_s"])
         assert row["ours_over_it"] == pytest.approx(ours / row["median_s"])
-        assert row["peak_bytes"] > 1e8
 
 
 @pytest.mark.slow

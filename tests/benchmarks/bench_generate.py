@@ -32,7 +32,7 @@ def continuing(name: str, model: GPT) -> Callable[[Tensor, int], Tensor]:
     """(prompts, new) → the prompts and `new` tokens more of each, the likeliest at each step."""
     if name != THEIRS:
         return partial(generate, model, temperature=0, fast=name == OURS)
-    from llmlite.hub import to_gpt2  # imports transformers, which would count as our memory
+    from llmlite.hub import to_gpt2  # imports transformers, which takes seconds
 
     gpt2 = to_gpt2(model)
 
@@ -47,7 +47,7 @@ def contestant(name: str, shape: dict, batch: int, prompt: int, new: int, device
     run = continuing(name, moved_model(ModelConfig(**shape)).to(device))
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(shape["vocab_size"], (batch, prompt), generator=generator).to(device)
-    run(prompts[:1], 2)  # what is set up once is no part of a lap, nor of generation's memory
+    run(prompts[:1], 2)  # what is set up once is no part of a lap
     return lambda: run(prompts, new), Tensor.tolist
 
 

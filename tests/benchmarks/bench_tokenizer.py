@@ -128,7 +128,6 @@ def main() -> None:
         encoding = {
             text: measure(f"Encoding {text}", ENCODING, text, folder=folder) for text in texts
         }
-    last = training[f"{sizes[-1]:,}"]
     common.record(
         options.out,
         f"tokenizer-{corpus.name.lower().replace(' ', '-')}",
@@ -138,7 +137,6 @@ def main() -> None:
         versions={name: version(name) for name in ("tokenizers", "tiktoken")},
         training=training,
         encoding=encoding,
-        memory={OURS: last[OURS]["grown_bytes"] / n_bytes["train"]},
         exactness=exactness(ours, corpus, 50 if options.tiny else 100_000),
     )
 

@@ -87,7 +87,7 @@ def plain_gpt(shape: ModelConfig, device: str, bfloat16: bool, mode: str | None 
 def transformers_gpt2(shape: ModelConfig, device: str, bfloat16: bool, attention: str = "sdpa"):
     """Transformers' own with our first weights, compiled with its loss (outside, it takes over half
     as long again)."""
-    from llmlite.hub import to_gpt2  # imports transformers, which would count as our memory
+    from llmlite.hub import to_gpt2  # imports transformers, which takes seconds
 
     gpt2 = to_gpt2(GPT(shape), use_cache=False, attn_implementation=attention)
     model = gpt2.train().to(device)
@@ -163,7 +163,7 @@ def contestant(name: str, shape: dict, batch: int, bfloat16: bool, threads: int)
 
 
 def measure(rounds: int, shape: ModelConfig, batch: int, bfloat16: bool, threads: int) -> dict:
-    """Each contestant's seconds, memory, and how far it is above the floor."""
+    """Each contestant's seconds, and how far it is above the floor."""
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     title = f"Training, window {shape.block_size}, batch {batch}, {dtype}, {threads} threads"
     tokens, turns = STEPS * batch * shape.block_size, dict.fromkeys((OURS, *PEERS), rounds)

@@ -38,20 +38,18 @@ class Contestant:
 
     def __init__(self, make: Callable, name: str, task: dict):
         self.run, self.result_of = make(name, **task)
-        self.before = peak_memory()
 
     def lap(self) -> dict:
         start = time.perf_counter()
         result = self.run()
         seconds = result if isinstance(result, float) else time.perf_counter() - start
-        peak, found = peak_memory(), self.result_of and json.dumps(self.result_of(result))
-        answer = {"seconds": seconds, "result": found and sha256(found.encode()).hexdigest()}
-        return answer | {"peak_bytes": peak, "grown_bytes": peak - self.before}
+        found = self.result_of and json.dumps(self.result_of(result))
+        return {"seconds": seconds, "result": found and sha256(found.encode()).hexdigest()}
 
 
 def compete(title: str, make: Callable, rounds: dict[str, int], amount: float, unit: str, **task):
-    """A row for each contestant: seconds of a lap, `amount` of `unit` per second, memory. They take
-    turns for so many rounds, ours is the first, and all that have a result have the same."""
+    """A row for each contestant: seconds of a lap, `amount` of `unit` per second. They take turns for
+    so many rounds, ours is the first, and all that have a result have the same."""
     laps, workers = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(rounds):  # with an empty cache: compiling is timed
@@ -75,8 +73,6 @@ def compete(title: str, make: Callable, rounds: dict[str, int], amount: float, u
             f"{unit}_per_s": amount / median,
             "ours_over_it": next(iter(rows.values()))["median_s"] / median,
             "compile_s": max(0.0, first["seconds"] - median),
-            "peak_bytes": max(lap["peak_bytes"] for lap in laps[name]),
-            "grown_bytes": max(lap["grown_bytes"] for lap in laps[name]),
         }
         print("  ", f"{name:34}", *(f"{key} {value:.4g}" for key, value in rows[name].items()))
     return rows
@@ -88,8 +84,3 @@ def record(folder: Path, name: str, **content) -> None:
     machine = {**environment("cpu"), "processor": processor[1], "cores": os.cpu_count()}
     write_json(folder / f"{name}.json", {"environment": machine, **content})
     print(f"\nRecorded in {folder / name}.json")
-
-
-def peak_memory() -> int:
-    """The most bytes that this process has held; getrusage begins with its parent's."""
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])

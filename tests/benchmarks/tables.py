@@ -1,4 +1,4 @@
-"""Write README.md of this folder: the tables of speed and memory, from the records beside it.
+"""Write README.md of this folder: the tables of speed, from the records beside it.
 
 `make bench` and `make gpu` leave the records; `python tests/benchmarks/tables.py` makes the page.
 Knows nothing of llmlite.
@@ -9,8 +9,6 @@ from math import inf
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-# The peer that training must not need more memory than.
-COMPARED_MEMORY = "transformers sdpa, torch.compile"
 
 PAGE = """\
 # Benchmarks
@@ -39,7 +37,7 @@ MACHINE = (
 TOKENIZER = (
     "{data}, {environment[processor]}, {environment[cores]} cores, medians of {rounds} runs that "
     "took turns; {libraries}, NumPy {environment[numpy]}; llmlite at commit {environment[commit]}, "
-    "one thread. Peak memory of training: {memory[llmlite]:.1f} × the text. Ids compared with both "
+    "one thread. Ids compared with both "
     "peers' on {texts:,} texts: {different} differ."
 )
 GPU = (
@@ -128,13 +126,11 @@ def training_speed(record: dict) -> str:
     tasks, more, seconds, steps = {}, [], [], []
     for case in record["cases"].values():
         rows = case["contestants"]
-        ours, plain, compared = (rows[n] for n in ("llmlite", "plain GPT", COMPARED_MEMORY))
+        ours, plain = rows["llmlite"], rows["plain GPT"]
         dtype, threads = "bfloat16" if case["bfloat16"] else "float32", case["threads"]
         task = f"training, window {case['shape']['block_size']}, batch {case['batch']}, {dtype}"
         tasks[f"{task}, {threads} thread{'s' * (threads > 1)}"] = rows
-        memory = f"{ours['peak_bytes'] / compared['peak_bytes']:.2f}"
-        floor = {"above the floor": f"{ours['above_floor']:.1f} ×"}
-        more.append(floor | {f"peak memory over that of {COMPARED_MEMORY}": memory})
+        more.append({"above the floor": f"{ours['above_floor']:.1f} ×"})
         seconds.append(ours["compile_s"])
         gain = plain["step_s"] - ours["step_s"]
         steps.append(ours["compile_s"] / gain if gain > 0 else inf)  # from there on it pays

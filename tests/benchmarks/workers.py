@@ -1,4 +1,4 @@
-"""Contestants in processes of their own, whose memory is their own, and who wait while others work.
+"""Contestants in processes of their own, who wait while others work.
 A process serves the methods of an object that it makes, and after an error it goes on."""
 
 import contextlib
