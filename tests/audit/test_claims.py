@@ -36,12 +36,10 @@ def step(by: float, **levels) -> Callable[[dict], float]:
 
 def grid(space: SearchSpace, *losses: Callable[[dict], float], epochs: int = 3) -> pd.DataFrame:
     """A row an epoch: 5 nats and the sum of losses(run), a nat more in all but the last but one."""
-    rows = []
-    for run in (point | {"seed": seed} for seed in (1, 2, 3) for point in space.points()):
-        lowest = 5 + sum(loss(run) for loss in losses)
-        for epoch in range(1, epochs + 1):
-            rows.append({**run, "epoch": epoch, "valid_loss": lowest + (epoch != epochs - 1)})
-    return pd.DataFrame(rows)
+    runs = [point | {"seed": seed} for seed in (1, 2, 3) for point in space.points()]
+    rows = [run | {"epoch": epoch} for run in runs for epoch in range(1, epochs + 1)]
+    lowest = [5 + sum(loss(row) for loss in losses) for row in rows]
+    return pd.DataFrame(rows).assign(valid_loss=lambda t: lowest + (t.epoch != epochs - 1))
 
 
 def revised(*losses) -> dict:
