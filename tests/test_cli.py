@@ -29,23 +29,6 @@ def shared(some_articles, tmp_path):
     return ["--profile", "quick", "--data", some_articles, "--out", tmp_path / "out"]
 
 
-@pytest.fixture
-def llmlite(capsys):
-    """llmlite(*words): what it prints, or with code=2 the one line that says why not."""
-
-    def llmlite(*words, code=0):
-        assert main([str(word) for word in words]) == code
-        out, err = capsys.readouterr()
-        if not code:
-            return out
-        (line,) = [line for line in err.splitlines() if line.startswith("llmlite:")]
-        assert line.endswith(".")
-        assert "Traceback" not in err
-        return line
-
-    return llmlite
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_commands_help_has_defaults_and_the_comments_of_fields(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "100")
