@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_plan import some_articles, whole  # noqa: F401, fixtures
 
+from llmlite.cli import main
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import Dataset
 from llmlite.model import GPT
@@ -117,8 +118,7 @@ def one_sentence() -> Callable[[object], str]:
 @pytest.fixture(scope="session")
 def wikitext() -> Path:
     """The folder of real WikiText-2: $LLMLITE_DATA, or the one beside the repository."""
-    given = os.environ.get(DATA_VARIABLE)
-    folder = Path(given) if given else REPOSITORY.parent / "shared" / "data" / "wikitext-2"
+    folder = Path(os.environ.get(DATA_VARIABLE) or REPOSITORY.parent / "shared/data/wikitext-2")
     for name in ("wiki.test.tokens", "wiki.test.raw"):
         path = folder / name
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == KNOWN_SHA256[name]:
@@ -145,3 +145,20 @@ def articles(some_articles, tmp_path_factory) -> Dataset:  # noqa: F811
     """The first articles of the bundled sample, in 300 tokens."""
     config = DataConfig(str(some_articles), vocab_size=300)
     return Dataset(config, tmp_path_factory.mktemp("articles"), progress=False)
+
+
+@pytest.fixture
+def llmlite(capsys):
+    """llmlite(*words): what it prints, or with code=2 the one line that says why not."""
+
+    def llmlite(*words, code=0):
+        assert main([str(word) for word in words]) == code
+        out, err = capsys.readouterr()
+        if not code:
+            return out
+        (line,) = [line for line in err.splitlines() if line.startswith("llmlite:")]
+        assert line.endswith(".")
+        assert "Traceback" not in err
+        return line
+
+    return llmlite

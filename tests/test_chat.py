@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from llmlite.cli import chat, main
+from llmlite.cli import chat
 from llmlite.generate import complete
 from llmlite.tokenizer import BPETokenizer
 
@@ -75,29 +75,21 @@ def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(monkey
     assert capsys.readouterr().out == "\x1b[2J\r\t\n\x9b\x7fa\n␛[2J␍\t\n\ufffd␡a\n"
 
 
-def test_generate_and_chat_take_the_same_options(capsys, monkeypatch):
+def test_generate_and_chat_take_the_same_options(llmlite, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("The cat\n"))
     options = ["--tokens", "4", "--top-k", "7", "--top-p", "0.5", "--seed", "8"]
-    assert main(["chat", *options]) == 0
-    out, err = capsys.readouterr()
-    assert "the model that comes with llmlite" in err.splitlines()[0]
-    assert main(["generate", "The cat", *options]) == 0
-    assert capsys.readouterr().out == "\n" + out
-    assert main(["generate", "The cat", *options, "-n", "2"]) == 0
-    assert capsys.readouterr().out.count("\nThe cat") == 2
-    assert main(["chat", "--temperature", "-1"]) == 2
-    assert "temperature is -1.0" in capsys.readouterr().err
-    assert main(["generate", "-n", "2", "--probabilities"]) == 2
-    assert "leave out -n" in capsys.readouterr().err
+    said = llmlite("chat", *options)
+    assert llmlite("generate", "The cat", *options) == "\n" + said
+    assert llmlite("generate", "The cat", *options, "-n", "2").count("\nThe cat") == 2
+    assert "temperature is -1.0" in llmlite("chat", "--temperature", "-1", code=2)
+    assert "leave out -n" in llmlite("generate", "-n", "2", "--probabilities", code=2)
 
 
 def test_a_text_does_not_wait_for_libraries_that_it_does_not_need():
     """In place of a time, which would depend on the machine: what has been imported by the end."""
-    heavy = "pandas", "datasets", "matplotlib", "scipy", "nltk", "transformers", "torch._dynamo"
-    code = (
-        "import sys; from llmlite.cli import main; main(['generate', 'The cat', '--tokens', '2']); "
-        f"print([name for name in {heavy} if name in sys.modules])"
-    )
+    heavy = {"pandas", "datasets", "matplotlib", "scipy", "nltk", "transformers", "torch._dynamo"}
+    call = "from llmlite.cli import main; main(['generate', 'The cat', '--tokens', '2'])"
+    code = f"import sys; {call}; print({heavy} & sys.modules.keys())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.startswith("\nThe cat"), run.stderr
-    assert run.stdout.splitlines()[-1] == "[]"
+    assert run.stdout.splitlines()[-1] == "set()"

@@ -29,23 +29,6 @@ def shared(some_articles, tmp_path):
     return ["--profile", "quick", "--data", some_articles, "--out", tmp_path / "out"]
 
 
-@pytest.fixture
-def llmlite(capsys):
-    """llmlite(*words): what it prints, or with code=2 the one line that says why not."""
-
-    def llmlite(*words, code=0):
-        assert main([str(word) for word in words]) == code
-        out, err = capsys.readouterr()
-        if not code:
-            return out
-        (line,) = [line for line in err.splitlines() if line.startswith("llmlite:")]
-        assert line.endswith(".")
-        assert "Traceback" not in err
-        return line
-
-    return llmlite
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_commands_help_has_defaults_and_the_comments_of_fields(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "100")
@@ -93,7 +76,6 @@ REFUSED = [
     ("prepare --out a-file --data.vocab-size 270", "a-file"),
     ("train --device cuda", "There is no device 'cuda' here"),
     ("train --model.vocab-size 8", "model.vocab_size follow the data's; set data.vocab_size and"),
-    ("train --model.n-head 3", "multiple of n_head"),
     ("train --model.width 3", "--model.width"),
     ("train --text a-file --data sample", "--text stands for --data"),
     ("search --revised.space.n-head 2 3", "n_embd 64 cannot be shared among n_head 3"),
@@ -148,11 +130,10 @@ def test_the_installed_command_runs():
 
 
 def test_the_plan_is_named_and_nothing_is_made(llmlite, shared, tmp_path):
-    words = ["run", "--list", "--only", "no-mask", "unshifted", *shared, *DATA[2:4]]
+    words = ["run", "--list", "--only", "no-mask-w", "unshifted", *shared, *DATA[2:4]]
     header, *lines = llmlite(*words).splitlines()
     assert header.startswith("profile quick")
-    names = ["no-mask-deep", "no-mask", "no-mask-batch", "no-mask-window-8", "no-mask-window-12"]
-    names += ["unshifted", "no-mask-seed-2", "no-mask-seed-3"]
+    names = ["no-mask-window-8", "no-mask-window-12", "unshifted"]
     assert [line.split()[:2] for line in lines] == [["open", name] for name in names]
     assert not (tmp_path / "out" / "runs").exists()
 

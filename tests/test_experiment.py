@@ -35,9 +35,7 @@ def retrained(experiment):
     return experiment.folder(experiment.retraining())
 
 
-def test_a_searched_experiment_makes_each_stage_when_it_is_asked_for_and_only_once(
-    start, some_articles
-):
+def test_a_searched_experiment_makes_each_stage_when_asked_and_once(start, some_articles):
     experiment = start()
     assert not experiment.out.exists()
     assert experiment.searched_best() is None
@@ -171,5 +169,4 @@ def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
     experiment.retrain()
     assert experiment.or_pretrained() is experiment
     (retrained(experiment) / WEIGHTS).unlink()
-    of_records = start(profile=PROFILE, needs_gpu=True)
-    assert of_records.or_pretrained().pretrained, "without a model"
+    assert start(profile=PROFILE, needs_gpu=True).or_pretrained().pretrained, "of records alone"

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_tokenizer import PROSE, VARIED
 
-from llmlite.cli import main
 from llmlite.files import LLMLiteError
 from llmlite.generate import generate
 from llmlite.hub import export_folder, import_folder
@@ -134,19 +133,12 @@ def test_a_model_without_a_mask_is_refused(make_model, model, tokenizer, tmp_pat
         export_folder(unmasked, tokenizer, tmp_path, "")
 
 
-def test_export_import_and_generate_from_a_shell(capsys, tmp_path):
-    there, back = str(tmp_path / "there"), str(tmp_path / "back")
-    (tmp_path / "there" / ".git").mkdir(parents=True)  # no file that would be lost
-    assert main(["export", "--to", there]) == 0
-    assert main(["import", there, "--to", back]) == 0
-    assert f"llmlite generate --model {back}" in capsys.readouterr().out
-    texts = []
-    for options in ([], ["--model", back]):
-        assert main(["generate", "the cat", "--tokens", "5", *options]) == 0
-        texts.append(capsys.readouterr())
-    assert texts[0].out == texts[1].out
-    assert f"This is the model in {back}." in texts[1].err
-    again = ["export", "--to", there, "--data", "nowhere"], ["import", there, "--to", back]
-    for command in again:  # before it trains a model
-        assert main(command) == 2
-        assert "new or empty folder." in capsys.readouterr().err
+def test_export_import_and_generate_from_a_shell(llmlite, tmp_path):
+    there, back = tmp_path / "there", tmp_path / "back"
+    (there / ".git").mkdir(parents=True)  # no file that would be lost
+    llmlite("export", "--to", there)
+    assert f"llmlite generate --model {back}" in llmlite("import", there, "--to", back)
+    generate = "generate", "the cat", "--tokens", "5"
+    assert llmlite(*generate) == llmlite(*generate, "--model", back)
+    for again in (("export", "--data", "nowhere", "--to", there), ("import", there, "--to", back)):
+        assert "new or empty folder." in llmlite(*again, code=2), "before it trains a model"

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
-from tiny_plan import PROFILE, SEEDS, TRAIN, files, open_plan
+from tiny_plan import SEEDS, TRAIN, files, open_plan
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
@@ -31,8 +31,7 @@ from llmlite.plan.whole import chosen, whole_plan
 from llmlite.profiles import Grid
 from llmlite.run import STEPS, WEIGHTS, read_record
 
-SEARCHED = replace(PROFILE, searched=True)  # what is retrained is the best of the revised grid
-SHOWN = replace(PROFILE, needs_gpu=True)  # from its records alone
+FEW = ("retrain", "search-revised", "unshifted")
 
 
 def names(runs) -> list[str]:
@@ -102,7 +101,7 @@ class Pool(Executor):
 
 def test_a_plan_through_failure_deadline_and_kill(some_articles, tmp_path, monkeypatch, capsys):
     rates = {"revised.space.learning_rate": (1e30, 2e-3, 1e-3)}
-    experiment = open_plan(some_articles, tmp_path, SEARCHED, **rates)
+    experiment = open_plan(some_articles, tmp_path, searched=True, **rates)
     first = ["honest-seed-1337", "no-mask-deep", "honest-seed-1", "search-revised-lr1e+30-1l-2h-8d"]
     assert names(whole_plan(experiment))[:4] == first, "what is retrained is searched for first"
     assert whole_plan(experiment)[0].keeps == ("weights",), "until then it may be the paper's best"
@@ -134,9 +133,6 @@ def test_a_plan_through_failure_deadline_and_kill(some_articles, tmp_path, monke
     assert names(work_through(experiment, ["unshifted"])) == ["unshifted"]
     assert pool.started == [(1, "spawn", 4)] * 3
     assert "Workers were killed 3 times" in capsys.readouterr().err
-
-
-FEW = ("retrain", "search-revised", "unshifted")
 
 
 def pack_after_each_run(experiment, archive):
@@ -199,10 +195,9 @@ def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, conte
 
 
 def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_path, capsys):
-    experiment = open_plan(some_articles, tmp_path, SHOWN)
+    experiment = open_plan(some_articles, tmp_path, needs_gpu=True)
     audit, table = Audit(experiment), experiment.search("revised")
     assert table.status.tolist() == ["missing"] * 2
-    assert table.reason.str.contains("profile tiny is trained on a GPU").all()
     assert list(choose_data(experiment).columns) == list(COLUMNS)
     assert audit.leaks() == {}
     said = capsys.readouterr().out

@@ -145,8 +145,6 @@ def test_changelog_package_and_citation_agree():
     assert cited["license"] == PROJECT["license"]
 
 
-# -- the environment ------------------------------------------------------------------------------
-
 EXTRAS = PROJECT["optional-dependencies"].values()
 LINES = [line for lines in (PROJECT["dependencies"], *EXTRAS) for line in lines]
 ASKED = [r for r in map(Requirement, LINES) if r.name != PROJECT["name"]]  # which asks for extras
@@ -181,7 +179,5 @@ def test_what_is_asked_for_is_pinned_once_within_its_bounds_and_has_no_upper_one
             if Version(package.version).public == PINS[name].public:
                 asked += map(Requirement, package.requires or [])
     here = [one for one in asked if not one.marker or one.marker.evaluate({"extra": ""})]
-    pins = PINS | dict.fromkeys(
-        ("pip", "setuptools"), Version("99")
-    )  # which venv and PyTorch bring
+    pins = PINS | {"pip": Version("99"), "setuptools": Version("99")}  # venv and PyTorch bring them
     assert [one for one in here if pins[canonicalize_name(one.name)] not in one.specifier] == []
