@@ -39,7 +39,7 @@ def article(title: str, words: int = 5) -> str:
 
 TEXTS = {
     "train": "".join(article(f"Tráin {i}") + " \n = = A section = = \n \n x\n" for i in "abc"),
-    "valid": article("Valid"),
+    "valid": article("Valid") + article("Second"),
     "test": article("Test") + " \n \n two blank lines before\r\n a no @-@ break\u00a0space \x85 \n",
 }
 
