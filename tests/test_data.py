@@ -39,28 +39,23 @@ def article(title: str, words: int = 5) -> str:
 
 TEXTS = {
     "train": "".join(article(f"Tráin {i}") + " \n = = A section = = \n \n x\n" for i in "abc"),
-    "valid": article("Valid"),
+    "valid": article("Valid") + article("Second"),
     "test": article("Test") + " \n \n two blank lines before\r\n a no @-@ break\u00a0space \x85 \n",
 }
 
 
-@pytest.fixture
-def write_folder(tmp_path):
-    """write_folder(suffix, **texts): a folder of WikiText files."""
-
-    def write(suffix: str = "tokens", **texts) -> Path:
-        (folder := tmp_path / "corpus").mkdir(exist_ok=True)
-        for split, text in {**TEXTS, **texts}.items():
-            (folder / f"wiki.{split}.{suffix}").write_bytes(text.encode())
-        return folder
-
-    return write
+def write_folder(parent: Path, suffix: str = "tokens", **texts) -> Path:
+    """A folder of WikiText files."""
+    (folder := parent / "corpus").mkdir(exist_ok=True)
+    for split, text in {**TEXTS, **texts}.items():
+        (folder / f"wiki.{split}.{suffix}").write_bytes(text.encode())
+    return folder
 
 
 @pytest.fixture
-def start(write_folder, tmp_path):
+def start(tmp_path):
     """start(**changes): a Dataset of write_folder's text."""
-    folder = write_folder()
+    folder = write_folder(tmp_path)
 
     def start(out="out", **changes):
         config = DataConfig(source=str(folder), vocab_size=270, block_size=16)
@@ -73,18 +68,18 @@ def start(write_folder, tmp_path):
     ("tokens", "raw", "wikitext-2-v1"),
     ("raw", "tokens", "wikitext-2-raw-v1"),
 ])  # fmt: skip
-def test_a_folder_is_whole_or_named(write_folder, suffix, other, name, monkeypatch, one_sentence):
-    folder = write_folder(suffix)
+def test_a_folder_is_whole_or_named(tmp_path, suffix, other, name, monkeypatch, one_sentence):
+    folder = write_folder(tmp_path, suffix)
     (folder / f"wiki.test.{other}").write_text("of a download cut short")
     assert opened(folder) == (TEXTS, "own text in corpus")
     known = {f"wiki.{s}.{suffix}": sha256(text.encode()).hexdigest() for s, text in TEXTS.items()}
     monkeypatch.setattr(sources, "KNOWN_SHA256", known)
     assert opened(folder) == (TEXTS, name)
-    write_folder(suffix, train=TEXTS["train"][:-1] + "x")
+    write_folder(tmp_path, suffix, train=TEXTS["train"][:-1] + "x")
     with pytest.raises(DataError, match=rf"wiki\.train\.{suffix} is damaged") as error:
         opened(folder)
     one_sentence(error)
-    write_folder(suffix, **{split: text + " mine\n" for split, text in TEXTS.items()})
+    write_folder(tmp_path, suffix, **{split: text + " mine\n" for split, text in TEXTS.items()})
     assert opened(folder)[1] == "own text in corpus"
 
 
@@ -105,20 +100,22 @@ def hub(tmp_path, monkeypatch) -> dict[str, dict[str, str]]:
     return texts
 
 
-def test_the_hub_has_the_same_text_and_auto_is_a_folder_or_the_hub(hub, write_folder, monkeypatch):
+def test_the_hub_has_the_same_text_and_auto_is_a_folder_or_the_hub(hub, tmp_path, monkeypatch):
     for called, texts in hub.items():
         assert opened("hub", name=called) == (texts, called)
         stream = open_source(DataConfig("hub", called, stream=True), without=Path("here"))
         assert {split: "".join(stream.strings(split)) for split in SPLITS} == texts
-    for value, name in (("", "wikitext-2-raw-v1"), (str(write_folder()), "own text in corpus")):
-        monkeypatch.setenv("LLMLITE_DATA", value)
+    for value, name in (
+        ("", "wikitext-2-raw-v1"),
+        (write_folder(tmp_path), "own text in corpus"),
+    ):
+        monkeypatch.setenv("LLMLITE_DATA", str(value))
         assert opened()[1] == name
 
 
 def test_a_hub_that_fails_is_named_with_two_ways_out(hub, monkeypatch, one_sentence):
     unreachable = Mock(side_effect=ConnectionError("Couldn't reach\nthe Hub"))
-    reason = r"cannot be read from the Hub \(ConnectionError: Couldn't reach the Hub\)"
-    for words in ("Configuration wikitext-3 of .*", reason):
+    for words in ("Configuration wikitext-3 of ", r"\(ConnectionError: Couldn't reach the Hub\)"):
         with pytest.raises(DataError, match=words + r".*\$LLMLITE_DATA.*--data sample") as error:
             opened("hub", name="wikitext-3")
         one_sentence(error)
@@ -247,8 +244,10 @@ def test_an_article_without_end_is_held_in_parts_only(monkeypatch):
     assert max(len(part) for _, part, _ in parts) < 700
 
 
-def test_first_sentences_are_those_of_paragraphs(start, write_folder):
-    write_folder(test=" \n = St . John = \n \n One , two . Three . \n No stop \n 4 . 5 .\n 6 . 7\n")
+def test_first_sentences_are_those_of_paragraphs(start, tmp_path):
+    write_folder(
+        tmp_path, test=" \n = St . John = \n \n One , two . Three . \n No stop \n 4 . 5 .\n 6 . 7\n"
+    )
     assert start().sentences(2) == [" One , two .", " 4 ."]
     assert start().sentences(9) == [" One , two .", " 4 .", " 6 ."]
 
@@ -274,9 +273,9 @@ def test_a_stream_has_the_tokens_and_counts_of_the_text_in_memory(tmp_path, monk
             streamed.ids[split][0] = 0
 
 
-def test_the_tokenizer_learns_from_the_beginning_of_a_stream(start, write_folder):
+def test_the_tokenizer_learns_from_the_beginning_of_a_stream(start, tmp_path):
     text = " aa ab ac .\n" * 100
-    write_folder(train=text + " zq" * 1000 + " .\n")
+    write_folder(tmp_path, train=text + " zq" * 1000 + " .\n")
     settings = {"vocab_size": 262, "stream": True}
     beginning = start(**settings, tokenizer_bytes=len(text)).tokenizer
     assert beginning.merges == BPETokenizer.train(text, 262).merges
@@ -284,7 +283,7 @@ def test_the_tokenizer_learns_from_the_beginning_of_a_stream(start, write_folder
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_made_is_made_once_for_its_own_text(start, write_folder, monkeypatch, stream):
+def test_what_is_made_is_made_once_for_its_own_text(start, tmp_path, monkeypatch, stream):
     first = start(stream=stream)
     table = first.table()
     with monkeypatch.context() as patch:
@@ -297,7 +296,7 @@ def test_what_is_made_is_made_once_for_its_own_text(start, write_folder, monkeyp
     shorter = first.like(vocab_size=269)
     assert shorter.ids["train"].max() == shorter.tokenizer.eot_id == first.tokenizer.eot_id - 1
     assert first.ids["train"].max() == first.tokenizer.eot_id
-    write_folder(test=TEXTS["test"] + " One more line .\n")
+    write_folder(tmp_path, test=TEXTS["test"] + " One more line .\n")
     changed = start(stream=stream)
     assert changed.tokenizer.decode(changed.ids["test"]).endswith(" One more line .\n")
     assert changed.about["data_fingerprint"] != first.about["data_fingerprint"]

@@ -66,11 +66,7 @@ def ids_of(word: str) -> list[int]:
     return [BYTE_ORDER.index(byte) for byte in word.encode()]
 
 
-@pytest.fixture(scope="module")
-def trained() -> BPETokenizer:
-    return BPETokenizer.train(PROSE + TIES, 400)
-
-
+TRAINED = BPETokenizer.train(PROSE + TIES, 400)
 A, B, C, SPACE = ids_of("abc ")
 
 
@@ -117,13 +113,13 @@ def test_counts_of_more_than_32_bits_are_told_apart_and_the_bar_reaches_its_end(
     assert all(steps)
 
 
-def test_a_smaller_vocabulary_is_the_beginning_and_texts_may_come_one_by_one(trained):
+def test_a_smaller_vocabulary_is_the_beginning_and_texts_may_come_one_by_one():
     for n in (257, 333, 400):
-        smaller = trained.truncate(n)
+        smaller = TRAINED.truncate(n)
         shown = BPETokenizer.train(iter([PROSE, TIES]), n, progress=True)
         assert shown.fingerprint == smaller.fingerprint
         assert smaller.decode([n - 1]) == END_OF_TEXT
-    assert len({trained.truncate(n).fingerprint for n in (257, 333, 400)}) == 3
+    assert len({TRAINED.truncate(n).fingerprint for n in (257, 333, 400)}) == 3
 
 
 def encode_together(tokenizer: BPETokenizer, texts: list[str]) -> list[list[int]]:
@@ -153,7 +149,7 @@ def check_ids(tokenizer: BPETokenizer, texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("batch", [50, 1 << 20])
-def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(trained, monkeypatch, batch):
+def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(monkeypatch, batch):
     """Words that differ in one byte, or in how many NUL bytes they have, are different."""
     monkeypatch.setattr(words_module, "BATCH", batch)
     lengths = (*range(1, 80), 126, 127, 128, 200)
@@ -161,7 +157,7 @@ def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(trained, monkeypatch, 
     words += ["".join(random.Random(n).choices("aab", k=n)) for n in lengths]
     words += [start + "\0" * n for n in range(1, 20) for start in ("", "!")]
     texts = [*VARIED, SPECIAL, PROSE + TIES, "1".join(words * 2), *random_texts(1_000, batch)]
-    for tokenizer in (trained, BPETokenizer.train([*words, PROSE], 600), BPETokenizer([])):
+    for tokenizer in (TRAINED, BPETokenizer.train([*words, PROSE], 600), BPETokenizer([])):
         check_ids(tokenizer, texts)
 
 
@@ -199,9 +195,9 @@ def test_each_word_is_merged_as_in_the_textbook_alone_and_with_others(merges, te
     assert [tokenizer.decode(ids) for ids in expected] == texts
 
 
-def test_arrays_hold_ids_in_the_smallest_type(trained):
-    assert trained.encode_to_array(PROSE).tolist() == trained.encode(PROSE)
-    assert trained.encode_to_array("").dtype == np.uint16
+def test_arrays_hold_ids_in_the_smallest_type():
+    assert TRAINED.encode_to_array(PROSE).tolist() == TRAINED.encode(PROSE)
+    assert TRAINED.encode_to_array("").dtype == np.uint16
     pairs = list(product(range(256), repeat=2))
     assert BPETokenizer(pairs[: 65_536 - 257]).dtype == np.uint16
     assert BPETokenizer(pairs[: 65_537 - 257]).dtype == np.uint32
@@ -209,19 +205,19 @@ def test_arrays_hold_ids_in_the_smallest_type(trained):
 
 @settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 399)), text=st.text())
-def test_any_ids_in_any_form_decode_to_the_text_of_their_bytes(trained, ids, text):
+def test_any_ids_in_any_form_decode_to_the_text_of_their_bytes(ids, text):
     data = text.encode()[1:] + b"\xed\xa0\x80"  # the rest of a character, and a surrogate
     ids = [*map(BYTE_ORDER.index, data), *ids]
-    expected = b"".join(trained.token_bytes[i] for i in ids).decode(errors="replace")
+    expected = b"".join(TRAINED.token_bytes[i] for i in ids).decode(errors="replace")
     tensor, far_apart = torch.tensor(ids), np.repeat(np.array(ids, np.uint64), 2)[::2]
     for form in (ids, tuple(ids), iter(ids), list(tensor), tensor, far_apart, list(far_apart)):
-        assert trained.decode(form) == expected
+        assert TRAINED.decode(form) == expected
 
 
-def test_a_saved_tokenizer_comes_back_the_same(trained, tmp_path):
-    trained.save(path := tmp_path / "new folder" / "tokenizer.json")
+def test_a_saved_tokenizer_comes_back_the_same(tmp_path):
+    TRAINED.save(path := tmp_path / "new folder" / "tokenizer.json")
     loaded, content = BPETokenizer.load(path), json.loads(path.read_text("utf-8"))
-    assert (loaded.fingerprint, loaded.merges) == (trained.fingerprint, trained.merges)
+    assert (loaded.fingerprint, loaded.merges) == (TRAINED.fingerprint, TRAINED.merges)
     assert (content["special_tokens"], content["vocab_size"]) == ({END_OF_TEXT: 399}, 400)
 
 
@@ -234,31 +230,31 @@ def load(content: bytes = b"", **changes) -> None:
 
 
 @pytest.mark.parametrize(("call", "said"), [
-    (lambda _: BPETokenizer.train("some text", 256), "256 is too small; the least is 257"),
-    (lambda _: BPETokenizer.train(iter(["", ""]), 300), "no text to train on"),
-    (lambda _: BPETokenizer.train("good text \ud800", 257), r"U\+D800"),
-    (lambda _: BPETokenizer([(64, 65), (64, 257)]), r"Merge 2 joins \(64, 257\)"),
-    (lambda _: BPETokenizer([(64, 65), (-1, 64)]), "Merge 2 joins"),
-    (lambda _: BPETokenizer([(64, 65), (64, 65)]), "merged twice"),
-    (lambda trained: trained.truncate(256), "cut to 256; allowed: 257 to 400"),
-    (lambda trained: trained.truncate(401), "cut to 401; allowed: 257 to 400"),
-    (lambda trained: trained.encode(b"bytes"), "not a bytes"),
-    (lambda trained: trained.encode("good text \udc80"), r"U\+DC80"),
-    (lambda trained: trained.encode_batch_to_arrays(["a", None]), "number 1 is a NoneType"),
-    (lambda trained: trained.encode_batch_to_arrays("not a list"), "in a list"),
-    (lambda trained: trained.decode([5, -1]), "-1 is outside .*0 to 399"),
-    (lambda trained: trained.decode(np.array([5, 400])), "400 is outside .*0 to 399"),
-    (lambda trained: trained.decode([1.5]), "integers in one dimension"),
-    (lambda _: imported("no_such_library"), "pip install no_such_library"),
-    (lambda _: BPETokenizer.load("a.json"), "a.json cannot be read as a tokenizer: .*No such"),
-    (lambda _: load(b"\xff\xfe\x00"), "tokenizer.json cannot be read"),
-    (lambda _: load(b"null"), "not an llmlite tokenizer"),
-    (lambda _: load(merges=[[64, 66]]), "tokenizer.json is damaged or was edited"),
-    (lambda _: load(format="other"), "tokenizer.json is not an llmlite tokenizer"),
-    (lambda _: load(pattern=r"\S+"), "tokenizer.json .* another pattern than GPT-2's"),
+    (lambda: BPETokenizer.train("some text", 256), "256 is too small; the least is 257"),
+    (lambda: BPETokenizer.train(iter(["", ""]), 300), "no text to train on"),
+    (lambda: BPETokenizer.train("good text \ud800", 257), r"U\+D800"),
+    (lambda: BPETokenizer([(64, 65), (64, 257)]), r"Merge 2 joins \(64, 257\)"),
+    (lambda: BPETokenizer([(64, 65), (-1, 64)]), "Merge 2 joins"),
+    (lambda: BPETokenizer([(64, 65), (64, 65)]), "merged twice"),
+    (lambda: TRAINED.truncate(256), "cut to 256; allowed: 257 to 400"),
+    (lambda: TRAINED.truncate(401), "cut to 401; allowed: 257 to 400"),
+    (lambda: TRAINED.encode(b"bytes"), "not a bytes"),
+    (lambda: TRAINED.encode("good text \udc80"), r"U\+DC80"),
+    (lambda: TRAINED.encode_batch_to_arrays(["a", None]), "number 1 is a NoneType"),
+    (lambda: TRAINED.encode_batch_to_arrays("not a list"), "in a list"),
+    (lambda: TRAINED.decode([5, -1]), "-1 is outside .*0 to 399"),
+    (lambda: TRAINED.decode(np.array([5, 400])), "400 is outside .*0 to 399"),
+    (lambda: TRAINED.decode([1.5]), "integers in one dimension"),
+    (lambda: imported("no_such_library"), "pip install no_such_library"),
+    (lambda: BPETokenizer.load("a.json"), "a.json cannot be read as a tokenizer: .*No such"),
+    (lambda: load(b"\xff\xfe\x00"), "tokenizer.json cannot be read"),
+    (lambda: load(b"null"), "not an llmlite tokenizer"),
+    (lambda: load(merges=[[64, 66]]), "tokenizer.json is damaged or was edited"),
+    (lambda: load(format="other"), "tokenizer.json is not an llmlite tokenizer"),
+    (lambda: load(pattern=r"\S+"), "tokenizer.json .* another pattern than GPT-2's"),
 ])  # fmt: skip
-def test_what_cannot_be_done_is_refused(trained, call, said, one_sentence, tmp_path, monkeypatch):
+def test_what_cannot_be_done_is_refused(call, said, one_sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TokenizerError, match=said) as error:
-        call(trained)
+        call()
     one_sentence(error)

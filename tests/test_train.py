@@ -148,13 +148,11 @@ def plain_loop(ids, config):
     return model, losses, norms, epoch_losses
 
 
-MERGED = "uncompiled, 4 pieces merged"
-
-
 @pytest.mark.parametrize(("windows", "changes", "how"), [
     (64, {"batch_size": 32}, "uncompiled"),
-    (64, {"accumulation": 4, "seed": 5}, MERGED),
-    (75, {"clip_norm": 0, "accumulation": 4, "learning_rate": 3e-2}, MERGED),  # a smaller last
+    (64, {"accumulation": 4, "seed": 5}, "uncompiled, 4 pieces merged"),
+    # With a smaller last batch.
+    (75, {"clip_norm": 0, "accumulation": 4, "learning_rate": 3e-2}, "uncompiled, 4 pieces merged"),
     (75, {"accumulation": 4, "fast": False}, "plain"),
     (75, {"epoch_windows": 36, "weight_decay": 0.3, "beta2": 0.8}, "uncompiled"),
     pytest.param(75, {"accumulation": 4}, "compiled, 4 pieces merged", marks=pytest.mark.slow),
@@ -268,10 +266,9 @@ def test_mistakes_are_in_the_log_alone(tmp_path, monkeypatch, changes, mistake, 
     rounded = {"fp16": "float16", "bf16": "bfloat16"}.get(changes.get("amp"))
     assert record["amp"] == (rounded or "float32")
     assert right.loss.equals(exact.loss) == (rounded is None)  # or autocast was never on
-    first = right.epoch == 1
-    assert right.loss[first].tolist() == pytest.approx(exact.loss[first].tolist(), rel=0.01)
-    norms = exact.grad_norm[first].tolist()  # unscaled
-    assert right.grad_norm[first].tolist() == pytest.approx(norms, rel=0.05)
+    for name, within in (("loss", 0.01), ("grad_norm", 0.05)):  # which is unscaled
+        first = exact[name][:4].tolist()
+        assert right[name][:4].tolist() == pytest.approx(first, rel=within)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -401,10 +398,6 @@ def infinite_gradient(model, _):
     model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
 
 
-def no_memory(*_):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-
-
 def validation_loss(loss, _, patch):
     script_validation(patch, itertools.repeat(loss))
 
@@ -420,8 +413,8 @@ def no_room(name, _, patch):
 @pytest.mark.parametrize(("broken", "said", "step"), [
     (nan_weights, r"The loss became nan at step 14 of 24 \(learning rate 4.29e-03\); lower", 13),
     (infinite_gradient, "The gradient's norm became (inf|nan) at step 14 of 24", 13),
-    (no_memory, "At step 14, cpu ran out of memory with 4 windows in a forward pass; a smaller "
-     "batch_size with more accumulation", 13),
+    (Mock(side_effect=torch.OutOfMemoryError), "At step 14, cpu ran out of memory with 4 windows "
+     "in a forward pass; a smaller batch_size with more accumulation", 13),
     (partial(validation_loss, math.nan), "The validation loss became nan after epoch 2; lower", 24),
     (partial(validation_loss, 1e3), "The validation loss became 1000.0 after epoch 2; lower", 24),
     *((partial(no_room, name), rf"There is no room left to write \S+{name} \(", step) for name, step
