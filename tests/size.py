@@ -11,7 +11,7 @@ def lines(folder: str) -> int:
 SIZES = {
     "lines of package": (lines("llmlite"), 8_000),
     "modules at its top": (len(list(Path("llmlite").glob("*.py"))), 20),
-    "lines of tests": (lines("tests"), 9_000),  # on the way to 8,000
+    "lines of tests": (lines("tests"), 8_000),
     "bytes of README.md": (len(Path("README.md").read_bytes()), 10_000),
 }
 print(" · ".join(f"{size:,} {what} of {most:,}" for what, (size, most) in SIZES.items()))

@@ -6,7 +6,7 @@ from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
-from test_cuda_paths import FakeCuda, Recorder, needs_cuda
+from test_engine import FakeCuda, Recorder, needs_cuda
 
 from llmlite import generate as sampling
 from llmlite.files import LLMLiteError

@@ -48,8 +48,8 @@ class Contestant:
 
 
 def compete(title: str, make: Callable, rounds: dict[str, int], amount: float, unit: str, **task):
-    """A row for each contestant: seconds of a lap, `amount` of `unit` per second. They take turns for
-    so many rounds, ours is the first, and all that have a result have the same."""
+    """A row for each contestant: seconds of a lap, `amount` of `unit` per second. They take turns,
+    for so many rounds each, ours is the first, and all that have a result have the same."""
     laps, workers = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(rounds):  # with an empty cache: compiling is timed
