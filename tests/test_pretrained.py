@@ -8,6 +8,8 @@ import torch
 from publish import model_card
 from safetensors import safe_open
 
+from llmlite.config import DataConfig
+from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, evaluate
 from llmlite.pretrained import FOLDER, MODEL, RECORD, TOKENIZER, load_pretrained
@@ -29,6 +31,13 @@ def test_it_is_small_half_precision_and_what_its_record_and_card_say():
     assert {p.dtype for p in pretrained.model.parameters()} == {torch.float32}
     assert record["environment"]["commit"] in str(pretrained)
     assert "that comes with llmlite" in str(pretrained)
+
+
+def test_its_weights_score_what_they_scored_when_they_were_shipped(tmp_path):
+    pretrained = load_pretrained()
+    dataset = Dataset(DataConfig("sample"), tmp_path, progress=False).like(pretrained.tokenizer)
+    score = evaluate(pretrained.model, dataset.ids["test"], dataset.counts("test"))
+    assert (score.tokens, score.nats) == (24_768, pytest.approx(119_419.4, rel=1e-5))
 
 
 @pytest.mark.slow
