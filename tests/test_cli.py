@@ -89,7 +89,6 @@ REFUSED = [
     ("export", "--to"),
     ("import", "--to"),
     ("reproduce --from no.tar.gz", "no records of `llmlite run` at no.tar.gz"),
-    ("reproduce --text a-tale.txt", "There is no file or folder"),
     ("reproduce --text a-file", "The notebooks speak of WikiText-2"),
     ("reproduce", "There is no notebook in"),
 ]

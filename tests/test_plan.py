@@ -220,8 +220,10 @@ def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_pa
     assert len(audit.grids("first")) == 0
     assert choose_data(experiment).stride.tolist() == [some[2].data.stride]
 
+    there = files(experiment)
     unpack(whole.experiment.out / "all.tar.gz", tmp_path, "tiny")
     before = files(experiment)
+    assert there.items() <= before.items(), "what is there stays as it is"
     assert re.search(r"tiny · .* own text .* shown on CPU .+, trained on CPU", str(experiment))
     assert experiment.seed_scores().equals(whole.experiment.seed_scores())
     assert experiment.model.config == whole.experiment.model.config
