@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tiny_plan import some_articles, whole  # noqa: F401, fixtures
 from llmlite.cli import main
 from llmlite.config import DataConfig, ModelConfig
 from llmlite.data import Dataset
+from llmlite.files import LLMLiteError
 from llmlite.model import GPT
 from llmlite.sources import DATA_VARIABLE, KNOWN_SHA256
 
@@ -29,6 +31,19 @@ def on_the_cpu() -> Iterator[None]:
         patch.setattr("llmlite.plan.runner.cores", lambda: 1)  # of workers
         patch.setenv("OMP_NUM_THREADS", "1")  # of other processes
         torch.set_num_threads(1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def errors_are_one_sentence() -> Iterator[None]:
+    """Every error for people that a test meets, wherever it is raised in this process."""
+
+    def checked(self, message: str) -> None:
+        assert re.fullmatch(r".*[.…]", message), message  # also, no line ends within
+        Exception.__init__(self, message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LLMLiteError, "__init__", checked)
         yield
 
 
@@ -84,14 +99,6 @@ def tiny_model(tiny_config, make_model) -> GPT:
 
 
 @pytest.fixture
-def gpt2(tiny_model):
-    """transformers' GPT2LMHeadModel with the weights of tiny_model."""
-    from llmlite.hub import to_gpt2  # transformers takes seconds to import
-
-    return to_gpt2(tiny_model, attn_implementation="eager")  # the one that returns its weights
-
-
-@pytest.fixture
 def make_ids() -> Callable[..., torch.Tensor]:
     """make_ids(*shape, vocab_size=61, seed=0): random token ids, int64."""
 
@@ -100,19 +107,6 @@ def make_ids() -> Callable[..., torch.Tensor]:
         return torch.randint(vocab_size, shape, generator=generator)
 
     return make
-
-
-@pytest.fixture
-def one_sentence() -> Callable[[object], str]:
-    """Check that an error is one line that ends like a sentence, and give its text."""
-
-    def check(error) -> str:
-        message = str(error.value)
-        assert "\n" not in message
-        assert message.endswith((".", "…"))
-        return message
-
-    return check
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def make_notebook(path: Path, *sources: str) -> Path:
     return path
 
 
-def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch, one_sentence):
+def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMLITE_HEADLESS", "1")
     monkeypatch.setenv("LLMLITE_DATA", "elsewhere")
     out, folder = tmp_path / "out", str(tmp_path / "a folder")
@@ -44,7 +44,7 @@ def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch, one
     with pytest.raises(LLMLiteError) as error:
         run_notebooks(find_notebooks(tmp_path, ["02"]), out, "quick", "sample")
     for part in ("02_b.ipynb stopped in cell", "ValueError: sample", "02_b.log"):
-        assert part in one_sentence(error)
+        assert part in str(error.value)
 
     executed = run_notebooks([good], out, "quick", folder, "cpu")
     (content,) = (nbformat.read(path, 4) for path in executed)

@@ -170,10 +170,9 @@ def test_environment_has_what_a_number_depends_on_the_commit_too(tmp_path, monke
     assert now() == "0123456789"
 
 
-def test_a_row_a_run_the_last_written_first(tmp_path, one_sentence):
-    with pytest.raises(LLMLiteError, match="There are no runs below") as error:
+def test_a_row_a_run_the_last_written_first(tmp_path):
+    with pytest.raises(LLMLiteError, match="There are no runs below"):
         run.runs_table(tmp_path)
-    one_sentence(error)
     epochs = [{"perplexity": 90.0}, {"perplexity": 89.0}]
     done = {"epochs": epochs, "best": epochs[1], "identity": {"train": {"epochs": 2}}}
     records = {

@@ -61,10 +61,9 @@ def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile):
         assert run == replace(like, name=name)
 
 
-def test_a_profile_without_an_audit_is_refused(one_sentence):
-    with pytest.raises(LLMLiteError, match="'mine' has no audit") as error:
+def test_a_profile_without_an_audit_is_refused():
+    with pytest.raises(LLMLiteError, match="'mine' has no audit"):
         audit_of("mine")
-    one_sentence(error)
 
 
 def test_the_first_seed_trains_whole_grids_and_the_others_their_corners(some_articles, tmp_path):
