@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import textwrap
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -145,7 +146,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     except FileNotFoundError:
         raise CheckpointError(f"There is no model at {path}; train one first.") from None
     except Exception as error:  # a damaged file has a dozen kinds
-        raise CheckpointError(f"{path} is damaged or no model of llmlite: {error}") from None
+        why = textwrap.shorten(str(error), 200, placeholder="…")  # PyTorch's are pages
+        said = f"{path} is damaged or no model of llmlite ({why}); name or train another."
+        raise CheckpointError(said) from None
     return model.to(device).eval(), header
 
 
