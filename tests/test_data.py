@@ -68,7 +68,7 @@ def start(tmp_path):
     ("tokens", "raw", "wikitext-2-v1"),
     ("raw", "tokens", "wikitext-2-raw-v1"),
 ])  # fmt: skip
-def test_a_folder_is_whole_or_named(tmp_path, suffix, other, name, monkeypatch):
+def test_a_damaged_file_is_named(tmp_path, suffix, other, name, monkeypatch):
     folder = write_folder(tmp_path, suffix)
     (folder / f"wiki.test.{other}").write_text("of a download cut short")
     assert opened(folder) == (TEXTS, "own text in corpus")
@@ -104,10 +104,8 @@ def test_the_hub_has_the_same_text_and_auto_is_a_folder_or_the_hub(hub, tmp_path
         assert opened("hub", name=called) == (texts, called)
         stream = open_source(DataConfig("hub", called, stream=True), without=Path("here"))
         assert {split: "".join(stream.strings(split)) for split in SPLITS} == texts
-    for value, name in (
-        ("", "wikitext-2-raw-v1"),
-        (write_folder(tmp_path), "own text in corpus"),
-    ):
+    own = str(write_folder(tmp_path))
+    for value, name in (("", "wikitext-2-raw-v1"), (own, "own text in corpus")):
         monkeypatch.setenv("LLMLITE_DATA", str(value))
         assert opened()[1] == name
 
@@ -127,7 +125,7 @@ def test_a_hub_that_fails_is_named_with_two_ways_out(hub, monkeypatch):
     ("wiki.valid.tokens", b" \n \n\n", "The valid split holds no text"),
     ("text.txt", None, "There is no file or folder {path}"),
     ("text.txt", b" \n\t\n" * 9_999, "{path} holds 0 bytes of text; at least 20,000"),
-    ("text.txt", b"a" * 19_998, "{path} holds 19,999 bytes of text; at least 20,000"),  # a line end
+    ("text.txt", b"a" * 19_998, "{path} holds 19,999 bytes of text; at least 20,000"),  # one added
     ("text.txt", b"fine " * 5_000 + b"caf\xe9 ", "{path} is not UTF-8: it has a byte 0xe9"),
     ("text.txt", b"fine " * 5_000 + b"\0", "{path} is not text: it has NUL bytes"),
 ])  # fmt: skip
@@ -359,6 +357,8 @@ def test_the_committed_sample_is_what_its_script_composes(tmp_path):
         assert (tmp_path / name).read_bytes() == (sample_folder() / name).read_bytes()
     for words in (" university student", " cat sat on", " organization"):
         assert words in (tmp_path / "wiki.train.raw").read_text("utf-8"), "the paper's prompts"
+    (tmp_path / "wiki.valid.raw").write_text("changed")
+    assert subprocess.run([sys.executable, script, "--out", tmp_path, "--check"]).returncode == 1
 
 
 def test_training_and_judging_leave_tokens_on_disk_where_they_are(tmp_path):

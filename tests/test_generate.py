@@ -106,8 +106,9 @@ def test_the_seed_decides_and_a_seeded_call_draws_on_its_own(tiny_model, make_id
     (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 0}, "1 or more"),
 ])  # fmt: skip
 def test_the_impossible_is_refused(tiny_model, make_ids, call, given, words):
+    usual = {} if call is complete else {"ids": make_ids(1, 1)}
     with pytest.raises(LLMLiteError) as error:
-        call(tiny_model, **{"ids": make_ids(1, 1), "max_new_tokens": 2} | given)
+        call(tiny_model, **usual | {"max_new_tokens": 2} | given)
     assert words in str(error.value)
 
 

@@ -129,7 +129,7 @@ def test_another_model_is_refused(exported, tmp_path, file, changes, said):
 
 def test_a_model_without_a_mask_is_refused(make_model, model, tokenizer, tmp_path):
     unmasked = make_model(replace(model.config, causal=False))
-    with pytest.raises(LLMLiteError, match=r"causal mask.*\.$"):
+    with pytest.raises(LLMLiteError, match="causal mask"):
         export_folder(unmasked, tokenizer, tmp_path, "")
 
 
@@ -138,7 +138,7 @@ def test_export_import_and_generate_from_a_shell(llmlite, tmp_path):
     (there / ".git").mkdir(parents=True)  # no file that would be lost
     llmlite("export", "--to", there)
     assert f"llmlite generate --model {back}" in llmlite("import", there, "--to", back)
-    generate = "generate", "the cat", "--tokens", "5"
-    assert llmlite(*generate) == llmlite(*generate, "--model", back)
+    words = "generate", "the cat", "--tokens", "5"
+    assert llmlite(*words) == llmlite(*words, "--model", back)
     for again in (("export", "--data", "nowhere", "--to", there), ("import", there, "--to", back)):
         assert "new or empty folder." in llmlite(*again, code=2), "before it trains a model"

@@ -147,7 +147,7 @@ def test_the_floor_is_twice_the_entropy_over_the_window_a_third_at_most(make_ids
     assert metrics.warn_if_implausible(0.4625, 0.4625, causal=True) is None
 
 
-def test_a_run_without_the_mask_copies_and_warns_once_even_cut_off(tmp_path, make_ids):
+def test_a_run_without_the_mask_copies_and_warns_once_even_if_cut_off(tmp_path, make_ids):
     """On random ids, which nobody can predict who does not see them."""
     model = ModelConfig(13, 16, n_layer=1, n_head=2, n_embd=32, dropout=0.0, causal=False)
     seen, valid = make_ids(16 * 256 + 321, vocab_size=13).tensor_split([16 * 256])
@@ -156,8 +156,9 @@ def test_a_run_without_the_mask_copies_and_warns_once_even_cut_off(tmp_path, mak
         ids = {"train": seen, "valid": valid}
         return trainer(tmp_path, model, ids, batch_size=8, epochs=8, checkpoint_every=200)
 
+    run = start()
     with pytest.warns(metrics.ImplausibleLossWarning) as caught:
-        interrupt(run := start(), 10, train, "write_json")  # all is done but the record
+        interrupt(run, 10, train, "write_json")  # all is done but the record
     (warning,) = [str(w.message) for w in caught if w.category is metrics.ImplausibleLossWarning]
     for _ in ("carried on", "finished before"):  # where one more warning would be an error
         record = start().fit()

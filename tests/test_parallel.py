@@ -68,7 +68,7 @@ def test_each_process_drops_out_other_units(two, tmp_path):
     assert 1e-3 < abs(ours - theirs) < 0.5
 
 
-def test_one_finishes_what_two_began_and_two_resume_as_if_at_once(two, tmp_path):
+def test_one_finishes_what_two_began_and_two_resume_bit_for_bit(two, tmp_path):
     shutil.copytree(two / "begun by two", tmp_path / "begun")
     assert load_state(tmp_path / "begun", "cpu")["step"] == 12
     trainer(tmp_path / "begun", SURE).fit()

@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 import tarfile
+import tempfile
 import time
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -99,7 +100,7 @@ class Pool(Executor):
         return {first}, set()
 
 
-def test_a_plan_through_failure_deadline_and_kill(some_articles, tmp_path, monkeypatch, capsys):
+def test_a_plan_survives_failure_deadline_and_kill(some_articles, tmp_path, monkeypatch, capsys):
     rates = {"revised.space.learning_rate": (1e30, 2e-3, 1e-3)}
     experiment = open_plan(some_articles, tmp_path, searched=True, **rates)
     first = ["honest-seed-1337", "no-mask-deep", "honest-seed-1", "search-revised-lr1e+30-1l-2h-8d"]
@@ -163,21 +164,28 @@ def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_arti
     assert work_through(other, FEW, archive=archive) == []
     assert before.items() <= files(other).items(), "nothing of it was made again"
     for run in chosen(whole_plan(other), FEW):
-        ours, theirs = whole.experiment.folder(run), other.folder(run)
-        assert (ours / STEPS).read_text() == (theirs / STEPS).read_text(), run.name
-        best, theirs = (read_record(folder)["best"] for folder in (ours, theirs))
-        assert best["valid_loss"] == theirs["valid_loss"], run.name
+        folders = whole.experiment.folder(run), other.folder(run)
+        steps, again = ((folder / STEPS).read_text() for folder in folders)
+        best, best_again = (read_record(folder)["best"]["valid_loss"] for folder in folders)
+        assert (steps, best) == (again, best_again), run.name
 
 
 OURS = {MANIFEST: json.dumps({"format": FORMAT, "profile": "quick"})}
-OUTSIDE = [OURS | {name: ""} for name in ("../outside", "runs/../../outside")]
-FOREIGN = [{"x": ""}, {MANIFEST: "{"}, {MANIFEST: json.dumps({"format": "another"})}]
+DAMAGED = "is damaged or not an archive"
 
 
-@pytest.mark.parametrize("contents", [*FOREIGN, *OUTSIDE, "half"])
-def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, contents):
+@pytest.mark.parametrize(("contents", "said"), [
+    ({"x": ""}, "There are no records"),
+    ({MANIFEST: json.dumps({"format": "another"})}, "holds no records"),
+    ({MANIFEST: "{"}, DAMAGED),
+    (OURS | {"../outside": ""}, DAMAGED),
+    (OURS | {"runs/../../outside": ""}, DAMAGED),
+    ("half", DAMAGED),
+])  # fmt: skip
+def test_what_is_no_archive_writes_nothing(whole, tmp_path, monkeypatch, contents, said):
     archive, out = tmp_path / "in" / "a.tar.gz", tmp_path / "in" / "out"
     archive.parent.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "in"))  # where it is unpacked
     if contents == "half":
         good = (whole.experiment.out / "all.tar.gz").read_bytes()
         archive.write_bytes(good[: len(good) // 2])
@@ -187,7 +195,7 @@ def test_what_is_no_archive_is_refused_and_writes_nothing(whole, tmp_path, conte
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 file.addfile(info, io.BytesIO(content.encode()))
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match=said) as error:
         unpack(archive, out, "quick")
     assert str(archive) in str(error.value)
     assert not out.exists()

@@ -155,6 +155,7 @@ PINS = {canonicalize_name(name): Version(version) for name, version in PINNED}
 
 def test_conda_and_make_install_the_same_on_a_python_that_the_package_asks_for():
     conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text("utf-8"))
+    assert (conda["name"], conda["channels"]) == (PROJECT["name"], ["conda-forge"])
     python, _, section = conda["dependencies"]
     (words,) = re.findall(r"-m pip install .*(-c .*)", MAKEFILE)
     assert " ".join(section["pip"]) == words.replace("'", "")
@@ -169,7 +170,7 @@ def test_what_is_asked_for_is_pinned_once_within_its_bounds_and_has_no_upper_one
     """What pinned packages ask for as well, so that the same command installs the same versions
     next year: but for PyTorch, whose builds bring exact versions of CUDA's libraries, and for what
     is not installed here as it is pinned. In Colab the PyTorch that is installed stays."""
-    assert len(PINS) == len(PINNED)
+    assert len(PINS) == len(PINNED) == len(re.findall(r"(?m)^[^#\n]", CONSTRAINTS))
     assert all(re.fullmatch(r">=[\d.]+", str(requirement.specifier)) for requirement in ASKED)
     asked = list(ASKED)
     for name in PINS.keys() - {"torch"}:

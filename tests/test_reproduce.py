@@ -8,12 +8,13 @@ from pathlib import Path
 import nbformat
 import publish as tool
 import pytest
-from publish import captions_in, gallery, model_card, publish, results, ship
+from publish import captions_in, gallery, publish, results, ship
 from tiny_plan import PROFILE, SEEDS, open_plan
 
 from llmlite.cli.notebooks import find_notebooks, report, run_notebooks
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
+from llmlite.metrics import Score
 from llmlite.plan.archive import unpack
 from llmlite.pretrained import load_pretrained
 
@@ -78,7 +79,9 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
         publish(experiment, root)
 
     # One notebook, beside what is shown already.
-    make_notebook(out / "notebooks" / "01_a.ipynb", PARAMETERS)
+    cells = [nbformat.v4.new_code_cell("1"), nbformat.v4.new_code_cell("profile = 'quick'")]
+    cells[1].metadata["tags"] = ["injected-parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), out / "notebooks" / "01_a.ipynb")
     for path in (figures / "01_x.png", figures / "02_y.png"):
         path.write_bytes(b"old")
     for suffix in ("png", "svg"):
@@ -90,7 +93,8 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     page = (figures / "README.md").read_text()
     assert captions_in(page) == {"01_x": "New words.", "02_y": "Still there."}
     assert "(01_x.png)" in page
-    assert (root / "notebooks" / "01_a.ipynb").exists()
+    (cell,) = nbformat.read(root / "notebooks" / "01_a.ipynb", 4).cells
+    assert cell.source == "1", "no parameters of this run"
     assert {(figures / f"01_x.{suffix}").read_bytes() for suffix in ("png", "svg")} == {b"new"}
     assert (root / "README.md").read_text() == README, "there are no results to write"
     assert (records / "runs" / "old").exists(), "no run is there to take its place"
@@ -137,4 +141,5 @@ def test_the_shipped_model_is_the_trained_one_rounded_and_scored_as_stored(whole
     nats, exact = shipped.record["scores"]["nats"], experiment.test_score().nats
     assert nats == pytest.approx(exact, rel=1e-3)
     assert nats != exact, "that of the rounded weights"
-    assert (folder / "README.md").read_text("utf-8") == model_card(shipped.record)
+    bits = Score(**shipped.record["scores"]).bits_per_byte
+    assert f"{bits:.3f} |" in (folder / "README.md").read_text("utf-8")

@@ -140,12 +140,13 @@ def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_p
             read_record(tmp_path)
 
 
-def test_environment_has_what_a_number_depends_on_the_commit_too(tmp_path, monkeypatch):
+def test_environment_and_commit_are_what_a_number_depends_on(tmp_path, monkeypatch):
     found = run.environment("cpu")
     assert found.keys() == {"llmlite", "python", "torch", "numpy", "device", "commit"}
     assert found["torch"] == torch.__version__
     assert re.fullmatch(r"CPU \(.+, 1 thread\)", found["device"])
     now = run.commit.__wrapped__  # for a process keeps its first answer, as it does the code
+    assert run.commit() == found["commit"]
     for end, mark in (("", ""), ("-dirty", "+")):
         monkeypatch.setenv("LLMLITE_COMMIT", "0123456789abcdef" + end)
         assert now() == "0123456789" + mark

@@ -23,7 +23,6 @@ from llmlite.train import Compute, Trainer
 
 GRID = SearchSpace(learning_rate=(0.02, 0.0001), n_layer=(1,), n_head=(1, 2), n_embd=(8,))
 ALL = [(0.02, 1), (0.02, 2), (0.0001, 1), (0.0001, 2)]  # its rates and heads, in order
-NARROW = replace(GRID, n_head=(1,))
 DATA = DataConfig(vocab_size=10, block_size=8)
 MODEL = ModelConfig(vocab_size=10, block_size=8, n_layer=1, n_embd=8, dropout=0.0)
 TRAIN = TrainConfig(epochs=2, batch_size=8, amp="off", checkpoint_every=99)
@@ -36,21 +35,21 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def search_in(folder, space=GRID, base=BASE, progress=False, ray=None):
-    return search(space, base, DIGITS, folder, Compute(progress=progress), ray)
+def search_in(folder, progress=False, ray=None):
+    return search(GRID, BASE, DIGITS, folder, Compute(progress=progress), ray)
 
 
-def folders_in(folder, space=GRID):
-    return [run.folder(folder, DIGITS.about) for run in grid(space, BASE)]
+def folders_in(folder):
+    return [run.folder(folder, DIGITS.about) for run in grid(GRID, BASE)]
 
 
-def epochs_in(folder, space=GRID):
-    return epochs_table(grid(space, BASE), folders_in(folder, space))
+def epochs_in(folder):
+    return epochs_table(grid(GRID, BASE), folders_in(folder))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """(folder, table) of a search that nothing went wrong in; not to be changed."""
+    """(folder, table) of a search that nothing went wrong in, to be found again."""
     folder = tmp_path_factory.mktemp("search")
     return folder, search_in(folder)
 
@@ -117,7 +116,8 @@ def test_an_error_stops_all_or_is_a_row_that_is_tried_again(tmp_path, finished, 
     train, errors, trained = Trainer._train_epoch, [], Counter()
 
     def fail(self):
-        trained[point := (self.config.learning_rate, self.run.model.n_head)] += 1
+        point = self.config.learning_rate, self.run.model.n_head
+        trained[point] += 1
         if errors and point == ALL[1]:
             raise errors.pop()
         return train(self)
@@ -198,7 +198,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("function", "options", "folder", "kind", "words"), WRONG)
-def test_what_no_worker_can_do(monkeypatch, two_cpus, function, options, folder, kind, words):
+def test_what_no_worker_can_do_fails(monkeypatch, two_cpus, function, options, folder, kind, words):
     monkeypatch.setattr(cluster, "RETRIES", 0)
     with pytest.raises(kind, match=words):
         list(on_ray(function, [0], replace(two_cpus, **options), folder))

@@ -131,7 +131,8 @@ def test_every_page_fits_on_a_phone_and_has_the_readers_colours(site, soups, pag
     for name in soups:
         page.goto((site / name).as_uri())
         page.evaluate("[...document.images].forEach((i) => (i.loading = 'eager'))")
-        page.wait_for_function("[...document.images].every((i) => i.complete && i.naturalWidth)")
+        page.wait_for_function("[...document.images].every((i) => i.complete)")
+        assert page.evaluate("[...document.images].every((i) => i.naturalWidth)"), name
         page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, name
     assert not is_dark(page)

@@ -101,8 +101,8 @@ def interrupt(run, call, owner=Engine, name="step"):
             run.fit()
 
 
-def set_scaler(patch, scaler=torch.amp.GradScaler, **settings):
-    patch.setattr(torch.amp, "GradScaler", partial(scaler, **settings))
+def set_scaler(patch, **settings):
+    patch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, **settings))
 
 
 def script_validation(monkeypatch, losses):

@@ -104,6 +104,7 @@ def test_a_record_holds_the_run_its_mistake_and_what_was_measured_of_it(whole):
         record = whole.record(name)
         identity, measured = record["identity"], record["measures"]
         assert record["status"] == "finished"
+        assert experiment.dataset_of(run.data)._source is usual._source, "a text is read once"
         steps = read_steps(experiment.folder(run))
         assert record["skipped"] == steps.grad_norm.isna().sum()
         assert (steps.grad_norm.max() > 1_000) == (name == "scaled-norm"), "the scale is in it"
@@ -112,8 +113,8 @@ def test_a_record_holds_the_run_its_mistake_and_what_was_measured_of_it(whole):
         assert (identity["model"], identity["train"]) == (asdict(run.model), asdict(run.train))
         found = {key: identity[key] for key in ("padding", "targets", "split") if key in identity}
         assert found == MISTAKES.get(name, {})
-        leaks = measured["leaks"], max(measured["attention"]["next"]) > 0
-        assert leaks == (not run.model.causal,) * 2
+        assert measured["leaks"] is (not run.model.causal)
+        assert (max(measured["attention"]["next"]) > 0) is measured["leaks"]
         losses, best = measured["loss_by_position"], record["best"]["valid_loss"]
         assert len(losses) == run.data.block_size
         assert np.mean(losses) == pytest.approx(best, rel=1e-4), "on the windows it was chosen by"

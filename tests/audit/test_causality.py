@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from test_engine import needs_cuda
 
 from llmlite.audit import causality
 from llmlite.audit.causality import causal_leak
@@ -35,7 +36,7 @@ def put_mask(model: GPT, layer: int, hidden=float("-inf"), hole=None) -> None:
 
 @pytest.mark.parametrize("config", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 def test_it_fires_without_the_causal_mask_alone(config, device, dtype, make_model):
     # Of two tokens the later one must change: another one drawn at random would often be the same.
     for seed in range(4):

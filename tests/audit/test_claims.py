@@ -97,9 +97,8 @@ def studied(*seeds: dict[str, Interval]) -> dict:
     """What the studies gave for each seed: what the claims have, but for what is said."""
     usual = dict.fromkeys(SHOWN, around(0))
     usual |= {name: around(threshold + 0.2 * side) for _, name, threshold, side in PARTS}
-    measures = ({name: asdict(x) for name, x in (usual | seed).items()} for seed in seeds)
-    found = [{"measures": of_seed} for of_seed in measures]
-    return {"studies": dict.fromkeys(STUDIES, found)}
+    seeds = [{name: asdict(x) for name, x in (usual | seed).items()} for seed in seeds]
+    return {"studies": {name: [{"measures": measures} for measures in seeds] for name in STUDIES}}
 
 
 WITHOUT_MASK = ("no-mask", "no-mask-deep", "no-mask-seed-2")
@@ -326,6 +325,8 @@ def test_effects_of_the_grids_worked_out_by_hand():
         "heads 2 to 4, 6 layers": "-0.700, 6 pairs",
     }
     assert trends.effects(grids)["deep minus shallow"].value == pytest.approx(-0.4)
+    fewer = trends.best_losses(grids.revised).iloc[1:]  # whose partner makes no pair
+    assert len(trends.changes(fewer, "n_head")) == 11
 
 
 def test_the_scorecards_page_has_a_line_a_claim_with_what_paper_py_has_of_it():

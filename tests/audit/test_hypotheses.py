@@ -64,21 +64,25 @@ def test_steps_by_layout_worked_out_by_hand():
 
 def test_a_run_in_the_tables_worked_out_by_hand():
     runs = {"a": record()}
-    # Window, mean, loss at the last position over the window, that loss itself, mean × window.
-    windows = facts.windows_times_loss(runs).loc["a"].tolist()
-    assert windows == pytest.approx([4, 1.6, 6.1 / 4, 6.1, 6.4])
-    # Of the window and its epochs; of the first, last and other positions; what was measured.
-    *numbers, text = facts.outcomes(runs).loc["a"]
-    of_epochs, of_positions = [4, 40, math.exp(0.21), math.exp(0.16), 0.16], [0.0, 6.1, 0.1]
-    assert numbers == pytest.approx([*of_epochs, *of_positions, 300, True, 0.9])
-    assert text == "The cat sat on↵on"
+    losses = {"mean loss": 1.6, "loss at the last position": 6.1, "mean loss × window": 6.4}
+    predicted = {"window": 4, "predicted: last position / window": 6.1 / 4}
+    found = facts.windows_times_loss(runs).loc["a"].to_dict()
+    assert found == pytest.approx(losses | predicted)
+    found = facts.outcomes(runs).loc["a"].to_dict()
+    assert found.pop("text") == "The cat sat on↵on"
+    assert found == pytest.approx({
+        "window": 4, "steps an epoch": 40, "perplexity, epoch 1": math.exp(0.21),
+        "perplexity, end": math.exp(0.16), "loss, end": 0.16, "loss, first position": 0.0,
+        "loss, last position": 6.1, "mean of the others": 0.1, "true perplexity": 300,
+        "leak found": True, "layer 0 on the next token": 0.9,
+    })  # fmt: skip
 
 
 def test_the_logs_other_numbers_stand_beside_the_papers():
     table = facts.other_numbers(record(grad_norm=0.0625), record(grad_norm=65_536.0, skipped=3))
     said = ["0.23", "0.91", "3.7e+04 to 2.2e+06", "0.04 to 0.09", "not stated", "warned", "warned"]
     here = ["0.25", "1.00", "6.6e+04", "0.062", "3 of 40", "warned", "warned"]
-    assert table.T.to_numpy().tolist() == [said, here]
+    assert table.to_dict("list") == {"paper": said, "here": here}
 
 
 def test_each_hypothesis_has_its_switch_and_each_run_of_the_windows_its_name():

@@ -70,11 +70,6 @@ def fresh_engine(
     return Engine(model, config, dtype, math.inf, ALONE, paths or FastPaths())
 
 
-def first_steps(device: str, step: Callable, batches: list) -> list[float]:
-    """Seconds of each, until a graph has been captured and replayed."""
-    return [timed(device, partial(step, x, y)) for x, y in batches[:SETTLED]]
-
-
 def our_paths(cuda: bool, pieces: int) -> dict[str, dict]:
     """Every path of our engine that there is here, and the best with either attention, by name."""
     merges = (True, False) if pieces > 1 else (False,)
@@ -112,7 +107,7 @@ class Timed(Case):
         """Seconds of its first step, which compiles. paths: of our engine; None: a peer."""
         peer = PEERS.get(name)
         step = peer(self.model, self.device, True) if peer else self.our_step(FastPaths(**paths))
-        first, *_ = first_steps(self.device, step, self.data)
+        first, *_ = [timed(self.device, partial(step, x, y)) for x, y in self.data[:SETTLED]]
         self.steps[name] = step
         if self.cuda:
             torch.cuda.empty_cache()  # the other processes need the room
@@ -267,13 +262,6 @@ class Checks(Case):
         return {"passed": passed, "floor": math.log(DRAWN), **found}
 
     # What takes how long?
-
-    def compilation(self) -> dict:
-        """Of a block and the loss, in an empty cache."""
-        engine = self.engine(FastPaths(compile=True, graph=self.cuda, merge=False))
-        step = partial(engine.step, windows=self.windows, rate=CONFIG.learning_rate)
-        first, *_, last = first_steps(self.device, step, self.batches())
-        return {"cold_s": first - last}
 
     def generation(self, batch: int) -> dict:
         """Ours against transformers' generate, in turns, the same greedy text."""

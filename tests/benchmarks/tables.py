@@ -37,24 +37,21 @@ MACHINE = (
 TOKENIZER = (
     "{data}, {environment[processor]}, {environment[cores]} cores, medians of {rounds} runs that "
     "took turns; {libraries}, NumPy {environment[numpy]}; llmlite at commit {environment[commit]}, "
-    "one thread. Ids compared with both "
-    "peers' on {texts:,} texts: {different} differ."
+    "one thread. Ids compared with both peers' on {texts:,} texts: {different} differ."
 )
 GPU = (
     "{environment[device]}, random token ids, medians of laps that took turns; PyTorch "
     "{environment[torch]}, {libraries}; llmlite at commit {environment[commit]}. Generation over "
     "`generate` of transformers: {seconds[generation, batch 1][ratio]:.1f} × at batch 1 and "
-    "{seconds[generation, batch 64][ratio]:.1f} × at batch 64, the same greedy text. Before the "
-    "first step, blocks and loss compile for {seconds[compilation][cold_s]:.0f} s, the peers, all "
-    "at the same time, for {slowest:.0f} s at most. Over 20 steps the losses of graph and plain "
-    "path differ, relative, by {checks[graph_is_plain][largest_relative_difference]:.0e} in "
-    "float32, {checks[bf16_is_plain][largest_relative_difference]:.0e} in bfloat16, "
+    "{seconds[generation, batch 64][ratio]:.1f} × at batch 64, the same greedy text. Over "
+    "20 steps the losses of graph and plain path differ, relative, by "
+    "{checks[graph_is_plain][largest_relative_difference]:.0e} in float32, "
+    "{checks[bf16_is_plain][largest_relative_difference]:.0e} in bfloat16, "
     "{checks[fp16_is_plain][largest_relative_difference]:.0e} in float16 at most."
 )
 TRAINING = (
-    MACHINE + " Compiling takes {least_s:.0f} to "
-    "{most_s:.0f} s, paid back after {least:,.0f} to {most:,.0f} steps against the plain GPT that "
-    "is not compiled."
+    MACHINE + " Compiling takes {least_s:.0f} to {most_s:.0f} s, paid back after {least:,.0f} to "
+    "{most:,.0f} steps against the plain GPT that is not compiled."
 )
 
 
@@ -117,9 +114,7 @@ def gpu_speed(record: dict) -> str:
                 "above the floor": f"{ours['above_floor']:.1f} ×",
             }
         )
-    first = record["first_step_s"].items()
-    slowest = max(seconds for name, seconds in first if "torch.compile" in name)
-    return table(rows, GPU, record, slowest=slowest)
+    return table(rows, GPU, record)
 
 
 def training_speed(record: dict) -> str:
