@@ -35,9 +35,10 @@ def continuing(name: str, model: GPT) -> Callable[[Tensor, int], Tensor]:
     from llmlite.hub import to_gpt2  # imports transformers, which takes seconds
 
     gpt2 = to_gpt2(model)
+    gpt2.generation_config.eos_token_id = None  # a token like any other: nothing ends before
 
     def run(ids: Tensor, new: int) -> Tensor:
-        exactly = {"min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
+        exactly = {"max_new_tokens": new, "pad_token_id": 0}
         return gpt2.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **exactly)
 
     return run
