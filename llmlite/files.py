@@ -5,11 +5,13 @@ import errno
 import json
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 # Set for notebooks that run without anybody (cli/notebooks.py): their text bars reach the terminal.
 HEADLESS_VARIABLE = "LLMLITE_HEADLESS"
@@ -122,3 +124,60 @@ def write_json(path: str | Path, content) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
+
+
+MOST_BYTES = 1 << 26  # of a file of JSON or of text that is read whole
+LARGEST = 10.0**100  # number in JSON
+DEEPEST = 32  # lists and objects of JSON that stand in each other
+
+
+def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """All of a file that may be anybody's. FileNotFoundError where there is none; ValueError, which
+    says why, if it is no regular file, cannot be read, or has more than `most` bytes."""
+
+    def opener(name, flags):  # which does not wait for the other end of a pipe
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    try:
+        with open(path, "rb", opener=opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("it is no regular file")
+            content = file.read(most + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return content
+
+
+def read_json(path: str | Path, kind: type = dict):
+    """A file of JSON, by `read_bytes` and `parse_json`."""
+    return parse_json(read_bytes(path), kind)
+
+
+def parse_json(content: bytes, kind: type = dict):
+    """JSON as a `kind`, such as a TypedDict, all of whose parts are checked. ValueError, which says
+    why, where it is not, nests too deeply, or has a number or text that cannot be written again."""
+    try:
+        value = json.loads(content)
+        level = [value]
+        for _ in range(DEEPEST):
+            for part in level:
+                if isinstance(part, str):
+                    part.encode()  # no lone surrogates
+                elif isinstance(part, int | float) and not abs(part) < LARGEST:
+                    raise ValueError("it has a number that nothing can be done with")
+            level = [x for p in level if isinstance(p, dict | list) for x in _parts(p)]
+        if level:
+            raise RecursionError
+        return check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+    except TypeCheckError as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
+
+
+def _parts(value: dict | list) -> list:
+    return [*value, *value.values()] if isinstance(value, dict) else value
