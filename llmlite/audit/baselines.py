@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from llmlite.audit import wording
+from llmlite.audit import said
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError, tqdm
 from llmlite.metrics import Score
@@ -33,7 +33,7 @@ class Baseline:
 
 def published(corpus: str) -> list[Baseline]:
     """What stands beside a model of the text `corpus`: none is exact, if that is another."""
-    rows = [Baseline(bits_per_byte=None, **row) for row in wording.rows("published")]
+    rows = [Baseline(bits_per_byte=None, **row) for row in said("published")["published"]]
     other = f"of {PUBLISHED_ON}, another text than {corpus}"
     same = corpus == PUBLISHED_ON
     return rows if same else [replace(row, exact=False, remark=other) for row in rows]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llmlite import paper
-from llmlite.audit import wording
+from llmlite.audit import said
 from llmlite.config import TrainConfig
 from llmlite.engine import learning_rate
 
@@ -34,18 +34,9 @@ class Hypothesis:
     every_batch: bool = False  # does the scheduler go at every batch, accumulated or not
 
 
-HYPOTHESES = tuple(Hypothesis(**row) for row in wording.rows("hypotheses"))
-
-FACTS = {
-    "C1 loss at the end": "0.158 to 0.171",
-    "C1 first over last epoch": "1.32 to 1.35",
-    "C2 steps an epoch": "5,000",
-    "C3 training over validation loss": "0.23",
-    "C4 gradient norm": "3.7e4 to 2.2e6",
-    "C5 scheduler's warning": "yes",
-    "C6 rates in the log": "a tenth",
-    "C7 text repeats itself": "yes",
-}
+SAID = said("hypotheses")
+HYPOTHESES = tuple(Hypothesis(**row) for row in SAID["hypotheses"])
+FACTS = SAID["facts"]  # what is published, and what it is
 
 
 def predictions() -> pd.DataFrame:

@@ -3,14 +3,14 @@
 import pandas as pd
 
 from llmlite import paper
-from llmlite.audit import claims, trends, wording
+from llmlite.audit import claims, said, trends
 from llmlite.audit.claims import Evidence
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.measures import together
 from llmlite.audit.runs import LONGER, Audit
 from llmlite.run import read_steps
 
-CLAIMS = {claim["number"]: claim for claim in wording.rows("claims")}
+CLAIMS = {claim["number"]: claim for claim in said("claims")["claims"]}
 # The judge of claim 7 is `claim_7`, in claims.py or trends.py: from the evidence to what came out
 # here and a verdict.
 JUDGES = {number: (vars(claims) | vars(trends))[f"claim_{number}"] for number in CLAIMS}

@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 
 from llmlite.plots import style
 
@@ -22,9 +21,9 @@ STATISTIC_LABELS = {
 
 
 @style.figure
-def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
+def article_lengths(words: dict[str, Sequence[int]]):
     """words: the number of words of each article, by split."""
-    fig, ax = style.subplots(title="Every split holds whole articles of similar length")
+    ax = style.subplots(title="Every split holds whole articles of similar length")
     lengths = np.concatenate(list(words.values()))
     bins = np.geomspace(max(1, lengths.min()), lengths.max() + 1, 16)
     for dashes, (split, values) in zip(style.DASHES, words.items(), strict=False):
@@ -36,13 +35,12 @@ def article_lengths(words: dict[str, Sequence[int]]) -> Figure:
     ax.margins(y=0.35)  # room for the legend
     ax.set(ylabel="articles of the split, %", ylim=(0, None))
     ax.legend(loc="upper left")
-    return fig
 
 
 @style.figure
-def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]) -> Figure:
+def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]):
     """Counts by length in bytes, from 0: of the vocabulary, and of the tokens of a text."""
-    fig, ax = style.subplots(title="Long tokens fill the vocabulary, short ones the text")
+    ax = style.subplots(title="Long tokens fill the vocabulary, short ones the text")
     counts = {"in the vocabulary": in_vocabulary, "in the training text": in_text}
     for offset, (label, values) in zip((-0.2, 0.2), counts.items(), strict=True):
         share = 100 * np.asarray(values) / np.sum(values)
@@ -51,11 +49,10 @@ def token_lengths(in_vocabulary: Sequence[int], in_text: Sequence[int]) -> Figur
     ax.set(xlim=(0.3, 16.7), xticks=range(1, 17))
     ax.grid(axis="x", visible=False)
     ax.legend()
-    return fig
 
 
 @style.figure
-def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 92) -> Figure:
+def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 92):
     """Texts cut into tokens, each on a colour of its own: label → the bytes of the tokens.
     `columns`: characters in a line; what is none by itself is written as \\x.., a line end as ↵."""
     margin, y, colours = 1 + max(map(len, strips)), -1, cycle(style.COLOURS[:5])
@@ -78,16 +75,13 @@ def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 
     fig.set_size_inches(width, height + 0.35)
     ax.set(position=(0, 0, 1, height / (height + 0.35)), xlim=(-margin, columns), ylim=(y + 1, 0))
     ax.set_axis_off()
-    fig.suptitle(title, y=1, va="top", fontsize=size)
-    return fig
+    plt.suptitle(title, y=1, va="top", fontsize=size)
 
 
 @style.figure
-def tokens_per_word(
-    curves: dict[str, pd.Series], chosen: int, reference: float, name: str
-) -> Figure:
+def tokens_per_word(curves: dict[str, pd.Series], chosen: int, reference: float, name: str):
     """curves: split → tokens per word by vocabulary size; `reference`, called `name`, is a line."""
-    fig, ax = style.subplots(height=3.8, title="Each doubling of the vocabulary saves less")
+    ax = style.subplots(height=3.8, title="Each doubling of the vocabulary saves less")
     for i, (label, values) in enumerate(curves.items()):
         ax.plot(values.index, values, label=label, **style.series(i))
     ax.axhline(reference, color="black", linestyle=":", label=fill(name, 26))
@@ -96,28 +90,26 @@ def tokens_per_word(
     ax.set(xscale="log", xlabel="vocabulary, tokens (log scale)", ylabel="tokens per word")
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, ha="right")
     ax.set_xticks([], minor=True)
-    fig.legend(loc="outside lower center", ncols=2)
-    return fig
+    plt.figlegend(loc="outside lower center", ncols=2)
 
 
 @style.figure
-def next_tokens(tokens: Sequence[str], probabilities: Sequence[float], prompt: str) -> Figure:
+def next_tokens(tokens: Sequence[str], probabilities: Sequence[float], prompt: str):
     """The likeliest next tokens after a prompt, most probable first."""
-    fig, ax = style.subplots(height=0.21 * len(tokens) + 0.9)
+    ax = style.subplots(height=0.21 * len(tokens) + 0.9)
     ax.barh(range(len(tokens)), probabilities)
     ax.set_yticks(range(len(tokens)), [repr(token) for token in tokens], family="monospace")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="probability", title=f"What may follow “{prompt}”")
-    return fig
 
 
 @style.figure
-def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) -> Figure:
+def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float):
     """§IV.C. Pairwise BLEU between the continuations of prompt variants, (n, n); the diagonal,
     where a text meets itself, is left blank. Values from `threshold` on have a frame."""
     shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
-    fig, ax = style.subplots(height=1.2 + 0.42 * len(labels), page=True, boxed=True)
+    ax = style.subplots(height=1.2 + 0.42 * len(labels), page=True, boxed=True)
     image = ax.imshow(shown, vmin=0, aspect="auto")
     style.write_values(ax, shown, "{:.3f}", white=shown < 0.6 * np.nanmax(shown))
     for row, column in np.argwhere(shown >= threshold):
@@ -128,27 +120,25 @@ def bleu_heatmap(matrix: np.ndarray, labels: Sequence[str], threshold: float) ->
     ax.set_yticks(places, [f"{i + 1}  {labels[i]}" for i in places])
     ax.set(xlabel="prompt, as hypothesis", ylabel="prompt, as reference")
     ax.set_title(f"Pairwise BLEU of the continuations; framed: {threshold:g} or more")
-    bar = fig.colorbar(image, label="BLEU, 0 to 1")
+    bar = plt.colorbar(image, label="BLEU, 0 to 1")
     bar.ax.axhline(threshold, color=style.RED, linewidth=2)
-    return fig
 
 
 @style.figure
-def head_effects(effects: np.ndarray, baseline: float) -> Figure:
+def head_effects(effects: np.ndarray, baseline: float):
     """§IV.D. effects: change of the loss without each head, (n_layer, n_head), nats per token."""
     layers, heads = effects.shape
-    fig, ax = style.subplots(height=1.4 + 0.32 * layers, page=heads > 4, boxed=True)
+    ax = style.subplots(height=1.4 + 0.32 * layers, page=heads > 4, boxed=True)
     limit = np.abs(effects).max() or 1.0
     image = ax.imshow(effects, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     style.write_values(ax, effects, "{:+.3f}", white=np.abs(effects) > 0.6 * limit)
     ax.set(xticks=range(heads), yticks=range(layers), xlabel="head", ylabel="layer")
     ax.set_title(f"Change of the loss ({baseline:.3f})\nwithout a head")
-    fig.colorbar(image, label="nats per token")
-    return fig
+    plt.colorbar(image, label="nats per token")
 
 
 @style.figure
-def attention_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure:
+def attention_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]):
     """Figs. 6 and 7: maps of one sentence, each of one head; the tokens are named at the left and
     lowest ones. maps: title → (query, key), rows sum to 1."""
     columns = min(3, len(maps))
@@ -156,7 +146,7 @@ def attention_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure
     height = 2.75 * rows if len(maps) > 1 else 6.6 if page else 4.4
     looks = {"family": "monospace", "fontsize": style.SMALL if len(maps) > 1 else None}
     labels = [token.replace("\n", "↵") for token in tokens]
-    fig, axes = style.subplots(rows, columns, height, page, boxed=True, squeeze=False)
+    axes = style.subplots(rows, columns, height, page, boxed=True, squeeze=False)
     for place, (title, weights) in enumerate(maps.items()):
         ax, left, lowest = axes.flat[place], place % columns == 0, place + columns >= len(maps)
         image = ax.imshow(weights, norm=ATTENTION_SCALE)
@@ -165,31 +155,29 @@ def attention_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]) -> Figure
         ax.set(title=title, xlabel="looked at (key)" * lowest, ylabel="looking (query)" * left)
     for unused in axes.flat[len(maps) :]:
         unused.axis("off")
-    fig.colorbar(image, ax=axes, label="attention weight", shrink=0.75)
-    return fig
+    plt.colorbar(image, ax=axes, label="attention weight", shrink=0.75)
 
 
 @style.figure
-def attention_grid(maps: np.ndarray) -> Figure:
+def attention_grid(maps: np.ndarray):
     """Every head's map on one text: maps (n_layer, n_head, query, key), a row a layer."""
     layers, heads = maps.shape[:2]
     page = heads > 4
     side = (6.0 if page else 3.7) / heads
-    fig, axes = style.subplots(layers, heads, 0.4 + side * layers, page, boxed=True, squeeze=False)
+    axes = style.subplots(layers, heads, 0.4 + side * layers, page, boxed=True, squeeze=False)
     for (layer, head), ax in np.ndenumerate(axes):
         image = ax.imshow(maps[layer, head], norm=ATTENTION_SCALE)
         ax.set(xticks=[], yticks=[])
         ax.set(title=f"head {head}" * (layer == 0), ylabel=f"layer {layer}" * (head == 0))
-    fig.colorbar(image, ax=axes, label="attention weight", shrink=0.6)
-    return fig
+    plt.colorbar(image, ax=axes, label="attention weight", shrink=0.6)
 
 
 @style.figure
-def attention_by_layer(table: pd.DataFrame, even: float) -> Figure:
+def attention_by_layer(table: pd.DataFrame, even: float):
     """Figs. 6 and 7 in numbers: a dot a head, with its 95% interval, and a line the layer's mean.
     table: a row a (layer, head); of each of interpret.STATISTICS the columns value, low and high.
     even: the distance of even attention."""
-    fig, axes = style.subplots(1, len(STATISTIC_LABELS), 2.9, page=True)
+    axes = style.subplots(1, len(STATISTIC_LABELS), 2.9, page=True)
     for ax, (statistic, name) in zip(axes, STATISTIC_LABELS.items(), strict=True):
         for head, part in table[statistic].groupby("head"):
             looks = style.series(head) | {"linestyle": "", "markersize": 4}
@@ -204,5 +192,4 @@ def attention_by_layer(table: pd.DataFrame, even: float) -> Figure:
     axes[0].axhline(even, color="black", linestyle=":", label="spread evenly")
     handles, labels = axes[0].get_legend_handles_labels()
     looks = {"ncols": min(6, len(labels)), "columnspacing": 1.2}
-    fig.legend(handles, labels, loc="outside lower center", **looks)
-    return fig
+    plt.figlegend(handles, labels, loc="outside lower center", **looks)

@@ -6,7 +6,6 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from llmlite.intervals import Interval
 from llmlite.plots import style
@@ -20,12 +19,12 @@ PER_WORD = "perplexity per word and line end"
 @style.figure
 def final_perplexities(
     table: pd.DataFrame, x: str, by: str, panel: str, title: str, published: Range | None = None
-) -> Figure:
+):
     """Figs. 2, 4 and 5. Validation perplexity of finished configurations over `x`: a panel a value
     of one column, a line a value of another (the mean where several runs share it, the runs as
     dots)."""
     values = sorted(table[panel].unique())
-    fig, (axes,) = style.subplots(1, len(values), page=len(values) > 1, sharey=True, squeeze=False)
+    (axes,) = style.subplots(1, len(values), page=len(values) > 1, sharey=True, squeeze=False)
     places = {v: i for i, v in enumerate(sorted(table[x].unique()))}
     keys = sorted(table[by].unique())
     for ax, value in zip(axes, values, strict=True):
@@ -42,15 +41,14 @@ def final_perplexities(
     axes[0].set_ylabel("validation perplexity\nper token")
     if published:
         style.published_values(axes[0], *published)
-    fig.suptitle(title)
-    fig.legend(loc="outside right center")
-    return fig
+    plt.suptitle(title)
+    plt.figlegend(loc="outside right center")
 
 
 @style.figure
-def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame) -> Figure:
+def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame):
     """Fig. 8. steps: columns step and lr; published: the paper's, drawn over the same width."""
-    fig, ax = style.subplots()
+    ax = style.subplots()
     ax.plot(steps.step, steps.lr)
     scale = steps.step.iloc[-1] / published.step.iloc[-1]
     label = f"the paper's {published.step.iloc[-1]:,.0f} steps,\nto the same width"
@@ -60,15 +58,14 @@ def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame) -> Figu
     ax.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_title(f"Linear warmup to {peak.lr:.4g} at step {peak.step:,.0f}, then a cosine to zero")
-    return fig
 
 
 @style.figure
 def losses(
     loss: dict[str, pd.Series], perplexity: dict[str, pd.Series], title: str, published: Range
-) -> Figure:
+):
     """Figs. 3 and 9. Both: label → what is shown, by epoch; a label has one look in both."""
-    fig, (left, right) = style.subplots(1, 2, page=True)
+    left, right = style.subplots(1, 2, page=True)
     looks = {label: style.series(i) for i, label in enumerate(loss)}
     for ax, curves in ((left, loss), (right, perplexity)):
         for label, values in curves.items():
@@ -78,15 +75,14 @@ def losses(
     left.set(xlabel="epoch", ylabel="loss, nats per token")
     right.set(xlabel="epoch", ylabel="validation perplexity per token")
     style.published_values(right, *published)
-    fig.suptitle(title)
-    return fig
+    plt.suptitle(title)
 
 
 @style.figure
-def gradient_norm(steps: pd.DataFrame, clip: float, smooth: int, published: Range) -> Figure:
+def gradient_norm(steps: pd.DataFrame, clip: float, smooth: int, published: Range):
     """Fig. 10. steps: columns step, grad_norm; clip: the limit, drawn as a line; smooth: steps in
     the running median."""
-    fig, ax = style.subplots(title="Gradient norm before clipping: each step, and the median")
+    ax = style.subplots(title="Gradient norm before clipping: each step, and the median")
     # As pixels: a run may have 50,000 steps, and each would be a point of the SVG.
     ax.plot(steps.step, steps.grad_norm, linewidth=0.5, alpha=0.5, rasterized=True)
     median = steps.grad_norm.rolling(smooth, center=True, min_periods=1).median()
@@ -98,16 +94,15 @@ def gradient_norm(steps: pd.DataFrame, clip: float, smooth: int, published: Rang
     ax.xaxis.set_major_formatter("{x:,.0f}")
     style.log_ticks(ax.yaxis)
     style.published_values(ax, *published)
-    fig.legend(loc="outside lower center", ncols=2)
-    return fig
+    plt.figlegend(loc="outside lower center", ncols=2)
 
 
 @style.figure
-def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Figure:
+def loss_by_position(curves: dict[str, Sequence[float]], published: float):
     """Loss at each position of the window, log scale. curves: label → (block_size,), nats per
     token; published: the paper's mean."""
     title = "Without a mask, only the last answer is not in sight"
-    fig, ax = style.subplots(height=3.4, title=title)
+    ax = style.subplots(height=3.4, title=title)
     for i, (label, losses) in enumerate(curves.items()):
         places = np.arange(1, len(losses) + 1)
         mean = float(np.mean(losses))
@@ -120,14 +115,13 @@ def loss_by_position(curves: dict[str, Sequence[float]], published: float) -> Fi
     ax.margins(y=0.12)
     style.log_ticks(ax.yaxis)
     style.published_values(ax, published, published)
-    return fig
 
 
 @style.figure
-def positions_by_run(curves: dict[str, Sequence[float]], published: float) -> Figure:
+def positions_by_run(curves: dict[str, Sequence[float]], published: float):
     """Loss over the position in the window, a panel a run, log scale. curves: as in
     `loss_by_position`; windows may differ in length; published: the paper's mean."""
-    fig, (axes,) = style.subplots(1, len(curves), 2.5, page=True, sharey=True, squeeze=False)
+    (axes,) = style.subplots(1, len(curves), 2.5, page=True, sharey=True, squeeze=False)
     for ax, (title, losses) in zip(axes, curves.items(), strict=True):
         ax.plot(np.arange(1, len(losses) + 1), losses, color=style.BLUE)
         ax.axhline(float(np.mean(losses)), color=style.RED, linestyle="--", linewidth=1)
@@ -137,14 +131,13 @@ def positions_by_run(curves: dict[str, Sequence[float]], published: float) -> Fi
     style.log_ticks(axes[0].yaxis)
     axes[0].set_ylabel("loss, nats per token")
     style.published_values(axes[0], published, published)
-    return fig
 
 
 @style.figure
-def published_curves(curves: dict[str, tuple[dict[int, float], Sequence[float]]]) -> Figure:
+def published_curves(curves: dict[str, tuple[dict[int, float], Sequence[float]]]):
     """Validation loss over the epochs. curves: title → (the paper's, epoch → loss where legible;
     ours, an epoch each)."""
-    fig, (axes,) = style.subplots(1, len(curves), page=len(curves) > 1, sharey=True, squeeze=False)
+    (axes,) = style.subplots(1, len(curves), page=len(curves) > 1, sharey=True, squeeze=False)
     for ax, (title, (paper, ours)) in zip(axes, curves.items(), strict=True):
         ax.plot(paper.keys(), paper.values(), "o", color="black", markersize=7, label="the paper")
         ax.plot(range(1, len(ours) + 1), ours, "-s", color=style.RED, label="here, without a mask")
@@ -152,14 +145,13 @@ def published_curves(curves: dict[str, tuple[dict[int, float], Sequence[float]]]
         ax.locator_params("x", integer=True)
     axes[0].set_ylabel("validation loss, nats per token")
     axes[0].legend()
-    return fig
 
 
 @style.figure
-def window_sizes(table: pd.DataFrame, published: float) -> Figure:
+def window_sizes(table: pd.DataFrame, published: float):
     """Mean loss of runs without a mask over their windows. table: columns window, "mean loss" and
     "predicted: last position / window"; published: the paper's loss."""
-    fig, ax = style.subplots(title="Without a mask, the window sets the loss")
+    ax = style.subplots(title="Without a mask, the window sets the loss")
     table = table.sort_values("window")
     predicted = "predicted: last position / window"
     ax.plot(table.window, table["mean loss"], "s", color=style.RED, markersize=8, label="measured")
@@ -172,15 +164,14 @@ def window_sizes(table: pd.DataFrame, published: float) -> Figure:
     ax.margins(0.2, 0.25)
     style.log_ticks(ax.yaxis)
     style.published_values(ax, published, published)
-    fig.legend(loc="outside lower center", ncols=2)
-    return fig
+    plt.figlegend(loc="outside lower center", ncols=2)
 
 
 @style.figure
-def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure:
+def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame):
     """Which explanation fits which published fact: two tables of words, hypotheses × facts."""
     rows, columns = verdicts.shape
-    fig, ax = style.subplots(height=0.37 * rows + 0.8, page=True, boxed=True)
+    ax = style.subplots(height=0.37 * rows + 0.8, page=True, boxed=True)
     small = {"fontsize": style.SMALL}
     for (row, column), verdict in np.ndenumerate(verdicts.to_numpy()):
         mark, colour = FACT_MARKS[verdict]
@@ -196,18 +187,15 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame) -> Figure
     ax.tick_params(length=0)
     ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     ax.spines[:].set_visible(False)
-    return fig
 
 
 @style.figure
-def yardsticks(
-    table: pd.DataFrame, ours: str, measured: Interval, published: tuple[str, float]
-) -> Figure:
+def yardsticks(table: pd.DataFrame, ours: str, measured: Interval, published: tuple[str, float]):
     """Perplexity per word and line end, log scale. table: columns model, PER_WORD and exact; ours:
     the name of this project's model; published: a value of the paper and what it is, for a line."""
     own = pd.DataFrame({"model": [ours], PER_WORD: [measured.value], "exact": [True]})
     table = pd.concat([own, table]).sort_values(PER_WORD, ascending=False, ignore_index=True)
-    fig, ax = style.subplots(height=0.33 * len(table) + 1, page=True)
+    ax = style.subplots(height=0.33 * len(table) + 1, page=True)
     for place, row in table.iterrows():
         text, marker, colour = f"{row[PER_WORD]:,.1f}", "o" if row.exact else "D", style.BLUE
         if row.model == ours:
@@ -224,15 +212,14 @@ def yardsticks(
     style.note(ax, f"{name}: {where:g}", (where, 0), right=4)
     style.log_ticks(ax.xaxis)
     ax.set_title("filled: the same split, unit and text; open: not quite")
-    return fig
 
 
 @style.figure
-def intervals(panels: dict[str, dict[str, Interval]], zero: bool = False) -> Figure:
+def intervals(panels: dict[str, dict[str, Interval]], zero: bool = False):
     """Values with their 95% intervals: a panel a title, a row a name; open where an interval holds
     0, which is drawn if `zero`."""
     height = 0.33 * max(map(len, panels.values())) + 0.8
-    fig, (axes,) = style.subplots(1, len(panels), height, page=True, sharey=True, squeeze=False)
+    (axes,) = style.subplots(1, len(panels), height, page=True, sharey=True, squeeze=False)
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         for place, row in enumerate(rows.values()):
             clear = row.low > 0 or row.high < 0
@@ -246,4 +233,3 @@ def intervals(panels: dict[str, dict[str, Interval]], zero: bool = False) -> Fig
         ax.set(xlabel=title)
         ax.margins(0.12, 0.1)
     axes[0].invert_yaxis()
-    return fig

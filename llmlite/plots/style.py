@@ -26,12 +26,13 @@ DASHES = ("-", "--", "-.", (0, (4, 1, 1, 1, 1, 1)))
 
 
 def figure(draw):
-    """Draw in the house's style; close the figure, so that a notebook shows it once."""
+    """Draw in the house's style and return the figure; closed, so that a notebook shows it once."""
 
     @wraps(draw)
     def styled(*args, **kwargs) -> Figure:
         with plt.style.context(["default", STYLE]):  # whatever is set outside
-            fig = draw(*args, **kwargs)
+            draw(*args, **kwargs)
+            fig = plt.gcf()
             fig.draw_without_rendering()  # ticks that were made later would not be in the style
             fig.set_layout_engine("none")  # each later drawing would move things a little
         plt.close(fig)
@@ -48,14 +49,14 @@ def save(fig: Figure, path: str | Path) -> None:
 
 
 def subplots(rows=1, columns=1, height=3.0, page=False, boxed=False, title="", **options):
-    """`plt.subplots` for half a page or a page's width, `height` in inches; `boxed` is for maps:
-    a frame and no grid. Changes the style for what comes after it in a function with `figure`."""
+    """A figure's axes for half a page or a page's width, `height` in inches; `boxed` is for maps: a
+    frame and no grid. Changes the style for what comes after it in a function with `figure`."""
     if page:
         plt.rcParams["font.size"] = PAGE_TEXT
     if boxed:
         plt.rcParams |= {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
     options |= {"figsize": (PAGE if page else HALF, height), "subplot_kw": {"title": title}}
-    return plt.subplots(rows, columns, **options)
+    return plt.subplots(rows, columns, **options)[1]
 
 
 def series(i: int) -> dict:
