@@ -17,13 +17,12 @@ from torch.nn import functional as F
 
 from llmlite.data import Counts
 from llmlite.files import LLMLiteError, tqdm
-from llmlite.windows import TokenWindows, to_tensor
+from llmlite.windows import Ids, TokenWindows, to_tensor
 
 LOGITS = 2**26  # numbers in the logits that are held at a time, 256 MiB in float32
 CACHED_LOGITS = 2**21  # fit a CPU's cache: the softmax reads them again, thrice as fast from there
 SOME = 1_000_000  # tokens that the entropy is estimated from: a corpus may be larger than memory
 
-Ids = Tensor | np.ndarray  # (tokens,), an array possibly mapped from a file
 Batch = tuple[Tensor, Tensor, int]  # inputs, targets (windows, time); first targets not scored
 
 

@@ -6,17 +6,21 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
 from torch.utils import data as torch_data
 
 from llmlite.config import DataConfig, TrainConfig
 from llmlite.data import SPLITS, Dataset
 from llmlite.files import DataError
-from llmlite.parallel import ALONE, World
+from llmlite.parallel import ALONE
 
 SHUFFLE_SEED = 1  # of the windows that are split after they were cut
 
+Ids = Tensor | np.ndarray  # (tokens,), an array possibly mapped from a file
 
-def to_tensor(ids: torch.Tensor | np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+
+def to_tensor(ids: Ids, device: str | torch.device = "cpu") -> Tensor:
     """`ids` in the memory of `device`, int64: for as many as fit there."""
     if isinstance(ids, np.ndarray):
         ids = torch.from_numpy(ids.astype(np.int64))
@@ -26,7 +30,7 @@ def to_tensor(ids: torch.Tensor | np.ndarray, device: str | torch.device = "cpu"
 class TokenWindows(torch_data.Dataset):
     """Windows of `block_size` inputs and their next-token targets over one stream of ids.
 
-    Window i starts at i × stride, or at only[i] × stride where `only` names some of them; its
+    Window i starts at i × stride, or at only[i] × stride where the tensor `only` names some; its
     targets are `shift` tokens further on. `windows[i]` or `windows[[i, j, …]]` gives (inputs,
     targets) of shape (…, block_size), int64. A rest that does not fill a window is left out.
 
@@ -35,12 +39,7 @@ class TokenWindows(torch_data.Dataset):
     """
 
     def __init__(
-        self,
-        ids: torch.Tensor | np.ndarray,
-        block_size: int,
-        stride: int | None = None,
-        shift: int = 1,
-        only: torch.Tensor | None = None,
+        self, ids: Ids, block_size: int, stride: int | None = None, shift: int = 1, only=None
     ):
         if len(ids) <= block_size:
             raise DataError(
@@ -49,19 +48,20 @@ class TokenWindows(torch_data.Dataset):
             )
         self.ids, self.block_size, self.stride = ids, block_size, stride or block_size
         self.shift, self.only = shift, only
-        self.device = torch.device("cpu") if isinstance(ids, np.ndarray) else ids.device
-        self._offsets = torch.arange(block_size + 1, device=self.device)
-        self._length = (len(ids) - block_size - 1) // self.stride + 1 if only is None else len(only)
+        if isinstance(ids, np.ndarray):
+            self.device, rows = torch.device("cpu"), sliding_window_view(ids, block_size + 1)
+            self._rows = rows[:: self.stride]  # (windows, block_size + 1), views that copy nothing
+        else:
+            self.device, self._rows = ids.device, ids.unfold(0, block_size + 1, self.stride)
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._rows if self.only is None else self.only)
 
-    def __getitem__(self, index) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index) -> tuple[Tensor, Tensor]:
         index = torch.as_tensor(index, device=self.device)
-        starts = (index if self.only is None else self.only[index]) * self.stride
-        places = starts.unsqueeze(-1) + self._offsets  # (…, block_size + 1)
-        at = places.numpy() if isinstance(self.ids, np.ndarray) else places
-        window = to_tensor(self.ids[at], self.device)
+        index = index if self.only is None else self.only[index]
+        at = index.numpy() if isinstance(self.ids, np.ndarray) else index
+        window = to_tensor(self._rows[at], self.device)
         targets = window[..., self.shift : self.shift + self.block_size]
         return window[..., : self.block_size], targets
 
@@ -69,21 +69,14 @@ class TokenWindows(torch_data.Dataset):
 
 
 class EpochSampler(torch_data.Sampler):
-    """Batches of indices, each (windows,) int64, over all windows, in an order drawn from (seed,
-    epoch) alone (§III.C), so that it can be taken up again.
+    """Batches of indices, each (windows,) int64, over all of `windows`, in an order drawn from
+    (seed, epoch) alone (§III.C), so that it can be taken up again.
     `batches` has whole batches, the last may be smaller; iterating gives this process's part of
     each. start: windows that an interrupted epoch has seen already. limit: windows in the epoch.
     """
 
     def __init__(
-        self,
-        windows: TokenWindows,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        world: World = ALONE,
-        limit: int | None = None,
+        self, windows, batch_size: int, seed: int, epoch: int, start=0, world=ALONE, limit=None
     ):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(windows), generator=generator)[:limit][start:].to(windows.device)
@@ -92,7 +85,7 @@ class EpochSampler(torch_data.Sampler):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    def __iter__(self) -> Iterator[Tensor]:
         for index in self.batches:
             yield index[self.world.part(len(index))]
 
@@ -103,21 +96,20 @@ def windows_of(
     """The windows of each split as `data` has them cut, mistakes included; only those of training
     overlap. Training and validation use no more tokens than `train` says."""
     limits = {"train": train.train_tokens, "valid": train.valid_tokens}
-    size = data.block_size
+    windows, size = {}, data.block_size
     if data.split == "windows":
         text = torch.cat([dataset.ids[split][: train.train_tokens] for split in SPLITS])
         n_valid = len(dataset.ids["valid"][: train.valid_tokens])
         return _split_after_windowing(text.to(device), data, n_valid)
-    windows = {}
-    for split in dataset.ids:
-        ids, stride = dataset.ids[split], data.stride if split == "train" else None
+    for split, ids in dataset.ids.items():
+        stride = data.stride if split == "train" else None
         if data.padding:
             ids = padded_lines(dataset.text(split), dataset.tokenizer, size)
             stride = size + 1  # a window is a line
         ids = ids[: limits.get(split)]
-        if isinstance(ids, torch.Tensor):  # what is mapped from a file stays there
-            ids = ids.to(device)
-        windows[split] = TokenWindows(ids, size, stride, data.shift)
+        # What is mapped from a file stays there.
+        placed = ids.to(device) if isinstance(ids, Tensor) else ids
+        windows[split] = TokenWindows(placed, size, stride, data.shift)
     return windows
 
 
@@ -126,7 +118,7 @@ def lines_of(text: str) -> list[str]:
     return re.findall(r"[^\n]*\S[^\n]*\n?", text)
 
 
-def padded_lines(text: str, tokenizer, block_size: int) -> torch.Tensor:
+def padded_lines(text: str, tokenizer, block_size: int) -> Tensor:
     """Each of `lines_of` as block_size + 1 ids, one after the other: a longer line is cut off, a
     shorter one filled up with the end-of-text token."""
     lines = lines_of(text)
@@ -136,9 +128,7 @@ def padded_lines(text: str, tokenizer, block_size: int) -> torch.Tensor:
     return torch.from_numpy(rows.reshape(-1))
 
 
-def _split_after_windowing(
-    ids: torch.Tensor, data: DataConfig, valid_tokens: int
-) -> dict[str, TokenWindows]:
+def _split_after_windowing(ids: Tensor, data: DataConfig, valid_tokens: int) -> dict:
     """All windows of the text, shuffled, then 80/10/10: most tokens of the other splits are in
     training windows as well."""
     whole = TokenWindows(ids, data.block_size, data.stride)

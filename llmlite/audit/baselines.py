@@ -62,13 +62,12 @@ def by_counting(dataset: Dataset, progress: bool = False) -> list[Baseline]:
         name = f"Kneser-Ney {ORDER}-gram, {size:,} words"
         rows.append((name, n_grams.log_probabilities(test), closed))
     counts, source = dataset.counts("test"), f"measured on {dataset.name}, test"
-    baselines = []
-    for name, scored, remark in rows:
-        nats = -float(scored.sum())
-        score = Score(nats, len(scored), counts.words_and_line_ends, counts.bytes)
-        units = score.word_perplexity, score.bits_per_byte
-        baselines.append(Baseline(name, *units, True, remark, source))
-    return baselines
+    units = counts.words_and_line_ends, counts.bytes
+    scores = [Score(-float(scored.sum()), len(scored), *units) for _, scored, _ in rows]
+    return [
+        Baseline(name, score.word_perplexity, score.bits_per_byte, True, remark, source)
+        for (name, _, remark), score in zip(rows, scores, strict=True)
+    ]
 
 
 def word_ids(train: str, text: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -159,12 +158,8 @@ def _count(ids: np.ndarray, order: int, vocab_size: int, progress: bool) -> tupl
     keys, counts = [], []
     grams = np.zeros(len(ids) + 1, np.int64)  # the empty one before each token and after the last
     for k in tqdm(range(order), f"Count {order}-grams", unit="order", disable=not progress):
-        table, first, longer, occurrences = np.unique(
-            grams[:-1] * vocab_size + ids[k:],
-            return_index=True,
-            return_inverse=True,
-            return_counts=True,
-        )
+        longer = grams[:-1] * vocab_size + ids[k:]
+        table, first, longer, occurrences = np.unique(longer, True, True, True)
         if k > 0:  # each distinct n-gram is one token that stands before its last n - 1
             counts.append(np.bincount(grams[1:][first], minlength=len(keys[-1])))
         keys.append(table)

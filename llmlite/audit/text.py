@@ -130,10 +130,8 @@ def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:
         for i, prompt in enumerate(PROMPTS)
     ]
     # Sample i of a prompt meets sample i of every other one, and sample n + i of its own.
-    others = [off_diagonal(bleu_matrix([texts[i] for texts in drawn])) for i in range(n)]
-    own = [
-        [off_diagonal(bleu_matrix([texts[i], texts[n + i]])) for texts in drawn] for i in range(n)
-    ]
+    others = [off_diagonal(bleu_matrix([t[i] for t in drawn])) for i in range(n)]
+    own = [[off_diagonal(bleu_matrix([t[i], t[n + i]])) for t in drawn] for i in range(n)]
     counts = {"different prompts": _bleu_counts(others), "same prompt": _bleu_counts(own)}
     measures = measure_all(counts, [("different prompts", "same prompt")], of="samples")
     how = {"samples": n, "tokens": size.tokens, "prompts": list(PROMPTS), "sampling": SAMPLING}

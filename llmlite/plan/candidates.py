@@ -27,15 +27,14 @@ def candidates(experiment: Experiment) -> list[Run]:
     profile, shape = experiment.profile, {axis: paper.BEST[axis] for axis in AXES[1:]}
     runs, given = [], profile.data_grid
     for point in given.space.points() if given else ():
-        vocabulary, window, overlap = point.values()
-        cut = {"vocab_size": vocabulary, "block_size": window, "stride": window // overlap}
+        size, window, overlap = point.values()
+        stride, epochs = window // overlap, max(1, given.train.epochs // overlap)
+        data = replace(experiment.data, vocab_size=size, block_size=window, stride=stride)
         batch = given.train.batch_size * max(given.space.block_size) // window
-        epochs = max(1, given.train.epochs // overlap)
         train = replace(given.train, epochs=epochs, batch_size=batch)
-        data = replace(experiment.data, **cut)
-        model = with_data(profile.model, data, **shape)
-        name = "choice-vocabulary-{vocab_size}-window-{block_size}-stride-{stride}".format(**cut)
-        runs.append(Run(name, data, model, train, {"valid_score": _valid_score}))
+        name = f"choice-vocabulary-{size}-window-{window}-stride-{stride}"
+        model, measures = with_data(profile.model, data, **shape), {"valid_score": _valid_score}
+        runs.append(Run(name, data, model, train, measures))
     return runs
 
 
@@ -44,10 +43,8 @@ def _valid_score(model: GPT, dataset: Dataset) -> dict:
 
 
 def choose_data(experiment: Experiment) -> pd.DataFrame:
-    """A row a candidate, COLUMNS, by its validation score, the best first.
-
-    Those that are missing and cannot be trained here are left out.
-    """
+    """A row a candidate, COLUMNS, by its validation score, the best first; none for those that are
+    missing and cannot be trained here."""
     runs, rows = candidates(experiment), []
     for run, trained in zip(runs, experiment.search_runs("choice", runs).itertuples(), strict=True):
         if trained.status == "finished":

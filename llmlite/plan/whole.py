@@ -1,9 +1,6 @@
 """The whole plan of a profile: everything that its notebooks show, in the order in which it is
-missed most.
-
-Where what is retrained is the best of the revised grid, it is not in the plan before that grid is
-searched.
-"""
+missed most. Where the best of the revised grid is retrained, it is in the plan once that grid is
+searched."""
 
 from collections.abc import Sequence
 
@@ -15,13 +12,10 @@ from llmlite.run import Run
 
 
 def whole_plan(experiment: Experiment) -> list[Run]:
-    audit, seeds = Audit(experiment), experiment.profile.seeds
-    retrained = []
-    if experiment.known_configuration:
-        retrained = [experiment.retraining(seed) for seed in seeds]
-    longest, *long = [*retrained, *audit.honest_runs.values()]
-    leaks = dict(audit.leak_runs)
-    grids = dict(audit.grid_runs)
+    audit = Audit(experiment)
+    seeds = experiment.profile.seeds if experiment.known_configuration else ()
+    longest, *long = [*map(experiment.retraining, seeds), *audit.honest_runs.values()]
+    leaks, grids = dict(audit.leak_runs), dict(audit.grid_runs)
     return [
         # The longest run is begun early: beside others it takes a multiple of its own time.
         longest,
