@@ -48,28 +48,21 @@ class Check:
 
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.since, self.options, self.folder = time.monotonic(), options, folder
-        self.cuda = options.device == "cuda"
-        names = ("parts", "errors", "checks", "first_step_s", "speed", "peers", "best", "seconds")
+        self.cuda, self.started = options.device == "cuda", []
+        names = ("errors", "checks", "first_step_s", "speed", "peers", "best", "seconds")
         self.record = {"data": "random token ids", **{name: {} for name in names}}
-        self.cases = {}
-        for shape in [(16, 2, 2)] if options.tiny else [(256, 128, 1), (32, 128, 4)]:
-            label = " × ".join(str(number) for number in shape if number > 1)
-            case = dict(zip(("window", "batch", "accumulation"), shape, strict=True))
-            self.cases[label] = {"device": options.device, "tiny": options.tiny, **case}
-        self.checks = self.start(Checks, next(iter(self.cases)))
+        shapes = [(16, 2, 2)] if options.tiny else [(256, 128, 1), (32, 128, 4)]
+        self.cases = {" × ".join(str(n) for n in shape if n > 1): shape for shape in shapes}
+        self.checks = self.start(Checks, shapes[0])
         # Of each case the contestants' processes, ours in one; they compile what is timed later.
-        self.workers = {label: {} for label in self.cases}
-        self.paths, self.ready = {}, {label: [] for label in self.cases}
-        for label, case in self.cases.items():
-            self.paths[label] = our_paths(self.cuda, case["accumulation"])
-            ours, workers = self.start(Timed, label), self.workers[label]
-            for name, paths in self.paths[label].items():
-                workers[name] = ours
-                ours.send("prepare", name=name, paths=paths)
-            for name in PEERS:
-                if self.cuda or name not in NEED_CUDA:
-                    workers[name] = self.start(Timed, label)
-                    workers[name].send("prepare", name=name, paths=None)
+        self.workers = {}
+        for label, shape in self.cases.items():
+            paths = our_paths(self.cuda, shape[-1])
+            peers = [name for name in PEERS if self.cuda or name not in NEED_CUDA]
+            workers = dict.fromkeys(paths, self.start(Timed, shape))
+            self.workers[label] = workers | {name: self.start(Timed, shape) for name in peers}
+            for name, worker in self.workers[label].items():
+                worker.send("prepare", name=name, paths=paths.get(name))
 
     def left(self, share: float = 0.0) -> float:
         """Seconds, but for a share that is for others."""
@@ -79,27 +72,17 @@ class Check:
         """Seconds that a call may take."""
         return max(0.1, min(PATIENCE * self.options.seconds, self.left()))
 
-    def start(self, kind: type, label: str) -> Worker:
+    def start(self, kind: type, shape: tuple[int, int, int]) -> Worker:
         # What compiling takes is timed with an empty cache.
         environment = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder), "HF_HUB_OFFLINE": "1"}
         if kind is Timed or self.options.tiny:  # there are enough processes: one thread for each
             environment |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
         if self.options.tiny:  # on few cores compiling takes minutes, and is PyTorch's business
             environment["TORCHDYNAMO_DISABLE"] = "1"
-        return Worker(kind, environment, case=self.cases[label])
-
-    def part(self, name: str, run: Callable, /, **given) -> None:
-        """Run it, if there is time, and write down what came of it."""
-        start, parts = time.monotonic(), self.record["parts"]
-        parts[name] = "skipped: no time"
-        if self.left() > 0:
-            try:
-                run(**given)
-                parts[name] = round(time.monotonic() - start, 1)
-            except Exception as error:
-                parts[name] = "failed"
-                self.failed(name, error)
-        self.say(f"-- {name}: {parts[name]}")
+        case = dict(zip(("window", "batch", "accumulation"), shape, strict=True))
+        case |= {"device": self.options.device, "tiny": self.options.tiny}
+        self.started.append(Worker(kind, environment, case=case))
+        return self.started[-1]
 
     def say(self, line: str) -> None:
         """Print it, and keep what is known so far."""
@@ -119,8 +102,7 @@ class Check:
         except CallError as error:
             self.failed(name, error)
             self.checks.close()
-            self.checks = self.start(Checks, next(iter(self.cases)))
-            return None
+            self.checks = self.start(Checks, next(iter(self.cases.values())))
 
     def correct(self) -> None:
         self.record |= self.ask("machine", "machine") or {}
@@ -136,75 +118,79 @@ class Check:
             verdict = row.get("skipped") or ("passed" if row["passed"] else "FAILED")
             self.say(f"{name:32} {verdict} {row.get('largest_relative_difference', '')}")
 
+    def answers(self, label: str, ask: Callable) -> dict:
+        """What each contestant of a case answers; one that fails is out from then on."""
+        found, workers = {}, self.workers[label]
+        for name in list(workers):
+            try:
+                found[name] = ask(name, workers[name])
+            except CallError as error:
+                self.failed(f"{label}: {name}", error)
+                del workers[name]
+        return found
+
     def wait(self) -> None:
         """Until all is compiled, so that nobody disturbs who is timed; but not for ever."""
-        deadline = time.monotonic() + self.left(0.45)
-        for label, workers in self.workers.items():
-            for name, worker in workers.items():
-                contestant = f"{label}: {name}"
-                try:
-                    seconds = worker.receive(max(1.0, deadline - time.monotonic()))
-                    self.record["first_step_s"][contestant] = seconds
-                    self.ready[label].append(name)
-                except CallError as error:
-                    self.failed(contestant, error)
-        self.say(f"Ready: {', '.join(self.record['first_step_s'])}")
+        deadline, first = time.monotonic() + self.left(0.45), self.record["first_step_s"]
+
+        def seconds(_, worker: Worker) -> float:
+            return worker.receive(max(1.0, deadline - time.monotonic()))
+
+        for label in self.cases:
+            taken = self.answers(label, seconds)
+            first |= {f"{label}: {name}": took for name, took in taken.items()}
+        self.say(f"Ready: {', '.join(first)}")
 
     def laps(self, label: str) -> dict[str, dict]:
         """A step of each, lap by lap in turns, as long as others have the time that they need."""
-        taken, steps = {name: [] for name in self.ready[label]}, 2 if self.options.tiny else 20
-        for lap in range(1 + LAPS):
-            for name in list(taken):
-                worker = self.workers[label][name]
-                try:
-                    seconds = worker.call("lap", self.patience(), name=name, count=steps)
-                    taken[name].append(seconds)
-                except CallError as error:
-                    self.failed(f"a lap of {name}", error)
-                    del taken[name]
-            if lap and self.left(0.2) < 0:
-                break
-        found = {name: laps[1:] for name, laps in taken.items()}  # the first one warms up
+
+        def lap(name: str, worker: Worker) -> float:
+            steps = 2 if self.options.tiny else 20
+            return worker.call("lap", self.patience(), name=name, count=steps)
+
+        self.answers(label, lap)  # warms up
+        laps = [self.answers(label, lap)]
+        while len(laps) < LAPS and self.left(0.2) > 0:
+            laps.append(self.answers(label, lap))
+        found = {name: [lap[name] for lap in laps] for name in laps[-1]}
         return {n: {"step_s": statistics.median(s), "laps_s": s} for n, s in found.items()}
 
     def speed(self, label: str) -> None:
         """Of every path of ours and of every peer."""
-        laps, case, paths = self.laps(label), self.cases[label], self.paths[label]
+        laps, (window, batch, accumulation) = self.laps(label), self.cases[label]
+        paths = our_paths(self.cuda, accumulation)
         variants = {name: {**paths[name], **laps[name]} for name in paths if name in laps}
-        peers = {name: row for name, row in laps.items() if name not in paths}
+        if not variants:
+            return
         best = min(variants, key=lambda name: variants[name]["step_s"])
         floor = self.workers[label][best].call("floor", self.patience())
         for row in variants.values():
-            tokens = case["window"] * case["batch"] * case["accumulation"]
-            row["tokens_per_s"] = tokens / row["step_s"]
+            row["tokens_per_s"] = window * batch * accumulation / row["step_s"]
             row["above_floor"] = row["step_s"] / floor["seconds"]
         for name, row in laps.items():
             row["times_ours"] = row["step_s"] / laps[best]["step_s"]
             self.say(f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms, {row['times_ours']:.2f} ×")
+        peers = {name: row for name, row in laps.items() if name not in paths}
         self.record["speed"][label] = {"variants": variants, "floor": floor}
         self.record["peers"][label] = {**peers, "ours": laps[best]}
         self.record["best"][label] = best
         self.record["recommended"] = paths[best]  # the last case's: its pieces can be merged
 
-    def seconds(self, name: str, **options) -> None:
-        """Of what is timed by itself."""
-        self.record["seconds"][name] = found = self.ask(name, name.split(",")[0], **options)
-        self.say(f"{name} {found}")
-
-    def stop(self) -> None:
-        for workers in self.workers.values():
-            for worker in workers.values():
-                worker.close()
-
     def run(self) -> None:
-        self.part("checks", self.correct)
-        self.part("ready", self.wait)
+        self.correct()
+        self.wait()
         for label in self.cases:
-            self.part(f"speed, {label}", self.speed, label=label)
-        self.stop()
+            try:
+                self.speed(label)
+            except CallError as error:
+                self.failed(label, error)
+        for worker in self.started:  # what is timed alone is not disturbed
+            if worker is not self.checks:
+                worker.close()
         for batch in (1, 2) if self.options.tiny else (1, 64):
             name = f"generation, batch {batch}"
-            self.part(name, self.seconds, name=name, batch=batch)
+            self.record["seconds"][name] = found = self.ask(name, "generation", batch=batch)
+            self.say(f"{name} {found}")
 
 
 def main() -> None:
@@ -215,8 +201,8 @@ def main() -> None:
         try:
             check.run()
         finally:
-            check.stop()
-            check.checks.close()
+            for worker in check.started:
+                worker.close()
             check.say("Done.")
     passed = [row.get("passed", False) for row in check.record["checks"].values()]
     print(f"{sum(passed)} of {len(passed)} checks passed, {len(check.record['errors'])} errors")
