@@ -61,9 +61,7 @@ def share(sums: np.ndarray) -> np.ndarray:
     """(…, 2) → (…): all that was counted over all that it was counted out of, so a long text weighs
     more than a short one."""
     if not np.all(sums[..., 1]):
-        raise LLMLiteError(
-            "The texts are too short to count anything in; ask for more samples or tokens."
-        )
+        raise LLMLiteError("The texts are too short to count in; ask for more samples or tokens.")
     return sums[..., 0] / sums[..., 1]
 
 

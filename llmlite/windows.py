@@ -38,9 +38,7 @@ class TokenWindows(torch_data.Dataset):
     larger than memory, of which a batch reads the pages that it needs; then it is on the CPU.
     """
 
-    def __init__(
-        self, ids: Ids, block_size: int, stride: int | None = None, shift: int = 1, only=None
-    ):
+    def __init__(self, ids: Ids, block_size: int, stride: int | None = None, shift=1, only=None):
         if len(ids) <= block_size:
             raise DataError(
                 f"The text has {len(ids)} tokens, too few for one window of {block_size} and its "

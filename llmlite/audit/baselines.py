@@ -106,14 +106,9 @@ class _Order:
     """The n-grams of one order; a context is an n-gram of the order below, by its index there.
     Index -1, what never occurred, finds the last entry: it leaves all to the shorter context."""
 
-    keys: np.ndarray  # (n-grams,), sorted: context × vocab_size + last token
+    keys: pd.Index  # (n-grams,): context × vocab_size + last token
     discounted: np.ndarray  # (n-grams + 1,), the first term of p_k
     backoff: np.ndarray  # (contexts + 1,), γ
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """The index of each key, -1 where it is missing."""
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, at, -1)
 
 
 class KneserNey:
@@ -133,7 +128,7 @@ class KneserNey:
         probability = np.full(len(ids), 1 / self.vocab_size)
         context = np.zeros(len(ids), np.int64)  # the empty one
         for order in self._orders:
-            found = order.find(context * self.vocab_size + ids)
+            found = order.keys.get_indexer(context * self.vocab_size + ids)
             probability = order.discounted[found] + order.backoff[context] * probability
             context = np.concatenate([[-1], found[:-1]])
         return np.log(probability[1:])
@@ -176,4 +171,4 @@ def _smooth(keys: np.ndarray, counts: np.ndarray, contexts: int, vocab_size: int
     backoff, discounted = np.ones(contexts + 1), np.zeros(len(keys) + 1)
     np.divide(taken, total, out=backoff[:-1], where=total > 0)
     np.divide(counts - discount, total[context], out=discounted[:-1], where=counts > 0)
-    return _Order(keys, discounted, backoff)
+    return _Order(pd.Index(keys), discounted, backoff)

@@ -61,9 +61,7 @@ def learning_rate_schedule(steps: pd.DataFrame, published: pd.DataFrame):
 
 
 @style.figure
-def losses(
-    loss: dict[str, pd.Series], perplexity: dict[str, pd.Series], title: str, published: Range
-):
+def losses(loss: dict, perplexity: dict[str, pd.Series], title: str, published: Range):
     """Figs. 3 and 9. Both: label → what is shown, by epoch; a label has one look in both."""
     left, right = style.subplots(1, 2, page=True)
     looks = {label: style.series(i) for i, label in enumerate(loss)}

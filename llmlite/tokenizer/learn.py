@@ -20,11 +20,9 @@ BYTE_CHARACTERS += [chr(256 + i) for i in range(256 - len(_PRINTABLE))]
 Pair = tuple[int, int]
 
 
-def learn_merges(
-    words: Words, counts: np.ndarray, n_merges: int, advance: Callable[[int], None]
-) -> list[Pair]:
+def learn_merges(words: Words, counts: np.ndarray, n_merges: int, advance: Callable) -> list[Pair]:
     """The `n_merges` merges of `words` that occur `counts` times, in order (Sennrich et al., 2016).
-    `advance` is told how many more there are.
+    `advance(n)` is told how many more there are.
 
     The most frequent pair of neighbours is merged first; among equals the one with the smaller left
     id, then the smaller right id. Ends early when no pair is left.
