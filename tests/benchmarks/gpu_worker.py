@@ -42,14 +42,6 @@ class Case:
         if self.tiny:
             self.model = replace(self.model, vocab_size=64, n_layer=1, n_head=2, n_embd=16)
 
-    def batches(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Random tokens: zeros would flatter."""
-        ids = random_windows(self.model, BATCHES * math.prod(self.pieces), self.device)
-        return list(zip(*(part.chunk(BATCHES) for part in ids), strict=True))
-
-    def engine(self, paths: FastPaths) -> Engine:
-        return fresh_engine(self.model, self.device, paths, torch.bfloat16, *self.pieces)
-
 
 def random_windows(shape: ModelConfig, windows: int, device: str, seed: int = 0):
     """(inputs, targets), with gaps between the windows as TokenWindows has."""
@@ -99,10 +91,13 @@ class Timed(Case):
 
     def __init__(self, case: dict):
         super().__init__(case)
-        self.steps, self.data = {}, self.batches()
+        # Random tokens: zeros would flatter.
+        ids = random_windows(self.model, BATCHES * math.prod(self.pieces), self.device)
+        self.data = list(zip(*(part.chunk(BATCHES) for part in ids), strict=True))
+        self.steps = {}
 
     def our_step(self, paths: FastPaths) -> Callable:
-        engine = self.engine(paths)
+        engine = fresh_engine(self.model, self.device, paths, torch.bfloat16, *self.pieces)
 
         def step(x, y):
             engine.step(x, y, len(x), CONFIG.learning_rate)
