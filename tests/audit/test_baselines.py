@@ -1,5 +1,5 @@
-"""Baselines worked out by hand on texts of a few words; Kneser-Ney smoothing by hand and by a
-plain dictionary implementation."""
+"""Baselines worked out by hand on texts of a few words; Kneser-Ney smoothing by hand, by a plain
+dictionary implementation and by nltk."""
 
 import math
 from collections import Counter
@@ -10,6 +10,8 @@ import pytest
 from conftest import bytes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nltk.lm import KneserNeyInterpolated
+from nltk.util import everygrams
 
 from llmlite.audit import baselines
 from llmlite.audit.baselines import Baseline, KneserNey, by_counting, published, word_ids
@@ -115,6 +117,25 @@ def test_a_plain_implementation_agrees_and_every_distribution_sums_to_one(size, 
 def test_a_plain_implementation_agrees_on_estimated_discounts(order):
     train, test = ((sample_folder() / f"wiki.{s}.raw").read_bytes() for s in ("train", "test"))
     assert_plain_agrees(list(train[:8000]), 256, order, list(test[2000:2030]))
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_nltk_agrees_where_it_means_the_same(order, monkeypatch):
+    # nltk has one discount for all counts and orders, and none for unigrams, which it does not
+    # interpolate with the uniform distribution. It also divides by zero where an n-gram occurs at
+    # the start of the stream alone, so the stream comes back to its start.
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 7, 200).tolist()
+    ids += ids[:order]
+    discounts = iter([np.zeros(3)] + [np.full(3, 0.3)] * (order - 1))
+    monkeypatch.setattr(baselines, "estimate_discounts", lambda counts: next(discounts))
+    model = KneserNey(np.array(ids), 7, order)
+    theirs = KneserNeyInterpolated(order, discount=0.3)
+    words = [str(token) for token in ids]
+    theirs.fit([list(everygrams(words, max_len=order))], vocabulary_text=words)
+    for context in rng.integers(0, 7, (15, order - 1)).tolist():
+        expected = [theirs.score(str(token), [str(c) for c in context]) for token in range(7)]
+        np.testing.assert_allclose(distribution(model, context), expected, atol=1e-12)
 
 
 def test_words_and_line_ends_by_hand_and_as_the_score_counts_them():

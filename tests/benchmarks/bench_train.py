@@ -1,6 +1,8 @@
 """A step of training on a CPU against transformers' GPT-2 and the plainest GPT.
 
 make bench-train
+
+Beside each stands how far it is above the floor of floors.py.
 """
 
 import math
@@ -12,6 +14,7 @@ from importlib.metadata import version
 
 import common
 import torch
+from floors import floor, measured_peak
 from torch import nn
 from torch.nn import functional as F
 
@@ -160,15 +163,19 @@ def contestant(name: str, shape: dict, batch: int, bfloat16: bool, threads: int)
 
 
 def measure(rounds: int, shape: ModelConfig, batch: int, bfloat16: bool, threads: int) -> dict:
-    """Each contestant's seconds."""
-    dtype = "bfloat16" if bfloat16 else "float32"
+    """Each contestant's seconds, and how far it is above the floor."""
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
     title = f"Training, window {shape.block_size}, batch {batch}, {dtype}, {threads} threads"
     tokens, turns = STEPS * batch * shape.block_size, dict.fromkeys((OURS, *PEERS), rounds)
     case = {"shape": asdict(shape), "batch": batch, "bfloat16": bfloat16, "threads": threads}
     rows = common.compete(title, contestant, turns, tokens, "tokens", **case)
+    torch.set_num_threads(threads)
+    peak = measured_peak("cpu", dtype)
+    least = floor(shape, batch, dtype, peak)
     for row in rows.values():
         row["step_s"] = row["median_s"] / STEPS
-    return {**case, "steps": STEPS, "contestants": rows}
+        row["above_floor"] = row["step_s"] / least["seconds"]
+    return {**case, "steps": STEPS, "floor": least, "peak": peak, "contestants": rows}
 
 
 def main() -> None:

@@ -163,13 +163,15 @@ class Check:
         if not variants:
             return
         best = min(variants, key=lambda name: variants[name]["step_s"])
+        floor = self.workers[label][best].call("floor", self.patience())
         for row in variants.values():
             row["tokens_per_s"] = window * batch * accumulation / row["step_s"]
+            row["above_floor"] = row["step_s"] / floor["seconds"]
         for name, row in laps.items():
             row["times_ours"] = row["step_s"] / laps[best]["step_s"]
             self.say(f"{label}: {name:32} {row['step_s'] * 1e3:8.3f} ms, {row['times_ours']:.2f} ×")
         peers = {name: row for name, row in laps.items() if name not in paths}
-        self.record["speed"][label] = {"variants": variants}
+        self.record["speed"][label] = {"variants": variants, "floor": floor}
         self.record["peers"][label] = {**peers, "ours": laps[best]}
         self.record["best"][label] = best
         self.record["recommended"] = paths[best]  # the last case's: its pieces can be merged
@@ -178,7 +180,10 @@ class Check:
         self.correct()
         self.wait()
         for label in self.cases:
-            self.speed(label)
+            try:
+                self.speed(label)
+            except CallError as error:
+                self.failed(label, error)
         for worker in self.started:  # what is timed alone is not disturbed
             if worker is not self.checks:
                 worker.close()

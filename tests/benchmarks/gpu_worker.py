@@ -3,7 +3,6 @@
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from bench_generate import OURS, THEIRS, contestant, moved_model
 from bench_train import CONFIG, plain_gpt, trainer_of_ids, transformers_gpt2
+from floors import DATA_SHEETS, floor, measured_peak, timed
 
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import WARM_UP, Engine, FastPaths, learning_rate
@@ -38,6 +38,7 @@ class Case:
     def __init__(self, case: dict):
         self.device, self.cuda, self.tiny = case["device"], case["device"] == "cuda", case["tiny"]
         self.pieces = case["batch"], case["accumulation"]
+        self.windows = math.prod(self.pieces)
         self.model = ModelConfig(block_size=case["window"])
         if self.tiny:
             self.model = replace(self.model, vocab_size=64, n_layer=1, n_head=2, n_embd=16)
@@ -76,16 +77,6 @@ def our_paths(cuda: bool, pieces: int) -> dict[str, dict]:
     return named
 
 
-def timed(device: str, call: Callable) -> float:
-    """Seconds to its end on the device."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - start
-
-
 class Timed(Case):
     """Contestants that are timed: a peer, or our engine by several paths."""
 
@@ -122,6 +113,13 @@ class Timed(Case):
         step = self.steps[name]
         batches = [self.data[number % BATCHES] for number in range(count)]
         return timed(self.device, lambda: [step(x, y) for x, y in batches]) / count
+
+    def floor(self) -> dict:
+        """Seconds that a step takes at least: by the data sheet, or by the rates seen here."""
+        known = DATA_SHEETS.get(torch.cuda.get_device_name()) if self.cuda else None
+        sizes = (8192, 2048) if self.cuda else (256, 4)
+        peak = known or measured_peak(self.device, torch.bfloat16, *sizes)
+        return {**floor(self.model, self.windows, torch.bfloat16, peak), "peak": peak}
 
 
 def graphed(engine: Engine) -> bool:
