@@ -11,7 +11,7 @@ from llmlite.files import LLMLiteError, tqdm
 from llmlite.model import GPT, KVCache
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
-MOST_TOKENS = 1_000_000  # more at once are a slip, and might not fit in memory
+MOST_TOKENS, MOST_TEXTS = 1_000_000, 10_000  # more at once are a slip, and might not fit in memory
 
 
 @torch.inference_mode()
@@ -54,7 +54,7 @@ def _begin(
 ) -> tuple[Tensor, Iterator[tuple[int, Tensor]]]:
     """A text (batch, time + new) that begins with `ids`, and the steps that fill it up, each with
     the position of its tokens and the logits, (batch, vocab_size), that they were sampled from."""
-    check_sampling(new, temperature, top_k, top_p, seed)
+    check_sampling(new, temperature, top_k, top_p, seed, len(ids))
     model.check_mask(head_mask)
     if ids.numel() == 0:
         raise LLMLiteError("Cannot generate: the prompt is empty.")
@@ -105,6 +105,7 @@ def next_token_probabilities(logits: Tensor, temperature: float, top_k=None, top
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # held by likelier tokens
+        before[:, 0] = -1.0  # the likeliest stays, be it for a top_p that float32 rounds to 0
         drop = torch.empty_like(before, dtype=torch.bool).scatter_(1, order, before >= top_p)
         logits = logits.masked_fill(drop, float("-inf"))
     return logits.softmax(-1)
@@ -120,8 +121,7 @@ def prompt_ids(tokenizer, prompt: str) -> Tensor:
 def complete(model: GPT, tokenizer, prompt: str, max_new_tokens=60, n=1, **sampling) -> list[str]:
     """`n` continuations of `prompt` as the start of a paragraph: text without it, up to
     <|endoftext|>. sampling: as in `generate`."""
-    if n < 1:
-        raise LLMLiteError(f"Cannot generate {n} continuations; ask for 1 or more.")
+    check_sampling(max_new_tokens, texts=n)
     start, end = prompt_ids(tokenizer, prompt), tokenizer.eot_id
     rows = generate(model, start.repeat(n, 1), max_new_tokens, **sampling)[:, start.size(1) :]
     return [tokenizer.decode(row[: [*row, end].index(end)]) for row in rows.tolist()]
@@ -149,11 +149,16 @@ def remove_repeated_tokens(text: str) -> str:
     return " ".join(dict.fromkeys(text.split()))
 
 
-def check_sampling(new: int, temperature: float, top_k=None, top_p=None, seed=None) -> None:
+def check_sampling(
+    new: int, temperature=1.0, top_k=None, top_p=None, seed=None, texts: int = 1
+) -> None:
     """LLMLiteError that names the first of these that nothing can be sampled with."""
     greedy, drawn = temperature == 0, 0.01 <= temperature < math.inf
+    most, all_texts = f"0 to {MOST_TOKENS:,}", f"n is {texts}, with {new} new tokens each"
     allowed = {
-        f"max_new_tokens is {new}; it must be 0 to {MOST_TOKENS:,}": 0 <= new <= MOST_TOKENS,
+        f"max_new_tokens is {new}; it must be {most}": 0 <= new <= MOST_TOKENS,
+        f"n is {texts}; it must be 1 to {MOST_TEXTS:,}": 1 <= texts <= MOST_TEXTS,
+        f"{all_texts}; together they may be {most}": texts * new <= MOST_TOKENS,
         f"temperature is {temperature}; it must be 0 or at least 0.01": greedy or drawn,
         f"top_k is {top_k}; it must be 1 or more": top_k is None or top_k >= 1,
         f"top_p is {top_p}; it must be above 0 and at most 1": top_p is None or 0 < top_p <= 1,

@@ -24,7 +24,7 @@ TOKENIZER = BPETokenizer.train("the cat sat on the mat , the cat sat there", 270
     ({"temperature": 0.5}, [1 / 22, 16 / 22, 1 / 22, 4 / 22]),  # the squares, over their sum
     ({"top_k": 2}, [0, 2 / 3, 0, 1 / 3]),
     ({"top_k": 99, "top_p": 1.0}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
-    ({"top_p": 0.01}, [0, 1, 0, 0]),  # never fewer than one token
+    ({"top_p": 1e-300}, [0, 1, 0, 0]),  # never fewer than one token
     ({"top_p": 0.51}, [0, 2 / 3, 0, 1 / 3]),  # half is not enough
     ({"temperature": 0.5, "top_p": 0.75}, [0, 4 / 5, 0, 1 / 5]),  # 16/22 is less than 0.75
     ({"top_k": 2, "top_p": 0.6}, [0, 1, 0, 0]),  # of the two kept, the first holds 2/3
@@ -103,7 +103,9 @@ def test_the_seed_decides_and_a_seeded_call_draws_on_its_own(tiny_model, make_id
     (stream, {"head_mask": torch.ones(2, 1)}, "head_mask is (2, 1)"),  # before a first token
     (stream, {"ids": torch.zeros(2, 3)}, "one text, not of 2"),
     (complete, {"tokenizer": TOKENIZER, "prompt": " \n"}, "prompt is empty"),
-    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 0}, "1 or more"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 0}, "n is 0; it must be 1 to"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 10**9}, "n is 1000000000"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 200, "max_new_tokens": 5001}, "togeth"),
 ])  # fmt: skip
 def test_the_impossible_is_refused(tiny_model, make_ids, call, given, words):
     usual = {} if call is complete else {"ids": make_ids(1, 1)}

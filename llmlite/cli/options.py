@@ -12,11 +12,11 @@ from functools import reduce
 from io import StringIO
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
-from llmlite.config import DataConfig
+from llmlite.config import Checked, DataConfig
 from llmlite.files import LLMLiteError
 from llmlite.profiles import Profile, get_profile, own_profile
 
@@ -31,7 +31,7 @@ PARTS = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs_g
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(Checked):
     """A command that works on a profile's text in a folder; `run` does it."""
 
     PARTS: ClassVar[tuple[str, ...]] = ()  # of a profile, whose settings are options as well
@@ -47,7 +47,7 @@ class Work:
     text: Path | None = None
     out: Path | None = None  # folder for everything that is made; runs/PROFILE if not given
     device: str = "auto"  # auto, cpu or cuda; auto: cuda if there is one
-    settings: Annotated[Any, tyro.conf.Suppress] = None  # the profile to start from
+    settings: Annotated[object, tyro.conf.Suppress] = None  # the profile to start from
     changes: Annotated[dict, tyro.conf.Suppress] = field(default_factory=dict)  # typed ones
 
     @property
