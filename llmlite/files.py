@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import stat
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,11 @@ class BusyError(LLMLiteError):
 
 class DiskFullError(LLMLiteError):
     """There is no room left for a file; what was there before is whole."""
+
+
+def one_line(error: Exception) -> str:
+    """Why, in the middle of a sentence: some reasons are pages, some are empty."""
+    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder="…").rstrip(".")
 
 
 @contextmanager
