@@ -71,10 +71,11 @@ def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
                 f"its weights are for {size} tokens, its tokenizer has {n}; if the vocabulary was "
                 f"padded, transformers' resize_token_embeddings({n}) takes the rest away"
             )
-    except KeyError as error:
-        raise CheckpointError(f"{folder} cannot be imported: it has no {error}.") from None
     except Exception as error:  # of whatever kind the libraries raise
-        raise CheckpointError(f"{folder} cannot be imported: {one_line(error)}.") from None
+        why = one_line(error)
+        if not isinstance(error, OSError | LLMLiteError) and type(error) is not ValueError:
+            why = f"a file of it is not as transformers writes it ({type(error).__name__}: {why})"
+        raise CheckpointError(f"{folder} cannot be imported: {why}.") from None
     about = {"imported_from": str(folder), "tokenizer_fingerprint": tokenizer.fingerprint}
     with _filling(to):
         save_weights(model.config, model.state_dict(), to / MODEL, **about)
