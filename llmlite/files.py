@@ -84,7 +84,8 @@ def room_for(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = error.filename or str(path)  # else nobody knows where
             raise
         raise DiskFullError(
             f"There is no room left to write {path} ({error.strerror}); free some and make the "
@@ -156,7 +157,8 @@ def write_json(path: str | Path, content) -> None:
     """Write `content` as strict JSON: NaN and infinity are a programming error here."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+        # A file's name, in a command that was typed, need not be Unicode.
+        aside.write_text(text + "\n", encoding="utf-8", errors="replace")
 
 
 MOST_BYTES = 1 << 26  # of a file of JSON or of text that is read whole

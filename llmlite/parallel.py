@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from llmlite.files import LLMLiteError
+from llmlite.files import LLMLiteError, one_line
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,13 @@ def world() -> World:
         if cuda := torch.cuda.is_available():
             torch.cuda.set_device(local_device())
         patience = timedelta(hours=2)  # of all with what one prepares: tokenizer, token ids
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+        try:
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+        except (ValueError, RuntimeError) as error:
+            raise LLMLiteError(
+                f"$WORLD_SIZE is set, but these are no processes that torchrun has started "
+                f"({one_line(error)}); unset it, or use torchrun."
+            ) from None
     return World(dist.get_rank(), dist.get_world_size())
 
 

@@ -64,7 +64,7 @@ class Work(Checked):
 
         out, source = self.out, self.source
         if self.text:
-            source = str(self.text.expanduser().absolute())
+            source = os.path.abspath(os.path.expanduser(self.text))
             out = out or project_root() / "runs" / f"own-{self.text.resolve().stem}"
         experiment = Experiment(self.settings, source, out, self.device, **more, **self.changes)
         if not world().main:  # under torchrun one process speaks for all
@@ -75,6 +75,9 @@ class Work(Checked):
 
 def parse(name: str, command: type, arguments: Sequence[str]):
     """The command, from the words after its name."""
+    for option, value in pairwise(_words(arguments)):
+        if option.startswith("--") and not value:  # a variable that was not set, not this folder
+            raise LLMLiteError(f"{option} is followed by nothing; name what it should be.")
     works = issubclass(command, Work)
     parts, profile = (command.PARTS, _start(arguments)) if works else ((), None)
     settings = [
@@ -119,10 +122,15 @@ def _path(word: str) -> str:
     return ".".join([*parts, last.removeprefix("no_")])
 
 
+def _words(arguments: Sequence[str]) -> list[str]:
+    """With `--option=value` as two."""
+    return [part for word in arguments for part in word.split("=", 1)]
+
+
 def _start(arguments: Sequence[str]) -> Profile:
     """The profile whose settings are the defaults."""
-    words = [part for word in arguments for part in word.split("=", 1)]
-    given, memory = dict(pairwise(words)), 0
+    words, memory = _words(arguments), 0
+    given = dict(pairwise(words))
     if not ({"-h", "--help"} & set(words) or given.get("--device") == "cpu"):
         from llmlite.parallel import gpu_bytes, local_device
 
@@ -138,7 +146,7 @@ def _text_bytes(path: str, out: str) -> int:
     """What there is to train on, without what lies in `out`."""
     from llmlite.sources import open_source
 
-    source = DataConfig(source=str(Path(path).expanduser().absolute()))
+    source = DataConfig(source=os.path.abspath(os.path.expanduser(path)))
     with redirect_stdout(StringIO()):  # what is left out is said when it is read in earnest
         texts = open_source(source, Path(out)).splits.values()
     return sum(len(text.encode()) for text in texts)
