@@ -161,6 +161,15 @@ def test_the_installed_command_runs():
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def test_a_user_without_home_and_name_is_given_both():
+    code = "import pwd; pwd.getpwuid = {}.__getitem__; import llmlite, getpass, pathlib;"
+    code += "print(getpass.getuser(), pathlib.Path.home().is_dir())"
+    env = {name: value for name, value in os.environ.items() if "HOME" not in name}
+    env = {name: value for name, value in env.items() if name not in ("USER", "LOGNAME")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout == "nobody True\n"
+
+
 def test_the_plan_is_named_and_nothing_is_made(llmlite, shared, tmp_path):
     only = ["--only", "no-mask-w", "unshifted", "--data.vocab-size", "280"]
     header, *lines = llmlite("run", "--list", *shared, *only).splitlines()
