@@ -10,7 +10,7 @@ from torch import Tensor
 from llmlite.files import LLMLiteError, tqdm
 from llmlite.model import GPT, KVCache
 
-PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
+PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a line's end, with a space
 MOST_TOKENS, MOST_TEXTS = 1_000_000, 10_000  # more at once are a slip, and might not fit in memory
 
 
@@ -112,10 +112,12 @@ def next_token_probabilities(logits: Tensor, temperature: float, top_k=None, top
 
 
 def prompt_ids(tokenizer, prompt: str) -> Tensor:
-    """`prompt` as the start of a paragraph, as the corpus writes it: (1, time)."""
+    """`prompt` as the start of a paragraph, as the tokenizer's text writes it: (1, time)."""
     if not prompt.strip():
         raise LLMLiteError("The prompt is empty; give at least one word.")
-    return torch.tensor([tokenizer.encode(PARAGRAPH + prompt.strip())])
+    # A line of WikiText ends in a blank, so often that this is one of the first merges.
+    start = PARAGRAPH if b" \n" in tokenizer.token_bytes else "\n"
+    return torch.tensor([tokenizer.encode(start + prompt.strip())])
 
 
 def complete(model: GPT, tokenizer, prompt: str, max_new_tokens=60, n=1, **sampling) -> list[str]:

@@ -101,10 +101,8 @@ def _model_in(folder: Path) -> GPT:
         raise ValueError("only a GPT-2 can be, and an adapter after merge_and_unload")
     shape = {ours: given[theirs] for ours, theirs in SHAPE.items()}
     config = ModelConfig(**shape, dropout=given.get("resid_pdrop", 0.1))
-    unlike = [name for name, ours in SAME.items() if given.get(name, ours) != ours]
-    if given.get("n_inner") not in (None, 4 * config.n_embd):
-        unlike.append("n_inner")
-    if unlike:
+    same = SAME | {"n_inner": None if given.get("n_inner") is None else 4 * config.n_embd}
+    if unlike := [name for name, ours in same.items() if given.get(name, ours) != ours]:
         raise ValueError(f"llmlite's GPT would give other logits, because of its {unlike[0]}")
     if not path.is_file():
         raise ValueError("it has no file model.safetensors")
@@ -142,10 +140,8 @@ def _tokenizer_in(path: Path) -> BPETokenizer:
         )
     pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in merges)
     ours = BPETokenizer([(ids[left], ids[right]) for left, right in pairs])
-    theirs, expected = (
-        imported("tokenizers").Tokenizer.from_str(json.dumps(content)),
-        ours.to_tokenizers(),
-    )
+    theirs = imported("tokenizers").Tokenizer.from_str(json.dumps(content))
+    expected = ours.to_tokenizers()
     theirs.no_truncation()  # settings of the last call before it was saved
     theirs.no_padding()
     # A template, another split, a token more: whatever it is, it shows here.

@@ -178,13 +178,18 @@ def test_pieces_are_whole_characters_and_end_before_the_special_token(data, text
     assert list(pieces(TOKENIZER, iter(tokens))) == found
 
 
-def test_a_completion_continues_a_paragraph_up_to_its_end(monkeypatch):
-    start, end = TOKENIZER.encode(" \n The cat"), TOKENIZER.eot_id
+@pytest.mark.parametrize(("text", "before"), [
+    (" The cat \n The mat \n The cat \n \n The mat \n", " \n "),  # as WikiText has it
+    ("The cat\n\nThe mat\n\nThe cat\nThe mat\n\n", "\n"),
+])  # fmt: skip
+def test_a_completion_continues_a_paragraph_up_to_its_end(monkeypatch, text, before):
+    tokenizer = BPETokenizer.train(text, 264)
+    start, end = tokenizer.encode(f"{before}The cat"), tokenizer.eot_id
     rows = torch.tensor([[1, 2, end, 3], [end, 1, 2, 3], [1, 2, 3, 4]])
     generated = Mock(side_effect=lambda model, ids, *_, **__: torch.cat([ids, rows], dim=1))
     monkeypatch.setattr(sampling, "generate", generated)
-    texts = complete("model", TOKENIZER, "  The cat\n", 4, n=3, **SAMPLED)
-    assert texts == [TOKENIZER.decode(ids) for ids in ([1, 2], [], [1, 2, 3, 4])]
+    texts = complete("model", tokenizer, "  The cat\n", 4, n=3, **SAMPLED)
+    assert texts == [tokenizer.decode(ids) for ids in ([1, 2], [], [1, 2, 3, 4])]
     (model, ids, new), how = generated.call_args
     assert (model, ids.tolist(), new, how) == ("model", [start] * 3, 4, SAMPLED)
 

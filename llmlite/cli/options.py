@@ -75,11 +75,12 @@ class Work(Checked):
 
 def parse(name: str, command: type, arguments: Sequence[str]):
     """The command, from the words after its name."""
-    for option, value in pairwise(_words(arguments)):
-        if option.startswith("--") and not value:  # a variable that was not set, not this folder
-            raise LLMLiteError(f"{option} is followed by nothing; name what it should be.")
+    given = dict(pairwise(part for word in arguments for part in word.split("=", 1)))
+    if empty := [option for option in given if option[:2] == "--" and not given[option]]:
+        # A variable that was not set, perhaps; as a path it would be the working folder.
+        raise LLMLiteError(f"{empty[0]} is followed by nothing; name what it should be.")
     works = issubclass(command, Work)
-    parts, profile = (command.PARTS, _start(arguments)) if works else ((), None)
+    parts, profile = (command.PARTS, _start(given)) if works else ((), None)
     settings = [
         (f.name, Annotated[f.type, tyro.conf.arg(help=HELP.get(f.name))], getattr(profile, f.name))
         for f in fields(Profile)
@@ -122,16 +123,10 @@ def _path(word: str) -> str:
     return ".".join([*parts, last.removeprefix("no_")])
 
 
-def _words(arguments: Sequence[str]) -> list[str]:
-    """With `--option=value` as two."""
-    return [part for word in arguments for part in word.split("=", 1)]
-
-
-def _start(arguments: Sequence[str]) -> Profile:
-    """The profile whose settings are the defaults."""
-    words, memory = _words(arguments), 0
-    given = dict(pairwise(words))
-    if not ({"-h", "--help"} & set(words) or given.get("--device") == "cpu"):
+def _start(given: dict[str, str]) -> Profile:
+    """The profile whose settings are the defaults. given: word → what follows it."""
+    memory = 0
+    if given.get("--device") != "cpu" and not {"-h", "--help"} & {*given, *given.values()}:
         from llmlite.parallel import gpu_bytes, local_device
 
         memory = gpu_bytes(local_device())
