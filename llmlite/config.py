@@ -6,37 +6,25 @@ A default lives here and nowhere else; a field's comment is the command line's h
 import hashlib
 import itertools
 import json
-import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from llmlite.files import LLMLiteError
 
-
-class Within(NamedTuple):
-    """In the type of a field: the least and the most that it may hold."""
-
-    least: float
-    most: float
-
-    def __str__(self) -> str:
-        return f"{self.least:,} to {self.most:,}"
-
-
-# What is beyond these is a slip, or from a file that is not what it seems: it is refused before any
-# memory is taken for it.
-Count = Annotated[int, Within(1, 2**40)]
-Tokens = Annotated[int, Within(2, 2**40)]  # an input and its target at least
-Patience = Annotated[int, Within(0, 2**40)]
-Thousands = Annotated[int, Within(1, 2**16)]  # windows in a batch, tokens in one, a model's width
-Layers = Annotated[int, Within(1, 1_000)]
-Vocabulary = Annotated[int, Within(1, 2**24)]
-Amount = Annotated[float, Within(0, 1e30)]
-Rate = Annotated[float, Within(1e-30, 1e30)]
-Share = Annotated[float, Within(0, 0.999999)]  # never all of it
-Part = Annotated[float, Within(0, 1)]
-Shift = Annotated[int, Within(0, 1)]
-Seed = Annotated[int, Within(0, 2**32 - 1)]
+# Types of fields, with the least and the most. What is beyond is a slip, or from a file that is not
+# what it seems: it is refused before any memory is taken for it.
+Count = Annotated[int, (1, 2**40)]
+Tokens = Annotated[int, (2, 2**40)]  # an input and its target at least
+Patience = Annotated[int, (0, 2**40)]
+Thousands = Annotated[int, (1, 2**16)]  # windows in a batch, tokens in one, a model's width
+Layers = Annotated[int, (1, 1_000)]
+Vocabulary = Annotated[int, (1, 2**24)]
+Amount = Annotated[float, (0, 1e30)]
+Rate = Annotated[float, (1e-30, 1e30)]
+Share = Annotated[float, (0, 0.999999)]  # never all of it
+Part = Annotated[float, (0, 1)]
+Shift = Annotated[int, (0, 1)]
+Seed = Annotated[int, (0, 2**32 - 1)]
 
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 WORDS[type(None)] = "None"
@@ -56,9 +44,10 @@ def _instead(value, kind) -> str:
     """What is allowed instead of `value`, in words; "" where it is of the type `kind`."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        wrong, ranges = _instead(value, parts[0]), [p for p in parts if isinstance(p, Within)]
-        outside = [r for r in ranges if wrong or not r.least <= value <= r.most]
-        return ", ".join([WORDS[parts[0]], *map(str, outside)]) if outside else wrong
+        allowed, ranges = _instead(value, parts[0]), [p for p in parts if isinstance(p, tuple)]
+        if not ranges or not (allowed or any(not a <= value <= z for a, z in ranges)):
+            return allowed
+        return ", ".join([WORDS[parts[0]], *(f"{a:,} to {z:,}" for a, z in ranges)])
     if origin is Literal:
         return "" if value in parts else ", ".join(parts)
     if origin is tuple:
@@ -72,8 +61,6 @@ def _instead(value, kind) -> str:
     fits = isinstance(value, (int, float) if kind is float else kind)
     if isinstance(value, bool):  # which Python takes for an int
         fits = kind in (bool, object)
-    elif isinstance(value, float):
-        fits = fits and math.isfinite(value)
     return "" if fits else WORDS.get(kind, kind.__name__)
 
 
