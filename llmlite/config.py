@@ -37,7 +37,7 @@ class Checked:
         types = get_type_hints(type(self), include_extras=True)
         for name, value in [(field.name, getattr(self, field.name)) for field in fields(self)]:
             allowed = _instead(value, types[name])
-            _require(not allowed, f"{name} is {value!r:.100}", allowed)
+            require(not allowed, f"{name} is {value!r:.100}", allowed)
 
 
 def _instead(value, kind) -> str:
@@ -64,7 +64,7 @@ def _instead(value, kind) -> str:
     return "" if fits else WORDS.get(kind, kind.__name__)
 
 
-def _require(condition: bool, what: str, allowed: str) -> None:
+def require(condition: bool, what: str, allowed: str) -> None:
     if not condition:
         raise LLMLiteError(f"Configuration: {what}; allowed: {allowed}.")
 
@@ -90,17 +90,17 @@ class DataConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(
+        require(
             not (self.padding and self.split == "windows"),
             f"padding is on, and split is '{self.split}'",
             "split official or paper",
         )
-        _require(
+        require(
             not self.stream or (self.split == "official" and self.shift == 1 and not self.padding),
             "stream is on, with what needs the whole text",
             "split official, shift 1 and no padding with stream",
         )
-        _require(
+        require(
             self.stride is None or self.stride <= self.block_size,
             f"stride is {self.stride}",
             f"1 to block_size ({self.block_size}), so that no token is left out",
@@ -121,14 +121,14 @@ class ModelConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(
+        require(
             self.n_embd % self.n_head == 0,
             f"n_embd {self.n_embd} cannot be shared among n_head {self.n_head}",
             "a multiple of n_head",
         )
         parts = self.vocab_size + self.block_size + 12 * self.n_layer * self.n_embd
         size = self.n_embd * parts  # without biases
-        _require(size <= 2**31, f"a model of {size:,} parameters", f"up to {2**31:,}")
+        require(size <= 2**31, f"a model of {size:,} parameters", f"up to {2**31:,}")
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """Sampling from a trained model (§IV.B and IV.C), and the paper's filter of repeated tokens."""
 
 import codecs
-import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from llmlite.config import Amount, Checked, Count, require
 from llmlite.files import LLMLiteError, tqdm
 from llmlite.model import GPT, KVCache
 
 PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a line's end, with a space
-MOST_TOKENS, MOST_TEXTS = 1_000_000, 10_000  # more at once are a slip, and might not fit in memory
+MOST_TOKENS = 1_000_000
 
 
 @torch.inference_mode()
@@ -54,7 +56,7 @@ def _begin(
 ) -> tuple[Tensor, Iterator[tuple[int, Tensor]]]:
     """A text (batch, time + new) that begins with `ids`, and the steps that fill it up, each with
     the position of its tokens and the logits, (batch, vocab_size), that they were sampled from."""
-    check_sampling(new, temperature, top_k, top_p, seed, len(ids))
+    Sampling(new, temperature, top_k, top_p, seed, max(len(ids), 1))
     model.check_mask(head_mask)
     if ids.numel() == 0:
         raise LLMLiteError("Cannot generate: the prompt is empty.")
@@ -123,7 +125,7 @@ def prompt_ids(tokenizer, prompt: str) -> Tensor:
 def complete(model: GPT, tokenizer, prompt: str, max_new_tokens=60, n=1, **sampling) -> list[str]:
     """`n` continuations of `prompt` as the start of a paragraph: text without it, up to
     <|endoftext|>. sampling: as in `generate`."""
-    check_sampling(max_new_tokens, texts=n)
+    Sampling(max_new_tokens, n=n)
     start, end = prompt_ids(tokenizer, prompt), tokenizer.eot_id
     rows = generate(model, start.repeat(n, 1), max_new_tokens, **sampling)[:, start.size(1) :]
     return [tokenizer.decode(row[: [*row, end].index(end)]) for row in rows.tolist()]
@@ -151,24 +153,23 @@ def remove_repeated_tokens(text: str) -> str:
     return " ".join(dict.fromkeys(text.split()))
 
 
-def check_sampling(
-    new: int, temperature=1.0, top_k=None, top_p=None, seed=None, texts: int = 1
-) -> None:
-    """LLMLiteError that names the first of these that nothing can be sampled with."""
-    greedy, drawn = temperature == 0, 0.01 <= temperature < math.inf
-    most, all_texts = f"0 to {MOST_TOKENS:,}", f"n is {texts}, with {new} new tokens each"
-    allowed = {
-        f"max_new_tokens is {new}; it must be {most}": 0 <= new <= MOST_TOKENS,
-        f"n is {texts}; it must be 1 to {MOST_TEXTS:,}": 1 <= texts <= MOST_TEXTS,
-        f"{all_texts}; together they may be {most}": texts * new <= MOST_TOKENS,
-        f"temperature is {temperature}; it must be 0 or at least 0.01": greedy or drawn,
-        f"top_k is {top_k}; it must be 1 or more": top_k is None or top_k >= 1,
-        f"top_p is {top_p}; it must be above 0 and at most 1": top_p is None or 0 < top_p <= 1,
-        f"seed is {seed}; it must fit into 64 bits": seed is None or -(2**63) <= seed < 2**64,
-    }
-    for words, holds in allowed.items():
-        if not holds:
-            raise LLMLiteError(f"Cannot generate: {words}.")
+@dataclass(frozen=True)
+class Sampling(Checked):
+    """What can be sampled: more at once is a slip, and might not fit in memory."""
+
+    max_new_tokens: Annotated[int, (0, MOST_TOKENS)]
+    temperature: Amount = 1.0
+    top_k: Count | None = None
+    top_p: Annotated[float, (1e-30, 1)] | None = None
+    seed: Annotated[int, (-(2**63), 2**64 - 1)] | None = None
+    n: Annotated[int, (1, 10_000)] = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        warm = f"temperature is {self.temperature}"
+        require(self.temperature == 0 or self.temperature >= 0.01, warm, "0, or 0.01 and more")
+        together = f"{self.n} texts of {self.max_new_tokens} new tokens"
+        require(self.n * self.max_new_tokens <= MOST_TOKENS, together, f"{MOST_TOKENS:,} tokens")
 
 
 class Decoder:

@@ -51,10 +51,10 @@ class Sampling(Model):
 
     def sampling(self, n: int = 1) -> dict:
         """What `stream` takes; LLMLiteError before a model is loaded, which may take long."""
-        from llmlite.generate import check_sampling
+        from llmlite import generate
 
         sampling = {n: getattr(self, n) for n in ("temperature", "top_k", "top_p", "seed")}
-        check_sampling(self.tokens, **sampling, texts=n)
+        generate.Sampling(self.tokens, **sampling, n=n)
         return sampling
 
 
