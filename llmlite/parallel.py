@@ -84,7 +84,8 @@ def resolve_device(device: str) -> str:
     own. LLMLiteError for a device that is not here."""
     if device == "auto" or (device == "cuda" and world().size > 1):
         return local_device()
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+    gpus = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device != "cpu" and not (device in gpus and torch.cuda.is_available()):
         raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")
     return device
 
