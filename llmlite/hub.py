@@ -85,14 +85,9 @@ def import_folder(folder: str | Path, to: str | Path) -> Pretrained:
 
 
 # What GPT-2's config.json may say that changes what it computes → what it computes here.
-SAME = {
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-    "quantization_config": None,
-}
+SAME = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "add_cross_attention": False}
+SAME |= {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+SAME |= {"quantization_config": None}
 
 
 def _model_in(folder: Path) -> GPT:
@@ -118,7 +113,8 @@ def _model_in(folder: Path) -> GPT:
         weights = {name: file.get_tensor(n) for name, n in theirs.items()}
     if not all(w.is_floating_point() and w.isfinite().all() for w in weights.values()):
         raise ValueError("some of its weights are no finite numbers")
-    if not weights.get("lm_head.weight", embedding := weights["wte.weight"]).equal(embedding):
+    embedding = weights["wte.weight"]
+    if not weights.get("lm_head.weight", embedding).equal(embedding):
         raise ValueError("its lm_head.weight is not its embedding, as it is in llmlite's GPT")
     model = GPT(config).eval()
     model.load_state_dict({n: _turned(n, weights[_their_name(n)]) for n in model.state_dict()})
