@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from llmlite.config import DataConfig, fingerprint
-from llmlite.files import DataError, replacing, tqdm, write_json
+from llmlite.files import DataError, locked, replacing, tqdm, write_json
 from llmlite.parallel import world
 from llmlite.sources import SPLITS, Source, open_source, split_articles
 from llmlite.tokenizer import BPETokenizer
@@ -142,7 +141,7 @@ class Dataset:
         folder = self.folder / f"tokens-{self._source.key}-{tokenizer.fingerprint}"
         folder.mkdir(parents=True, exist_ok=True)
         # Whoever comes second finds what the first has made.
-        with world().main_first(), FileLock(folder / ".lock"):
+        with world().main_first(), locked(folder / ".lock"):
             for half_written in folder.glob(".*.tmp*"):  # by a process that was killed
                 half_written.unlink()
             for split in SPLITS:

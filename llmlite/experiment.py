@@ -15,14 +15,13 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
 from matplotlib.figure import Figure
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
 from llmlite.config import AXES, DataConfig, FastPaths, RayOptions, TrainConfig, with_data
 from llmlite.data import Dataset
-from llmlite.files import LLMLiteError, MissingRunError, replacing, write_json
+from llmlite.files import LLMLiteError, MissingRunError, locked, replacing, write_json
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import gpu_bytes, resolve_device, world
@@ -320,7 +319,7 @@ class Experiment:
         caption += f" Profile {self.profile.name}, {self.dataset.name}, {self.made_on()}"
         caption += f"; {self.pretrained}." if self.pretrained else "."
         captions = folder / "captions.json"
-        with FileLock(self.out / ".captions.lock"):  # other notebooks have figures, too
+        with locked(self.out / ".captions.lock"):  # other notebooks have figures, too
             known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
             write_json(captions, dict(sorted((known | {name: caption}).items())))
         return figure

@@ -6,8 +6,9 @@ import json
 import os
 import platform
 import stat
+import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -54,6 +55,11 @@ class DiskFullError(LLMLiteError):
     """There is no room left for a file; what was there before is whole."""
 
 
+def one_line(error: Exception | str) -> str:
+    """Why, in the middle of a sentence: some reasons are pages, some are empty."""
+    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder="…").rstrip(".")
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to; it takes the place of `path` if the block ends without an error.
@@ -63,6 +69,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            aside.unlink(missing_ok=True)  # of a process of before that had the same number
             yield aside
             with open(aside, "rb") as written:
                 os.fsync(written.fileno())  # a power cut leaves the old file or the new one
@@ -77,12 +84,34 @@ def room_for(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = error.filename or str(path)  # else nobody knows where
             raise
         raise DiskFullError(
             f"There is no room left to write {path} ({error.strerror}); free some and make the "
             "same call again: it carries on from what is there."
         ) from None
+
+
+@contextmanager
+def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
+    """Have this file's lock; Timeout if another process has it for so many seconds."""
+    lock = FileLock(path, timeout=timeout)
+    try:
+        if Path(path).is_symlink():  # which older versions of filelock follow, and empty its target
+            raise OSError("it is a link")
+        lock.acquire()
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        raise LLMLiteError(
+            f"{path} cannot be locked ({one_line(error)}); name another folder, on a file system "
+            "that has locks."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -93,14 +122,17 @@ def hold(folder: str | Path) -> Iterator[None]:
     owner = folder / ".owner"
     try:
         # Seconds, for who only looks whether a folder is held has it for an instant.
-        with FileLock(folder / ".lock", timeout=1.0):
-            owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        with locked(folder / ".lock", timeout=1.0):
+            with replacing(owner) as aside:  # whatever lies there, a link perhaps
+                aside.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
             try:
                 yield
             finally:
                 owner.unlink(missing_ok=True)
     except Timeout:
-        who = owner.read_text("utf-8") if owner.exists() else "another process"
+        who = "another process"
+        with suppress(OSError, ValueError):
+            who = one_line(read_bytes(owner, 1000).decode())
         raise BusyError(
             f"{folder} is in use by {who}; wait until it is done or stop it, or work in another "
             "folder."
@@ -113,17 +145,20 @@ def is_held(folder: str | Path) -> bool:
     if not lock.exists():
         return False
     try:
-        with FileLock(lock, timeout=0):
+        with locked(lock, timeout=0):
             return False
     except Timeout:
         return True
+    except LLMLiteError:  # nobody can have locked it
+        return False
 
 
 def write_json(path: str | Path, content) -> None:
     """Write `content` as strict JSON: NaN and infinity are a programming error here."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+        # A file's name, in a command that was typed, need not be Unicode.
+        aside.write_text(text + "\n", encoding="utf-8", errors="replace")
 
 
 MOST_BYTES = 1 << 26  # of a file of JSON or of text that is read whole

@@ -1,17 +1,19 @@
 """Sampling from a trained model (§IV.B and IV.C), and the paper's filter of repeated tokens."""
 
 import codecs
-import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from llmlite.config import Amount, Checked, Count, require
 from llmlite.files import LLMLiteError, tqdm
 from llmlite.model import GPT, KVCache
 
-PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a blank line, with a space
-MOST_TOKENS = 1_000_000  # more at once are a slip, and might not fit in memory
+PARAGRAPH = " \n "  # how a paragraph starts in WikiText: after a line's end, with a space
+MOST_TOKENS = 1_000_000
 
 
 @torch.inference_mode()
@@ -54,7 +56,7 @@ def _begin(
 ) -> tuple[Tensor, Iterator[tuple[int, Tensor]]]:
     """A text (batch, time + new) that begins with `ids`, and the steps that fill it up, each with
     the position of its tokens and the logits, (batch, vocab_size), that they were sampled from."""
-    check_sampling(new, temperature, top_k, top_p, seed)
+    Sampling(new, temperature, top_k, top_p, seed, max(len(ids), 1))
     model.check_mask(head_mask)
     if ids.numel() == 0:
         raise LLMLiteError("Cannot generate: the prompt is empty.")
@@ -105,23 +107,25 @@ def next_token_probabilities(logits: Tensor, temperature: float, top_k=None, top
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # held by likelier tokens
+        before[:, 0] = -1.0  # the likeliest stays, be it for a top_p that float32 rounds to 0
         drop = torch.empty_like(before, dtype=torch.bool).scatter_(1, order, before >= top_p)
         logits = logits.masked_fill(drop, float("-inf"))
     return logits.softmax(-1)
 
 
 def prompt_ids(tokenizer, prompt: str) -> Tensor:
-    """`prompt` as the start of a paragraph, as the corpus writes it: (1, time)."""
+    """`prompt` as the start of a paragraph, as the tokenizer's text writes it: (1, time)."""
     if not prompt.strip():
         raise LLMLiteError("The prompt is empty; give at least one word.")
-    return torch.tensor([tokenizer.encode(PARAGRAPH + prompt.strip())])
+    # A line of WikiText ends in a blank, so often that this is one of the first merges.
+    start = PARAGRAPH if b" \n" in tokenizer.token_bytes else "\n"
+    return torch.tensor([tokenizer.encode(start + prompt.strip())])
 
 
 def complete(model: GPT, tokenizer, prompt: str, max_new_tokens=60, n=1, **sampling) -> list[str]:
     """`n` continuations of `prompt` as the start of a paragraph: text without it, up to
     <|endoftext|>. sampling: as in `generate`."""
-    if n < 1:
-        raise LLMLiteError(f"Cannot generate {n} continuations; ask for 1 or more.")
+    Sampling(max_new_tokens, n=n)
     start, end = prompt_ids(tokenizer, prompt), tokenizer.eot_id
     rows = generate(model, start.repeat(n, 1), max_new_tokens, **sampling)[:, start.size(1) :]
     return [tokenizer.decode(row[: [*row, end].index(end)]) for row in rows.tolist()]
@@ -149,19 +153,23 @@ def remove_repeated_tokens(text: str) -> str:
     return " ".join(dict.fromkeys(text.split()))
 
 
-def check_sampling(new: int, temperature: float, top_k=None, top_p=None, seed=None) -> None:
-    """LLMLiteError that names the first of these that nothing can be sampled with."""
-    greedy, drawn = temperature == 0, 0.01 <= temperature < math.inf
-    allowed = {
-        f"max_new_tokens is {new}; it must be 0 to {MOST_TOKENS:,}": 0 <= new <= MOST_TOKENS,
-        f"temperature is {temperature}; it must be 0 or at least 0.01": greedy or drawn,
-        f"top_k is {top_k}; it must be 1 or more": top_k is None or top_k >= 1,
-        f"top_p is {top_p}; it must be above 0 and at most 1": top_p is None or 0 < top_p <= 1,
-        f"seed is {seed}; it must fit into 64 bits": seed is None or -(2**63) <= seed < 2**64,
-    }
-    for words, holds in allowed.items():
-        if not holds:
-            raise LLMLiteError(f"Cannot generate: {words}.")
+@dataclass(frozen=True)
+class Sampling(Checked):
+    """What can be sampled: more at once is a slip, and might not fit in memory."""
+
+    max_new_tokens: Annotated[int, (0, MOST_TOKENS)]
+    temperature: Amount = 1.0
+    top_k: Count | None = None
+    top_p: Annotated[float, (1e-30, 1)] | None = None
+    seed: Annotated[int, (-(2**63), 2**64 - 1)] | None = None
+    n: Annotated[int, (1, 10_000)] = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        warm = f"temperature is {self.temperature}"
+        require(self.temperature == 0 or self.temperature >= 0.01, warm, "0, or 0.01 and more")
+        together = f"{self.n} texts of {self.max_new_tokens} new tokens"
+        require(self.n * self.max_new_tokens <= MOST_TOKENS, together, f"{MOST_TOKENS:,} tokens")
 
 
 class Decoder:

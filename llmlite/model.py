@@ -2,6 +2,7 @@
 al., 2019): transformers' GPT2LMHeadModel gives the same logits from the same weights."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -228,3 +229,14 @@ class GPT(nn.Module):
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())  # the tied embedding once
+
+
+def shapes(config: ModelConfig) -> dict[str, Tensor]:
+    """All weights of such a model, by name, as no more than their shapes: without memory."""
+    with torch.device("meta"):  # a block is like the other
+        one = GPT(replace(config, n_layer=1)).state_dict()
+    return {
+        name.replace("blocks.0.", f"blocks.{layer}."): weight
+        for layer in range(config.n_layer)
+        for name, weight in one.items()
+    }

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from llmlite.files import LLMLiteError
+from llmlite.files import LLMLiteError, one_line
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,13 @@ def world() -> World:
         if cuda := torch.cuda.is_available():
             torch.cuda.set_device(local_device())
         patience = timedelta(hours=2)  # of all with what one prepares: tokenizer, token ids
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+        try:
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+        except (ValueError, RuntimeError) as error:
+            raise LLMLiteError(
+                f"$WORLD_SIZE is set, but these are no processes that torchrun has started "
+                f"({one_line(error)}); unset it, or use torchrun."
+            ) from None
     return World(dist.get_rank(), dist.get_world_size())
 
 
@@ -78,7 +84,8 @@ def resolve_device(device: str) -> str:
     own. LLMLiteError for a device that is not here."""
     if device == "auto" or (device == "cuda" and world().size > 1):
         return local_device()
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+    gpus = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device != "cpu" and not (device in gpus and torch.cuda.is_available()):
         raise LLMLiteError(f"There is no device '{device}' here; choose auto or cpu.")
     return device
 

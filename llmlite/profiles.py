@@ -6,6 +6,7 @@ Knows nothing about files, models or devices.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 
+from llmlite import config as types
 from llmlite.config import DataConfig, DataSpace, ModelConfig, SearchSpace, Space, TrainConfig
 from llmlite.files import LLMLiteError
 
@@ -22,7 +23,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(types.Checked):
     """How much of the paper to run: one choice of data, grids and lengths."""
 
     name: str
@@ -35,8 +36,14 @@ class Profile:
     # other vocabularies and windows to compare `data` with; an epoch is a pass over the text, and
     # the batch is of the longest windows, shorter ones having as many tokens
     data_grid: Grid | None = None
-    seeds: tuple[int, ...] = (1337, 1, 2)  # of the retraining; the first one's model is studied
-    ablation_tokens: int = 50_000  # of the validation split, behind each head's effect on the loss
+    seeds: tuple[types.Seed, ...] = (
+        1337,
+        1,
+        2,
+    )  # of the retraining; the first one's model is studied
+    ablation_tokens: types.Count = (
+        50_000  # of the validation split, behind each head's effect on the loss
+    )
     needs_gpu: bool = False  # its runs would take days on a CPU, which then only shows records
 
 

@@ -58,7 +58,7 @@ class Source:
         WikiText-2's: the others are damaged."""
         known = {split: KNOWN_SHA256.get(file.name) for split, file in self.files.items()}
         if not any(sha256[split] == digest for split, digest in known.items()):
-            return self.title
+            return self.title.encode(errors="replace").decode()  # files' names may be any bytes
         for split, digest in known.items():
             if digest and sha256[split] != digest:
                 raise DataError(
@@ -76,7 +76,7 @@ def open_source(config: DataConfig, without: Path) -> Source:
     """The text that `config` names, split as it says, in memory if not as a stream; files in the
     folder `without` are no text, but what is made of it. Raises DataError."""
     place = resolve_source(config.source)
-    path = Path(place).expanduser()
+    path = Path(os.path.expanduser(place))  # which leaves ~nobody as it is
     if place == "hub":
         source = _hub(config.name, config.stream)
     elif place == "sample":

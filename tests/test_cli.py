@@ -1,11 +1,13 @@
 """The command line: help that teaches, results on stdout, errors in one sentence, exit code 2."""
 
+import os
 import pickle
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -78,6 +80,8 @@ REFUSED = [
     ("train --device cuda", "There is no device 'cuda' here"),
     ("train --model.vocab-size 8", "model.vocab_size follow the data's; set data.vocab_size and"),
     ("train --model.width 3", "--model.width"),
+    ("prepare --data ~no-such-user/x", "There is no file or folder ~no-such-user/x"),
+    ("train --text=", "--text is followed by nothing"),
     ("train --text a-file --data sample", "--text stands for --data"),
     ("search --revised.space.n-head 2 3", "n_embd 64 cannot be shared among n_head 3"),
     ("search --ray.gpus-per-run 2", "gpus_per_run is 2"),
@@ -85,6 +89,9 @@ REFUSED = [
     ("search --ray.address nonsense", "no Ray cluster to be had at 'nonsense'"),
     ("search --ray.cpus-per-run 2", "pip install llmlite[ray]"),
     ("run --only no-such-run x", "Nothing in the plan begins with no-such-run, x"),
+    ("train --train.learning-rate nan", "learning_rate is nan; allowed: a number, 1e-30 to 1e+30"),
+    ("train --model.n-embd 65536 --model.n-layer 99", "a model of 5,"),
+    ("run --minutes inf", "minutes is inf"),
     ("run --minutes 0", "nothing to do in 0 minutes"),
     ("runs --out nowhere", "no runs below nowhere"),
     ("export", "--to"),
@@ -109,6 +116,30 @@ def test_bad_input_is_one_sentence(llmlite, shared, tmp_path, monkeypatch, words
     assert not list((tmp_path / "out").glob("runs/*")), "nothing is trained"
 
 
+SMALL = "There is not enough memory for this"
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (MemoryError(), f"{SMALL} (MemoryError); ask for less."),
+    (RecursionError("maximum depth"), f"{SMALL} (maximum depth); ask for less."),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), f"{SMALL} (DefaultCPUAlloca"),
+    (torch.OutOfMemoryError("CUDA out of memory."), f"{SMALL} (CUDA out of memory); ask"),
+    (PermissionError(13, "Permission denied", "a-file"), "a-file: Permission denied; name another"),
+    (OSError(27, "File too large"), "llmlite: [Errno 27] File too large."),
+    (OSError(), "llmlite: OSError."),
+])  # fmt: skip
+def test_what_nobody_has_caught_is_one_sentence(llmlite, monkeypatch, error, said):
+    monkeypatch.setattr(COMMANDS["runs"], "run", Mock(side_effect=error))
+    assert said in llmlite("runs", code=2)
+
+
+def test_a_closed_stream_is_no_error(monkeypatch):
+    for stream in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, None)
+    assert main(["fly"]) == 2
+    assert main(["--help"]) == 0
+
+
 def test_a_search_goes_to_the_cluster_that_was_named(llmlite, shared, monkeypatch):
     def on_ray(function, runs, options, folder):
         assert options == RayOptions("10.0.0.1:6379", 0, 2)
@@ -130,6 +161,15 @@ def test_the_installed_command_runs():
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def test_a_user_without_home_and_name_is_given_both():
+    code = "import pwd; pwd.getpwuid = {}.__getitem__; import llmlite, getpass, pathlib;"
+    code += "print(getpass.getuser(), pathlib.Path.home().is_dir())"
+    env = {name: value for name, value in os.environ.items() if "HOME" not in name}
+    env = {name: value for name, value in env.items() if name not in ("USER", "LOGNAME")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout == "nobody True\n"
+
+
 def test_the_plan_is_named_and_nothing_is_made(llmlite, shared, tmp_path):
     only = ["--only", "no-mask-w", "unshifted", "--data.vocab-size", "280"]
     header, *lines = llmlite("run", "--list", *shared, *only).splitlines()
@@ -140,7 +180,7 @@ def test_the_plan_is_named_and_nothing_is_made(llmlite, shared, tmp_path):
 
 
 def test_own_text_is_trained_on_as_it_is_given_and_otherwise_fits_it(llmlite, tmp_path):
-    tale, out = tmp_path / "a tale.txt", tmp_path / "out"
+    tale, out = tmp_path / os.fsdecode(b"a tale\xff.txt"), tmp_path / "out"
     text = (sample_folder() / "wiki.train.raw").read_text("utf-8")[:22_000]
     tale.write_text(text.replace("\n \n", "\n\n"), encoding="utf-8")
     own, given = own_profile(tale.stat().st_size), ["--text", tale, "--out", out, *DATA]

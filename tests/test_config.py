@@ -18,25 +18,28 @@ from llmlite.profiles import OWN_SIZES, PROFILES, changed, own_profile
 from llmlite.profiles import PAPER_FIRST_GRID as FIRST
 from llmlite.profiles import PAPER_REVISED_GRID as REVISED
 
-STREAM = {"stream": True}
+STREAM, INF = {"stream": True}, float("inf")
 REFUSED = {
     DataConfig: [
         {"split": "random"}, {"block_size": 0}, {"tokenizer_bytes": 0}, {"stride": 0},
         {"stride": 257},  # one more than block_size leaves tokens out
+        {"source": 3}, {"stream": 1}, {"vocab_size": 10**9},
         {"shift": 2}, {"shift": -1}, {"padding": True, "split": "windows"},
         STREAM | {"padding": True}, STREAM | {"split": "paper"}, STREAM | {"shift": 0},
     ],
     ModelConfig: [
         {"n_layer": 0}, {"vocab_size": -1}, {"block_size": 0}, {"n_embd": 0}, {"dropout": 1.0},
         {"dropout": -0.1}, {"n_head": 3},  # 128 is no multiple of 3
+        {"n_layer": 10**9}, {"n_layer": True}, {"n_layer": "6"}, {"dropout": 10**400},
     ],
     TrainConfig: [
         {"epochs": 0}, {"batch_size": 0}, {"accumulation": 0}, {"checkpoint_every": 0},
         {"patience": -1}, {"clip_norm": -0.1}, {"weight_decay": -0.1}, {"learning_rate": 0.0},
         {"learning_rate": float("nan")}, {"schedule": "linear"}, {"warmup_fraction": 1.0},
-        {"amp": "fp8"}, {"epoch_windows": 0}, {"train_tokens": 1}, {"valid_tokens": 1},
+        {"amp": "fp8"}, {"epochs": 1.5}, {"beta2": 2.0}, {"weight_decay": INF}, {"seed": 2**70},
+        {"learning_rate": INF}, {"epoch_windows": 0}, {"train_tokens": 1}, {"valid_tokens": 1},
     ],
-    SearchSpace: [{"n_head": ()}, {"learning_rate": ()}],
+    SearchSpace: [{"n_head": ()}, {"learning_rate": ()}, {"n_layer": (2, 0)}, {"n_embd": 8}],
     RayOptions: [{"gpus_per_run": 1.1}, {"gpus_per_run": -1}, {"cpus_per_run": 0}],
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ TOKENIZER = BPETokenizer.train("the cat sat on the mat , the cat sat there", 270
     ({"temperature": 0.5}, [1 / 22, 16 / 22, 1 / 22, 4 / 22]),  # the squares, over their sum
     ({"top_k": 2}, [0, 2 / 3, 0, 1 / 3]),
     ({"top_k": 99, "top_p": 1.0}, [1 / 8, 1 / 2, 1 / 8, 1 / 4]),
-    ({"top_p": 0.01}, [0, 1, 0, 0]),  # never fewer than one token
+    ({"top_p": 1e-300}, [0, 1, 0, 0]),  # never fewer than one token
     ({"top_p": 0.51}, [0, 2 / 3, 0, 1 / 3]),  # half is not enough
     ({"temperature": 0.5, "top_p": 0.75}, [0, 4 / 5, 0, 1 / 5]),  # 16/22 is less than 0.75
     ({"top_k": 2, "top_p": 0.6}, [0, 1, 0, 0]),  # of the two kept, the first holds 2/3
@@ -91,19 +91,21 @@ def test_the_seed_decides_and_a_seeded_call_draws_on_its_own(tiny_model, make_id
 
 
 @pytest.mark.parametrize(("call", "given", "words"), [
-    (generate, {"temperature": 0.009}, "temperature is 0.009; it must be 0 or at least 0.01"),
+    (generate, {"temperature": 0.009}, "temperature is 0.009; allowed: 0, or 0.01 and more"),
     (generate, {"temperature": math.inf}, "temperature is inf"),
-    (generate, {"top_k": 0}, "top_k is 0; it must be 1 or more"),
-    (generate, {"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+    (generate, {"top_k": 0}, "top_k is 0; allowed: a whole number, 1 to"),
+    (generate, {"top_p": 0.0}, "top_p is 0.0; allowed: a number, 1e-30 to 1 or None"),
     (generate, {"top_p": 1.1}, "top_p is 1.1"),
-    (generate, {"max_new_tokens": -1}, "max_new_tokens is -1; it must be 0 to 1,000,000"),
+    (generate, {"max_new_tokens": -1}, "max_new_tokens is -1; allowed: a whole number, 0 to"),
     (generate, {"max_new_tokens": 1_000_001}, "max_new_tokens is 1000001"),
-    (generate, {"seed": 2**64}, "seed is 18446744073709551616; it must fit into 64 bits"),
+    (generate, {"seed": 2**64}, "seed is 18446744073709551616; allowed: a whole number, -9,223,"),
     (generate, {"ids": torch.zeros(1, 0, dtype=torch.int64)}, "the prompt is empty"),
     (stream, {"head_mask": torch.ones(2, 1)}, "head_mask is (2, 1)"),  # before a first token
     (stream, {"ids": torch.zeros(2, 3)}, "one text, not of 2"),
     (complete, {"tokenizer": TOKENIZER, "prompt": " \n"}, "prompt is empty"),
-    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 0}, "1 or more"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 0}, "n is 0; allowed: a whole"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 10**9}, "n is 1000000000"),
+    (complete, {"tokenizer": TOKENIZER, "prompt": "a", "n": 200, "max_new_tokens": 5001}, "200 t"),
 ])  # fmt: skip
 def test_the_impossible_is_refused(tiny_model, make_ids, call, given, words):
     usual = {} if call is complete else {"ids": make_ids(1, 1)}
@@ -176,13 +178,18 @@ def test_pieces_are_whole_characters_and_end_before_the_special_token(data, text
     assert list(pieces(TOKENIZER, iter(tokens))) == found
 
 
-def test_a_completion_continues_a_paragraph_up_to_its_end(monkeypatch):
-    start, end = TOKENIZER.encode(" \n The cat"), TOKENIZER.eot_id
+@pytest.mark.parametrize(("text", "before"), [
+    (" The cat \n The mat \n The cat \n \n The mat \n", " \n "),  # as WikiText has it
+    ("The cat\n\nThe mat\n\nThe cat\nThe mat\n\n", "\n"),
+])  # fmt: skip
+def test_a_completion_continues_a_paragraph_up_to_its_end(monkeypatch, text, before):
+    tokenizer = BPETokenizer.train(text, 264)
+    start, end = tokenizer.encode(f"{before}The cat"), tokenizer.eot_id
     rows = torch.tensor([[1, 2, end, 3], [end, 1, 2, 3], [1, 2, 3, 4]])
     generated = Mock(side_effect=lambda model, ids, *_, **__: torch.cat([ids, rows], dim=1))
     monkeypatch.setattr(sampling, "generate", generated)
-    texts = complete("model", TOKENIZER, "  The cat\n", 4, n=3, **SAMPLED)
-    assert texts == [TOKENIZER.decode(ids) for ids in ([1, 2], [], [1, 2, 3, 4])]
+    texts = complete("model", tokenizer, "  The cat\n", 4, n=3, **SAMPLED)
+    assert texts == [tokenizer.decode(ids) for ids in ([1, 2], [], [1, 2, 3, 4])]
     (model, ids, new), how = generated.call_args
     assert (model, ids.tolist(), new, how) == ("model", [start] * 3, 4, SAMPLED)
 

@@ -1,8 +1,10 @@
 """Our model in `transformers` and back: the same ids, logits and text."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,6 +19,13 @@ from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 TEXTS = [PROSE, *VARIED[:-1], "  two  blanks \n\n and\t\r\n", " , . '"]
 SMALLER = BPETokenizer.train(PROSE, 299).to_tokenizers().to_str()
 SPECIAL = json.loads(SMALLER)["added_tokens"][0]
+INF = float("inf")
+ENDLESS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+PREFIX = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+# Each of 43 merges joins the token before it with itself: 2⁴³ bytes.
+DOUBLED = {"a": 0} | {str(number): 255 + number for number in range(1, 44)}
+BOMB = {"type": "BPE", "vocab": DOUBLED, "merges": [[token, token] for token in DOUBLED][:-1]}
+BOMB = {"model": BOMB, "added_tokens": [SPECIAL | {"id": 44}]}
 MORE = [SPECIAL | {"id": 299}, SPECIAL | {"id": 300, "content": "zzz"}]
 
 
@@ -92,20 +101,40 @@ def test_on_the_way_back_nothing_changes(exported, model, tokenizer, tmp_path, m
     their_tokenizer.pad_token = their_tokenizer.eos_token
     their_tokenizer(PROSE, truncation=True, max_length=3)  # leaves a setting in its file
     their_tokenizer.save_pretrained(half)
+    content, weights = (half / "tokenizer.json"), load_file(half / "model.safetensors")
+    saved = json.loads(content.read_text("utf-8"))
+    saved["model"]["merges"] = [" ".join(pair) for pair in saved["model"]["merges"]]  # as once
+    content.write_text(json.dumps(saved), "utf-8")
+    weights = {name.removeprefix("transformer."): weight for name, weight in weights.items()}
+    old = {"h.0.attn.bias": torch.ones(1, 1, 24, 24), "lm_head.weight": weights["wte.weight"] + 0}
+    save_file(weights | old, half / "model.safetensors", {"format": "pt"})
     assert_same_logits(import_folder(half, tmp_path / "again").model, theirs.float(), make_ids)
 
 
 REFUSED = [  # a file, changes of what is in it by name or all of it, what is said
     ("config.json", {"model_type": "llama"}, "only a GPT-2"),
-    ("config.json", {"activation_function": "relu"}, "other logits"),
+    ("config.json", {"activation_function": "relu"}, "other logits.* activation_function"),
+    ("config.json", {"n_inner": 10**9}, "other logits.* n_inner"),
     ("config.json", {"n_layer": 3}, "its weights are not"),
+    ("config.json", {"n_embd": 8192}, "its weights are not"),  # 6 GB of them
+    ("config.json", {"n_layer": 10**9}, "n_layer is 1000000000; allowed: a whole number"),
+    ("config.json", "{}", "not as transformers writes it .* 'model_type'"),
+    ("config.json", "[" * 10**5, "it nests too deeply"),
+    ("config.json", os.mkfifo, "it is no regular file"),
+    ("model.safetensors", os.mkfifo, "no file model.safetensors"),
+    ("model.safetensors", {"transformer.ln_f.bias": torch.full([16], INF)}, "no finite numbers"),
+    ("model.safetensors", {"lm_head.weight": torch.ones(300, 16)}, "is not its embedding"),
     ("model.safetensors", {"score": torch.ones(2)}, "its weights are not"),
     ("model.safetensors", None, "cannot be imported"),  # what is left, a pickle, could run code
     ("adapter_config.json", "{}", "merge_and_unload"),
     ("tokenizer.json", "?", "cannot be imported"),
-    ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "other ids"),
-    ("tokenizer.json", {"added_tokens": MORE}, "other ids"),
-    ("tokenizer.json", SMALLER, "its vocabulary is 300, its tokenizer's 299"),
+    ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "its normalizer is NFC.* other ids"),
+    ("tokenizer.json", {"pre_tokenizer": ENDLESS}, "its pre_tokenizer is Split.* other ids"),
+    ("tokenizer.json", {"pre_tokenizer": PREFIX}, "would give other ids"),
+    ("tokenizer.json", {"added_tokens": MORE}, "one special token.* 300 here.*zzz"),
+    ("tokenizer.json", {"added_tokens": [SPECIAL | {"id": 0}]}, "the last number, .* 299 here"),
+    ("tokenizer.json", BOMB, "of more than 67,108,864 bytes"),
+    ("tokenizer.json", SMALLER, "for 300 tokens, its tokenizer has 299; if .* was padded"),
 ]
 
 
@@ -115,6 +144,9 @@ def test_another_model_is_refused(exported, tmp_path, file, changes, said):
     if changes is None:
         torch.save(load_file(path), exported / "pytorch_model.bin")
         path.unlink()
+    elif callable(changes):
+        path.unlink()
+        changes(path)
     elif isinstance(changes, str):
         path.write_text(changes, "utf-8")
     elif path.suffix == ".json":
@@ -131,6 +163,22 @@ def test_a_model_without_a_mask_is_refused(make_model, model, tokenizer, tmp_pat
     unmasked = make_model(replace(model.config, causal=False))
     with pytest.raises(LLMLiteError, match="causal mask"):
         export_folder(unmasked, tokenizer, tmp_path, "")
+
+
+def test_what_was_broken_off_is_taken_up_in_the_same_folder(
+    model, tokenizer, tmp_path, monkeypatch
+):
+    for broken, again in (
+        ("transformers.PreTrainedTokenizerFast.save_pretrained", export_folder),
+        ("llmlite.hub.write_json", lambda *_: import_folder(tmp_path / "there", tmp_path / "back")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                again(model, tokenizer, tmp_path / "there", "")
+        again(model, tokenizer, tmp_path / "there", "")
+        with pytest.raises(LLMLiteError, match="new or empty folder"):
+            again(model, tokenizer, tmp_path / "there", "")
 
 
 def test_export_import_and_generate_from_a_shell(llmlite, tmp_path):

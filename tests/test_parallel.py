@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_train import MODEL, SURE, assert_same_run, interrupt, random_ids, trainer
 
+from llmlite.files import LLMLiteError
 from llmlite.parallel import world
 from llmlite.run import load_state, read_record, read_steps
 
@@ -75,6 +76,13 @@ def test_one_finishes_what_two_began_and_two_resume_bit_for_bit(two, tmp_path):
     theirs = read_steps(two / "fast").loss.tolist()
     assert read_steps(tmp_path / "begun").loss.tolist() == pytest.approx(theirs, abs=1e-5)
     assert_same_run(two / "resumed by two", two / "fast")
+
+
+def test_a_size_alone_makes_no_world(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(LLMLiteError, match="unset it, or use torchrun"):
+        world()
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ A command is a dataclass: its fields are its options, their comments the help, `
 """
 
 import os
+import re
 import sys
 
 from llmlite.cli import models, stages
 from llmlite.cli.options import parse
-from llmlite.files import LLMLiteError
+from llmlite.files import LLMLiteError, one_line
 
 COMMANDS = {
     "prepare": stages.Prepare,
@@ -39,6 +40,9 @@ llmlite COMMAND --help tells what a command takes: every setting of a profile is
 
 
 def main(argv: list[str] | None = None) -> int:
+    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, stream) is None:  # closed, as by >&-
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         lines = [f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items()]
@@ -54,7 +58,15 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"llmlite: {error.filename}: {error.strerror}; name another path.", file=sys.stderr)
+        where = f"{error.filename}: {error.strerror}; name another path"
+        print(f"llmlite: {where if error.filename else one_line(error)}.", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        known = MemoryError, RecursionError
+        if not (isinstance(error, known) or re.search("allocate|out of memory", str(error))):
+            raise
+        said = f"There is not enough memory for this ({one_line(error)}); ask for less"
+        print(f"llmlite: {said}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nllmlite: stopped; the same command carries on from here.", file=sys.stderr)

@@ -49,12 +49,12 @@ class Sampling(Model):
     # set behind each token how likely the model said it was
     probabilities: bool = False
 
-    def sampling(self) -> dict:
+    def sampling(self, n: int = 1) -> dict:
         """What `stream` takes; LLMLiteError before a model is loaded, which may take long."""
-        from llmlite.generate import check_sampling
+        from llmlite import generate
 
         sampling = {n: getattr(self, n) for n in ("temperature", "top_k", "top_p", "seed")}
-        check_sampling(self.tokens, **sampling)
+        generate.Sampling(self.tokens, **sampling, n=n)
         return sampling
 
 
@@ -73,7 +73,8 @@ class Generate(Sampling):
 
         if self.probabilities and self.n != 1:
             raise LLMLiteError("--probabilities shows those of one text; leave out -n.")
-        how, source = self.sampling(), self.trained()
+        how = self.sampling(self.n)
+        source = self.trained()
         model, tokenizer, tokens = source.model, source.tokenizer, self.tokens
         prompt = GENERATION_PROMPT if self.prompt is None else self.prompt
         if self.n == 1:

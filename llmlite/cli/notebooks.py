@@ -37,7 +37,7 @@ def run_notebooks(
     if data in ("sample", "hub", "auto"):
         parameters["data"] = data
     elif data:  # a path stays out of the executed notebook
-        os.environ[DATA_VARIABLE] = str(Path(data).expanduser().resolve())
+        os.environ[DATA_VARIABLE] = str(Path(os.path.expanduser(data)).resolve())
         parameters["data"] = "auto"
     os.environ[HEADLESS_VARIABLE] = "1"
 

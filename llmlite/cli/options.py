@@ -12,11 +12,11 @@ from functools import reduce
 from io import StringIO
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
-from llmlite.config import DataConfig
+from llmlite.config import Checked, DataConfig
 from llmlite.files import LLMLiteError
 from llmlite.profiles import Profile, get_profile, own_profile
 
@@ -31,7 +31,7 @@ PARTS = tuple(f.name for f in fields(Profile) if f.name not in ("name", "needs_g
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(Checked):
     """A command that works on a profile's text in a folder; `run` does it."""
 
     PARTS: ClassVar[tuple[str, ...]] = ()  # of a profile, whose settings are options as well
@@ -47,7 +47,7 @@ class Work:
     text: Path | None = None
     out: Path | None = None  # folder for everything that is made; runs/PROFILE if not given
     device: str = "auto"  # auto, cpu or cuda; auto: cuda if there is one
-    settings: Annotated[Any, tyro.conf.Suppress] = None  # the profile to start from
+    settings: Annotated[object, tyro.conf.Suppress] = None  # the profile to start from
     changes: Annotated[dict, tyro.conf.Suppress] = field(default_factory=dict)  # typed ones
 
     @property
@@ -64,7 +64,7 @@ class Work:
 
         out, source = self.out, self.source
         if self.text:
-            source = str(self.text.expanduser().absolute())
+            source = os.path.abspath(os.path.expanduser(self.text))
             out = out or project_root() / "runs" / f"own-{self.text.resolve().stem}"
         experiment = Experiment(self.settings, source, out, self.device, **more, **self.changes)
         if not world().main:  # under torchrun one process speaks for all
@@ -75,8 +75,12 @@ class Work:
 
 def parse(name: str, command: type, arguments: Sequence[str]):
     """The command, from the words after its name."""
+    given = dict(pairwise(part for word in arguments for part in word.split("=", 1)))
+    if empty := [option for option in given if option[:2] == "--" and not given[option]]:
+        # A variable that was not set, perhaps; as a path it would be the working folder.
+        raise LLMLiteError(f"{empty[0]} is followed by nothing; name what it should be.")
     works = issubclass(command, Work)
-    parts, profile = (command.PARTS, _start(arguments)) if works else ((), None)
+    parts, profile = (command.PARTS, _start(given)) if works else ((), None)
     settings = [
         (f.name, Annotated[f.type, tyro.conf.arg(help=HELP.get(f.name))], getattr(profile, f.name))
         for f in fields(Profile)
@@ -119,11 +123,10 @@ def _path(word: str) -> str:
     return ".".join([*parts, last.removeprefix("no_")])
 
 
-def _start(arguments: Sequence[str]) -> Profile:
-    """The profile whose settings are the defaults."""
-    words = [part for word in arguments for part in word.split("=", 1)]
-    given, memory = dict(pairwise(words)), 0
-    if not ({"-h", "--help"} & set(words) or given.get("--device") == "cpu"):
+def _start(given: dict[str, str]) -> Profile:
+    """The profile whose settings are the defaults. given: word → what follows it."""
+    memory = 0
+    if given.get("--device") != "cpu" and not {"-h", "--help"} & {*given, *given.values()}:
         from llmlite.parallel import gpu_bytes, local_device
 
         memory = gpu_bytes(local_device())
@@ -138,7 +141,7 @@ def _text_bytes(path: str, out: str) -> int:
     """What there is to train on, without what lies in `out`."""
     from llmlite.sources import open_source
 
-    source = DataConfig(source=str(Path(path).expanduser().absolute()))
+    source = DataConfig(source=os.path.abspath(os.path.expanduser(path)))
     with redirect_stdout(StringIO()):  # what is left out is said when it is read in earnest
         texts = open_source(source, Path(out)).splits.values()
     return sum(len(text.encode()) for text in texts)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from llmlite.cli.options import PARTS, UNNAMED, Work
-from llmlite.config import AXES, FastPaths, RayOptions
+from llmlite.config import AXES, Amount, FastPaths, RayOptions, Thousands
 from llmlite.files import LLMLiteError
 
 TRAINED = ("data", "model", "train", "searched", "revised")  # what a trained model depends on
@@ -102,12 +102,12 @@ class RunPlan(Work):
     PARTS = PARTS
 
     # stop before so many minutes are over; the same command goes on with what is missing
-    minutes: float | None = None
+    minutes: Amount | None = None
     # runs whose names begin so, such as retrain or no-mask; all if not given
     only: tuple[str, ...] = ()
     # runs side by side; they share a GPU, so that its pauses are filled, or the cores; 3 with CUDA,
     # else one a core, at most 8, if not given
-    processes: int | None = None
+    processes: Thousands | None = None
     # one file of the records of all finished runs, at most 16 MB, written every minute and at the
     # end, from which `llmlite reproduce` draws the notebooks on any machine;
     # llmlite-PROFILE.tar.gz in --out if not given

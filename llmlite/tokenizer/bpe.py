@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from llmlite.config import fingerprint
-from llmlite.files import TokenizerError, replacing, tqdm
+from llmlite.files import MOST_BYTES, TokenizerError, one_line, read_json, replacing, tqdm
 from llmlite.tokenizer.learn import BYTE_CHARACTERS, BYTE_ORDER, ID_OF_BYTE, Pair, learn_merges
 from llmlite.tokenizer.merge import Merger, merge_word
 from llmlite.tokenizer.words import END_OF_TEXT, GPT2_SPLIT_PATTERN, as_bytes, gpt2_pattern, tally
@@ -24,11 +24,16 @@ class BPETokenizer:
 
     def __init__(self, merges: list[Pair]):
         self.merges = [tuple(pair) for pair in merges]
-        self.token_bytes = [bytes([byte]) for byte in BYTE_ORDER]
+        self.token_bytes, size = [bytes([byte]) for byte in BYTE_ORDER], 0
         for number, (left, right) in enumerate(self.merges, 1):
             if not (0 <= left < 255 + number and 0 <= right < 255 + number):
                 pair = f"({left}, {right})"
                 raise TokenizerError(f"Merge {number} joins {pair}, which are not both there yet.")
+            size += len(self.token_bytes[left]) + len(self.token_bytes[right])
+            if size > MOST_BYTES:  # as 43 merges, each of two tokens made last, would be 2⁴³ bytes
+                raise TokenizerError(
+                    f"Merge {number} ends tokens of more than {MOST_BYTES:,} bytes."
+                )
             self.token_bytes.append(self.token_bytes[left] + self.token_bytes[right])
         self._merger = Merger(self.merges)
         if len(self._merger.rank) < len(self.merges):
@@ -120,10 +125,12 @@ class BPETokenizer:
         """Read what `save` wrote. Raises TokenizerError."""
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except (OSError, ValueError) as error:
-            raise TokenizerError(f"{path} cannot be read as a tokenizer: {error}.") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise TokenizerError(
+                f"{path} cannot be read as a tokenizer: {one_line(error)}."
+            ) from None
+        if content.get("format") != FORMAT:
             raise TokenizerError(f"{path} is not an llmlite tokenizer (format {FORMAT}).")
         merges = content.get("merges")
         if content.get("pattern") != GPT2_SPLIT_PATTERN:
@@ -133,7 +140,10 @@ class BPETokenizer:
                 f"{path} is damaged or was edited: its content does not match its fingerprint; "
                 "train it again or restore the file."
             )
-        return cls(merges)
+        try:
+            return cls(merges)
+        except (TypeError, ValueError) as error:
+            raise TokenizerError(f"{path} has no pairs of tokens: {one_line(error)}.") from None
 
     def to_tokenizers(self):
         """As a `tokenizers.Tokenizer`, whose `save` writes a tokenizer.json for transformers."""

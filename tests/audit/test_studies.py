@@ -14,7 +14,7 @@ from llmlite.audit.plan import StudySize
 from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.config import ModelConfig
 from llmlite.files import LLMLiteError
-from llmlite.generate import PARAGRAPH, complete
+from llmlite.generate import complete, prompt_ids
 from llmlite.interpret import STATISTICS, attention_maps, attention_received, query_statistics
 from llmlite.intervals import measure_all, share, study_table
 from llmlite.metrics import bleu_matrix, repetition_rate
@@ -36,7 +36,7 @@ def reciting(tokenizer: BPETokenizer, ids: list[int]) -> GPT:
     torch.manual_seed(0)
     model = GPT(ModelConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=4, n_embd=64)).eval()
     torch.nn.init.normal_(model.token_embedding.weight)
-    start = len(tokenizer.encode(PARAGRAPH + PROMPT)) - 1
+    start = prompt_ids(tokenizer, PROMPT).size(1) - 1
     to_follow = [ids[(at - start) % len(ids)] for at in range(96)]
     with torch.no_grad():
         model.position_embedding.weight.copy_(1000 * model.token_embedding.weight[to_follow])
