@@ -160,8 +160,14 @@ class TrainConfig(Checked):
     log_scaled_norm: bool = False  # the norm of fp16's gradient before the scale is taken out
 
 
-class Space(Checked):
-    """A grid: every combination of its fields' values, each of which is a tuple."""
+@dataclass(frozen=True)
+class SearchSpace(Checked):
+    """A grid: every combination of these shapes and rates (§IV.A)."""
+
+    learning_rate: tuple[Rate, ...] = (1e-3, 5e-4)
+    n_layer: tuple[Layers, ...] = (2, 4, 6)
+    n_head: tuple[Thousands, ...] = (2, 4)
+    n_embd: tuple[Thousands, ...] = (128,)
 
     def __len__(self) -> int:
         return len(list(self.points()))
@@ -172,30 +178,10 @@ class Space(Checked):
         for values in itertools.product(*axes.values()):
             yield dict(zip(axes, values, strict=True))
 
-
-@dataclass(frozen=True)
-class SearchSpace(Space):
-    """Shapes and rates (§IV.A)."""
-
-    learning_rate: tuple[Rate, ...] = (1e-3, 5e-4)
-    n_layer: tuple[Layers, ...] = (2, 4, 6)
-    n_head: tuple[Thousands, ...] = (2, 4)
-    n_embd: tuple[Thousands, ...] = (128,)
-
     def corners(self) -> "SearchSpace":
         """The first and the last value of each axis, between which a trend shows most."""
         ends = {axis: values[:: max(1, len(values) - 1)] for axis, values in asdict(self).items()}
         return SearchSpace(**ends)
-
-
-@dataclass(frozen=True)
-class DataSpace(Space):
-    """Candidates for how text becomes windows (plan/candidates.py)."""
-
-    vocab_size: tuple[Vocabulary, ...]
-    block_size: tuple[Thousands, ...]
-    # windows that a token is in: 1 is side by side, 4 a quarter's stride
-    overlap: tuple[Thousands, ...]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,15 @@ Knows nothing about files, models or devices.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 
-from llmlite import config as types
-from llmlite.config import DataConfig, DataSpace, ModelConfig, SearchSpace, Space, TrainConfig
+from llmlite.config import (
+    Checked,
+    Count,
+    DataConfig,
+    ModelConfig,
+    SearchSpace,
+    Seed,
+    TrainConfig,
+)
 from llmlite.files import LLMLiteError
 
 PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # §IV.A: 36, batch 64, fixed rate
@@ -18,12 +25,12 @@ PAPER_REVISED_GRID = SearchSpace()  # 12, batch 128, warmup + cosine
 class Grid:
     """Which configurations are tried, and how each is trained."""
 
-    space: Space
+    space: SearchSpace
     train: TrainConfig
 
 
 @dataclass(frozen=True)
-class Profile(types.Checked):
+class Profile(Checked):
     """How much of the paper to run: one choice of data, grids and lengths."""
 
     name: str
@@ -33,17 +40,9 @@ class Profile(types.Checked):
     first: Grid  # fixed rate
     revised: Grid  # warmup + cosine
     searched: bool  # retrain the best of the revised grid in place of the shape and rate above
-    # other vocabularies and windows to compare `data` with; an epoch is a pass over the text, and
-    # the batch is of the longest windows, shorter ones having as many tokens
-    data_grid: Grid | None = None
-    seeds: tuple[types.Seed, ...] = (
-        1337,
-        1,
-        2,
-    )  # of the retraining; the first one's model is studied
-    ablation_tokens: types.Count = (
-        50_000  # of the validation split, behind each head's effect on the loss
-    )
+    seeds: tuple[Seed, ...] = (1337, 1, 2)  # of the retraining; the first one's model is studied
+    # of the validation split, behind each head's effect on the loss
+    ablation_tokens: Count = 50_000
     needs_gpu: bool = False  # its runs would take days on a CPU, which then only shows records
 
 
@@ -91,10 +90,6 @@ PROFILES = {
         # bits per byte of validation text; with windows of 256 at 1.906, with a vocabulary of 2,048
         # at 1.922 and 1.978.
         data=DataConfig(vocab_size=4096, block_size=128),
-        data_grid=Grid(
-            DataSpace(vocab_size=(2048, 4096), block_size=(128, 256), overlap=(1,)),
-            TrainConfig(epochs=1, batch_size=8, patience=0),
-        ),
         # Half as wide, after eight passes over a third of the text, it is at 1.807 bits a byte, and
         # its training loss hardly below its validation loss; with a dropout of 0.1 at 1.846.
         model=ModelConfig(dropout=0.0),
@@ -111,10 +106,6 @@ PROFILES = {
     "full": Profile(
         name="full",
         data=DataConfig(vocab_size=10_000, block_size=256, stride=64),
-        data_grid=Grid(
-            DataSpace(vocab_size=(4096, 10_000, 16_384), block_size=(128, 256), overlap=(1, 4)),
-            TrainConfig(epochs=8, batch_size=64, patience=0),
-        ),
         model=ModelConfig(dropout=0.1),  # with the rate of `train`: paper.BEST
         train=replace(_FULL_SEARCH, epochs=20),
         # The first grid's half batch takes as many steps in one pass as the revised grid's in two.

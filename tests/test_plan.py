@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import pickle
 import re
 import tarfile
@@ -18,18 +17,15 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
-from tiny_plan import SEEDS, TRAIN, files, open_plan
+from tiny_plan import SEEDS, files, open_plan
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
-from llmlite.config import DataSpace
 from llmlite.files import CheckpointError, LLMLiteError, MissingRunError
 from llmlite.plan import runner
 from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack
-from llmlite.plan.candidates import COLUMNS, candidates, choose_data
 from llmlite.plan.runner import RESERVE, work_through
 from llmlite.plan.whole import chosen, whole_plan
-from llmlite.profiles import Grid
 from llmlite.run import STEPS, WEIGHTS, read_record
 
 FEW = ("retrain", "search-revised", "unshifted")
@@ -206,11 +202,10 @@ def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_pa
     experiment = open_plan(some_articles, tmp_path, needs_gpu=True)
     audit, table = Audit(experiment), experiment.search("revised")
     assert table.status.tolist() == ["missing"] * 2
-    assert list(choose_data(experiment).columns) == list(COLUMNS)
     assert audit.leaks() == {}
     said = capsys.readouterr().out
     missing = "2 of 2 configurations are missing; profile tiny is trained on a GPU, by `llmlite run"
-    assert (said.count(missing), "no-mask-deep" in said) == (2, True)
+    assert (said.count(missing), "no-mask-deep" in said) == (1, True)
     asked = (experiment.train, experiment.retraining()), (audit.measured, "scores")
     for make, what in (*asked, (audit.record, "mask")):
         with pytest.raises(MissingRunError, match="There is no finished run"):
@@ -219,14 +214,13 @@ def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_pa
         work_through(experiment)
     assert not experiment.runs.exists()
 
-    # Of a grid's seeds, and of the vocabularies and windows, those that are there are shown.
-    archive, only = tmp_path / "a.tar.gz", ["search-revised", "choice-vocabulary-300-window"]
-    some = chosen(whole_plan(whole.experiment), only)[:3]
+    # Of a grid's seeds those that are there are shown.
+    archive = tmp_path / "a.tar.gz"
+    some = chosen(whole_plan(whole.experiment), ["search-revised"])
     unpack(pack(whole.experiment, some, archive), tmp_path, "tiny")
     assert WEIGHTS not in packed(archive)
     assert set(audit.grids("revised").seed) == {SEEDS[0]}
     assert len(audit.grids("first")) == 0
-    assert choose_data(experiment).stride.tolist() == [some[2].data.stride]
 
     there = files(experiment)
     unpack(whole.experiment.out / "all.tar.gz", tmp_path, "tiny")
@@ -235,7 +229,6 @@ def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_pa
     assert re.search(r"tiny · .* own text .* shown on CPU .+, trained on CPU", str(experiment))
     assert experiment.seed_scores().equals(whole.experiment.seed_scores())
     assert experiment.model.config == whole.experiment.model.config
-    assert choose_data(experiment).equals(choose_data(whole.experiment))
     for grid in ("first", "revised", "longer"):
         assert audit.grids(grid).equals(whole.grids(grid))
     for what in ("scores", *STUDIES):
@@ -251,28 +244,3 @@ def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_pa
     assert WEIGHTS in packed(archive)
     with pytest.raises(LLMLiteError, match="is of profile tiny, not quick; say --profile"):
         unpack(archive, tmp_path / "b", "quick")
-
-
-def test_the_candidates_are_all_combinations_of_a_grid(some_articles, tmp_path):
-    grid = Grid(DataSpace((270, 300), (8, 16), (1, 2)), replace(TRAIN, epochs=2))
-    experiment = open_plan(some_articles, tmp_path, data_grid=grid)
-    runs = candidates(experiment)
-    cut = [(run.data.vocab_size, run.data.block_size, run.data.stride) for run in runs]
-    four = [(8, 8), (8, 4), (16, 16), (16, 8)]
-    assert cut == [(vocabulary, *window) for vocabulary in (270, 300) for window in four]
-    for run in runs:
-        tokenizer = experiment.dataset_of(run.data).tokenizer
-        assert tokenizer.vocab_size == run.model.vocab_size == run.data.vocab_size
-        assert (run.model.n_layer, run.model.n_head, run.model.n_embd) == (6, 4, 128), "paper.BEST"
-        # Each token as often, as many in a batch, whatever the window.
-        assert run.train.epochs * run.data.block_size / run.data.stride == 2
-        assert run.train.batch_size * run.data.block_size == 4 * 16
-    assert candidates(open_plan(some_articles, tmp_path, data_grid=None)) == []
-
-
-def test_the_fewest_bits_per_byte_come_first(whole):
-    table, counts = choose_data(whole.experiment), whole.experiment.dataset.counts("valid")
-    assert [run.data.stride for run in candidates(whole.experiment)] == [8, 16]
-    assert table.stride.tolist() == [16, 8], "in as many windows, with one step more"
-    nats = counts.words_and_line_ends * table["perplexity per word"].map(math.log)
-    assert table["bits per byte"].tolist() == pytest.approx(nats / math.log(2) / counts.bytes)

@@ -7,7 +7,7 @@ import pytest
 
 from llmlite.audit import plan
 from llmlite.audit.runs import Audit
-from llmlite.config import DataConfig, DataSpace, ModelConfig, SearchSpace, TrainConfig
+from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig
 from llmlite.experiment import Experiment
 from llmlite.plan.runner import work_through
 from llmlite.profiles import PROFILES, Grid
@@ -25,7 +25,6 @@ PROFILE = replace(
     first=Grid(SearchSpace((1e-3,), (1,), (1,), (8,)), FIXED),
     revised=Grid(SearchSpace((2e-3, 1e-3), (1,), (2,), (8,)), TRAIN),
     seeds=SEEDS,
-    data_grid=Grid(DataSpace((300,), (16,), (2, 1)), replace(TRAIN, epochs=2, train_tokens=300)),
 )
 # As in `full`, the scorecard judges by the runs of the retraining and of the grids themselves.
 AUDIT = replace(

@@ -2,5 +2,5 @@
 
 search      a grid as a plan; its table      runner   processes side by side
 whole       all that notebooks show          cluster  machines of a Ray cluster
-candidates  other vocabularies and windows   archive  what runs left, in one file
+archive  what runs left, in one file
 """

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from llmlite.audit.runs import Audit
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
-from llmlite.plan.candidates import candidates
 from llmlite.run import Run
 
 
@@ -26,7 +25,6 @@ def whole_plan(experiment: Experiment) -> list[Run]:
         *leaks.values(),
         *experiment.grid("first"),
         *(run for runs in grids.values() for run in runs),
-        *candidates(experiment),
     ]
 
 

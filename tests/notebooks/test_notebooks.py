@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-from itertools import product
 
 import pandas as pd
 import pytest
@@ -17,7 +16,6 @@ from llmlite.cli.notebooks import find_notebooks, run_notebooks
 from llmlite.experiment import SEEDS
 from llmlite.plan.archive import LARGEST
 from llmlite.pretrained import load_pretrained
-from llmlite.profiles import PROFILES
 
 NOTEBOOKS = find_notebooks(REPOSITORY / "notebooks")
 SOURCES = "".join(path.read_text("utf-8") for path in NOTEBOOKS)
@@ -25,13 +23,12 @@ FIGURES = set(re.findall(r'\\"(0\d_\w+)\\"', SOURCES))  # what they must draw
 # Python runs a file of this name at its start, so the notebooks' kernels have this profile, too.
 SITE = """
 from dataclasses import replace
-from llmlite.config import DataSpace, SearchSpace, TrainConfig
+from llmlite.config import SearchSpace, TrainConfig
 from llmlite.profiles import PROFILES, Grid
 
 short = TrainConfig(epochs=1, batch_size=4, amp="off", train_tokens=8_000, valid_tokens=3_000)
 grid = Grid(SearchSpace((4e-3,), (2,), (4,), (32,)), short)
-data = Grid(DataSpace((600, 900), (16, 32), (2,)), replace(short, epochs=2, patience=0))
-given = dict(data_grid=data, first=grid, revised=grid, train=short, seeds=(1337, 1, 2))
+given = dict(first=grid, revised=grid, train=short, seeds=(1337, 1, 2))
 PROFILES["full"] = replace(PROFILES["quick"], name="full", **given)
 """
 
@@ -78,18 +75,6 @@ def test_a_later_notebook_runs_alone_with_the_model_that_ships(run, tmp_path):
     captions = json.loads((tmp_path / "out" / "figures" / "captions.json").read_text())
     assert set(captions) == {name for name in FIGURES if name.startswith("07")}
     assert all("the model that comes with llmlite" in text for text in captions.values())
-
-
-@pytest.mark.slow
-def test_candidates_are_compared_and_the_profiles_data_used(run, tmp_path):
-    prepare, data = run("01", "full"), PROFILES["quick"].data
-    assert "bits per byte" in prepare, "the table of the candidates"
-    assert f"vocabulary of {data.vocab_size:,}, windows of {data.block_size} tokens" in prepare
-    assert "revised grid: 1 configurations" in run("02", "full")
-    records = [json.loads(p.read_text()) for p in tmp_path.glob("out/runs/*/record.json")]
-    models = [record["identity"]["model"] for record in records]
-    sizes = [(model["vocab_size"], model["block_size"]) for model in models]
-    assert set(sizes) == {*product((600, 900), (16, 32)), (data.vocab_size, data.block_size)}
 
 
 @pytest.mark.slow
