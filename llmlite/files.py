@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import stat
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,11 @@ class BusyError(LLMLiteError):
 
 class DiskFullError(LLMLiteError):
     """There is no room left for a file; what was there before is whole."""
+
+
+def one_line(error: Exception) -> str:
+    """Why, in the middle of a sentence: some reasons are pages, some are empty."""
+    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder="…").rstrip(".")
 
 
 @contextmanager
@@ -121,12 +127,15 @@ def is_held(folder: str | Path) -> bool:
 
 def write_json(path: str | Path, content) -> None:
     """Write `content` as strict JSON: NaN and infinity are a programming error here."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+        aside.write_text(to_json(content), encoding="utf-8")
 
 
-MOST_BYTES = 1 << 26  # of a file of JSON or of text that is read whole
+def to_json(content) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+MOST_BYTES = 1 << 24  # of a file of JSON or of text that is read whole
 LARGEST = 10.0**100  # number in JSON
 DEEPEST = 32  # lists and objects of JSON that stand in each other
 
