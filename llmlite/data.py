@@ -2,12 +2,13 @@
 stream a few megabytes at a time, so that a text larger than memory is never held."""
 
 import hashlib
-import json
 import math
 import mmap
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,15 @@ import torch
 from torch import Tensor
 
 from llmlite.config import DataConfig, fingerprint
-from llmlite.files import DataError, locked, replacing, tqdm, write_json
+from llmlite.files import (
+    DataError,
+    TokenizerError,
+    locked,
+    read_json,
+    replacing,
+    tqdm,
+    write_json,
+)
 from llmlite.parallel import world
 from llmlite.sources import SPLITS, Source, open_source, split_articles
 from llmlite.tokenizer import BPETokenizer
@@ -128,27 +137,34 @@ class Dataset:
     def tokenizer(self) -> BPETokenizer:
         """Learnt from the training split alone; of a stream, from its first `tokenizer_bytes`."""
         n_bytes = self.config.tokenizer_bytes if self.config.stream else math.inf
-        path = self.folder / f"tokenizer-{self._source.key[:8]}-{self.config.vocab_size}.json"
-        with world().main_first():
-            if not path.exists():
-                text = head(self._source.strings("train"), n_bytes)
-                BPETokenizer.train(text, self.config.vocab_size, progress=self.progress).save(path)
-            return BPETokenizer.load(path)
+        size, key = self.config.vocab_size, self._source.key
+        path = self.folder / f"tokenizer-{key[:8]}-{size}.json"
+        with _one_at_a_time(self.folder, "tokenizer-*"):
+            try:
+                if (found := BPETokenizer.load(path)).vocab_size == size:
+                    return found
+                raise TokenizerError(f"{path} has {found.vocab_size} tokens, not {size}.")
+            except TokenizerError as error:
+                if path.exists():
+                    tqdm.write(f"{error} It is trained again.", sys.stderr)
+            text = head(self._source.strings("train"), n_bytes)
+            tokenizer = BPETokenizer.train(text, size, progress=self.progress)
+            tokenizer.save(path)
+            return tokenizer
 
     @cached_property
     def _encoded(self) -> dict[str, "Encoded"]:
         tokenizer = self.tokenizer  # made before processes wait for each other below
         folder = self.folder / f"tokens-{self._source.key}-{tokenizer.fingerprint}"
-        folder.mkdir(parents=True, exist_ok=True)
-        # Whoever comes second finds what the first has made.
-        with world().main_first(), locked(folder / ".lock"):
-            for half_written in folder.glob(".*.tmp*"):  # by a process that was killed
-                half_written.unlink()
+        encoded = {}
+        with _one_at_a_time(folder, "*"):
             for split in SPLITS:
-                if not (folder / f"{split}.json").exists():
+                found = Encoded.read(folder / split)
+                if not found:
                     strings = self._source.strings(split)
-                    Encoded.write(folder / split, strings, tokenizer, self.progress)
-            return {split: Encoded.read(folder / split) for split in SPLITS}
+                    found = Encoded.write(folder / split, strings, tokenizer, self.progress)
+                encoded[split] = found
+        return encoded
 
     @cached_property
     def ids(self) -> dict[str, Tensor] | dict[str, np.ndarray]:
@@ -188,6 +204,16 @@ class Dataset:
         return table
 
 
+@contextmanager
+def _one_at_a_time(folder: Path, names: str) -> Iterator[None]:
+    """Make files of these names alone: whoever comes second finds what the first has made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with world().main_first(), locked(folder / ".dataset.lock"):
+        for half_written in folder.glob(f".{names}.tmp*"):  # by a process that was killed
+            half_written.unlink()
+        yield
+
+
 def head(strings: Iterable[str], n_bytes: float) -> str:
     """The first strings, joined: `n_bytes` in UTF-8 or a few more; fewer at the end."""
     taken, size = [], 0
@@ -225,30 +251,39 @@ class Encoded:
     sha256: str  # of the text
 
     @classmethod
-    def read(cls, path: Path) -> "Encoded":
+    def read(cls, path: Path) -> "Encoded | None":
+        """None where there is none that is whole and of the text and tokenizer that its folder is
+        named by, which is said."""
         try:
-            content = json.loads(path.with_suffix(".json").read_text("utf-8"))
+            content = read_json(path.with_suffix(".json"))
+            if content.pop("of", None) != fingerprint(path.parent.name, path.name, content):
+                raise ValueError("of another text or tokenizer, or changed")
             ids = np.memmap(path.with_suffix(".bin"), content["dtype"], mode="r")
-            if len(ids) != content["tokens"]:
-                raise ValueError(f"{len(ids)} tokens, {content['tokens']} expected")
+            if hashlib.sha256(ids).hexdigest() != content["ids"]:
+                raise ValueError("not those that were written")
             return cls(ids, Counts(**content["counts"]), content["sha256"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(
-                f"The tokens {path}.bin are damaged ({error}); delete the folder {path.parent}."
-            ) from None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            tqdm.write(f"{path}.bin: its tokens are {error}; they are made again.", sys.stderr)
+            return None
 
     @classmethod
-    def write(cls, path: Path, strings: Iterable[str], tokenizer, progress: bool) -> None:
-        counts, sha256 = Counter(), hashlib.sha256()
+    def write(cls, path: Path, strings: Iterable[str], tokenizer, progress: bool) -> "Encoded":
+        counts, sha256, sha256_of_ids = Counter(), hashlib.sha256(), hashlib.sha256()
         bar = tqdm(desc=f"Encode {path.name}", unit="B", unit_scale=True, disable=not progress)
         with bar, replacing(path.with_suffix(".bin")) as aside, open(aside, "wb") as file:
             for begins, text, ids in encode_parts(strings, tokenizer):
                 file.write(ids)
+                sha256_of_ids.update(ids)
                 part = asdict(Counts.of(text, articles=int(begins)))
-                counts.update(part, tokens=len(ids))
+                counts.update(part)
                 sha256.update(text.encode())
                 bar.update(part["bytes"])
             if not counts["words"]:
                 raise DataError(f"The {path.name} split holds no text; check the source.")
-        content = {"tokens": counts.pop("tokens"), "dtype": tokenizer.dtype.name, "counts": counts}
-        write_json(path.with_suffix(".json"), content | {"sha256": sha256.hexdigest()})
+        digests = {"sha256": sha256.hexdigest(), "ids": sha256_of_ids.hexdigest()}
+        content = {"dtype": tokenizer.dtype.name, "counts": counts} | digests
+        content["of"] = fingerprint(path.parent.name, path.name, content)
+        write_json(path.with_suffix(".json"), content)
+        return cls.read(path)

@@ -8,7 +8,8 @@ lie in the folder itself, runs below `runs`, each under a fingerprint of all tha
 wants the same run (a grid, the retraining, the audit) finds it.
 """
 
-import json
+import sys
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -17,11 +18,21 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from llmlite import run as runs
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
 from llmlite.config import AXES, DataConfig, FastPaths, RayOptions, TrainConfig, with_data
 from llmlite.data import Dataset
-from llmlite.files import LLMLiteError, MissingRunError, locked, replacing, write_json
+from llmlite.files import (
+    CheckpointError,
+    LLMLiteError,
+    MissingRunError,
+    locked,
+    read_json,
+    replacing,
+    tqdm,
+    write_json,
+)
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import gpu_bytes, resolve_device, world
@@ -30,7 +41,7 @@ from llmlite.plan.search import at, best_row, epochs_table, grid, point, row_of,
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
 from llmlite.profiles import Profile, changed, get_profile
-from llmlite.run import RECORD, WEIGHTS, Run, environment, finished_record, load_model, read_record
+from llmlite.run import RECORD, WEIGHTS, Record, Run, environment
 from llmlite.sources import resolve_source
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Compute, Trainer
@@ -136,35 +147,55 @@ class Experiment:
     def trainer(self, run: Run) -> Trainer:
         return Trainer(run, self.dataset_of(run.data), self.folder(run), self.compute)
 
-    def train(self, run: Run) -> dict:
+    def record(self, run: Run) -> Record | None:
+        """Of a run, however far it came; None where there is none that can be used."""
+        return runs.record_of(self.folder(run), run.identity(self.dataset_of(run.data).about))
+
+    def train(self, run: Run) -> Record:
         """Train a run, or carry it on, or find it finished; its record. Raises MissingRunError
         where nothing is trained."""
-        identity = run.identity(self.dataset_of(run.data).about)
-        if world().size == 1 and (record := finished_record(self.folder(run), identity)):
+        record = self.record(run)
+        if world().size == 1 and record and record["status"] == "finished":
             return record
         if self.only_read:
             raise MissingRunError(f"There is no finished run {run.name}: {self.only_read}")
         return self.trainer(run).fit()
 
     def model_of(self, run: Run) -> GPT:
-        """A run's model after its best epoch, trained first if need be."""
-        self.train(run)
-        return load_model(self.folder(run) / WEIGHTS, self.device)[0]
+        """A run's model after its best epoch, trained first if need be, and once more if only its
+        record is here."""
+        record, folder = self.train(run), self.folder(run)
+        try:
+            return runs.model_in(folder, record, self.device)
+        except CheckpointError as error:
+            if self.only_read:
+                said = f"There is no model of run {run.name}: {self.only_read}"
+                raise MissingRunError(said) from None
+            if world().main:
+                tqdm.write(f"{error} Run {run.name} is trained again.", sys.stderr)
+        return runs.model_in(folder, self.trainer(run).fit(again=True), self.device)
 
     def measured(self, run: Run, what: str) -> dict:
         """One of the run's measures, from its folder if it is there."""
-        path = self.folder(run) / f"{what}.json"
-        if not path.exists():
-            write_json(path, run.measures[what](self.model_of(run), self.dataset_of(run.data)))
-        return json.loads(path.read_text("utf-8"))
+        record, folder = self.train(run), self.folder(run)
+        if (found := runs.read_measure(folder, what, record)) is not None:
+            return found
+        if (folder / f"{what}.json").exists() and world().main:
+            said = f"{folder / what}.json is damaged or of another training; it is measured again."
+            tqdm.write(said, sys.stderr)
+        result = run.measures[what](self.model_of(run), self.dataset_of(run.data))
+        return runs.write_measure(folder, what, self.train(run), result)
 
     def is_trained(self, run: Run) -> bool:
-        return finished_record(self.folder(run)) is not None
+        record = self.record(run)
+        return bool(record) and record["status"] == "finished"
 
     def is_done(self, run: Run) -> bool:
         """Trained, and all of its measures there?"""
-        folder = self.folder(run)
-        return self.is_trained(run) and all((folder / f"{m}.json").exists() for m in run.measures)
+        folder, record = self.folder(run), self.record(run)
+        return self.is_trained(run) and all(
+            runs.read_measure(folder, what, record) is not None for what in run.measures
+        )
 
     def make(self, run: Run) -> None:
         """Train and measure, or what is left of it."""
@@ -186,12 +217,12 @@ class Experiment:
         return table
 
     def epochs(self, runs: list[Run]) -> pd.DataFrame:
-        return epochs_table(runs, [self.folder(run) for run in runs])
+        return epochs_table(runs, map(self.record, runs))
 
     def made_on(self) -> str:
         """The devices that the runs here were trained on; where there are none yet, this one."""
-        records = (read_record(path.parent) for path in self.runs.glob(f"*/{RECORD}"))
-        names = {record["environment"]["device"] for record in records}
+        records = (runs.record_of(path.parent) for path in self.runs.glob(f"*/{RECORD}"))
+        names = {record["environment"]["device"] for record in records if record}
         return " and ".join(sorted(names)) or environment(self.device)["device"]
 
     def run(self, name: str, train: TrainConfig) -> Run:
@@ -213,7 +244,7 @@ class Experiment:
     def searched_best(self) -> dict | None:
         """The values of AXES with the lowest validation perplexity in the revised grid, by its
         runs' records; None while some of it is left to train."""
-        rows = [row_of(run, read_record(self.folder(run))) for run in self.grid("revised")]
+        rows = [row_of(run, self.record(run)) for run in self.grid("revised")]
         table = pd.DataFrame(rows)
         known = "finished" in table.status.values and "missing" not in table.status.values
         return best_row(table)[list(AXES)].to_dict() if known else None
@@ -259,10 +290,11 @@ class Experiment:
         """This experiment, or where it has trained nothing yet, the model that comes with the
         package in its place: with that model's tokenizer, on this experiment's text."""
         if self.known_configuration:
-            folder = self.folder(self.retraining())
-            record = read_record(folder)
+            run = self.retraining()
+            record = self.record(run)
             # Records alone, of another machine, have no model.
-            if (folder / WEIGHTS).exists() or (record and record["status"] != "finished"):
+            there = (self.folder(run) / WEIGHTS).exists()
+            if there or (record and record["status"] != "finished"):
                 return self
         pretrained = load_pretrained(self.device)
         shape, tokenizer = pretrained.model.config, pretrained.tokenizer
@@ -320,7 +352,9 @@ class Experiment:
         caption += f"; {self.pretrained}." if self.pretrained else "."
         captions = folder / "captions.json"
         with locked(self.out / ".captions.lock"):  # other notebooks have figures, too
-            known = json.loads(captions.read_text("utf-8")) if captions.exists() else {}
+            known = {}
+            with suppress(FileNotFoundError, ValueError):  # what is damaged is drawn again
+                known = read_json(captions, dict[str, str])
             write_json(captions, dict(sorted((known | {name: caption}).items())))
         return figure
 

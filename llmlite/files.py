@@ -155,13 +155,16 @@ def is_held(folder: str | Path) -> bool:
 
 def write_json(path: str | Path, content) -> None:
     """Write `content` as strict JSON: NaN and infinity are a programming error here."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as aside:
         # A file's name, in a command that was typed, need not be Unicode.
-        aside.write_text(text + "\n", encoding="utf-8", errors="replace")
+        aside.write_text(to_json(content), encoding="utf-8", errors="replace")
 
 
-MOST_BYTES = 1 << 26  # of a file of JSON or of text that is read whole
+def to_json(content) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+MOST_BYTES = 1 << 24  # of a file of JSON or of text that is read whole
 LARGEST = 10.0**100  # number in JSON
 DEEPEST = 32  # lists and objects of JSON that stand in each other
 

@@ -2,7 +2,6 @@
 al., 2019): transformers' GPT2LMHeadModel gives the same logits from the same weights."""
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -223,20 +222,15 @@ class GPT(nn.Module):
         x = self.token_embedding(ids) + self.position_embedding(positions)
         return dropout(x, self.config.dropout, self.training)
 
+    @staticmethod
+    def size(config: ModelConfig) -> int:
+        """`n_parameters` of a model that is not made."""
+        width, inputs = config.n_embd, config.vocab_size + config.block_size
+        return width * (inputs + config.n_layer * (12 * width + 13) + 2)
+
     @property
     def device(self) -> torch.device:
         return self.token_embedding.weight.device
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())  # the tied embedding once
-
-
-def shapes(config: ModelConfig) -> dict[str, Tensor]:
-    """All weights of such a model, by name, as no more than their shapes: without memory."""
-    with torch.device("meta"):  # a block is like the other
-        one = GPT(replace(config, n_layer=1)).state_dict()
-    return {
-        name.replace("blocks.0.", f"blocks.{layer}."): weight
-        for layer in range(config.n_layer)
-        for name, weight in one.items()
-    }

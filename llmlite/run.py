@@ -1,5 +1,6 @@
 """A run: all that one training is, as data, and the folder that it leaves."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,7 +8,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import textwrap
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,16 +15,27 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, get_type_hints
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from llmlite import __version__
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
-from llmlite.files import CheckpointError, LLMLiteError, is_held, replacing, tqdm
+from llmlite.files import (
+    CheckpointError,
+    LLMLiteError,
+    is_held,
+    one_line,
+    parse_json,
+    read_bytes,
+    read_json,
+    replacing,
+    tqdm,
+    write_json,
+)
 from llmlite.model import GPT
 
 if TYPE_CHECKING:
@@ -36,6 +47,62 @@ STEPS = "steps.jsonl"  # a line an optimiser step: learning rate, loss, norm of 
 WEIGHTS = "best.safetensors"  # of the lowest validation loss; the header says what they are
 LAST = "last.pt"  # all that is needed to carry on; gone once the run is finished
 PREVIOUS = "previous.pt"  # the checkpoint before it, used if the last is damaged; likewise
+LONGEST = 1 << 32  # bytes of a log of steps
+
+# As JSON has them.
+Shape = TypedDict("Shape", get_type_hints(ModelConfig))
+Training = TypedDict("Training", get_type_hints(TrainConfig))
+KEYS = ("llmlite", "python", "torch", "numpy", "device", "commit")
+Environment = TypedDict("Environment", dict.fromkeys(KEYS, str))
+
+
+class Identity(TypedDict):
+    """All that a run is."""
+
+    model: Shape
+    train: Training
+    stride: int
+    data: NotRequired[str]  # this and what follows: of its dataset (see Dataset.about)
+    data_fingerprint: NotRequired[str]
+    tokenizer_fingerprint: NotRequired[str]
+    padding: NotRequired[str]
+    targets: NotRequired[str]
+    split: NotRequired[str]
+
+
+class Epoch(TypedDict):
+    """The log of an epoch; losses in nats per token."""
+
+    epoch: int  # from 1
+    step: int  # optimiser steps taken by its end
+    valid_loss: float
+    perplexity: float
+    lr: float  # of its last step
+    train_loss: float
+    grad_norm: float  # mean
+    skipped: int  # steps that a scaler left out
+    tokens_per_second: float
+    seconds: float
+
+
+class Record(TypedDict):
+    """What record.json holds."""
+
+    status: Literal["running", "finished", "failed"]
+    reason: NotRequired[str]  # why it failed
+    warning: NotRequired[str]  # of a loss that is too good to be true
+    command: str | None
+    identity: Identity
+    environment: Environment
+    amp: str
+    engine: str
+    processes: int
+    parameters: int
+    steps_per_epoch: int
+    tokens_per_epoch: int
+    epochs: list[Epoch]
+    best: Epoch | None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -63,32 +130,84 @@ class Run:
     def folder(self, runs: str | Path, about: dict[str, str]) -> Path:
         """Where below `runs` it lies: named by its shape and by a fingerprint of all that it is, so
         that whoever wants the same run (a grid, the retraining, the audit) finds it."""
-        model, rate = self.model, self.train.learning_rate
-        shape = f"lr{rate:g}-{model.n_layer}l-{model.n_head}h-{model.n_embd}d"
-        parts = [str(model), str(self.train), self.data.stride, about]
-        return Path(runs) / f"{shape}-{fingerprint(parts)[:8]}"
+        return Path(runs) / _name(self.model, self.train, self.data.stride, about)
 
 
-def read_record(folder: str | Path) -> dict | None:
-    """The record of a run, None where there is none yet."""
+def _name(model: ModelConfig, train: TrainConfig, stride: int | None, about: dict) -> str:
+    shape = f"lr{train.learning_rate:g}-{model.n_layer}l-{model.n_head}h-{model.n_embd}d"
+    return f"{shape}-{fingerprint([str(model), str(train), stride, about])[:8]}"
+
+
+def is_named(name: str, identity: Identity) -> bool:
+    """Is this what the folder of that run is called? LLMLiteError if there is no such run."""
+    about = dict(identity)
+    model, train = ModelConfig(**about.pop("model")), TrainConfig(**about.pop("train"))
+    stride = about.pop("stride")  # which may not have been given
+    return name in {_name(model, train, given, about) for given in (stride, None)}
+
+
+def read_record(folder: str | Path) -> Record | None:
+    """The record of a run, None where there is none yet. CheckpointError if it is damaged."""
     path = Path(folder) / RECORD
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, Record)
+        best = min(record["epochs"], key=lambda epoch: epoch["valid_loss"], default=None)
+        if record["best"] != best or (record["status"] == "finished" and not best):
+            raise ValueError("its best epoch is not the best of its epochs")
+        return record
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it.") from None
+        said = f"{path} is damaged or of another version of llmlite ({one_line(error)})"
+        raise CheckpointError(f"{said}; delete it.") from None
 
 
-def finished_record(folder: str | Path, identity: dict | None = None) -> dict | None:
-    """The record of a run that was trained to its end, and is this very run; else None."""
-    record = read_record(folder)
-    if not record or record["status"] != "finished":
-        return None
-    return None if identity and difference(identity, record["identity"]) else record
+def record_of(folder: str | Path, identity: dict | None = None) -> Record | None:
+    """The record of this very run, however far it came; None where there is none, or one that is
+    damaged or another's: whoever trains there will say so."""
+    with suppress(CheckpointError):
+        record = read_record(folder)
+        if record and not (identity and difference(identity, record["identity"])):
+            return record
+    return None
 
 
-def outcome(record: dict) -> str:
+def finished_record(folder: str | Path, identity: dict | None = None) -> Record | None:
+    """`record_of`, if it was trained to its end."""
+    record = record_of(folder, identity)
+    return record if record and record["status"] == "finished" else None
+
+
+def stamp(record: Record) -> str:
+    """Stands for one training of a run, down to the last digit of its best epoch's loss and time:
+    its weights, and what was measured of them, carry it."""
+    return fingerprint(record["identity"], record["best"])
+
+
+def origin(record: Record) -> dict[str, str]:
+    """What weights say of themselves in their header."""
+    about = {name: value for name, value in record["identity"].items() if isinstance(value, str)}
+    return about | {"of": stamp(record)}
+
+
+def read_measure(folder: str | Path, what: str, record: Record) -> dict | None:
+    """None where it is not there, or damaged, or of another training than the record's."""
+    with suppress(FileNotFoundError, ValueError):
+        result = read_json(Path(folder) / f"{what}.json")
+        if result.pop("of", None) == fingerprint(stamp(record), what, result):
+            return result
+    return None
+
+
+def write_measure(folder: str | Path, what: str, record: Record, result: dict) -> dict:
+    """Keep what was measured, with what it is of; as it will be read."""
+    result = json.loads(json.dumps(result, allow_nan=False))
+    of = fingerprint(stamp(record), what, result)
+    write_json(Path(folder) / f"{what}.json", {"of": of, **result})
+    return result
+
+
+def outcome(record: Record) -> str:
     """What came of a finished run, in words."""
     best, last = record["best"], record["epochs"][-1]
     return (
@@ -118,18 +237,43 @@ def typed_command() -> str | None:
 
 
 def read_steps(folder: str | Path) -> "pd.DataFrame":
-    """The log of a run's optimiser steps: step (from 1), epoch (from 1), lr, loss, grad_norm."""
+    """The log of a run's optimiser steps: step (from 1), epoch (from 1), lr, loss, grad_norm; a row
+    a step, or fewer. CheckpointError if it is lost or damaged."""
     import pandas as pd
 
-    return pd.read_json(Path(folder) / STEPS, lines=True)
+    path, columns = Path(folder) / STEPS, ["step", "epoch", "lr", "loss", "grad_norm"]
+    try:
+        steps = pd.read_json(io.BytesIO(read_bytes(path, LONGEST)), lines=True)
+        if list(steps) != columns or not (steps.step.diff().dropna() > 0).all():
+            raise ValueError("its rows are not those of steps")
+        return steps.astype(dict.fromkeys(columns, float) | dict.fromkeys(columns[:2], "int64"))
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        why = one_line(error)
+        said = f"{path} is lost or damaged ({why}); delete its folder to train the run again."
+        raise CheckpointError(said) from None
+
+
+def weights_bytes(config: ModelConfig, weights: dict, **about: str) -> bytes:
+    """Weights (name → tensor) as safetensors; `about`, such as data, goes in the header, and a
+    checksum of all."""
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    header = {"format": FORMAT, "config": json.dumps(asdict(config)), **about}
+    return save(weights, header | {"sha256": _checksum(weights, header)})
+
+
+def _checksum(weights: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> str:
+    sha256, types = hashlib.sha256(), [str(weights[name].dtype) for name in sorted(weights)]
+    for name in sorted(weights):
+        sha256.update(name.encode())
+        sha256.update(weights[name].flatten().view(torch.uint8).numpy())
+    sha256.update(json.dumps([types, header], sort_keys=True).encode() if header else b"")
+    return sha256.hexdigest()
 
 
 def save_weights(config: ModelConfig, weights: dict, path: str | Path, **about: str) -> None:
-    """Write weights (name → tensor) as safetensors; `about`, such as data, goes in the header."""
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    header = {"format": FORMAT, "config": json.dumps(asdict(config)), **about}
+    """Write `weights_bytes`."""
     with replacing(path) as aside:
-        aside.write_bytes(save(weights, header))
+        aside.write_bytes(weights_bytes(config, weights, **about))
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GPT, dict[str, str]]:
@@ -137,19 +281,39 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     CheckpointError, naming the file, if it is missing, damaged or not ours."""
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-        if header.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
-        model = GPT(ModelConfig(**json.loads(header["config"])))
-        model.load_state_dict(load_file(path))
+            if header.get("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            config = ModelConfig(**parse_json(header["config"].encode(), Shape))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Before a model is made, for which there may be no room.
+        if sum(weight.numel() for weight in weights.values()) != GPT.size(config):
+            raise ValueError("its weights are not those of its configuration")
+        # The model that ships has one of its weights alone.
+        if header.pop("sha256", None) not in (_checksum(weights, header), _checksum(weights)):
+            raise ValueError("its checksum is another")
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            raise ValueError("some of its weights are no finite numbers")
+        model = GPT(config)
+        model.load_state_dict(weights)
     except FileNotFoundError:
         raise CheckpointError(f"There is no model at {path}; train one first.") from None
     except Exception as error:  # a damaged file has a dozen kinds
-        why = textwrap.shorten(str(error), 200, placeholder="…")  # PyTorch's are pages
+        why = one_line(error)
         said = f"{path} is damaged or no model of llmlite ({why}); name or train another."
         raise CheckpointError(said) from None
     return model.to(device).eval(), header
+
+
+def model_in(folder: str | Path, record: Record, device: str | torch.device = "cpu") -> GPT:
+    """The model that a training ended with; CheckpointError if it is not there or of another."""
+    model, header = load_model(Path(folder) / WEIGHTS, device)
+    if header.get("of") != stamp(record):
+        raise CheckpointError(f"{Path(folder) / WEIGHTS} is of another training; delete it.")
+    return model
 
 
 def save_state(state: dict, folder: Path) -> None:
@@ -165,27 +329,37 @@ def save_state(state: dict, folder: Path) -> None:
 def load_state(folder: Path, device: str | torch.device) -> dict | None:
     """The last training state that is whole, tensors on `device`; None where there is none yet. A
     damaged file is named on stderr and set aside; CheckpointError if none is whole."""
-    found = [path for name in (LAST, PREVIOUS) if (path := folder / name).exists()]
+    found = [path for name in (LAST, PREVIOUS) if (path := folder / name).is_file()]
     for path in found:
+        content = io.BytesIO(path.read_bytes())
         try:
-            with zipfile.ZipFile(path) as file:  # its checksums, which torch.load does not look at
-                if changed := file.testzip():
+            with zipfile.ZipFile(content) as file:
+                if sum(part.file_size for part in file.infolist()) > len(content.getbuffer()):
+                    raise ValueError("it would grow when it is read")
+                if changed := file.testzip():  # checksums, which torch.load does not look at
                     raise ValueError(f"{changed} was changed")
-            return torch.load(path, map_location=device, weights_only=True)
-        except (OSError, torch.OutOfMemoryError):
+            content.seek(0)
+            state = torch.load(content, map_location=device, weights_only=True)
+            if not isinstance(state, dict):
+                raise ValueError("it holds something else")
+            return state
+        except torch.OutOfMemoryError:
             raise  # of the machine, not of the file
         except Exception as error:  # a damaged file has a dozen kinds, of zipfile, pickle and torch
-            damaged = path.replace(path.with_name(f"damaged-{path.name}"))
-            why = (str(error) or type(error).__name__).splitlines()[0]
-            said = f"{path} is damaged or no checkpoint ({why}); it is {damaged.name} now."
-            tqdm.write(said, sys.stderr)
+            set_aside(path, f"is damaged or no checkpoint ({one_line(error)})")
     if not found:
         return None
     again = "make the same call again to start anew"
     raise CheckpointError(f"No checkpoint in {folder} is whole; {again}.")
 
 
-def environment(device: str | torch.device) -> dict[str, str]:
+def set_aside(path: Path, why: str) -> None:
+    """Let a file that cannot be used make room for a new one, and say so."""
+    damaged = path.replace(path.with_name(f"damaged-{path.name}"))
+    tqdm.write(f"{path} {why}; it is {damaged.name} now.", sys.stderr)
+
+
+def environment(device: str | torch.device) -> Environment:
     """What a number depends on besides the configuration: versions, device, commit."""
     return {
         "llmlite": __version__,
@@ -236,13 +410,15 @@ def runs_table(folder: str | Path) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    records = sorted(Path(folder).rglob(RECORD), key=lambda p: p.stat().st_mtime, reverse=True)
+    records = sorted(Path(folder).rglob(RECORD), key=lambda p: p.lstat().st_mtime, reverse=True)
     for path in records:
         row = {"run": str(path.parent.relative_to(folder))}
+        if (path.parent / "model.safetensors").exists():
+            continue  # the record of a model that ships or was imported
         try:
             record = read_record(path.parent)
-            if "status" not in record:
-                continue  # of a model that ships
+            if not record:
+                continue  # a link to nothing
             left = record["status"] == "running" and not is_held(path.parent)
             row |= {
                 "state": "interrupted" if left else record["status"],
@@ -251,7 +427,7 @@ def runs_table(folder: str | Path) -> "pd.DataFrame":
                 "reason": record.get("reason", ""),
                 "command": record.get("command") or "",
             }
-        except (CheckpointError, LookupError, TypeError) as error:
+        except CheckpointError as error:
             row |= {"state": "damaged", "reason": f"{error}"}
         rows.append(row)
     if not rows:

@@ -183,8 +183,10 @@ def _wikitext(folder: Path, title: str) -> Source:
             f"The folder {folder} lacks {', '.join(missing)}; it must hold "
             "wiki.train, wiki.valid and wiki.test, all ending in .raw or all in .tokens."
         )
-    stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files.values()]
-    key = fingerprint(str(folder.resolve()), stats)
+    stats = [file.stat() for file in files.values()]
+    # What a copy with the same size and time does not have.
+    changed = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
+    key = fingerprint(str(folder.resolve()), changed)
     return Source(lambda split: _lines(files[split]), key, title, files)
 
 

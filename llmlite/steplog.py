@@ -1,19 +1,29 @@
 """The log of a run's optimiser steps: read off the device in groups, checked and added up."""
 
+import hashlib
 import json
 import math
 import os
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from llmlite.files import DivergedError, replacing, room_for
+from llmlite.files import DivergedError, read_bytes, replacing, room_for
 from llmlite.parallel import World
-from llmlite.run import STEPS
+from llmlite.run import LONGEST, STEPS
 
 MAX_SKIPPED = 30  # steps in a row that fp16 may leave out; from its first scale 16 are already many
+
+
+def first_rows(folder: Path, steps: int) -> bytes:
+    """The log's rows of so many steps, as far as they are there."""
+    # A kill may have left the last line short; all lines up to a checkpoint are whole.
+    with suppress(FileNotFoundError, ValueError):
+        return b"".join(read_bytes(folder / STEPS, LONGEST).splitlines(True)[:steps])
+    return b""
 
 
 class StepLog:
@@ -23,6 +33,7 @@ class StepLog:
         self.path, self.total_steps, self.world = folder / STEPS, total_steps, world
         self.may_skip = dtype == torch.float16  # a scaler leaves out steps that overflow
         self.skipped = 0  # the last steps in a row that were left out
+        self.sha256 = hashlib.sha256()  # of the file, up to the last flush
         self.sums = Counter()  # of the epoch, up to the last flush
         # Rows as in the file, with this process's share of the loss and the norm on the device, and
         # with the step's tokens.
@@ -51,18 +62,20 @@ class StepLog:
         sums["seconds"] += time.perf_counter() - self._since  # the device is done with them
         self.start_clock()
         if self.world.main:
-            with room_for(self.path), open(self.path, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+            lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            self.sha256.update(lines)
+            with room_for(self.path), open(self.path, "ab") as file:
+                file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())  # as a checkpoint after them needs
         return rows
 
     def cut(self, step: int) -> None:
         """Cut the file back to its first `step` rows, those before a checkpoint."""
-        # A kill may have left the last line short; all lines up to the checkpoint are whole.
-        rows = self.path.read_text("utf-8").splitlines(True) if self.path.exists() else []
+        rows = first_rows(self.path.parent, step)
+        self.sha256 = hashlib.sha256(rows)
         with replacing(self.path) as aside:
-            aside.write_text("".join(rows[:step]), encoding="utf-8")
+            aside.write_bytes(rows)
 
     def _check(self, step: int, rate: float, loss: float, norm: float) -> None:
         what, advice = "", "lower the learning rate or lengthen the warmup"

@@ -1,6 +1,7 @@
 """The trainer (§III.E): a Run and token ids → the run's folder (see run.py). Interrupted, even by
 SIGKILL, the same call carries on, and on a CPU ends with the same weights, bit for bit."""
 
+import hashlib
 import math
 import sys
 import time
@@ -8,10 +9,12 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typeguard import check_type
 
 from llmlite import metrics
 from llmlite import run as runs
@@ -21,15 +24,23 @@ from llmlite.engine import Engine, autocast_dtype, learning_rate
 from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tqdm, write_json
 from llmlite.model import GPT
 from llmlite.parallel import world
-from llmlite.run import LAST, PREVIOUS, RECORD, WEIGHTS, Run
-from llmlite.steplog import StepLog
+from llmlite.run import LAST, PREVIOUS, RECORD, STEPS, WEIGHTS, Epoch, Record, Run
+from llmlite.steplog import StepLog, first_rows
 from llmlite.windows import EpochSampler, windows_of
 
 # Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
 # take as long to write as the steps themselves.
 CHECKPOINT_SECONDS = 30.0
 FLUSH_EVERY = 20  # steps between reads of the log on a CPU; a GPU would have to wait for each read
-OWN_STATE = ("step", "epochs", "warning", "best")  # of the Trainer itself, in a checkpoint
+
+
+class OwnState(TypedDict):
+    """Of the Trainer itself, in a checkpoint."""
+
+    step: int
+    epochs: list[Epoch]
+    warning: str | None
+    best: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -90,11 +101,12 @@ class Trainer:
     def best_epoch(self) -> dict | None:
         return min(self.epochs, key=lambda epoch: epoch["valid_loss"], default=None)
 
-    def fit(self) -> dict:
+    def fit(self, again: bool = False) -> Record:
         """Train to the end and return the record, which says why if the run fails (DivergedError,
         or LLMLiteError where memory runs out). BusyError if another process trains in the folder,
-        CheckpointError if it holds another run."""
-        if record := self.world.from_main(runs.finished_record(self.folder, self.identity)):
+        CheckpointError if it holds another run. again: though it is finished, for its weights."""
+        record = self.world.from_main(runs.finished_record(self.folder, self.identity))
+        if record and not again:
             return record
         with hold(self.folder) if self.world.main else nullcontext():
             self._resume()
@@ -226,8 +238,9 @@ class Trainer:
         cuda = self.device.type == "cuda"
         state = {
             "identity": self.identity,
-            **{name: getattr(self, name) for name in OWN_STATE},
+            **{name: getattr(self, name) for name in OwnState.__annotations__},
             "log": {"sums": dict(self.log.sums), "skipped": self.log.skipped},
+            "steps_sha256": self.log.sha256.hexdigest(),
             **self.engine.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
@@ -237,7 +250,7 @@ class Trainer:
 
     def _write_best(self) -> None:
         if self.world.main and self.best:
-            about = {k: v for k, v in self.identity.items() if isinstance(v, str)}
+            about = runs.origin({"identity": self.identity, "best": self.best_epoch})
             runs.save_weights(self.run.model, self.best, self.folder / WEIGHTS, **about)
 
     def _resume(self) -> None:
@@ -246,9 +259,8 @@ class Trainer:
         if self.world.main:
             for half_written in self.folder.glob(".*.tmp*"):  # by a process that was killed
                 half_written.unlink()
-            state = runs.load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
-            there = state or runs.read_record(self.folder)  # of a finished run that is all
-        state, there = self.world.from_main((state, (there or {}).get("identity")))
+            state, there = self._state_and_identity()
+        state, there = self.world.from_main((state, there))
         self._reset()
         if there and (other := runs.difference(self.identity, there)):
             raise CheckpointError(
@@ -256,21 +268,49 @@ class Trainer:
                 "this one."
             )
         if state is not None:
-            for name in OWN_STATE:
-                setattr(self, name, state[name])
-            self.log.sums, self.log.skipped = Counter(state["log"]["sums"]), state["log"]["skipped"]
-            self.engine.load_state_dict(state)
-            torch.set_rng_state(state["rng"].cpu())
-            if state["cuda_rng"] is not None:
-                torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+            try:
+                self._restore(state)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of somebody else's checkpoint, of whatever kind
+                said = f"{self.folder / LAST} does not fit its run ({type(error).__name__})"
+                raise CheckpointError(f"{said}; delete it to start anew.") from None
         if not self.world.main:  # each process drops out other units
             torch.manual_seed(hash((self.config.seed, self.world.rank, self.step)))
             return
         self._write_best()  # the file may be newer than the checkpoint, or damaged
         self.log.cut(self.step)
 
-    def _write_record(self, status: str, reason: str | None = None) -> dict:
-        record = {
+    def _state_and_identity(self) -> tuple[dict | None, dict | None]:
+        """The checkpoint to carry on from, if there is one, and the run whose folder this is."""
+        state = runs.load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
+        if state is None:
+            try:  # of a finished run that is all
+                record = runs.read_record(self.folder)
+                return None, record and record["identity"]
+            except CheckpointError:
+                runs.set_aside(self.folder / RECORD, "is damaged")
+                return None, None
+        identity = state.get("identity") or {"model": "none"}
+        if identity == self.identity:
+            rows = first_rows(self.folder, state["step"])
+            if hashlib.sha256(rows).hexdigest() != state.get("steps_sha256"):
+                said = f"{self.folder / STEPS} lacks steps of the checkpoint; the run begins anew."
+                tqdm.write(said, sys.stderr)
+                state = None
+        return state, identity
+
+    def _restore(self, state: dict) -> None:
+        own = {name: state[name] for name in OwnState.__annotations__}
+        vars(self).update(check_type(own, OwnState))
+        self.log.sums, self.log.skipped = Counter(state["log"]["sums"]), state["log"]["skipped"]
+        self.engine.load_state_dict(state)
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+
+    def _write_record(self, status: str, reason: str | None = None) -> Record:
+        record: Record = {
             "status": status,
             **({"reason": reason} if reason else {}),
             **({"warning": self.warning} if self.warning else {}),

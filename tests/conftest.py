@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_plan import some_articles, whole  # noqa: F401, fixtures
+from tiny_plan import some_articles, two_seeds, whole  # noqa: F401, fixtures
 
 from llmlite.cli import main
 from llmlite.config import DataConfig, ModelConfig

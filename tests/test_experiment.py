@@ -1,6 +1,9 @@
 """A profile in a folder: each stage is made when it is asked for, once, and found again."""
 
 import json
+import os
+import re
+import shutil
 from dataclasses import asdict, replace
 from functools import partial
 from threading import Thread
@@ -12,6 +15,7 @@ import torch
 from filelock import FileLock
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from safetensors.torch import load
 from tiny_plan import PROFILE, TRAIN, files, open_plan
 
 from llmlite.config import AXES
@@ -21,6 +25,7 @@ from llmlite.metrics import total_loss
 from llmlite.parallel import local_device
 from llmlite.pretrained import load_pretrained
 from llmlite.run import RECORD, WEIGHTS, commit, read_record
+from llmlite.tokenizer import BPETokenizer
 
 SEARCHED = replace(PROFILE, searched=True, train=replace(TRAIN, epochs=2, learning_rate=1.0))
 
@@ -149,6 +154,65 @@ def test_figures_and_captions_of_notebooks_that_draw_at_a_time(start):
     assert len(list(folder.iterdir())) == 2 * 2 + 1
 
 
+def lost(path, _):
+    path.unlink()
+
+
+def garbage(path, _):
+    path.write_text("{")
+
+
+def flip(path, _):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def of_seed_1(path, other):
+    shutil.copy(other / path.name, path)
+
+
+def of_the_test_split(path, _):
+    for end in (".json", ".bin"):
+        shutil.copy(path.with_name(f"test{end}"), path.with_suffix(end))
+
+
+@pytest.mark.parametrize(("name", "change", "said"), [
+    (WEIGHTS, lost, "no model at .* is trained again"),
+    (WEIGHTS, of_seed_1, "another training.* is trained again"),
+    (WEIGHTS, flip, "checksum.* is trained again"),
+    ("test_score.json", of_seed_1, "another training; it is measured again"),
+    ("test_score.json", garbage, "is damaged or .* it is measured again"),
+    ("test_score.json", flip, "is damaged or .* it is measured again"),
+    (RECORD, garbage, r"is damaged; it is damaged-record\.json now"),
+    ("tokenizer-*", garbage, "cannot be read as a tokenizer.* It is trained again"),
+    ("tokenizer-*", lambda path, _: BPETokenizer([]).save(path), "has 257 tokens, not 300. It is"),
+    ("tokens-*/valid.bin", lambda path, _: os.truncate(path, 0), "valid.bin: .* are made again"),
+    ("tokens-*/valid.bin", flip, "valid.bin: .* not those that were written; they are made again"),
+    ("tokens-*/valid.json", flip, "valid.bin: .* they are made again"),
+    ("tokens-*/train.json", of_the_test_split, "train.bin: .* of another text"),
+])  # fmt: skip
+def test_what_is_not_what_it_seems_is_made_again(
+    two_seeds, some_articles, tmp_path, capsys, name, change, said
+):
+    out = shutil.copytree(two_seeds, tmp_path / "out")
+    experiment = open_plan(some_articles, out)
+    folder, other = (experiment.folder(experiment.retraining(seed)) for seed in (1337, 1))
+    weights, score = load((folder / WEIGHTS).read_bytes()), experiment.test_score()
+    ids = experiment.dataset.ids["valid"].tolist()
+    (path,) = [*folder.glob(name), *out.glob(name)]
+    change(path, other)
+    capsys.readouterr()
+    for again in (True, False):
+        found = open_plan(some_articles, out)
+        assert found.model.config.n_embd == 16
+        assert (found.test_score(), found.dataset.ids["valid"].tolist()) == (score, ids)
+        err = capsys.readouterr().err
+        assert bool(re.search(said, err)) == again == bool(err), "once, and only what was changed"
+    kept = load((folder / WEIGHTS).read_bytes())
+    assert all(torch.equal(kept[name], weights[name]) for name in weights)
+
+
 def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
     experiment = start(profile=PROFILE, progress=True)
     shown, shipped = experiment.or_pretrained(), load_pretrained("cpu")
@@ -163,10 +227,10 @@ def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):
     captions = json.loads((experiment.out / "figures" / "captions.json").read_text("utf-8"))
     assert captions["x"].endswith(f"; {shipped}."), "a caption says whose model it shows"
     # What is or is being trained here is shown in its place.
-    write_json(retrained(experiment) / RECORD, {"status": "running"})
-    assert experiment.or_pretrained() is experiment
-    (retrained(experiment) / RECORD).unlink()
-    experiment.retrain()
+    record = experiment.retrain()
     assert experiment.or_pretrained() is experiment
     (retrained(experiment) / WEIGHTS).unlink()
+    write_json(retrained(experiment) / RECORD, record | {"status": "running"})
+    assert experiment.or_pretrained() is experiment
+    write_json(retrained(experiment) / RECORD, record)
     assert start(profile=PROFILE, needs_gpu=True).or_pretrained().pretrained, "of records alone"

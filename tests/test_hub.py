@@ -133,7 +133,7 @@ REFUSED = [  # a file, changes of what is in it by name or all of it, what is sa
     ("tokenizer.json", {"pre_tokenizer": PREFIX}, "would give other ids"),
     ("tokenizer.json", {"added_tokens": MORE}, "one special token.* 300 here.*zzz"),
     ("tokenizer.json", {"added_tokens": [SPECIAL | {"id": 0}]}, "the last number, .* 299 here"),
-    ("tokenizer.json", BOMB, "of more than 67,108,864 bytes"),
+    ("tokenizer.json", BOMB, "of more than 16,777,216 bytes"),
     ("tokenizer.json", SMALLER, "for 300 tokens, its tokenizer has 299; if .* was padded"),
 ]
 

@@ -1,7 +1,11 @@
 """The whole plan of a profile so small that it takes seconds: worked through, killed, packed."""
 
+import errno
+import gzip
+import hashlib
 import io
 import json
+import os
 import pickle
 import re
 import tarfile
@@ -21,9 +25,9 @@ from tiny_plan import SEEDS, files, open_plan
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
-from llmlite.files import CheckpointError, LLMLiteError, MissingRunError
+from llmlite.files import CheckpointError, DiskFullError, LLMLiteError, MissingRunError
 from llmlite.plan import runner
-from llmlite.plan.archive import FORMAT, MANIFEST, pack, unpack
+from llmlite.plan.archive import MANIFEST, pack, stage, unpack
 from llmlite.plan.runner import RESERVE, work_through
 from llmlite.plan.whole import chosen, whole_plan
 from llmlite.run import STEPS, WEIGHTS, read_record
@@ -166,36 +170,162 @@ def test_a_killed_plan_is_carried_on_elsewhere_from_its_archive(whole, some_arti
         assert (steps, best) == (again, best_again), run.name
 
 
-OURS = {MANIFEST: json.dumps({"format": FORMAT, "profile": "quick"})}
-DAMAGED = "is damaged or not an archive"
+@pytest.fixture(scope="module")
+def small(some_articles, two_seeds, tmp_path_factory):
+    """Two runs with a score each, packed with the weights of the first, and the archive's files."""
+    experiment = open_plan(some_articles, two_seeds)
+    runs = [experiment.retraining(seed) for seed in SEEDS]
+    archive = pack(experiment, runs, tmp_path_factory.mktemp("small") / "small.tar.gz")
+    with tarfile.open(archive) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}
+    return SimpleNamespace(experiment=experiment, runs=runs, archive=archive, files=files)
 
 
-@pytest.mark.parametrize(("contents", "said"), [
-    ({"x": ""}, "There are no records"),
-    ({MANIFEST: json.dumps({"format": "another"})}, "holds no records"),
-    ({MANIFEST: "{"}, DAMAGED),
-    (OURS | {"../outside": ""}, DAMAGED),
-    (OURS | {"runs/../../outside": ""}, DAMAGED),
-    ("half", DAMAGED),
-])  # fmt: skip
-def test_what_is_no_archive_writes_nothing(whole, tmp_path, monkeypatch, contents, said):
+def forged(small, name="", content="", kind=tarfile.REGTYPE, more=(), **about) -> bytes:
+    """Somebody's archive with right digests: its file `name` has that content or that of the file
+    of that name, or is missing (None). more: members after all. about: changes of its manifest."""
+    folders = [f"runs/{small.experiment.folder(run).name}" for run in small.runs]
+    name, content, *more = (
+        text and text.replace("RUN", folders[0]).replace("OTHER", folders[1])
+        for text in (name, content, *more)
+    )
+    files = small.files | (
+        {name: small.files.get(content, (content or "").encode())} if name else {}
+    )
+    manifest = json.loads(files.pop(MANIFEST))
+    if content is None:
+        del files[name]
+    manifest["files"] = {name: hashlib.sha256(files[name]).hexdigest() for name in files}
+    if "digest" in about:
+        manifest["files"][name] = about.pop("digest")
+    files = {MANIFEST: json.dumps(manifest | about).encode(), **files}
+    with tarfile.open(fileobj=(packed := io.BytesIO()), mode="w:gz") as tar:
+        for member in map(tarfile.TarInfo, [*files, *more]):
+            member.size = len(files.get(member.name, b""))
+            if member.name == name:
+                member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member, io.BytesIO(files.get(member.name, b"")))
+    return packed.getvalue()
+
+
+OUTSIDE = (
+    "../outside /tmp/outside runs/../../outside RUN/../../../outside runs\\outside conftest.py "
+)
+OUTSIDE += (
+    ".git/config llmlite/run.py notebooks/08_reproduction_audit.ipynb index.html RUN/last.pt "
+)
+OUTSIDE += "RUN/notes.json RUN/.owner runs/x/record.json RUN/record.json/"
+TYPES = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+DAMAGED, OTHERS = "is damaged or not an archive", "is damaged or of another run"
+MEMBER = "is not the file of its manifest"
+FORGED = [
+    *(({"name": name}, "no file of an archive is called") for name in OUTSIDE.split()),
+    *(({"name": "RUN/sampling.json", "kind": kind}, "is no regular file") for kind in TYPES),
+    ({"name": "RUN/record.json", "content": "RUN/record.json", "digest": "0" * 64}, MEMBER),
+    ({"name": "RUN/scores.json", "content": None, "digest": "0" * 64}, "scores.json is missing"),
+    ({"more": ["RUN/record.json"]}, MEMBER),
+    ({"more": ["RUN/scores.json"] * 1_000}, MEMBER),
+    ({"format": "llmlite-records-1"}, "or those of another version"),
+    ({"profile": "quick"}, "is of profile 'quick', not 'tiny'; say --profile"),
+    ({"profile": ["\n\x1b[2J"] * 99}, "is of profile "),
+    ({"name": "\n\x1b[2J"}, "no file of an archive is called '"),
+    ({"files": []}, "'files' of dict"),
+    ({"files": dict.fromkeys(map(str, range(10_001)), "")}, "more than 10,000 files"),
+    *(({"name": f"RUN/{name}", "content": content}, OTHERS) for name, content in [
+        ("test_score.json", "OTHER/test_score.json"), ("test_score.json", "[" * 9999),
+        ("record.json", "OTHER/record.json"), ("record.json", "{}"), ("record.json", None),
+        ("steps.jsonl", "RUN/record.json"), ("best.safetensors", "RUN/record.json"),
+    ]),
+    ({"name": "OTHER/best.safetensors", "content": "RUN/best.safetensors"}, OTHERS),
+    ({"name": "tokenizer-00000000-9.json", "content": "RUN/record.json"}, OTHERS),
+    (lambda whole: whole[: len(whole) // 2], DAMAGED),
+    (lambda whole: whole + b"x", DAMAGED),
+    (lambda whole: gzip.compress(bytes(2**27 + 1), 1), "it unpacks to more than 134,217,728 bytes"),
+    (lambda whole: b"", DAMAGED),
+    (None, "it is no regular file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "said"), FORGED)
+def test_what_is_no_archive_of_ours_writes_nothing(small, tmp_path, monkeypatch, changes, said):
     archive, out = tmp_path / "in" / "a.tar.gz", tmp_path / "in" / "out"
     archive.parent.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "in"))  # where it is unpacked
-    if contents == "half":
-        good = (whole.experiment.out / "all.tar.gz").read_bytes()
-        archive.write_bytes(good[: len(good) // 2])
+    if changes is None:
+        os.mkfifo(archive)
+    elif callable(changes):
+        archive.write_bytes(changes(small.archive.read_bytes()))
     else:
-        with tarfile.open(archive, "w:gz") as file:
-            for name, content in contents.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                file.addfile(info, io.BytesIO(content.encode()))
-    with pytest.raises(CheckpointError, match=said) as error:
-        unpack(archive, out, "quick")
+        archive.write_bytes(forged(small, **changes))
+    with pytest.raises(CheckpointError, match=re.escape(said)) as error:
+        unpack(archive, out, "tiny")
     assert str(archive) in str(error.value)
-    assert not out.exists()
-    assert not list(tmp_path.rglob("outside"))
+    assert [*tmp_path.rglob("*")] == [archive.parent, archive]
+
+
+def content(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_archive_with_a_flipped_bit_is_the_same_or_refused(small, tmp_path):
+    whole, refused = small.archive.read_bytes(), 0
+    unpack(small.archive, tmp_path / "whole", "tiny")
+    expected = content(tmp_path / "whole")
+    assert expected == {n: c for n, c in small.files.items() if n != MANIFEST}
+    for place in {*range(12), *range(0, len(whole), len(whole) // 40), *range(-8, 0)}:
+        path = tmp_path / "flipped.tar.gz"
+        flipped = bytearray(whole)
+        flipped[place] ^= 16
+        path.write_bytes(flipped)
+        try:
+            unpack(path, tmp_path / str(place), "tiny")
+            assert content(tmp_path / str(place)) == expected
+        except CheckpointError:
+            refused += 1
+            assert not (tmp_path / str(place)).exists()
+    assert refused > 45
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left")])
+def test_a_break_in_the_middle_leaves_whole_files_and_no_finished_run(
+    small, tmp_path, monkeypatch, error
+):
+    rename, calls = os.replace, []
+
+    def replace(source, to):
+        calls.append(to) if tmp_path in to.parents else None
+        if len(calls) == 4:
+            raise error
+        rename(source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises((KeyboardInterrupt, DiskFullError)):
+            unpack(small.archive, tmp_path, "tiny")
+    left = content(tmp_path)
+    assert len(left) == 3
+    assert left.items() <= small.files.items()
+    assert not list(tmp_path.rglob("record.json"))
+    unpack(small.archive, tmp_path, "tiny")
+    assert {MANIFEST, *content(tmp_path)} == small.files.keys()
+
+
+def test_a_folder_is_an_archive_too_and_one_too_large_takes_no_place(small, tmp_path, monkeypatch):
+    unpack(Path(__file__).parents[1] / "figures" / "records", tmp_path / "full", "full")
+    stage(small.experiment, small.runs, folder := tmp_path / "folder")
+    unpack(folder, tmp_path / "out", "tiny")
+    assert content(folder).keys() == {n for n in small.files if not n.endswith(WEIGHTS)}
+    assert {MANIFEST, *content(tmp_path / "out")} == content(folder).keys()
+    path = next(folder.rglob("steps.jsonl"))
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"steps\.jsonl is a link"):
+        unpack(folder, tmp_path / "again", "tiny")
+    monkeypatch.setattr("llmlite.plan.archive.LARGEST", 9)
+    (kept := tmp_path / "kept.tar.gz").write_bytes(b"smaller")
+    assert pack(small.experiment, small.runs, kept) == tmp_path / "too-large-kept.tar.gz"
+    assert kept.read_bytes() == b"smaller"
+    unpack(tmp_path / "too-large-kept.tar.gz", tmp_path / "too large", "tiny")
 
 
 def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_path, capsys):
@@ -242,5 +372,5 @@ def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_pa
     # The weights of what is still to be measured are kept.
     pack(whole.experiment, [replace(some[0], measures={"another": len})], archive)
     assert WEIGHTS in packed(archive)
-    with pytest.raises(LLMLiteError, match="is of profile tiny, not quick; say --profile"):
+    with pytest.raises(LLMLiteError, match="is of profile 'tiny', not 'quick'; say --profile"):
         unpack(archive, tmp_path / "b", "quick")

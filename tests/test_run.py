@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from safetensors.torch import save
+from test_train import trainer
 
 from llmlite import run
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
@@ -89,14 +90,25 @@ def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path):
     path, weights = tmp_path / "model.safetensors", GPT(CONFIG).state_dict()
     with pytest.raises(CheckpointError, match=f"There is no model at {path}; train one first"):
         load_model(path)
-    # Fewer layers than there are weights for, and what no model has.
-    changes = {"n_layer": 1}, {"n_layer": 0}, {"n_embd": 16}, {"n_wheels": 4}
-    configs = ["{", *(json.dumps(vars(CONFIG) | change) for change in changes)]
-    broken = [save(weights, {"format": run.FORMAT, "config": config}) for config in configs]
-    whole = save(weights, {"format": run.FORMAT, "config": json.dumps(vars(CONFIG))})
-    foreign = whole.replace(b"llmlite-gpt-1", b"llmlite-gpt-0")
-    for content in (*broken, whole[:0], whole[:100], whole[:-1], foreign):
-        path.write_bytes(content)
+
+    def with_config(config: str, **changes) -> bytes:
+        header = {"format": run.FORMAT, "config": config} | changes
+        return save(weights, header | {"sha256": run._checksum(weights, header)})
+
+    # Fewer layers than there are weights for, more than fit in any memory, and what no model has.
+    changes = [{"n_layer": n} for n in (1, 0, 10**9, "2", 2.0)]
+    changes += [{"n_embd": 16}, {"n_embd": 10**8}, {"n_wheels": 4}, {"causal": None}]
+    configs = ["{", "[" * 9999, *(json.dumps(vars(CONFIG) | change) for change in changes)]
+    broken = [with_config(config) for config in configs]
+    whole = with_config(json.dumps(vars(CONFIG)), **ABOUT)
+    parts = whole[:0], whole[:100], whole[:-1], save(weights, {"format": run.FORMAT})
+    flipped = (whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in range(0, len(whole), 97))
+    for kind in (math.nan, math.inf):
+        weights["norm.weight"][0] = kind
+        broken.append(with_config(json.dumps(vars(CONFIG))))
+    for content in (*broken, *parts, *flipped, None):
+        path.unlink(missing_ok=True)
+        path.write_bytes(content) if content is not None else os.mkfifo(path)
         with pytest.raises(CheckpointError, match=f"{path} is damaged or no model of llmlite"):
             load_model(path)
 
@@ -124,20 +136,45 @@ def test_a_damaged_or_foreign_state_is_set_aside_and_not_executed(tmp_path, monk
         assert load_state(tmp_path, "cpu") is None
 
 
-def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_path):
-    path, identity = tmp_path / "record.json", RUN.identity(ABOUT)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The record of a run, and its folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    return trainer(folder).fit(), folder
+
+
+def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_path, trained):
+    path, identity = tmp_path / "record.json", trained[0]["identity"]
     assert read_record(tmp_path / "nowhere") is None
     for status in ("running", "finished"):
-        record = {"status": status, "name": "Ångström", "identity": identity}
+        record = trained[0] | {"status": status, "command": "llmlite train --text Ångström"}
         write_json(path, record)
         assert read_record(tmp_path) == record
         done = record if status == "finished" else None
         assert run.finished_record(tmp_path, identity) == run.finished_record(tmp_path) == done
-        assert run.finished_record(tmp_path, RUN.identity({"data": "others"})) is None
-    for content in (b"", b'{"status": "fini', b"\xff\xfe"):
-        path.write_bytes(content)
+        assert run.finished_record(tmp_path, identity | {"data": "others"}) is None
+    worst = max(record["epochs"], key=lambda epoch: epoch["valid_loss"])
+    changes = {"best": worst}, {"best": None}, {"epochs": [{}]}, {"command": []}, {"identity": {}}
+    contents = [json.dumps(record | change).encode() for change in changes]
+    for content in (*contents, b"", b'{"status": "fini', b"\xff\xfe", b"[" * 9999, b"[]", None):
+        path.unlink()
+        path.write_bytes(content) if content is not None else os.mkfifo(path)
         with pytest.raises(CheckpointError, match=re.escape(str(path))):
             read_record(tmp_path)
+        assert run.finished_record(tmp_path) is None, "whoever looks at many sees the others"
+
+
+def test_a_log_of_steps_is_read_or_named(tmp_path, trained):
+    rows = (trained[1] / "steps.jsonl").read_text("utf-8").splitlines(True)
+    (tmp_path / "steps.jsonl").write_text("".join(rows[::5]), "utf-8")
+    assert run.read_steps(tmp_path).step.tolist() == [1, 6, 11, 16, 21], "of an archive"
+    text = "".join(rows)
+    wrong = ["", "{", "[" * 9999, "1\n", '{"step": 1}\n', text[:-9], text + rows[0]]
+    for content in (*wrong, text.replace('loss": 3', 'loss": []'), text.replace(" 1,", " null,")):
+        assert content != text
+        (tmp_path / "steps.jsonl").write_text(content, "utf-8")
+        with pytest.raises(CheckpointError, match=r"steps\.jsonl is lost or damaged"):
+            run.read_steps(tmp_path)
 
 
 def test_environment_and_commit_are_what_a_number_depends_on(tmp_path, monkeypatch):
@@ -171,22 +208,26 @@ def test_environment_and_commit_are_what_a_number_depends_on(tmp_path, monkeypat
     assert now() == "0123456789"
 
 
-def test_a_row_a_run_the_last_written_first(tmp_path):
+def test_a_row_a_run_the_last_written_first(tmp_path, trained):
     with pytest.raises(LLMLiteError, match="There are no runs below"):
         run.runs_table(tmp_path)
-    epochs = [{"perplexity": 90.0}, {"perplexity": 89.0}]
-    done = {"epochs": epochs, "best": epochs[1], "identity": {"train": {"epochs": 2}}}
+    first = trained[0]["epochs"][0] | {"valid_loss": 4.5, "perplexity": 90.0}
+    epochs = [first, first | {"valid_loss": 4.4, "perplexity": 89.0}]
+    done = trained[0] | {"epochs": epochs, "best": epochs[1], "command": None}
     records = {
-        "runs/finished": {"status": "finished", "command": "llmlite train", **done},
-        "elsewhere/failed": {"status": "failed", "reason": "It diverged.", **done},
-        "runs/interrupted": {"status": "running", **done, "epochs": [], "best": None},
-        "runs/held": {"status": "running", **done, "epochs": epochs[:1], "best": epochs[0]},
+        "runs/finished": done | {"command": "llmlite train"},
+        "elsewhere/failed": done | {"status": "failed", "reason": "It diverged."},
+        "runs/interrupted": done | {"status": "running", "epochs": [], "best": None},
+        "runs/held": done | {"status": "running", "epochs": epochs[:1], "best": epochs[0]},
         "runs/damaged": {"status": "finished"},
     }
     for age, (name, record) in enumerate(records.items()):
         write_json(tmp_path / name / "record.json", record)
         os.utime(tmp_path / name / "record.json", (1000 - age,) * 2)
     write_json(tmp_path / "pretrained" / "record.json", {"name": "a model that ships"})
+    (tmp_path / "pretrained" / "model.safetensors").touch()
+    (tmp_path / "runs" / "link").mkdir()
+    (tmp_path / "runs" / "link" / "record.json").symlink_to("nowhere")
     with hold(tmp_path / "runs/held"):
         table = run.runs_table(tmp_path)
     assert table.run.tolist() == list(records)
@@ -194,4 +235,5 @@ def test_a_row_a_run_the_last_written_first(tmp_path):
     assert table.epochs.tolist()[:4] == ["2 of 2", "2 of 2", "0 of 2", "1 of 2"]
     assert table.perplexity.fillna(0).tolist() == [89, 89, 0, 90, 0]
     assert table.command.tolist()[:4] == ["llmlite train", "", "", ""]
-    assert table.reason.tolist() == ["", "It diverged.", "", "", "'epochs'"]
+    assert table.reason.tolist()[:4] == ["", "It diverged.", "", ""]
+    assert "damaged or of another version" in table.reason[4]

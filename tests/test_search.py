@@ -45,7 +45,7 @@ def folders_in(folder):
 
 
 def epochs_in(folder):
-    return epochs_table(grid(GRID, BASE), folders_in(folder))
+    return epochs_table(grid(GRID, BASE), map(read_record, folders_in(folder)))
 
 
 @pytest.fixture(scope="module")

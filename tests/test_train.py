@@ -24,7 +24,14 @@ from llmlite import run as runs
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Dataset
 from llmlite.engine import Engine, FastPaths, learning_rate
-from llmlite.files import BusyError, DiskFullError, DivergedError, LLMLiteError, hold
+from llmlite.files import (
+    BusyError,
+    CheckpointError,
+    DiskFullError,
+    DivergedError,
+    LLMLiteError,
+    hold,
+)
 from llmlite.metrics import total_loss
 from llmlite.model import GPT
 from llmlite.run import Run, load_state, read_record, read_steps, runs_table
@@ -346,6 +353,29 @@ def test_what_a_kill_and_a_bad_disk_leave_is_made_good_by_one_process(tmp_path, 
         trainer(tmp_path).fit()
     trainer(tmp_path).fit()
     assert_same_run(tmp_path, whole_run)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda log: (log.unlink(), os.mkfifo(log)),
+    lambda log: os.truncate(log, 900),
+    lambda log: log.write_text(log.read_text("utf-8").replace('"loss": 3.', '"loss": 2.'), "utf-8"),
+])  # fmt: skip
+def test_a_run_whose_log_is_lost_or_of_another_begins_anew(tmp_path, whole_run, capsys, damage):
+    interrupt(trainer(tmp_path), 22)
+    damage(tmp_path / "steps.jsonl")
+    trainer(tmp_path).fit()
+    assert "lacks steps of the checkpoint; the run begins anew" in capsys.readouterr().err
+    assert_same_run(tmp_path, whole_run)
+
+
+def test_a_checkpoint_of_somebody_else_is_refused(tmp_path):
+    interrupt(trainer(tmp_path), 14)
+    state = load_state(tmp_path, "cpu")
+    changes = {"model": {}}, {"epochs": 3}, {"optimizer": "Adam"}, {"rng": torch.zeros(3)}
+    for change in ({"identity": {}}, *changes):
+        runs.save_state(state | change, tmp_path)
+        with pytest.raises(CheckpointError, match=r"does not fit its run|belongs to another run"):
+            trainer(tmp_path).fit()
 
 
 def train_for_seconds(folder, windows):

@@ -59,6 +59,14 @@ def some_articles(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def two_seeds(some_articles, tmp_path_factory) -> Path:
+    """The folder of an experiment with two seeds of the retraining, scored."""
+    experiment = open_plan(some_articles, tmp_path_factory.mktemp("two"))
+    experiment.seed_scores()
+    return experiment.out
+
+
+@pytest.fixture(scope="session")
 def whole(some_articles, tmp_path_factory) -> Audit:
     """The plan, worked through in another process without a break, and packed as all.tar.gz."""
     experiment = open_plan(some_articles, tmp_path_factory.mktemp("whole"))

@@ -59,9 +59,11 @@ class Train(Work):
         from llmlite.run import outcome
 
         experiment = self.experiment()
-        record = experiment.retrain()
+        run = experiment.retraining()
+        experiment.model_of(run)  # whose weights may be lost
+        record = experiment.train(run)
         print(f"{record['parameters']:,} parameters: {outcome(record)}")
-        print(f"Model, record and step log: {experiment.folder(experiment.retraining())}")
+        print(f"Model, record and step log: {experiment.folder(run)}")
 
 
 @dataclass(frozen=True)

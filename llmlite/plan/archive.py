@@ -1,99 +1,212 @@
 """What finished runs left, in one file: to carry on elsewhere, and to draw notebooks from.
 
 An archive holds records, measures and logs of steps, and the weights that somebody still needs, in
-half precision.
+half precision. It may be anybody's: nothing of it is written before all of it was read, each file
+as what its name says, by the reader of such files.
 """
 
-import json
+import gzip
+import hashlib
+import io
+import re
 import sys
 import tarfile
 import tempfile
-import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TypedDict
 
+from llmlite import run as runs
+from llmlite.audit.heads import STUDIES
 from llmlite.experiment import Experiment
-from llmlite.files import CheckpointError, replacing, tqdm, write_json
-from llmlite.run import RECORD, STEPS, WEIGHTS, Run, load_model, save_weights
+from llmlite.files import (
+    CheckpointError,
+    LLMLiteError,
+    one_line,
+    parse_json,
+    read_bytes,
+    replacing,
+    room_for,
+    to_json,
+    tqdm,
+)
+from llmlite.run import RECORD, STEPS, WEIGHTS, Run
+from llmlite.tokenizer import BPETokenizer
 
-MANIFEST, FORMAT = "manifest.json", "llmlite-records-1"
+MANIFEST, FORMAT = "manifest.json", "llmlite-records-2"
 LARGEST = 16 * 2**20  # bytes of an archive
+UNPACKED, FILES = 2**27, 10_000  # at most: bytes of all that is in one, and files
 THIN = 500  # lines of a step log that nothing but a curve is drawn from
+MEASURES = ("test_score", "valid_score", "measures", "scores", *STUDIES)
+OTHERS = "|".join(map(re.escape, (RECORD, STEPS, WEIGHTS)))
+NAMES = re.compile(
+    r"tokenizer-[0-9a-f]{8}-(?P<size>[0-9]{1,9})[.]json"
+    r"|runs/(?P<run>lr[0-9.e+-]+-[0-9]+l-[0-9]+h-[0-9]+d-[0-9a-f]{8})/"
+    rf"((?P<measure>{'|'.join(MEASURES)})[.]json|{OTHERS})"
+)
 
 
-def pack(experiment: Experiment, runs: list[Run], archive: Path) -> Path:
-    """`stage`, with weights, in one .tar.gz."""
-    with tempfile.TemporaryDirectory() as scratch:
-        staged = stage(experiment, runs, Path(scratch))
-        for run in runs:
-            folder = experiment.folder(run)
-            needed = "weights" in run.keeps or not experiment.is_done(run)
-            # Records alone, of another machine, have no weights.
-            if needed and experiment.is_trained(run) and (folder / WEIGHTS).exists():
-                _halve(folder / WEIGHTS, staged / "runs" / folder.name / WEIGHTS)
-        with replacing(archive) as aside, tarfile.open(aside, "w:gz") as file:
-            for path in sorted(staged.rglob("*")):
-                file.add(path, path.relative_to(staged), recursive=False)
-        # One that is too large is kept: the machine may be gone tomorrow.
-        if (size := archive.stat().st_size) > LARGEST:
-            said = f"{archive} has {size:,} bytes, more than the {LARGEST:,} that it should have."
-            tqdm.write(said, file=sys.stderr)
-    return archive
+class Manifest(TypedDict):
+    format: str
+    profile: str
+    data: str
+    files: dict[str, str]  # name → SHA-256
 
 
-def stage(experiment: Experiment, runs: list[Run], to: Path) -> Path:
-    """Copy what the trained runs left into `to`, but for their weights."""
-    trained = [run for run in runs if experiment.is_trained(run)]
-    whole = {experiment.folder(run) for run in trained if "steps" in run.keeps}
-    for folder in sorted({experiment.folder(run) for run in trained}):
-        own = to / "runs" / folder.name
-        own.mkdir(parents=True)
-        for path in sorted(folder.glob("[!.]*.json")):  # a hidden one is half-written
-            content = json.loads(path.read_text("utf-8"))
-            if path.name == RECORD:
-                content["command"] = None  # it has the paths of the machine
-            write_json(own / path.name, content)
-        rows = (folder / STEPS).read_text("utf-8").splitlines(keepends=True)
-        step = 1 if folder in whole else max(1, -(-len(rows) // THIN))
-        (own / STEPS).write_text("".join(rows[::step]), "utf-8")
-    for path in experiment.out.glob("tokenizer-*.json"):
-        (to / path.name).write_bytes(path.read_bytes())
-    about = {"format": FORMAT, "profile": experiment.profile.name, "data": experiment.dataset.name}
-    write_json(to / MANIFEST, about)
+def pack(experiment: Experiment, plan: list[Run], archive: Path) -> Path:
+    """What the trained runs left, with weights, in one .tar.gz."""
+    files = _left_by(experiment, plan)
+    for run in plan:
+        needed = "weights" in run.keeps or not experiment.is_done(run)
+        if needed and experiment.is_trained(run):
+            folder, record = experiment.folder(run), experiment.record(run)
+            with suppress(CheckpointError):  # records alone, of another machine, have none
+                model = runs.model_in(folder, record)
+                half = {name: weight.half() for name, weight in model.state_dict().items()}
+                content = runs.weights_bytes(model.config, half, **runs.origin(record))
+                files[f"runs/{folder.name}/{WEIGHTS}"] = content
+    unpacked, to = io.BytesIO(), archive
+    with tarfile.open(fileobj=unpacked, mode="w") as tar:
+        for name, content in {MANIFEST: _manifest(experiment, files), **files}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    packed = gzip.compress(unpacked.getbuffer(), mtime=0)
+    if (size := len(packed)) > LARGEST:
+        # It is kept, for the machine may be gone tomorrow, and so is a smaller one of before.
+        if archive.exists() and archive.stat().st_size <= LARGEST:
+            to = archive.with_name(f"too-large-{archive.name}")
+        said = f"{to} has {size:,} bytes, more than the {LARGEST:,} that it should have."
+        tqdm.write(said, file=sys.stderr)
+    with replacing(to) as aside:
+        aside.write_bytes(packed)
     return to
 
 
-def _halve(weights: Path, to: Path) -> None:
-    model, header = load_model(weights)
-    half = {name: weight.half() for name, weight in model.state_dict().items()}
-    about = {k: v for k, v in header.items() if k not in ("format", "config", "sha256")}
-    save_weights(model.config, half, to, **about)
+def stage(experiment: Experiment, plan: list[Run], to: Path) -> None:
+    """Write what the trained runs left, but for their weights, into a folder."""
+    files = _left_by(experiment, plan)
+    _write({**files, MANIFEST: _manifest(experiment, files)}, to)
+
+
+def _left_by(experiment: Experiment, plan: list[Run]) -> dict[str, bytes]:
+    """The files of an archive, by name, but for weights; without those that are damaged."""
+    trained = [run for run in plan if experiment.is_trained(run)]
+    whole = {experiment.folder(run) for run in trained if "steps" in run.keeps}
+    files, out = {}, experiment.runs.parent
+    folders = sorted({experiment.folder(run) for run in trained})
+    for path in (*out.glob("tokenizer-*"), *(p for f in folders for p in sorted(f.iterdir()))):
+        named = NAMES.fullmatch(name := path.relative_to(out).as_posix())
+        if not named or path.name == WEIGHTS or not _is_what_it_says(path, named):
+            continue
+        files[name] = content = read_bytes(path, UNPACKED)
+        if path.name == STEPS and path.parent not in whole:
+            lines = content.splitlines(keepends=True)
+            files[name] = b"".join(lines[:: max(1, -(-len(lines) // THIN))])
+        if path.name == RECORD:  # its command has the paths of the machine
+            files[name] = to_json(runs.read_record(path.parent) | {"command": None}).encode()
+    return files
+
+
+def _manifest(experiment: Experiment, files: dict[str, bytes]) -> bytes:
+    about = {"format": FORMAT, "profile": experiment.profile.name, "data": experiment.dataset.name}
+    digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+    return to_json(about | {"files": digests}).encode()
 
 
 def unpack(archive: Path, out: Path, profile: str) -> None:
     """Put the runs of an archive, or of a folder that `stage` has left, into `out`, where they are
-    not there yet. CheckpointError if they are of another profile."""
+    not there yet. CheckpointError if they are of another profile, or it is no whole archive."""
     try:
-        if archive.is_dir():
-            return _take(archive, out, profile, archive)
-        with tempfile.TemporaryDirectory() as scratch, tarfile.open(archive) as file:
-            file.extractall(scratch, filter="data")
-            _take(Path(scratch), out, profile, archive)
+        files = _read(archive, profile)
+        with tempfile.TemporaryDirectory() as scratch, room_for(scratch):
+            # A run's record comes first: the others are read by it.
+            for name in sorted(files, key=lambda name: not name.endswith(RECORD)):
+                path = Path(scratch) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(files[name])
+                if not _is_what_it_says(path, NAMES.fullmatch(name)):
+                    raise ValueError(f"{name} is damaged or of another run")
+    except LLMLiteError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"There are no records of `llmlite run` at {archive}.") from None
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error):
-        raise CheckpointError(
-            f"{archive} is damaged or not an archive; copy it once more."
-        ) from None
+    except Exception as error:  # of tarfile, zlib and many more
+        said = f"{archive} is damaged or not an archive ({one_line(error)}); copy it once more."
+        raise CheckpointError(said) from None
+    # What there is of another training of the same run stays; it does not take up these measures.
+    _write({name: files[name] for name in files if not (out / name).exists()}, out)
 
 
-def _take(staged: Path, out: Path, profile: str, archive: Path) -> None:
-    about = json.loads((staged / MANIFEST).read_text("utf-8"))
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise CheckpointError(f"{archive} holds no records of `llmlite run` ({FORMAT}).")
+def _write(files: dict[str, bytes], to: Path) -> None:
+    # The record comes last: with it a run is finished.
+    for name in sorted(files, key=lambda name: name.endswith(RECORD)):
+        with replacing(to / name) as aside:
+            aside.write_bytes(files[name])
+
+
+def _read(archive: Path, profile: str) -> dict[str, bytes]:
+    """The files of an archive, by name, as its manifest has them."""
+    members = _members(archive)
+    name, content = next(members, ("", b""))
+    about = parse_json(content) if name == MANIFEST else {}
+    if about.get("format") != FORMAT:
+        said = f"{archive} holds no records of `llmlite run`, or those of another version"
+        raise CheckpointError(f"{said}; its manifest.json must begin it and say {FORMAT}.")
     if (theirs := about.get("profile")) != profile:
-        raise CheckpointError(f"{archive} is of profile {theirs}, not {profile}; say --profile.")
-    for path in (*staged.glob("runs/*/*"), *staged.glob("tokenizer-*.json")):
-        to = out / path.relative_to(staged)
-        if not to.exists():
-            with replacing(to) as aside:
-                aside.write_bytes(path.read_bytes())
+        said = f"{archive} is of profile {theirs!r:.40}, not '{profile}'; say --profile."
+        raise CheckpointError(said)
+    digests = parse_json(content, Manifest)["files"]
+    if len(digests) > FILES:
+        raise ValueError(f"it has more than {FILES:,} files")
+    if wrong := [name for name in digests if not NAMES.fullmatch(name)]:
+        raise ValueError(f"no file of an archive is called {wrong[0]!r:.80}")
+    files, left = {}, UNPACKED
+    for name, content in members:
+        left -= len(content)
+        digest = hashlib.sha256(content).hexdigest()
+        if name in files or digests.get(name) != digest or left < 0:
+            raise ValueError(f"{name!r:.80} is not the file of its manifest")
+        files[name] = content
+    if missing := digests.keys() - files:
+        raise ValueError(f"{min(missing)} is missing")
+    return files
+
+
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of its files one after the other, the manifest first."""
+    if archive.is_dir():
+        yield MANIFEST, (content := read_bytes(archive / MANIFEST))
+        for name in parse_json(content)["files"]:  # by now the names are those of an archive
+            if (path := archive.resolve() / name).resolve() != path:
+                raise ValueError(f"{name} is a link")
+            yield name, read_bytes(path, UNPACKED)
+        return
+    with gzip.open(io.BytesIO(read_bytes(archive, UNPACKED))) as file:
+        content = file.read(UNPACKED + 1)  # to its end, where the checksum stands
+    if len(content) > UNPACKED:
+        raise ValueError(f"it unpacks to more than {UNPACKED:,} bytes")
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r|") as tar:  # which never goes back
+        for member in tar:
+            if not member.isreg() or member.issparse():
+                raise ValueError(f"{member.name!r:.80} is no regular file")
+            yield member.name, tar.extractfile(member).read()
+
+
+def _is_what_it_says(path: Path, named: re.Match) -> bool:
+    """Is a file of an archive whole, and of the run that its folder's name says?"""
+    with suppress(LLMLiteError):
+        if named["size"]:
+            return BPETokenizer.load(path).vocab_size == int(named["size"])
+        record = runs.finished_record(path.parent)
+        if not record or not runs.is_named(named["run"], record["identity"]):
+            return False
+        if named["measure"]:
+            return runs.read_measure(path.parent, named["measure"], record) is not None
+        if path.name == STEPS:
+            runs.read_steps(path.parent)
+        if path.name == WEIGHTS:
+            runs.model_in(path.parent, record)
+        return True
+    return False

@@ -5,7 +5,7 @@ failed. The runs follow each other here, or share a Ray cluster (cluster.py).
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -26,10 +26,10 @@ from llmlite.files import (
 )
 from llmlite.parallel import world
 from llmlite.plan.cluster import elsewhere, on_ray
-from llmlite.run import Run, read_record
+from llmlite.run import Record, Run
 from llmlite.train import Compute, Trainer, epoch_line
 
-Train = Callable[[Run], dict]  # gives the run's record
+Train = Callable[[Run], Record]
 
 
 def grid(space: SearchSpace, base: Run) -> list[Run]:
@@ -148,12 +148,12 @@ def best_row(table: pd.DataFrame) -> pd.Series:
     return finished.loc[finished.perplexity.idxmin()]
 
 
-def epochs_table(runs: list[Run], folders: list[Path]) -> pd.DataFrame:
+def epochs_table(runs: list[Run], records: Iterable[Record | None]) -> pd.DataFrame:
     """The log of every epoch of every finished run, with its configuration: a row an epoch."""
     frames = [
         pd.DataFrame(record["epochs"]).assign(**point(run), seed=run.train.seed)
-        for run, folder in zip(runs, folders, strict=True)
-        if (record := read_record(folder)) and record["status"] == "finished"
+        for run, record in zip(runs, records, strict=True)
+        if record and record["status"] == "finished"
     ]
     if not frames:
         raise MissingRunError(f"None of {runs[0].name} and its like is trained.")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from llmlite.files import CheckpointError
+from llmlite.files import CheckpointError, read_json
 from llmlite.model import GPT
-from llmlite.run import RECORD, load_model, read_record
+from llmlite.run import RECORD, load_model
 from llmlite.tokenizer import BPETokenizer
 
 FOLDER = Path(__file__).parent
@@ -39,6 +39,11 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
     is missing, damaged or belongs to another tokenizer."""
     if (folder / "config.json").exists():
         raise CheckpointError(f"{folder} is for transformers: llmlite import {folder} --to FOLDER.")
+    try:
+        record = read_json(folder / RECORD)
+    except (FileNotFoundError, ValueError):
+        said = f"{folder / RECORD} is missing or damaged; restore it from the same release."
+        raise CheckpointError(said) from None
     model, header = load_model(folder / MODEL, device)
     tokenizer = BPETokenizer.load(folder / TOKENIZER)
     if header.get("tokenizer_fingerprint") != tokenizer.fingerprint:
@@ -46,7 +51,4 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
             f"{folder / MODEL} was trained with another tokenizer than the {TOKENIZER} beside it; "
             "restore both from one release."
         )
-    record = read_record(folder)
-    if record is None:
-        raise CheckpointError(f"{folder / RECORD} is missing; restore it from the same release.")
     return Pretrained(model, tokenizer, record, folder)
