@@ -8,6 +8,7 @@ import sys
 
 from llmlite.cli import models, stages
 from llmlite.cli.options import parse
+from llmlite.cli.terminal import careful, one_line, take_any_character
 from llmlite.files import LLMLiteError
 
 COMMANDS = {
@@ -40,6 +41,7 @@ llmlite COMMAND --help tells what a command takes: every setting of a profile is
 
 def main(argv: list[str] | None = None) -> int:
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    take_any_character()
     if name in ("-h", "--help"):
         lines = [f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items()]
         print(USAGE.format(commands="\n".join(lines)))
@@ -47,14 +49,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise LLMLiteError(f"there is no command '{name}'; choose {', '.join(COMMANDS)}.")
-        parse(name, COMMANDS[name], arguments).run()
+        command = parse(name, COMMANDS[name], arguments)  # its help is in colour
+        with careful():
+            command.run()
     except LLMLiteError as error:
-        print(f"llmlite: {error}", file=sys.stderr)
+        print(one_line(f"llmlite: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"llmlite: {error.filename}: {error.strerror}; name another path.", file=sys.stderr)
+        said = f"llmlite: {error.filename}: {error.strerror}; name another path."
+        print(one_line(said), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nllmlite: stopped; the same command carries on from here.", file=sys.stderr)
