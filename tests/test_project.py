@@ -2,8 +2,10 @@
 environment that is promised is the same in environment.yml, Makefile and constraints.txt."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from contextlib import suppress
@@ -90,7 +92,8 @@ def mistakes(line: str) -> list[str]:
     if made := re.search(r"^(?:\w+=\S+ +)*make((?: +[\w-]+(?:=\S*)?)+)", command):
         for word in made[1].split():
             name, is_variable, _ = word.partition("=")
-            if not re.search(rf"\$\({name}\b" if is_variable else rf"^{name}:", MAKEFILE, re.M):
+            known = rf"\$\({name}\b|^GIVEN :=.* {name}\b" if is_variable else rf"^{name}:"
+            if not re.search(known, MAKEFILE, re.M):
                 wrong.append(f"make {word}")
     files = re.findall(r"[\w/.-]+\.py\b", command) if "python" in command else []
     return wrong + [name for name in files if not (REPOSITORY / name).is_file()]
@@ -110,6 +113,55 @@ def test_every_target_of_make_is_phony_and_explained():
     """A file or folder called `site` or `test` must not keep make from its work."""
     (phony,) = re.findall(r"^\.PHONY:(.*)", MAKEFILE, re.MULTILINE)
     assert set(phony.split()) == set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+
+
+NAMES = {  # by hand these would be blanks, quotes, variables and functions of make and of the shell
+    "DATA": """a "b" it's 'c'""",
+    "OUT": "$(shell touch made) $$HOME ${HOME} $HOME",
+    "ARCHIVE": "`touch made`; touch made\n# \\ %",
+    "PROFILE": "*; touch made",
+    "DEVICE": "cpu --processes 2",
+}
+FULL = ["--profile", NAMES["PROFILE"], "--data", NAMES["DATA"], "--out", NAMES["OUT"]]
+PROGRAMS = {
+    "reproduce": [["reproduce", *FULL[:4]]],
+    "full": [["run", *FULL, "--device", NAMES["DEVICE"], "--archive", NAMES["ARCHIVE"]]],
+    "render": [
+        ["reproduce", *FULL, "--device", "cpu", "--from", NAMES["ARCHIVE"]],
+        ["figures/publish.py", *FULL],
+    ],
+}
+
+
+@pytest.mark.parametrize("target", PROGRAMS)
+@pytest.mark.parametrize("given_by", ["words", "environment"])
+def test_make_passes_on_what_it_is_given_as_it_stands(tmp_path, target, given_by):
+    for program in ("llmlite", "python"):
+        (tmp_path / program).write_text("#!/bin/sh\nprintf '%s\\0' \"$@\" '\n' >> said\n")
+        (tmp_path / program).chmod(0o755)
+    words = [f"{name}={value}" for name, value in NAMES.items()] * (given_by == "words")
+    env = os.environ | (NAMES if given_by == "environment" else {})
+    make = ["make", "-f", REPOSITORY / "Makefile", "BIN=.", "INSTALLED=", target, *words]
+    subprocess.run(make, cwd=tmp_path, env=env, check=True)
+    calls = (tmp_path / "said").read_text("utf-8").split("\0\n\0")[:-1]
+    assert [call.split("\0") for call in calls] == PROGRAMS[target]
+    assert not (tmp_path / "made").exists()
+
+
+def test_make_colab_takes_an_address_and_nothing_else(tmp_path):
+    for name in ("README.md", "notebooks/01_prepare.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    make = ["make", "-C", tmp_path, "-f", REPOSITORY / "Makefile", "colab"]
+    for given in ("", 'https://x"; import os', "https://x/$(shell touch made)", "https://x\\n"):
+        assert subprocess.run([*make, f"REPOSITORY={given}"], capture_output=True).returncode
+    assert not (tmp_path / "made").exists()
+    for name in ("README.md", "notebooks/01_prepare.ipynb"):
+        assert (tmp_path / name).read_bytes() == (REPOSITORY / name).read_bytes()
+    subprocess.run([*make, "REPOSITORY=https://github.com/me/a-fork"], check=True)
+    assert "colab.research.google.com/github/me/a-fork/" in (tmp_path / "README.md").read_text()
+    cells = json.loads((tmp_path / "notebooks/01_prepare.ipynb").read_text("utf-8"))["cells"]
+    assert 'repository = "https://github.com/me/a-fork"' in "".join(cells[1]["source"])
 
 
 def test_each_stop_of_the_tour_is_there():

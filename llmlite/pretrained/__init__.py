@@ -38,7 +38,8 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
     """The model in float32 on `device`, its tokenizer and record. Raises CheckpointError if a file
     is missing, damaged or belongs to another tokenizer."""
     if (folder / "config.json").exists():
-        raise CheckpointError(f"{folder} is for transformers: llmlite import {folder} --to FOLDER.")
+        said = f"llmlite import {quote(str(folder))} --to FOLDER"
+        raise CheckpointError(f"{folder} is for transformers: {said}.")
     model, header = load_model(folder / MODEL, device)
     tokenizer = BPETokenizer.load(folder / TOKENIZER)
     if header.get("tokenizer_fingerprint") != tokenizer.fingerprint:
