@@ -3,6 +3,7 @@ in half precision, their tokenizer, the record of the run that made them, and a 
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import torch
 
