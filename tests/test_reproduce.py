@@ -8,10 +8,13 @@ from pathlib import Path
 import nbformat
 import publish as tool
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert.filters import markdown2html
 from publish import captions_in, gallery, publish, results, ship
 from tiny_plan import PROFILE, SEEDS, open_plan
 
 from llmlite.cli.notebooks import find_notebooks, report, run_notebooks
+from llmlite.cli.terminal import one_line
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.metrics import Score
@@ -74,6 +77,8 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     for folder in (root / "notebooks", records / "runs/old", out / "figures", out / "notebooks"):
         folder.mkdir(parents=True)
     (root / "README.md").write_text(README)
+    (records / "runs/old/record.json").touch()
+    (records / "runs/mine.txt").touch()
     experiment = Experiment("quick", "sample", out, "cpu", progress=False)
     with pytest.raises(LLMLiteError, match="There are no figures in"):
         publish(experiment, root)
@@ -116,6 +121,7 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     made = {f"{run}/steps.jsonl", f"{run}/test_score.json", "figures/records/seeds.csv"}
     assert made <= shown.keys()
     assert not (records / "runs" / "old").exists()
+    assert (records / "runs" / "mine.txt").exists(), "nobody asked to delete it"
     assert not [name for name in shown if "pretrained" in name], "its card is of WikiText-2"
     ours = [name for name, content in shown.items() if str(tmp_path).encode() in content]
     assert ours == [], "no paths of ours"
@@ -128,6 +134,23 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     other = open_plan(some_articles, tmp_path / "elsewhere")
     other.only_read = "nothing is trained"
     assert other.search("revised").perplexity.tolist() == experiment.search().perplexity.tolist()
+
+
+FOREIGN = ["x|y", "<script>alert(1)</script>", "<!-- end of results -->", "`a` *b* # c", "[a](b)"]
+FOREIGN += ["a\nb", "\\|", "&lt;", "\x1b[1m", "](", "\\(", "AT&T, [0.1, 0.2]"]
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_text_of_others_is_text_in_a_page_and_a_cell_is_a_cell(text):
+    shown = one_line(" ".join(text.split()))
+    page = gallery({"01_x": text})
+    assert captions_in(page) == {"01_x": shown}
+    row = tool.fill("| {text} | {text} |", text=text)
+    soup = BeautifulSoup(markdown2html(f"{page}\n| a | b |\n|---|---|\n{row}\n"), "html.parser")
+    assert [(p.get_text(), p.find()) for p in (soup("p")[1], *soup("td"))] == [(shown, None)] * 3
+    once = tool.with_block(README, row + text)
+    assert tool.with_block(once, row + text) == once
+    assert once.endswith("<!-- end of results -->\nafter\n")
 
 
 def test_the_shipped_model_is_the_trained_one_rounded_and_scored_as_stored(whole, tmp_path):

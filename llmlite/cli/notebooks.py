@@ -1,11 +1,10 @@
 """Run the notebooks headlessly, below a folder of the run's own."""
 
-import json
 import os
 import re
 from pathlib import Path
 
-from llmlite.files import HEADLESS_VARIABLE, LLMLiteError, tqdm
+from llmlite.files import HEADLESS_VARIABLE, LLMLiteError, read_json, tqdm, write_json
 from llmlite.sources import DATA_VARIABLE
 
 
@@ -86,18 +85,14 @@ def _plain(text: str) -> str:
 
 def clean(path: Path) -> None:
     """Take out of an executed notebook what only its run could use: progress bars and timings."""
-    notebook = json.loads(path.read_text("utf-8"))
+    notebook = read_json(path)
     notebook["metadata"].pop("papermill", None)
     for cell in notebook["cells"]:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
-    write_notebook(path, notebook)
-
-
-def write_notebook(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, notebook)
 
 
 def report(executed: list[Path], out: Path) -> str:
