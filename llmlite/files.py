@@ -85,6 +85,13 @@ def room_for(path: str | Path) -> Iterator[None]:
         ) from None
 
 
+def unlinked(path: Path) -> Path:
+    """`path` to write to: if it is a link, that goes, and what it leads to stays as it is."""
+    if path.is_symlink():
+        path.unlink()
+    return path
+
+
 @contextmanager
 def hold(folder: str | Path) -> Iterator[None]:
     """Work in `folder` alone, at most until the process ends: BusyError if anybody does already."""

@@ -37,18 +37,26 @@ def make_notebook(path: Path, *sources: str) -> Path:
 def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMLITE_HEADLESS", "1")
     monkeypatch.setenv("LLMLITE_DATA", "elsewhere")
-    out, folder = tmp_path / "out", str(tmp_path / "a folder")
+    out, folder = tmp_path / "o{u}t", str(tmp_path / "a folder")
     say = "import os, sys\nprint('a bar', file=sys.stderr)\nprint(profile, data, device)\n"
-    bad = make_notebook(tmp_path / "02_b.ipynb", PARAMETERS, "raise ValueError(data)")
+    bad = make_notebook(tmp_path / "02_b.ipynb", PARAMETERS, "raise ValueError(data + '\\nb')")
+    dead = make_notebook(tmp_path / "03_c.ipynb", PARAMETERS, "import os; os.kill(os.getpid(), 9)")
     good = make_notebook(tmp_path / "01_a.ipynb", PARAMETERS, say, "os.environ['LLMLITE_DATA']")
+    (tmp_path / "04_d.ipynb").write_text("<html>")
     make_notebook(tmp_path / "scratch.ipynb", PARAMETERS)
-    assert find_notebooks(tmp_path) == [good, bad]
+    assert find_notebooks(tmp_path)[:3] == [good, bad, dead]
     with pytest.raises(LLMLiteError, match="no notebook whose name starts with 09"):
         find_notebooks(tmp_path, ["09"])
-    with pytest.raises(LLMLiteError) as error:
-        run_notebooks(find_notebooks(tmp_path, ["02"]), out, "quick", "sample")
-    for part in ("02_b.ipynb stopped in cell", "ValueError: sample", "02_b.log"):
-        assert part in str(error.value)
+    (out / "notebooks").mkdir(parents=True)
+    before = bad.read_bytes()
+    for name in ("01_a.log", "01_a.ipynb"):
+        (out / "notebooks" / name).symlink_to(bad)
+    kernel = "its kernel died, for want of memory perhaps"
+    for name, why in {"02": "cell 3: ValueError: sample b", "03": kernel, "04": "NotJSON"}.items():
+        with pytest.raises(LLMLiteError) as error:
+            run_notebooks(find_notebooks(tmp_path, [name]), out, "quick", "sample")
+        for part in (why, f"{name}_", ".log", f"carries on from what is kept in {out}"):
+            assert part in str(error.value)
 
     executed = run_notebooks([good], out, "quick", folder, "cpu")
     (content,) = (nbformat.read(path, 4) for path in executed)
@@ -59,6 +67,7 @@ def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch):
     assert "papermill" not in json.dumps([content.metadata, *(c.metadata for c in content.cells)])
     assert "a bar" in (out / "notebooks" / "01_a.log").read_text()
     assert not nbformat.read(good, 4).cells[1].outputs, "the source stays as it was"
+    assert bad.read_bytes() == before, "links are replaced"
     (out / "figures").mkdir()
     (out / "figures" / "01_x.png").touch()
     assert {"01_a.ipynb", "01_x.png"} <= {Path(p).name for p in report(executed, out).split("\n")}

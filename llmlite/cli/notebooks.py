@@ -2,9 +2,18 @@
 
 import os
 import re
+import textwrap
 from pathlib import Path
 
-from llmlite.files import HEADLESS_VARIABLE, LLMLiteError, read_json, tqdm, write_json
+from llmlite.files import (
+    HEADLESS_VARIABLE,
+    LLMLiteError,
+    read_json,
+    room_for,
+    tqdm,
+    unlinked,
+    write_json,
+)
 from llmlite.sources import DATA_VARIABLE
 
 
@@ -44,25 +53,33 @@ def run_notebooks(
         for notebook in notebooks:
             bar.set_description(notebook.stem)
             target, log = folder / notebook.name, folder / f"{notebook.stem}.log"
-            with open(log, "w", encoding="utf-8") as file:
+            with open(unlinked(log), "w", encoding="utf-8") as file:
                 try:
-                    papermill.execute_notebook(
-                        str(notebook),
-                        str(target),
-                        parameters=parameters,
-                        kernel_name="python3",
-                        progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
-                        stderr_file=_LastLine(file, bar),
-                        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-                    )
-                except papermill.PapermillExecutionError as error:
+                    with room_for(unlinked(target)):
+                        papermill.execute_notebook(
+                            _braced(notebook),
+                            _braced(target),
+                            parameters=parameters,
+                            kernel_name="python3",
+                            progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
+                            stderr_file=_LastLine(file, bar),
+                            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                        )
+                except LLMLiteError:
+                    raise
+                except Exception as error:  # a dozen kinds, of papermill, Jupyter and nbformat
                     raise LLMLiteError(
-                        f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
-                        f"{_plain(error.evalue)}; see {target} and {log}."
+                        f"{notebook.name} stopped{_why(error)}; see {target} and {log}; once that "
+                        f"is mended, the same call carries on from what is kept in {out}."
                     ) from None
             clean(target)
             bar.update()
     return [folder / notebook.name for notebook in notebooks]
+
+
+def _braced(path: Path) -> str:
+    """For papermill, which fills in what stands between braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class _LastLine:
@@ -76,6 +93,16 @@ class _LastLine:
         lines = [line.strip() for line in re.split(r"[\r\n]+", _plain(text)) if line.strip()]
         if lines:
             self.bar.set_postfix_str(lines[-1][:90])
+
+
+def _why(error: Exception) -> str:
+    """Where and why a notebook stopped, in a few words."""
+    where, why = "", f"{type(error).__name__}: {error}"
+    if hasattr(error, "evalue"):  # raised by a cell
+        where, why = f" in cell {error.exec_count}", f"{error.ename}: {error.evalue}"
+    elif "Kernel died" in why:
+        why = "its kernel died, for want of memory perhaps"
+    return f"{where}: {textwrap.shorten(_plain(why), 300, placeholder=' …').rstrip('.')}"
 
 
 def _plain(text: str) -> str:
