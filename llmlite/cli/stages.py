@@ -1,5 +1,6 @@
 """From text to a model, its scores and the notebooks that show them."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -83,7 +84,7 @@ class Evaluate(Work):
         print(
             f"Test Loss: {score.loss:.4f} nats per token\n"
             f"Test Perplexity: {score.perplexity:.2f} per token, "
-            f"{score.word_perplexity:.2f} per word and line end\n"
+            f"{_per_word(score.word_perplexity)}\n"
             f"Bits per byte: {score.bits_per_byte:.4f}\n"
             f"({score.tokens:,} tokens, {score.words:,} words and line ends, {score.bytes:,} "
             f"bytes; context: {score.context})"
@@ -92,7 +93,13 @@ class Evaluate(Work):
             table = score_table([comparable(experiment.model, dataset)])
             print(f"\n{table.T.to_string()}\n")
             for row in by_counting(dataset, progress=experiment.progress):
-                print(f"{row.name}: {row.perplexity:.2f} per word and line end")
+                print(f"{row.name}: {_per_word(row.perplexity)}")
+
+
+def _per_word(perplexity: float) -> str:
+    """In words; what is written without blanks has words of thousands of tokens."""
+    known = f"{perplexity:.2f}" if perplexity < math.inf else "too large to state"
+    return f"{known} per word and line end"
 
 
 @dataclass(frozen=True)
