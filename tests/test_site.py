@@ -92,12 +92,12 @@ HOSTILE = [
 def test_text_of_others_commands_no_browser(tmp_path, text):
     site, path = build.Site(tmp_path), tmp_path / NOTEBOOKS[0].name
     site.captions = {"a_figure": text}
-    data = {"text/html": text}, {"text/markdown": text}, {"image/png": "AAAA"}
-    outputs = [nbformat.v4.new_output("display_data", each) for each in data]
-    code = nbformat.v4.new_code_cell('"a_figure"', outputs=outputs)
-    cells = [nbformat.v4.new_markdown_cell(f"# {text}\n\n{text}"), code]
+    outputs = [{"text/html": text}, {"text/markdown": text}, {"image/png": "AAAA"}]
+    outputs = [nbformat.v4.new_output("display_data", data) for data in outputs]
+    cells = [nbformat.v4.new_markdown_cell(f"# {text}\n\n{text}")]
+    cells += [nbformat.v4.new_code_cell('"a_figure"', outputs=outputs)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    site.write("article", before=None, after=None, **site.chapter(path))
+    site.write("article", **site.chapter(path))
     data = {"layers": 0, "heads": 0, "sentences": [{"text": text, "tokens": ["</script>"]}]}
     site.write("attention", "attention.html", title=text, data=data)
     assert explored(tmp_path) == data
