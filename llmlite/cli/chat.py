@@ -5,12 +5,13 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 from llmlite.files import LLMLiteError
 from llmlite.generate import pieces, prompt_ids, stream
 from llmlite.model import GPT
 
-NOT_UTF8 = "This line is not UTF-8; it is left out."
+_write = partial(print, end="", flush=True)
 
 
 def print_text(beginning: str, continuation: Iterable, probabilities: bool = False) -> None:
@@ -64,15 +65,11 @@ def chat(
         except LLMLiteError as error:
             _say(str(error))
         except UnicodeEncodeError:
-            _say(NOT_UTF8)
+            _say("This line is not UTF-8; it is left out.")
         except KeyboardInterrupt:
             if not interactive:
                 raise
             _say("")
-
-
-def _write(text: str) -> None:
-    print(text, end="", flush=True)
 
 
 def _say(text: str) -> None:

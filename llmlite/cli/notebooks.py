@@ -56,9 +56,8 @@ def run_notebooks(
             with open(unlinked(log), "w", encoding="utf-8") as file:
                 try:
                     with room_for(unlinked(target)):
-                        papermill.execute_notebook(
-                            _braced(notebook),
-                            _braced(target),
+                        papermill.execute_notebook(  # which fills in what stands in braces
+                            *(re.sub("[{}]", r"\g<0>" * 2, str(p)) for p in (notebook, target)),
                             parameters=parameters,
                             kernel_name="python3",
                             progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
@@ -75,11 +74,6 @@ def run_notebooks(
             clean(target)
             bar.update()
     return [folder / notebook.name for notebook in notebooks]
-
-
-def _braced(path: Path) -> str:
-    """For papermill, which fills in what stands between braces."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class _LastLine:

@@ -97,7 +97,7 @@ class Evaluate(Work):
 
 
 def _per_word(perplexity: float) -> str:
-    """In words; what is written without blanks has words of thousands of tokens."""
+    # What is written without blanks has words of thousands of tokens.
     known = f"{perplexity:.2f}" if perplexity < math.inf else "too large to state"
     return f"{known} per word and line end"
 

@@ -21,8 +21,8 @@ def one_line(text: str) -> str:
 
 
 def take_any_character() -> None:
-    """A character that the encoding of stdout lacks is printed as "?", and one that stdin's lacks
-    becomes a lone surrogate; by themselves both would be a UnicodeError."""
+    """One that stdout's encoding lacks is printed as "?", bytes that stdin's lacks become lone
+    surrogates, instead of a UnicodeError."""
     for stream, errors in ((sys.stdout, "replace"), (sys.stdin, "surrogateescape")):
         with suppress(AttributeError):  # closed, or no stream of bytes
             stream.reconfigure(errors=errors)
