@@ -1,6 +1,5 @@
 """From text to a model, its scores and the notebooks that show them."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -78,13 +77,14 @@ class Evaluate(Work):
     def run(self) -> None:
         from llmlite.audit.baselines import by_counting
         from llmlite.audit.measures import comparable, score_table
+        from llmlite.metrics import stated
 
         experiment = self.experiment()
         score, dataset = experiment.test_score(), experiment.dataset
         print(
             f"Test Loss: {score.loss:.4f} nats per token\n"
             f"Test Perplexity: {score.perplexity:.2f} per token, "
-            f"{_per_word(score.word_perplexity)}\n"
+            f"{stated(score.word_perplexity, 2)} per word and line end\n"
             f"Bits per byte: {score.bits_per_byte:.4f}\n"
             f"({score.tokens:,} tokens, {score.words:,} words and line ends, {score.bytes:,} "
             f"bytes; context: {score.context})"
@@ -93,13 +93,7 @@ class Evaluate(Work):
             table = score_table([comparable(experiment.model, dataset)])
             print(f"\n{table.T.to_string()}\n")
             for row in by_counting(dataset, progress=experiment.progress):
-                print(f"{row.name}: {_per_word(row.perplexity)}")
-
-
-def _per_word(perplexity: float) -> str:
-    # What is written without blanks has words of thousands of tokens.
-    known = f"{perplexity:.2f}" if perplexity < math.inf else "too large to state"
-    return f"{known} per word and line end"
+                print(f"{row.name}: {stated(row.perplexity, 2)} per word and line end")
 
 
 @dataclass(frozen=True)
