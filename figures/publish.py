@@ -21,7 +21,7 @@ from llmlite.audit import scorecard
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import Audit
-from llmlite.cli.terminal import one_line
+from llmlite.cli.terminal import one_line, take_any_character
 from llmlite.experiment import SEEDS, Experiment, project_root
 from llmlite.files import LLMLiteError, read_json, replacing, write_json
 from llmlite.intervals import over_seeds
@@ -94,7 +94,7 @@ def publish(experiment: Experiment, root: Path) -> None:
     if not (out / "figures" / "captions.json").exists():
         raise LLMLiteError(f"There are no figures in {out}; run `llmlite reproduce` first.")
     for notebook in sorted((out / "notebooks").glob("*.ipynb")):
-        content = read_json(notebook)
+        content = read(notebook)
         # Whoever opens the published notebook starts from its own parameters, not this run's.
         cells = [c for c in content["cells"] if INJECTED not in c["metadata"].get("tags", [])]
         write_json(root / "notebooks" / notebook.name, content | {"cells": cells})
@@ -122,7 +122,7 @@ def _publish_figures(made: Path, to: Path) -> None:
         copy(path, to / path.name)
     page = to / "README.md"
     captions = captions_in(page.read_text("utf-8")) if page.exists() else {}
-    captions |= read_json(made / "captions.json", dict[str, str])
+    captions |= read(made / "captions.json", dict[str, str])
     there = {name: text for name, text in captions.items() if (to / f"{name}.png").exists()}
     write(page, gallery(there))
 
@@ -134,6 +134,15 @@ def _publish_records(experiment: Experiment, trained: list, to: Path) -> None:
         for old in to.glob(f"runs/*/{RECORD}"):
             shutil.rmtree(old.parent)
         shutil.copytree(staged, to, copy_function=copy, dirs_exist_ok=True)
+
+
+def read(path: Path, kind: type = dict):
+    """JSON that a run has made."""
+    try:
+        return read_json(path, kind)
+    except ValueError as error:
+        said = f"{path} is damaged ({error}); delete it and run `llmlite reproduce` again."
+        raise LLMLiteError(said) from None
 
 
 def copy(source: Path | str, to: Path | str) -> None:
@@ -318,13 +327,14 @@ def main(profile: str, out: Path, data: str | None = None) -> None:
         out: the folder
         data: where its text is from, as for llmlite; as the profile says if not given
     """
+    take_any_character()
     root = project_root()
     try:
         experiment = Experiment(profile, data, out, "cpu", progress=False)
         experiment.only_read = "publishing trains nothing; `llmlite run` does."
         publish(experiment, root)
     except LLMLiteError as error:
-        sys.exit(f"publish.py: {error}")
+        sys.exit(one_line(f"publish.py: {error}"))
     print(f"What {out} holds is shown in {root} now; `git diff --stat` says where.")
 
 

@@ -22,6 +22,7 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown2html
 
+from llmlite.cli.terminal import take_any_character
 from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
 
@@ -73,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the static site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build/site", help="%(default)s")
     out = parser.parse_args(arguments).out
+    take_any_character()
     Site(out).build()
     print(f"Site: {out / 'index.html'}")
 
