@@ -21,7 +21,7 @@ from llmlite.audit import scorecard
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import Audit
-from llmlite.cli.terminal import one_line, take_any_character
+from llmlite.cli.terminal import harmless, take_any_character
 from llmlite.experiment import SEEDS, Experiment, project_root
 from llmlite.files import LLMLiteError, read_json, replacing, write_json
 from llmlite.intervals import over_seeds
@@ -174,7 +174,7 @@ fill = _Template().format
 def plain(text: str) -> str:
     """Text, a caption or the name of somebody's file, as Markdown that shows just that, in a cell
     of a table, too: no HTML, no code, no link, on one line."""
-    text = html.escape(one_line(" ".join(text.split())), quote=False)
+    text = html.escape(harmless(" ".join(text.split())), quote=False)
     return re.sub(r"[\\`|*#]|(?<=\])\(", r"\\\g<0>", text)
 
 
@@ -334,7 +334,7 @@ def main(profile: str, out: Path, data: str | None = None) -> None:
         experiment.only_read = "publishing trains nothing; `llmlite run` does."
         publish(experiment, root)
     except LLMLiteError as error:
-        sys.exit(one_line(f"publish.py: {error}"))
+        sys.exit(harmless(f"publish.py: {error}"))
     print(f"What {out} holds is shown in {root} now; `git diff --stat` says where.")
 
 

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from llmlite.cli import chat, main
-from llmlite.cli.terminal import careful, one_line
+from llmlite.cli.terminal import careful, harmless
 from llmlite.files import tqdm
 from llmlite.generate import complete
 from llmlite.tokenizer import BPETokenizer
@@ -96,7 +96,7 @@ def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(
             print(text)
             print(text, file=sys.stderr)
     assert capsys.readouterr() == (f"{text}\n{out}\n", f"{text}\n{err}\n")
-    assert one_line(text) == error
+    assert harmless(text) == error
 
 
 def test_bars_at_a_terminal_are_as_without_care(monkeypatch):

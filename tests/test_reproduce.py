@@ -14,7 +14,7 @@ from publish import captions_in, gallery, publish, results, ship
 from tiny_plan import PROFILE, SEEDS, open_plan
 
 from llmlite.cli.notebooks import find_notebooks, report, run_notebooks
-from llmlite.cli.terminal import one_line
+from llmlite.cli.terminal import harmless
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.metrics import Score
@@ -151,7 +151,7 @@ FOREIGN += ["a\nb", "\\|", "&lt;", "\x1b[1m", "](", "\\(", "AT&T, [0.1, 0.2]"]
 
 @pytest.mark.parametrize("text", FOREIGN)
 def test_text_of_others_is_text_in_a_page_and_a_cell_is_a_cell(text):
-    shown = one_line(" ".join(text.split()))
+    shown = harmless(" ".join(text.split()))
     page = gallery({"01_x": text})
     assert captions_in(page) == {"01_x": shown}
     row = tool.fill("| {text} | {text} |", text=text)

@@ -8,7 +8,7 @@ import sys
 
 from llmlite.cli import models, stages
 from llmlite.cli.options import parse
-from llmlite.cli.terminal import careful, one_line, take_any_character
+from llmlite.cli.terminal import careful, harmless, take_any_character
 from llmlite.files import LLMLiteError
 
 COMMANDS = {
@@ -53,13 +53,13 @@ def main(argv: list[str] | None = None) -> int:
         with careful():
             command.run()
     except LLMLiteError as error:
-        print(one_line(f"llmlite: {error}"), file=sys.stderr)
+        print(harmless(f"llmlite: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         said = f"llmlite: {error.filename}: {error.strerror}; name another path."
-        print(one_line(said), file=sys.stderr)
+        print(harmless(said), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nllmlite: stopped; the same command carries on from here.", file=sys.stderr)

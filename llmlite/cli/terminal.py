@@ -15,7 +15,7 @@ LINE_ENDS = {0x0A: 0x240A, 0x2028: 0xFFFD, 0x2029: 0xFFFD}
 BAR = re.compile(r"(?:\r|\x1b\[A)*")  # what tqdm begins a bar with, on stderr
 
 
-def one_line(text: str) -> str:
+def harmless(text: str) -> str:
     """A sentence as it may be printed anywhere."""
     return text.translate(PICTURES | LINE_ENDS)
 
