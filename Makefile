@@ -4,13 +4,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PROFILE ?= auto
 # Where `make reproduce` finds WikiText-2: a folder or "hub"; auto: $LLMLITE_DATA, else the Hub.
 DATA ?= auto
-# Where `make full` and `make render` work, and the archive that the one leaves for the other.
+# Where `make full` and `make render` work, and the archive that the one leaves for the other: in
+# that folder, if ARCHIVE is not given.
 OUT ?= runs/full
-ARCHIVE ?= $(OUT)/llmlite-full.tar.gz
 DEVICE ?= cuda
+# What is given reaches the commands by the environment, as it stands: neither make nor the shell
+# reads the quotes, blanks and dollars in it.
+GIVEN := PROFILE DATA OUT ARCHIVE DEVICE REPOSITORY
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+export $(GIVEN)
 
 .PHONY: help install demo audit test test-all soak reproduce full render bench bench-tokenizer bench-train bench-sweep bench-generate gpu site colab lint format clean
 
@@ -45,16 +49,16 @@ soak: $(INSTALLED)  ## kill a run at 25 random moments and compare: about five m
 	$(BIN)/python -m pytest -m soak tests/test_train.py
 
 reproduce: $(INSTALLED)  ## run all notebooks on WikiText-2: make reproduce [PROFILE=small] [DATA=folder]
-	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)'
+	$(BIN)/llmlite reproduce --profile "$${PROFILE:-auto}" --data "$$DATA"
 
-full: PROFILE = full
+FULL := --profile "$${PROFILE:-full}" --data "$$DATA" --out "$$OUT"
+PACKED := "$${ARCHIVE:-$$OUT/llmlite-full.tar.gz}"
 full: $(INSTALLED)  ## train everything at full scale, on a GPU, into one archive; again to carry on
-	$(BIN)/llmlite run --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --device $(DEVICE) --archive '$(ARCHIVE)'
+	$(BIN)/llmlite run $(FULL) --device "$$DEVICE" --archive $(PACKED)
 
-render: PROFILE = full
 render: $(INSTALLED)  ## draw the notebooks from an archive, without a GPU, and show them in this clone
-	$(BIN)/llmlite reproduce --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)' --device cpu --from '$(ARCHIVE)'
-	$(BIN)/python figures/publish.py --profile $(PROFILE) --data '$(DATA)' --out '$(OUT)'
+	$(BIN)/llmlite reproduce $(FULL) --device cpu --from $(PACKED)
+	$(BIN)/python figures/publish.py $(FULL)
 
 bench: bench-tokenizer bench-train bench-generate  ## compare with other implementations, in one run, and record it
 	$(BIN)/python tests/benchmarks/tables.py
@@ -67,9 +71,9 @@ bench-train: $(INSTALLED)  ## a training step against transformers' GPT-2 and a 
 
 bench-sweep: $(INSTALLED)  ## both grids from a cold start, timed: make bench-sweep [PROFILE=quick]
 	@for grid in revised first; do \
-	  cold=$$(mktemp -d) && start=$$(date +%s) && TORCHINDUCTOR_CACHE_DIR=$$cold/kernels \
-	  $(BIN)/llmlite search --grid $$grid --profile $(PROFILE) --data "$${LLMLITE_DATA:-sample}" --out $$cold/out && \
-	  echo "Grid $$grid: $$(($$(date +%s) - start)) seconds from a cold start" && rm -r $$cold || exit 1; \
+	  cold=$$(mktemp -d) && start=$$(date +%s) && TORCHINDUCTOR_CACHE_DIR="$$cold/kernels" \
+	  $(BIN)/llmlite search --grid $$grid --profile "$${PROFILE:-auto}" --data "$${LLMLITE_DATA:-sample}" --out "$$cold/out" && \
+	  echo "Grid $$grid: $$(($$(date +%s) - start)) seconds from a cold start" && rm -r "$$cold" || exit 1; \
 	done
 
 bench-generate: $(INSTALLED)  ## generation against transformers' generate, the same greedy text
@@ -77,7 +81,7 @@ bench-generate: $(INSTALLED)  ## generation against transformers' generate, the 
 
 # With the Python that is there: a machine with a GPU often has its own PyTorch.
 gpu:  ## check a GPU that this never ran on: correct, how fast, by which paths? 150 seconds, needs no .venv
-	PYTHONPATH='$(CURDIR)':"$$PYTHONPATH" $(PYTHON) tests/benchmarks/check_gpu.py
+	PYTHONPATH="$$PWD:$$PYTHONPATH" $(PYTHON) tests/benchmarks/check_gpu.py
 
 site: $(INSTALLED)  ## make the static site in build/site: notebooks, figures, attention explorer
 	HF_HUB_OFFLINE=1 $(BIN)/python figures/site/build.py
@@ -88,12 +92,14 @@ lint: $(INSTALLED)  ## ruff check, ruff format --check, and how large the projec
 	$(BIN)/python tests/size.py
 
 colab:  ## let README's links and the notebooks install your fork: make colab REPOSITORY=https://github.com/you/fork
-	perl -pi -e 's!(colab.research.google.com/github/)[^/]+/[^/]+!$$1$(REPOSITORY:https://github.com/%=%)!' README.md
-	perl -pi -e 's!(repository = \\")[^\\"]*!$$1$(REPOSITORY)!' notebooks/*.ipynb
+	@perl -e '$$ENV{REPOSITORY} =~ m!\Ahttps://[\w./~-]+\z! or die "REPOSITORY is no address such as https://github.com/you/fork.\n"'
+	perl -pi -e 'BEGIN { ($$to = $$ENV{REPOSITORY}) =~ s!^https://github.com/!! } s!(colab.research.google.com/github/)[^/]+/[^/]+!$$1$$to!' README.md
+	perl -pi -e 's!(repository = \\")[^\\"]*!$$1$$ENV{REPOSITORY}!' notebooks/*.ipynb
 
 format: $(INSTALLED)  ## let ruff put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove .venv and everything that runs left
-	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove the .venv that make has made, and everything that runs left
+	test ! -e $(INSTALLED) || rm -rf $(VENV)
+	rm -rf runs build dist .pytest_cache .ruff_cache .hypothesis

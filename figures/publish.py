@@ -4,10 +4,12 @@ records, the trained model, and the one block of README.md that is written from 
     python figures/publish.py --profile full --data path/to/wikitext-2 --out runs/full
 """
 
-import json
+import html
 import re
 import shutil
+import string
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +21,9 @@ from llmlite.audit import scorecard
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import Audit
-from llmlite.cli.notebooks import write_notebook
+from llmlite.cli.terminal import harmless, take_any_character
 from llmlite.experiment import SEEDS, Experiment, project_root
-from llmlite.files import LLMLiteError, write_json
+from llmlite.files import LLMLiteError, read_json, replacing, write_json
 from llmlite.intervals import over_seeds
 from llmlite.metrics import Score, evaluate
 from llmlite.plan.archive import stage
@@ -41,6 +43,8 @@ Drawn by the notebooks from records, and put here by publish.py. Each caption
 names the profile, the data and the device of its numbers. Beside each picture lies an SVG of it,
 the [scorecard](scorecard.md) of the paper's claims, and in [records](records) the runs' own.
 """
+
+FIGURE = "## {name}\n\n{text}\n\n![{name}]({name}.png)\n"
 
 RESULTS = """\
 | | paper | here |
@@ -74,12 +78,12 @@ holds the runs' records, each with the command that made it.
 
 | # | claim | published | here | verdict | section | `llmlite run --only` |
 |---|---|---|---|---|---|---|
-{lines}
+{lines!m}
 """
 LINE = "| {number} | {claim} | {published} | {ours} | **{verdict}** | {section} | {runs} |"
 VERDICTS = (REPRODUCED, FLAWED, NOT, UNCLEAR)
 SHORT = """\
-**{headline}** Of the paper's {n} claims: {counts} ([scorecard](figures/scorecard.md); the runs' \
+**{headline!m}** Of the paper's {n} claims: {counts} ([scorecard](figures/scorecard.md); the runs' \
 records, each with its command: [audit.json](figures/audit.json))."""
 
 
@@ -90,58 +94,109 @@ def publish(experiment: Experiment, root: Path) -> None:
     if not (out / "figures" / "captions.json").exists():
         raise LLMLiteError(f"There are no figures in {out}; run `llmlite reproduce` first.")
     for notebook in sorted((out / "notebooks").glob("*.ipynb")):
-        content = json.loads(notebook.read_text("utf-8"))
+        content = read(notebook)
         # Whoever opens the published notebook starts from its own parameters, not this run's.
         cells = [c for c in content["cells"] if INJECTED not in c["metadata"].get("tags", [])]
-        write_notebook(root / "notebooks" / notebook.name, content | {"cells": cells})
+        write_json(root / "notebooks" / notebook.name, content | {"cells": cells})
     _publish_figures(out / "figures", figures)
     trained = [run for run in whole_plan(experiment) if experiment.is_trained(run)]
     if trained:
-        shutil.rmtree(figures / "records" / "runs", ignore_errors=True)
-        stage(experiment, trained, figures / "records")
+        _publish_records(experiment, trained, figures / "records")
     audited = any((out / "notebooks").glob("08_*.ipynb"))
     short = write_scorecard(Audit(experiment), figures) if audited else None
     if any(out.glob("runs/*/test_score.json")):
         table = results(experiment)
-        shutil.copyfile(out / SEEDS, figures / "records" / SEEDS)
+        copy(out / SEEDS, figures / "records" / SEEDS)
         weights = experiment.folder(experiment.retraining()) / WEIGHTS
         # Of WikiText-2, as the model's card says; records alone have no weights.
         if experiment.dataset.name.startswith("wikitext") and weights.exists():
             ship(experiment, root / "llmlite" / "pretrained")
         if short:
             readme = root / "README.md"
-            text = with_block(readme.read_text("utf-8"), f"{short}\n\n{table}")
-            readme.write_text(text, "utf-8")
+            write(readme, with_block(readme.read_text("utf-8"), f"{short}\n\n{table}"))
 
 
 def _publish_figures(made: Path, to: Path) -> None:
     """Copy figures; the page has the captions of all that are there."""
-    to.mkdir(exist_ok=True)
     for path in (*made.glob("*.png"), *made.glob("*.svg")):
-        shutil.copyfile(path, to / path.name)
+        copy(path, to / path.name)
     page = to / "README.md"
     captions = captions_in(page.read_text("utf-8")) if page.exists() else {}
-    captions |= json.loads((made / "captions.json").read_text("utf-8"))
+    captions |= read(made / "captions.json", dict[str, str])
     there = {name: text for name, text in captions.items() if (to / f"{name}.png").exists()}
-    page.write_text(gallery(there), encoding="utf-8")
+    write(page, gallery(there))
+
+
+def _publish_records(experiment: Experiment, trained: list, to: Path) -> None:
+    """The records of these runs take the place of all that were there."""
+    with tempfile.TemporaryDirectory() as scratch:
+        staged = stage(experiment, trained, Path(scratch))
+        for old in to.glob(f"runs/*/{RECORD}"):
+            shutil.rmtree(old.parent)
+        shutil.copytree(staged, to, copy_function=copy, dirs_exist_ok=True)
+
+
+def read(path: Path, kind: type = dict):
+    """JSON that a run has made."""
+    try:
+        return read_json(path, kind)
+    except ValueError as error:
+        said = f"{path} is damaged ({error}); delete it and run `llmlite reproduce` again."
+        raise LLMLiteError(said) from None
+
+
+def copy(source: Path | str, to: Path | str) -> None:
+    """A whole file or none; a link at `to` is replaced, and not written through."""
+    with replacing(to) as aside:
+        shutil.copyfile(source, aside)
+
+
+def write(path: Path, text: str) -> None:
+    """Likewise."""
+    with replacing(path) as aside:
+        aside.write_text(text, "utf-8")
+
+
+# -- Markdown -------------------------------------------------------------------------------------
+
+
+class _Template(string.Formatter):
+    """str.format for Markdown: text that is filled in is shown as it is, `{like_this!m}` is
+    Markdown itself."""
+
+    def convert_field(self, value, conversion):
+        return plain(value) if isinstance(value, str) and conversion != "m" else value
+
+
+fill = _Template().format
+
+
+def plain(text: str) -> str:
+    """Text, a caption or the name of somebody's file, as Markdown that shows just that, in a cell
+    of a table, too: no HTML, no code, no link, on one line."""
+    text = html.escape(harmless(" ".join(text.split())), quote=False)
+    return re.sub(r"[\\`|*#]|(?<=\])\(", r"\\\g<0>", text)
 
 
 def gallery(captions: dict[str, str]) -> str:
     """figures/README.md: every figure with its caption."""
-    parts = [f"## {name}\n\n{text}\n\n![{name}]({name}.png)\n" for name, text in captions.items()]
+    parts = [fill(FIGURE, name=name, text=text) for name, text in captions.items()]
     return "\n".join([GALLERY, *sorted(parts)])
 
 
 def captions_in(page: str) -> dict[str, str]:
     """The captions that `gallery` wrote, by figure."""
-    return dict(re.findall(r"^## (\S+)\n\n(.*?)\n\n!\[", page, re.MULTILINE | re.DOTALL))
+    found = re.findall(r"^## (\S+)\n\n(.*)\n\n!\[", page, re.MULTILINE)
+    return {name: html.unescape(re.sub(r"\\(.)", r"\1", text)) for name, text in found}
 
 
 def with_block(readme: str, block: str) -> str:
     """`readme` with `block` between the two marks."""
-    if not (START in readme and END in readme):
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.rpartition(END)  # a table may name the marks
+    if not (start and end):
         raise LLMLiteError(f"README.md has no {START} and {END} to write between.")
-    return f"{readme.split(START)[0]}{START}\n{block}\n{END}{readme.split(END)[1]}"
+    return f"{before}{START}\n{block}\n{END}{after}"
 
 
 def results(experiment: Experiment) -> str:
@@ -150,7 +205,8 @@ def results(experiment: Experiment) -> str:
     record, scores = experiment.retrain(), experiment.seed_scores()
     data, n = experiment.data, len(scores)
     shape = "{learning_rate:g}, {n_layer}, {n_head}, {n_embd}".format
-    return RESULTS.format(
+    return fill(
+        RESULTS,
         paper=paper,
         paper_best=shape(**paper.BEST),
         best=shape(**best_row(table)),
@@ -182,18 +238,18 @@ def write_scorecard(audit: Audit, folder: Path) -> str:
         f"{experiment.made_on()}. {scorecard.scale(audit)}"
     )
     page, short = pages(rows, source, headline(evidence))
-    (folder / "scorecard.md").write_text(page, "utf-8")
+    write(folder / "scorecard.md", page)
     write_json(folder / "audit.json", records(audit, evidence, rows))
     return short
 
 
 def pages(rows: list[dict], source: str, headline: str) -> list[str]:
     """What goes into figures/ and into README.md. source: profile, data and device."""
-    lines = "\n".join(LINE.format(**row) for row in rows)
+    lines = "\n".join(fill(LINE, **row) for row in rows)
     found = Counter(row["verdict"] for row in rows)
     counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
-    short = SHORT.format(headline=headline, n=len(rows), counts=counts)
-    return [PAGE.format(lines=lines, source=source), short]
+    short = fill(SHORT, headline=headline, n=len(rows), counts=counts)
+    return [fill(PAGE, lines=lines, source=source), short]
 
 
 def records(audit: Audit, gathered: Evidence, rows: list[dict]) -> dict:
@@ -252,14 +308,15 @@ def ship(experiment, folder: Path) -> None:
         "scored_in": environment(experiment.device),
     }
     write_json(folder / RECORD, record)
-    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+    write(folder / "README.md", model_card(record))
 
 
 def model_card(record: dict) -> str:
     """README.md of a shipped model, from its record."""
     score, millions = Score(**record["scores"]), record["parameters"] / 1e6
     template = (HERE / "card.md").read_text("utf-8")
-    return template.format(**record, score=score, last=record["epochs"][-1], millions=millions)
+    last = record["epochs"][-1]
+    return fill(template, **record, score=score, last=last, millions=millions)
 
 
 def main(profile: str, out: Path, data: str | None = None) -> None:
@@ -270,13 +327,14 @@ def main(profile: str, out: Path, data: str | None = None) -> None:
         out: the folder
         data: where its text is from, as for llmlite; as the profile says if not given
     """
+    take_any_character()
     root = project_root()
     try:
         experiment = Experiment(profile, data, out, "cpu", progress=False)
         experiment.only_read = "publishing trains nothing; `llmlite run` does."
         publish(experiment, root)
     except LLMLiteError as error:
-        sys.exit(f"publish.py: {error}")
+        sys.exit(harmless(f"publish.py: {error}"))
     print(f"What {out} holds is shown in {root} now; `git diff --stat` says where.")
 
 

@@ -118,10 +118,14 @@ class Dataset:
         return split_articles(self.text(split))
 
     def sentences(self, limit: int) -> list[str]:
-        """Of the first `limit` paragraphs of the test split with a full stop, what is before it."""
-        lines = head(self._source.strings("test"), BATCH).split("\n")
-        paragraphs = [line for line in lines if " . " in line and not line.startswith(" =")]
-        return [line.split(" . ")[0] + " ." for line in paragraphs[:limit]]
+        """Of the first `limit` paragraphs of the test split with a full stop, what is before it;
+        where none has one, their lines."""
+        text = head(self._source.strings("test"), BATCH)
+        lines = [f"{line}\n" for line in text.split("\n") if line.strip() and line[:2] != " ="]
+        for stop in (" . ", ". ", ".\n", "\n"):  # WikiText sets a blank before it, prose does not
+            if found := [line.split(stop)[0] + stop.rstrip() for line in lines if stop in line]:
+                break
+        return found[:limit]
 
     @property
     def _sha256(self) -> dict[str, str]:

@@ -72,16 +72,18 @@ class Experiment:
         paths: FastPaths = FastPaths(),
         **changes,
     ):
-        device = resolve_device(device)
+        # papermill and YAML make numbers, None and lists of words: 2024, null, [1].
+        data, out = (None if path in (None, "") else str(path) for path in (data, out))
+        device = resolve_device("auto" if device is None else str(device))
         if not isinstance(profile, Profile):
-            profile = get_profile(profile, gpu_bytes(device))
+            profile = get_profile("auto" if profile is None else str(profile), gpu_bytes(device))
         if follow := changes.keys() & {"model.vocab_size", "model.block_size"}:
             raise LLMLiteError(
                 f"{' and '.join(sorted(follow))} follow the data's; set data.vocab_size and "
                 "data.block_size."
             )
         if data:
-            changes["data.source"] = str(data)
+            changes["data.source"] = data
         if changes.keys() & {"train.learning_rate", *(f"model.{axis}" for axis in AXES[1:])}:
             changes["searched"] = False  # what is to be retrained is given
         self.profile = changed(profile, changes)

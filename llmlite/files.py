@@ -93,6 +93,13 @@ def room_for(path: str | Path) -> Iterator[None]:
         ) from None
 
 
+def unlinked(path: Path) -> Path:
+    """`path` to write to: if it is a link, that goes, and what it leads to stays as it is."""
+    if path.is_symlink():
+        path.unlink()
+    return path
+
+
 @contextmanager
 def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
     """Have this file's lock; Timeout if another process has it for so many seconds."""

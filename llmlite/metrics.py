@@ -58,6 +58,11 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 709 else math.inf
 
 
+def stated(perplexity: float, digits: int = 1) -> str:
+    """A perplexity per word as it is printed. In text without blanks a word is a line."""
+    return f"{perplexity:.{digits}f}" if perplexity < 1e9 else "over a billion"
+
+
 def windows_over(ids: Ids, size: int, stride: int | None, batch_size: int) -> Iterator[Batch]:
     """Batches of windows of up to `size` inputs that score ids[1:], each token once, in order.
     stride: as in `token_losses`. LLMLiteError for nothing to score."""

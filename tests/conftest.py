@@ -61,7 +61,7 @@ def execution(tmp_path_factory) -> Callable[[], tuple[Path, Path]]:
     archive, make = out / "llmlite-quick.tar.gz", f"make -f '{REPOSITORY}/Makefile' INSTALLED="
     make += f" BIN='{Path(sys.executable).parent}' DATA=sample ARCHIVE='{archive}'"
     render = f"{make} render PROFILE=quick OUT=runs/llmlite-quick"
-    full = f"{make} full PROFILE=quick DEVICE='cpu --processes 2' OUT='{out}'"
+    full = f"{make} full PROFILE=quick DEVICE=cpu OUT='{out}'"
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     command = ["sh", "-c", f"{full} && cd '{clone}' && {render}"]
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)

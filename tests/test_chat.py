@@ -4,12 +4,15 @@ import io
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
 
-from llmlite.cli import chat
+from llmlite.cli import chat, main
+from llmlite.cli.terminal import careful, harmless
+from llmlite.files import tqdm
 from llmlite.generate import complete
 from llmlite.tokenizer import BPETokenizer
 
@@ -23,7 +26,8 @@ def test_each_line_is_continued_as_complete_does_with_the_next_seed_until_an_int
     model = make_model(replace(tiny_config, vocab_size=tokenizer.vocab_size, block_size=24))
 
     def talk(given: bytes, seed: int):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+        stdin = io.TextIOWrapper(io.BytesIO(given), "utf-8", "surrogateescape")
+        monkeypatch.setattr(sys, "stdin", stdin)
         chat.chat(model, tokenizer, "a tiny model", 12, seed, False, **SAMPLING)
         return capsys.readouterr()
 
@@ -32,7 +36,9 @@ def test_each_line_is_continued_as_complete_does_with_the_next_seed_until_an_int
     (second,) = complete(model, tokenizer, "The mat", 12, seed=0, **SAMPLING)
     assert out == f"The cat{first}\nThe mat{second}\n"
     assert "no assistant and answers nothing (a tiny model)" in err
-    assert talk(b"The \xff cat\n", 5).err.endswith(" not UTF-8; what came with it is left out.\n")
+    out, err = talk(b"The \xff cat\nThe mat\n", 0)
+    assert out == f"The mat{second}\n"
+    assert err.endswith("(a tiny model).\nThis line is not UTF-8; it is left out.\n")
     assert "seed is -18446744073709551616" in talk(b"The cat\n", -(2**64)).err
     monkeypatch.setattr(chat, "stream", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):  # in a pipe it ends all
@@ -68,11 +74,53 @@ def test_probabilities_stand_behind_their_tokens_and_their_mean_on_stderr(monkey
     assert err == "Mean surprise of 4 tokens: 0.69 nats per token, perplexity 2.0.\n"
     chat.print_text("On", text)
     assert capsys.readouterr() == ("On theé.\n!\n", "")
-    given = "\x1b[2J\r\t\n", [("\x9b\x7fa", [0.5])]
-    chat.print_text(*given)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    chat.print_text(*given)  # a terminal is shown control characters and does not obey them
-    assert capsys.readouterr().out == "\x1b[2J\r\t\n\x9b\x7fa\n␛[2J␍\t\n\ufffd␡a\n"
+
+
+SHOWN = [  # what is printed, and what a terminal gets of it on stdout, on stderr, in an error
+    ("tab\t, é 日本 🙂", *["tab\t, é 日本 🙂"] * 3),
+    ("a\x1b[2J\x9b2J\x7f\0", *["a␛[2J\ufffd2J␡␀"] * 3),
+    ("txt\u202egpj\u2066.exe", *["txt\ufffdgpj\ufffd.exe"] * 3),
+    ("a\nb\u2028c", *["a\nb\u2028c"] * 2, "a␊b\ufffdc"),
+    ("\r\x1b[A bar \x1b[1m", "␍␛[A bar ␛[1m", "\r\x1b[A bar ␛[1m", "␍␛[A bar ␛[1m"),
+]
+
+
+@pytest.mark.parametrize(("text", "out", "err", "error"), SHOWN)
+def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(
+    monkeypatch, capsys, text, out, err, error
+):
+    for terminal in (False, True):  # a file and a pipe get them
+        for stream in (sys.stdout, sys.stderr):
+            monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
+        with careful():
+            print(text)
+            print(text, file=sys.stderr)
+    assert capsys.readouterr() == (f"{text}\n{out}\n", f"{text}\n{err}\n")
+    assert harmless(text) == error
+
+
+def test_bars_at_a_terminal_are_as_without_care(monkeypatch):
+    said = []
+    for care in (careful(), nullcontext()):
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        given = {"bar_format": "{desc}{n}", "mininterval": 0}
+        with care, tqdm(desc="Outer", **given) as outer, tqdm(desc="Inner", **given) as inner:
+            inner.update()
+            tqdm.write("A line", sys.stderr)
+            outer.update()
+            said.append(sys.stderr.getvalue())
+    assert said[0] == said[1]
+    assert "\x1b[A" in said[0]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_characters_that_stdout_lacks_are_replaced(monkeypatch, encoding):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    for words in (["generate", "Die πολις", "--tokens", "1"], ["--help"]):
+        assert main(words) == 0
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue().startswith(b"\nDie ?????")
 
 
 def test_generate_and_chat_take_the_same_options(llmlite, monkeypatch):

@@ -156,9 +156,9 @@ def test_a_search_goes_to_the_cluster_that_was_named(llmlite, shared, monkeypatc
 
 
 def test_the_installed_command_runs():
-    command = [sys.executable, "-m", "llmlite.cli", "fly"]
+    command = [sys.executable, "-m", "llmlite.cli", "f\nl\x1by"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (done.returncode, done.stderr.count("\n"), "f␊l␛y" in done.stderr) == (2, 1, True)
 
 
 def test_a_user_without_home_and_name_is_given_both():

@@ -1,7 +1,9 @@
 """Our model in `transformers` and back: the same ids, logits and text."""
 
+import ast
 import json
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -182,10 +184,14 @@ def test_what_was_broken_off_is_taken_up_in_the_same_folder(
 
 
 def test_export_import_and_generate_from_a_shell(llmlite, tmp_path):
-    there, back = tmp_path / "there", tmp_path / "back"
+    there, back = tmp_path / """a "b" \\c""", tmp_path / "it's $HOME"  # printed to be typed
     (there / ".git").mkdir(parents=True)  # no file that would be lost
-    llmlite("export", "--to", there)
-    assert f"llmlite generate --model {back}" in llmlite("import", there, "--to", back)
+    code = llmlite("export", "--to", there).splitlines()[-1].removeprefix("With transformers: ")
+    assert ast.parse(code).body[0].value.func.args[1].value == str(there)
+    command = llmlite("import", there, "--to", back).split(": ")[-1]
+    assert shlex.split(command) == ["llmlite", "generate", "--model", str(back)]
+    refused = llmlite("generate", "--model", there, code=2)
+    assert f"llmlite import {shlex.quote(str(there))} --to FOLDER." in refused
     words = "generate", "the cat", "--tokens", "5"
     assert llmlite(*words) == llmlite(*words, "--model", back)
     for again in (("export", "--data", "nowhere", "--to", there), ("import", there, "--to", back)):

@@ -26,6 +26,7 @@ def test_a_score_worked_out_by_hand():
     assert (score.loss, score.perplexity) == pytest.approx((3 * math.log(2), 8))
     assert (score.word_perplexity, score.bits_per_byte) == pytest.approx((64, 2))
     assert metrics.perplexity(708.0) < metrics.perplexity(1000.0) == math.inf
+    assert [*map(metrics.stated, (129.185, 2e247, math.inf))] == ["129.2", *["over a billion"] * 2]
 
 
 def plain_losses(logits_of, ids, stride=None) -> torch.Tensor:

@@ -2,8 +2,10 @@
 environment that is promised is the same in environment.yml, Makefile and constraints.txt."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from contextlib import suppress
@@ -90,7 +92,8 @@ def mistakes(line: str) -> list[str]:
     if made := re.search(r"^(?:\w+=\S+ +)*make((?: +[\w-]+(?:=\S*)?)+)", command):
         for word in made[1].split():
             name, is_variable, _ = word.partition("=")
-            if not re.search(rf"\$\({name}\b" if is_variable else rf"^{name}:", MAKEFILE, re.M):
+            known = rf"\$\({name}\b|^GIVEN :=.* {name}\b" if is_variable else rf"^{name}:"
+            if not re.search(known, MAKEFILE, re.M):
                 wrong.append(f"make {word}")
     files = re.findall(r"[\w/.-]+\.py\b", command) if "python" in command else []
     return wrong + [name for name in files if not (REPOSITORY / name).is_file()]
@@ -110,6 +113,48 @@ def test_every_target_of_make_is_phony_and_explained():
     """A file or folder called `site` or `test` must not keep make from its work."""
     (phony,) = re.findall(r"^\.PHONY:(.*)", MAKEFILE, re.MULTILINE)
     assert set(phony.split()) == set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+
+
+GIVEN = {  # what make and the shell would read in their own way
+    "DATA": """a "b" it's 'c'""",
+    "OUT": "$(shell touch made) $$HOME ${HOME}",
+    "ARCHIVE": "`touch made`; touch made\n# \\ %",
+    "PROFILE": "*; touch made",
+    "DEVICE": "cpu --processes 2",
+    "REPOSITORY": 'https://x.org/$(shell touch made)"; touch made',
+}
+NAMED = ["--profile", GIVEN["PROFILE"], "--data", GIVEN["DATA"], "--out", GIVEN["OUT"]]
+ARCHIVE, DEVICE = GIVEN["ARCHIVE"], GIVEN["DEVICE"]
+CALLS = [["reproduce", *NAMED[:4]]]
+CALLS += [["run", *NAMED, "--device", DEVICE, "--archive", ARCHIVE]]
+CALLS += [["reproduce", *NAMED, "--device", "cpu", "--from", ARCHIVE]]
+CALLS += [["figures/publish.py", *NAMED]]
+
+
+@pytest.mark.parametrize("given_by", ["words", "environment"])
+def test_make_passes_on_what_it_is_given_as_it_stands(tmp_path, given_by):
+    for program in ("llmlite", "python"):
+        (tmp_path / program).write_text("#!/bin/sh\nprintf '%s\\0' \"$@\" '\n' >> said\n")
+        (tmp_path / program).chmod(0o755)
+    words = [f"{name}={value}" for name, value in GIVEN.items() if given_by == "words"]
+    make = ["make", "-f", REPOSITORY / "Makefile", "BIN=.", "INSTALLED=", *words]
+    here = {"cwd": tmp_path, "env": os.environ | (GIVEN if not words else {})}
+    subprocess.run([*make, "reproduce", "full", "render"], check=True, **here)
+    calls = (tmp_path / "said").read_text("utf-8").split("\0\n\0")[:-1]
+    assert [call.split("\0") for call in calls] == CALLS
+    assert subprocess.run([*make, "colab"], **here).returncode, "no address"
+    assert not (tmp_path / "made").exists()
+
+
+def test_make_colab_names_a_fork(tmp_path):
+    for name in ("README.md", "notebooks/01_prepare.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    make = ["make", "-C", tmp_path, "-f", REPOSITORY / "Makefile", "colab"]
+    subprocess.run([*make, "REPOSITORY=https://github.com/me/a-fork"], check=True)
+    assert "colab.research.google.com/github/me/a-fork/" in (tmp_path / "README.md").read_text()
+    cells = json.loads((tmp_path / "notebooks/01_prepare.ipynb").read_text("utf-8"))["cells"]
+    assert 'repository = "https://github.com/me/a-fork"' in "".join(cells[1]["source"])
 
 
 def test_each_stop_of_the_tour_is_there():

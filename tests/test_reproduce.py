@@ -8,10 +8,13 @@ from pathlib import Path
 import nbformat
 import publish as tool
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert.filters import markdown2html
 from publish import captions_in, gallery, publish, results, ship
 from tiny_plan import PROFILE, SEEDS, open_plan
 
 from llmlite.cli.notebooks import find_notebooks, report, run_notebooks
+from llmlite.cli.terminal import harmless
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.metrics import Score
@@ -34,18 +37,26 @@ def make_notebook(path: Path, *sources: str) -> Path:
 def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMLITE_HEADLESS", "1")
     monkeypatch.setenv("LLMLITE_DATA", "elsewhere")
-    out, folder = tmp_path / "out", str(tmp_path / "a folder")
+    out, folder = tmp_path / "o{u}t", str(tmp_path / "a folder")
     say = "import os, sys\nprint('a bar', file=sys.stderr)\nprint(profile, data, device)\n"
-    bad = make_notebook(tmp_path / "02_b.ipynb", PARAMETERS, "raise ValueError(data)")
+    bad = make_notebook(tmp_path / "02_b.ipynb", PARAMETERS, "raise ValueError(data + '\\nb')")
+    dead = make_notebook(tmp_path / "03_c.ipynb", PARAMETERS, "import os; os.kill(os.getpid(), 9)")
     good = make_notebook(tmp_path / "01_a.ipynb", PARAMETERS, say, "os.environ['LLMLITE_DATA']")
+    (tmp_path / "04_d.ipynb").write_text("<html>")
     make_notebook(tmp_path / "scratch.ipynb", PARAMETERS)
-    assert find_notebooks(tmp_path) == [good, bad]
+    assert find_notebooks(tmp_path)[:3] == [good, bad, dead]
     with pytest.raises(LLMLiteError, match="no notebook whose name starts with 09"):
         find_notebooks(tmp_path, ["09"])
-    with pytest.raises(LLMLiteError) as error:
-        run_notebooks(find_notebooks(tmp_path, ["02"]), out, "quick", "sample")
-    for part in ("02_b.ipynb stopped in cell", "ValueError: sample", "02_b.log"):
-        assert part in str(error.value)
+    (out / "notebooks").mkdir(parents=True)
+    before = bad.read_bytes()
+    for name in ("01_a.log", "01_a.ipynb"):
+        (out / "notebooks" / name).symlink_to(bad)
+    kernel = "its kernel died, for want of memory perhaps"
+    for name, why in {"02": "cell 3: ValueError: sample b", "03": kernel, "04": "NotJSON"}.items():
+        with pytest.raises(LLMLiteError) as error:
+            run_notebooks(find_notebooks(tmp_path, [name]), out, "quick", "sample")
+        for part in (why, f"{name}_", ".log", f"carries on from what is kept in {out}"):
+            assert part in str(error.value)
 
     executed = run_notebooks([good], out, "quick", folder, "cpu")
     (content,) = (nbformat.read(path, 4) for path in executed)
@@ -56,6 +67,7 @@ def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch):
     assert "papermill" not in json.dumps([content.metadata, *(c.metadata for c in content.cells)])
     assert "a bar" in (out / "notebooks" / "01_a.log").read_text()
     assert not nbformat.read(good, 4).cells[1].outputs, "the source stays as it was"
+    assert bad.read_bytes() == before, "links are replaced"
     (out / "figures").mkdir()
     (out / "figures" / "01_x.png").touch()
     assert {"01_a.ipynb", "01_x.png"} <= {Path(p).name for p in report(executed, out).split("\n")}
@@ -74,6 +86,8 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     for folder in (root / "notebooks", records / "runs/old", out / "figures", out / "notebooks"):
         folder.mkdir(parents=True)
     (root / "README.md").write_text(README)
+    (records / "runs/old/record.json").touch()
+    (records / "runs/mine.txt").touch()
     experiment = Experiment("quick", "sample", out, "cpu", progress=False)
     with pytest.raises(LLMLiteError, match="There are no figures in"):
         publish(experiment, root)
@@ -116,6 +130,7 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     made = {f"{run}/steps.jsonl", f"{run}/test_score.json", "figures/records/seeds.csv"}
     assert made <= shown.keys()
     assert not (records / "runs" / "old").exists()
+    assert (records / "runs" / "mine.txt").exists(), "nobody asked to delete it"
     assert not [name for name in shown if "pretrained" in name], "its card is of WikiText-2"
     ours = [name for name, content in shown.items() if str(tmp_path).encode() in content]
     assert ours == [], "no paths of ours"
@@ -128,6 +143,23 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     other = open_plan(some_articles, tmp_path / "elsewhere")
     other.only_read = "nothing is trained"
     assert other.search("revised").perplexity.tolist() == experiment.search().perplexity.tolist()
+
+
+FOREIGN = ["x|y", "<script>alert(1)</script>", "<!-- end of results -->", "`a` *b* # c", "[a](b)"]
+FOREIGN += ["a\nb", "\\|", "&lt;", "\x1b[1m", "](", "\\(", "AT&T, [0.1, 0.2]"]
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+def test_text_of_others_is_text_in_a_page_and_a_cell_is_a_cell(text):
+    shown = harmless(" ".join(text.split()))
+    page = gallery({"01_x": text})
+    assert captions_in(page) == {"01_x": shown}
+    row = tool.fill("| {text} | {text} |", text=text)
+    soup = BeautifulSoup(markdown2html(f"{page}\n| a | b |\n|---|---|\n{row}\n"), "html.parser")
+    assert [(p.get_text(), p.find()) for p in (soup("p")[1], *soup("td"))] == [(shown, None)] * 3
+    once = tool.with_block(README, row + text)
+    assert tool.with_block(once, row + text) == once
+    assert once.endswith("<!-- end of results -->\nafter\n")
 
 
 def test_the_shipped_model_is_the_trained_one_rounded_and_scored_as_stored(whole, tmp_path):

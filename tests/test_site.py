@@ -23,7 +23,14 @@ CAPTIONS = captions_in((REPOSITORY / "figures/README.md").read_text("utf-8"))
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
+    """Built into a folder that has other things in it, and links in places of its own."""
     out = tmp_path_factory.mktemp("site") / "site"
+    (out / ".git").mkdir(parents=True)
+    for name in (".git/HEAD", "CNAME", "../text"):
+        (out / name).write_text("Somebody's.")
+    (out / "../folder").mkdir()
+    (out / "index.html").symlink_to(out / "../text")
+    (out / "static").symlink_to(out / "../folder")
     build.main(["--out", str(out)])
     return out
 
@@ -61,6 +68,48 @@ def test_every_page_is_there_whole_and_links_lead_to_it(site, soups):
                 assert not anchor or soups[path or page].find(id=anchor), f"{page}: {target}"
     for path in site.glob("static/*"):
         assert not re.search(r"https?://|@import|url\(", path.read_text("utf-8")), path
+
+
+def test_what_is_somebody_elses_stays_as_it_is(site):
+    for name in (".git/HEAD", "CNAME", "../text"):
+        assert (site / name).read_text() == "Somebody's."
+    assert not list((site / "../folder").iterdir())
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)> <svg onload=alert(1)>',
+    "<a href='javascript:alert(1)'>x</a> [x](javascript:alert(1)) [x](data:text/html,x)",
+    "<a href='../../../etc/passwd'>x</a>",
+    "<img src='https://x.org/y.png'> <img src='//x.org/y.png'> ![x](https://x.org/y.png)",
+    "<iframe src='https://x.org'></iframe> <form action='https://x.org'><input></form>",
+    "<style>@import 'https://x.org'</style> <div style='background: url(https://x.org)'>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_of_others_commands_no_browser(tmp_path, text):
+    site, path = build.Site(tmp_path), tmp_path / NOTEBOOKS[0].name
+    site.captions = {"a_figure": text}
+    outputs = [{"text/html": text}, {"text/markdown": text}, {"image/png": "AAAA"}]
+    outputs = [nbformat.v4.new_output("display_data", data) for data in outputs]
+    cells = [nbformat.v4.new_markdown_cell(f"# {text}\n\n{text}")]
+    cells += [nbformat.v4.new_code_cell('"a_figure"', outputs=outputs)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    site.write("article", **site.chapter(path))
+    data = {"layers": 0, "heads": 0, "sentences": [{"text": text, "tokens": ["</script>"]}]}
+    site.write("attention", "attention.html", title=text, data=data)
+    assert explored(tmp_path) == data
+    for page, scripts in ((f"{path.stem}.html", 1), ("attention.html", 3)):
+        soup = BeautifulSoup((tmp_path / page).read_text("utf-8"), "lxml")
+        assert len(soup("script")) == scripts
+        assert not soup(["style", "svg", "math", "iframe", "form", "input"])
+        attributes = {name: value for tag in soup(True) for name, value in tag.attrs.items()}
+        assert not [name for name in attributes if name.startswith("on")]
+        assert attributes.get("style", "--weight").startswith("--weight")
+        assert all(re.match("data:image/png;|x$", image["src"]) for image in soup("img", src=True))
+        assert all(re.match(r"#|\w+\.html", link["href"]) for link in soup.main("a", href=True))
 
 
 def test_the_front_page_shows_figures_and_the_tally_of_the_scorecard(soups):

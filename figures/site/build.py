@@ -7,12 +7,14 @@ no server and no network.
 """
 
 import argparse
+import os
 import re
 import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 
+import bleach
 import jinja2
 import nbformat
 import torch
@@ -20,11 +22,12 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown2html
 
+from llmlite.cli.terminal import take_any_character
 from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where publish.py lies
-from publish import END, START, captions_in
+from publish import END, START, captions_in, copy, write
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -33,6 +36,15 @@ CARD = "llmlite/pretrained/README.md"
 HERO = "08_loss_by_position"  # the figure on top of the front page
 FOLDED = 12  # lines of code from which on a cell is folded away: prose and results come first
 LONG = 48  # characters from which on a table's cell may not be squeezed into a narrow column
+# All that is left of the HTML of Markdown and of notebooks' outputs, which may be anybody's: no
+# scripts, no forms, nothing that is loaded from elsewhere.
+TAGS = """a blockquote br code del details div em h1 h2 h3 h4 h5 h6 hr img li ol p pre span strong
+sub summary sup table tbody td tfoot th thead tr ul""".split()  # noqa: SIM905
+ADDRESSES = {
+    ("a", "href"): re.compile(r"(https?:|mailto:|#|[\w./-]+(#|$)).*"),
+    ("img", "src"): re.compile(r"data:image/png;base64,[\w+/=\s]*|(?!//)[\w./-]+"),
+}
+OTHERS = {"alt", "class", "colspan", "data-verdict", "id", "rowspan", "tabindex"}
 NUMBER = re.compile(r"[-+−–]?[\d.,]+([eE][-+]?\d+)?%?( ?\[.*\])?|–|NaN|nan")
 
 # Each with what to look for; the first is notebook 07's.
@@ -62,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the static site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build/site", help="%(default)s")
     out = parser.parse_args(arguments).out
+    take_any_character()
     Site(out).build()
     print(f"Site: {out / 'index.html'}")
 
@@ -87,9 +100,12 @@ class Site:
         )
 
     def build(self) -> None:
-        shutil.copytree(HERE / "static", self.out / "static", dirs_exist_ok=True)
         left_out = shutil.ignore_patterns("site", "records", "badges", "*.md")
-        shutil.copytree(ROOT / "figures", self.out / "figures", ignore=left_out, dirs_exist_ok=True)
+        for source in (HERE / "static", ROOT / "figures"):
+            to = self.out / source.name
+            if to.is_symlink():  # what it leads to is not the site's
+                to.unlink()
+            shutil.copytree(source, to, ignore=left_out, copy_function=copy, dirs_exist_ok=True)
         for source in (SCORECARD, CARD):
             text = re.sub(r"\A---\n.*?\n---\n", "", read(source), flags=re.DOTALL)  # a card's YAML
             body = self.html(text, source)
@@ -117,7 +133,7 @@ class Site:
 
     def write(self, template: str, page: str, **content) -> None:
         html = self.templates.get_template(f"{template}.html.j2").render(page=page, **content)
-        (self.out / page).write_text(html, encoding="utf-8")
+        write(self.out / page, html)
 
     def chapter(self, path: Path) -> dict[str, str]:
         """What the pages say of a notebook: page, title, introduction and body (both HTML)."""
@@ -142,8 +158,8 @@ class Site:
     def tidy(self, html: str, source: str) -> str:
         """`html`, made of the clone's file `source`, as it stands in a page."""
         soup = BeautifulSoup(html, "html.parser")
-        for style in soup("style"):  # pandas', a copy in each table
-            style.decompose()
+        for tag in soup(["style", "script"]):  # of pandas, a copy in each table
+            tag.decompose()
         for cell in soup(class_="code_cell"):
             fold(soup, cell)
         for table in soup("table"):
@@ -152,12 +168,14 @@ class Site:
             code["tabindex"] = 0  # a keyboard can scroll it
         for link in soup("a", href=re.compile("^(?!https?:|mailto:|#)")):
             target = (ROOT / source).parent / link["href"].partition("#")[0]
-            name = target.resolve().relative_to(ROOT).as_posix()
+            name = Path(os.path.relpath(target.resolve(), ROOT)).as_posix()
             if name in self.pages or (self.out / name).is_file():
                 link["href"] = self.pages.get(name, name)
             else:
                 link.unwrap()  # the site has no such page: its text stays
-        return str(soup).strip()
+        # Last, so that what a browser is given is what was looked at.
+        schemes = ["http", "https", "mailto", "data"]
+        return bleach.clean(str(soup), TAGS, may_stay, schemes, strip=True).strip()
 
     def tidy_table(self, soup: BeautifulSoup, table: Tag) -> None:
         for tag in (table, *table(True)):
@@ -184,6 +202,11 @@ class Site:
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": 0}))
 
 
+def may_stay(tag: str, attribute: str, value: str) -> bool:
+    pattern = ADDRESSES.get((tag, attribute))
+    return bool(pattern.fullmatch(value)) if pattern else attribute in OTHERS
+
+
 def read(name: str) -> str:
     return (ROOT / name).read_text("utf-8")
 
@@ -198,7 +221,7 @@ def opening(text: str) -> tuple[str, str]:
 def findings(readme: str) -> tuple[str, str]:
     """(heading above it, Markdown) of the block that figures/publish.py writes."""
     before, _, rest = readme.partition(START)
-    return re.findall(r"^## (.+)$", before, re.MULTILINE)[-1], rest.partition(END)[0]
+    return re.findall(r"^## (.+)$", before, re.MULTILINE)[-1], rest.rpartition(END)[0]
 
 
 def describe_pictures(notebook: nbformat.NotebookNode, captions: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
+from shlex import quote
 
 import pandas as pd
 
@@ -113,7 +114,7 @@ class Audit:
         experiment = self.experiment
         source = resolve_source(experiment.data.source)
         if source not in ("hub", "sample"):
-            source = f"path/to/{experiment.dataset.name.replace(' ', '-')}"
+            source = quote(f"path/to/{experiment.dataset.name.replace(' ', '-')}")
         return f"llmlite run --profile {experiment.profile.name} --data {source} --only {name}"
 
     @cached_property

@@ -9,6 +9,7 @@ import sys
 
 from llmlite.cli import models, stages
 from llmlite.cli.options import parse
+from llmlite.cli.terminal import careful, harmless, take_any_character
 from llmlite.files import LLMLiteError, one_line
 
 COMMANDS = {
@@ -40,10 +41,8 @@ llmlite COMMAND --help tells what a command takes: every setting of a profile is
 
 
 def main(argv: list[str] | None = None) -> int:
-    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, stream) is None:  # closed, as by >&-
-            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    take_any_character()
     if name in ("-h", "--help"):
         lines = [f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items()]
         print(USAGE.format(commands="\n".join(lines)))
@@ -51,24 +50,30 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise LLMLiteError(f"there is no command '{name}'; choose {', '.join(COMMANDS)}.")
-        parse(name, COMMANDS[name], arguments).run()
-    except LLMLiteError as error:
-        print(f"llmlite: {error}", file=sys.stderr)
-        return 2
+        command = parse(name, COMMANDS[name], arguments)  # its help is in colour
+        with careful():
+            command.run()
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        where = f"{error.filename}: {error.strerror}; name another path"
-        print(f"llmlite: {where if error.filename else one_line(error)}.", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        known = MemoryError, RecursionError
-        if not (isinstance(error, known) or re.search("allocate|out of memory", str(error))):
-            raise
-        said = f"There is not enough memory for this ({one_line(error)}); ask for less"
-        print(f"llmlite: {said}.", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("\nllmlite: stopped; the same command carries on from here.", file=sys.stderr)
         return 130
+    except Exception as error:
+        print(harmless(f"llmlite: {_sentence(error)}"), file=sys.stderr)
+        return 2
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    """What a person is told of an error; a mistake in the program is raised again."""
+    if isinstance(error, LLMLiteError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; name another path."
+    if isinstance(error, OSError):
+        return f"{one_line(error)}."
+    # PyTorch has no class for a CPU's, and to import it for a GPU's takes a second.
+    of_torch = isinstance(error, RuntimeError) and re.search("allocate|out of memory", str(error))
+    if of_torch or isinstance(error, MemoryError | RecursionError):
+        return f"There is not enough memory for this ({one_line(error)}); ask for less."
+    raise error

@@ -5,14 +5,13 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 from llmlite.files import LLMLiteError
 from llmlite.generate import pieces, prompt_ids, stream
 from llmlite.model import GPT
 
-# A terminal obeys these characters, so there they are replaced by their pictures.
-PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
-PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+_write = partial(print, end="", flush=True)
 
 
 def print_text(beginning: str, continuation: Iterable, probabilities: bool = False) -> None:
@@ -53,6 +52,7 @@ def chat(
     while True:
         try:
             line = input("> " if interactive else "").strip()
+            line.encode()  # raises what stdin has not raised (terminal.py)
             if line:
                 ids = prompt_ids(tokenizer, line)
                 steps = stream(model, ids, tokens, seed=seed, **sampling)
@@ -64,17 +64,12 @@ def chat(
             return
         except LLMLiteError as error:
             _say(str(error))
-        except UnicodeDecodeError:
-            _say("The input is not UTF-8; what came with it is left out.")
+        except UnicodeEncodeError:
+            _say("This line is not UTF-8; it is left out.")
         except KeyboardInterrupt:
             if not interactive:
                 raise
             _say("")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text.translate(PICTURES) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import tyro
@@ -111,7 +112,7 @@ class Export(Model):
         check_target(self.to)  # before a model is trained for it
         source = self.trained()
         export_folder(source.model, source.tokenizer, self.to, str(source))
-        print(f'With transformers: pipeline("text-generation", "{self.to}")("The")')
+        print(f'With transformers: pipeline("text-generation", {str(self.to)!r})("The")')
 
 
 @dataclass(frozen=True)
@@ -130,5 +131,5 @@ class Import:
         pretrained = import_folder(self.folder, self.to)
         print(
             f"{pretrained.model.n_parameters():,} parameters, a vocabulary of "
-            f"{pretrained.tokenizer.vocab_size:,}: llmlite generate --model {self.to}"
+            f"{pretrained.tokenizer.vocab_size:,}: llmlite generate --model {quote(str(self.to))}"
         )

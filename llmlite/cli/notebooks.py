@@ -1,11 +1,19 @@
 """Run the notebooks headlessly, below a folder of the run's own."""
 
-import json
 import os
 import re
+import textwrap
 from pathlib import Path
 
-from llmlite.files import HEADLESS_VARIABLE, LLMLiteError, tqdm
+from llmlite.files import (
+    HEADLESS_VARIABLE,
+    LLMLiteError,
+    read_json,
+    room_for,
+    tqdm,
+    unlinked,
+    write_json,
+)
 from llmlite.sources import DATA_VARIABLE
 
 
@@ -45,21 +53,23 @@ def run_notebooks(
         for notebook in notebooks:
             bar.set_description(notebook.stem)
             target, log = folder / notebook.name, folder / f"{notebook.stem}.log"
-            with open(log, "w", encoding="utf-8") as file:
+            with open(unlinked(log), "w", encoding="utf-8") as file:
                 try:
-                    papermill.execute_notebook(
-                        str(notebook),
-                        str(target),
-                        parameters=parameters,
-                        kernel_name="python3",
-                        progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
-                        stderr_file=_LastLine(file, bar),
-                        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-                    )
-                except papermill.PapermillExecutionError as error:
+                    with room_for(unlinked(target)):
+                        papermill.execute_notebook(  # which fills in what stands in braces
+                            *(re.sub("[{}]", r"\g<0>" * 2, str(p)) for p in (notebook, target)),
+                            parameters=parameters,
+                            kernel_name="python3",
+                            progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
+                            stderr_file=_LastLine(file, bar),
+                            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                        )
+                except LLMLiteError:
+                    raise
+                except Exception as error:  # a dozen kinds, of papermill, Jupyter and nbformat
                     raise LLMLiteError(
-                        f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: "
-                        f"{_plain(error.evalue)}; see {target} and {log}."
+                        f"{notebook.name} stopped{_why(error)}; see {target} and {log}; once that "
+                        f"is mended, the same call carries on from what is kept in {out}."
                     ) from None
             clean(target)
             bar.update()
@@ -79,6 +89,16 @@ class _LastLine:
             self.bar.set_postfix_str(lines[-1][:90])
 
 
+def _why(error: Exception) -> str:
+    """Where and why a notebook stopped, in a few words."""
+    where, why = "", f"{type(error).__name__}: {error}"
+    if hasattr(error, "evalue"):  # raised by a cell
+        where, why = f" in cell {error.exec_count}", f"{error.ename}: {error.evalue}"
+    elif "Kernel died" in why:
+        why = "its kernel died, for want of memory perhaps"
+    return f"{where}: {textwrap.shorten(_plain(why), 300, placeholder=' …').rstrip('.')}"
+
+
 def _plain(text: str) -> str:
     """Text without the terminal's control sequences."""
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
@@ -86,18 +106,14 @@ def _plain(text: str) -> str:
 
 def clean(path: Path) -> None:
     """Take out of an executed notebook what only its run could use: progress bars and timings."""
-    notebook = json.loads(path.read_text("utf-8"))
+    notebook = read_json(path)
     notebook["metadata"].pop("papermill", None)
     for cell in notebook["cells"]:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
-    write_notebook(path, notebook)
-
-
-def write_notebook(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, notebook)
 
 
 def report(executed: list[Path], out: Path) -> str:

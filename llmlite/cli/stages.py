@@ -79,13 +79,14 @@ class Evaluate(Work):
     def run(self) -> None:
         from llmlite.audit.baselines import by_counting
         from llmlite.audit.measures import comparable, score_table
+        from llmlite.metrics import stated
 
         experiment = self.experiment()
         score, dataset = experiment.test_score(), experiment.dataset
         print(
             f"Test Loss: {score.loss:.4f} nats per token\n"
             f"Test Perplexity: {score.perplexity:.2f} per token, "
-            f"{score.word_perplexity:.2f} per word and line end\n"
+            f"{stated(score.word_perplexity, 2)} per word and line end\n"
             f"Bits per byte: {score.bits_per_byte:.4f}\n"
             f"({score.tokens:,} tokens, {score.words:,} words and line ends, {score.bytes:,} "
             f"bytes; context: {score.context})"
@@ -94,7 +95,7 @@ class Evaluate(Work):
             table = score_table([comparable(experiment.model, dataset)])
             print(f"\n{table.T.to_string()}\n")
             for row in by_counting(dataset, progress=experiment.progress):
-                print(f"{row.name}: {row.perplexity:.2f} per word and line end")
+                print(f"{row.name}: {stated(row.perplexity, 2)} per word and line end")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from llmlite.experiment import Experiment
-from llmlite.files import LLMLiteError, tqdm
+from llmlite.files import LLMLiteError, tqdm, unlinked
 from llmlite.parallel import cores
 from llmlite.plan.archive import pack
 from llmlite.plan.whole import chosen, whole_plan
@@ -130,7 +130,8 @@ def _begin(experiment: Experiment, logs: Path, threads: int) -> None:
     global _experiment
     threading.Thread(target=_leave_with, args=[parent_process()], daemon=True).start()
     torch.set_num_threads(threads)
-    log = open(logs / f"worker-{os.getpid()}.log", "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    path = unlinked(logs / f"worker-{os.getpid()}.log")
+    log = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
     sys.stdout = sys.stderr = log  # until the process ends
     experiment.compute = replace(experiment.compute, progress=False)
     _experiment = experiment

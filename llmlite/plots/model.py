@@ -11,6 +11,7 @@ from matplotlib.colors import PowerNorm
 
 from llmlite.plots import style
 
+TOKEN = {"family": "monospace", "parse_math": False}  # a dollar is a dollar
 MONO = 0.602  # a character's width over its size, in DejaVu Sans Mono
 ATTENTION_SCALE = PowerNorm(0.5, vmin=0, vmax=1)  # square root: small weights stay visible
 STATISTIC_LABELS = {
@@ -57,7 +58,7 @@ def token_strips(strips: dict[str, Sequence[bytes]], title: str, columns: int = 
     `columns`: characters in a line; what is none by itself is written as \\x.., a line end as ↵."""
     margin, y, colours = 1 + max(map(len, strips)), -1, cycle(style.COLOURS[:5])
     size = min(9.0, style.PAGE * 72 / MONO / (margin + columns))  # points
-    words = {"size": size, "family": "monospace", "parse_math": False}
+    words = TOKEN | {"size": size}
     fig = plt.figure(layout="none")
     ax = fig.add_axes((0, 0, 1, 1))
     for label, tokens in strips.items():
@@ -98,7 +99,7 @@ def next_tokens(tokens: Sequence[str], probabilities: Sequence[float], prompt: s
     """The likeliest next tokens after a prompt, most probable first."""
     ax = style.subplots(height=0.21 * len(tokens) + 0.9)
     ax.barh(range(len(tokens)), probabilities)
-    ax.set_yticks(range(len(tokens)), [repr(token) for token in tokens], family="monospace")
+    ax.set_yticks(range(len(tokens)), [repr(token) for token in tokens], **TOKEN)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="probability", title=f"What may follow “{prompt}”")
@@ -144,7 +145,7 @@ def attention_maps(maps: dict[str, np.ndarray], tokens: Sequence[str]):
     columns = min(3, len(maps))
     rows, page = -(-len(maps) // columns), len(maps) > 1 or len(tokens) > 18
     height = 2.75 * rows if len(maps) > 1 else 6.6 if page else 4.4
-    looks = {"family": "monospace", "fontsize": style.SMALL if len(maps) > 1 else None}
+    looks = TOKEN | {"fontsize": style.SMALL if len(maps) > 1 else None}
     labels = [token.replace("\n", "↵") for token in tokens]
     axes = style.subplots(rows, columns, height, page, boxed=True, squeeze=False)
     for place, (title, weights) in enumerate(maps.items()):

@@ -3,6 +3,7 @@ in half precision, their tokenizer, the record of the run that made them, and a 
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import torch
 
@@ -38,7 +39,8 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
     """The model in float32 on `device`, its tokenizer and record. Raises CheckpointError if a file
     is missing, damaged or belongs to another tokenizer."""
     if (folder / "config.json").exists():
-        raise CheckpointError(f"{folder} is for transformers: llmlite import {folder} --to FOLDER.")
+        said = f"llmlite import {quote(str(folder))} --to FOLDER"
+        raise CheckpointError(f"{folder} is for transformers: {said}.")
     try:
         record = read_json(folder / RECORD)
     except (FileNotFoundError, ValueError):
