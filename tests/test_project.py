@@ -2,10 +2,13 @@
 environment that is promised is the same in environment.yml, Makefile and constraints.txt."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
+import venv
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
@@ -14,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
@@ -181,3 +185,45 @@ def test_what_is_asked_for_is_pinned_once_within_its_bounds_and_has_no_upper_one
     here = [one for one in asked if not one.marker or one.marker.evaluate({"extra": ""})]
     pins = PINS | {"pip": Version("99"), "setuptools": Version("99")}  # venv and PyTorch bring them
     assert [one for one in here if pins[canonicalize_name(one.name)] not in one.specifier] == []
+
+
+# What a user does, on the bundled sample, and each library that is only asked for late.
+WORK = """
+options='--profile quick --data sample --device cpu --out out'
+small='--model.n-layer 1 --model.n-head 1 --model.n-embd 8 --train.epochs 1'
+for command in prepare "train $small" "evaluate $small" "generate $small The" 'reproduce --only 01'
+do "$0" -m llmlite.cli $command $options; done
+"$0" -m llmlite.cli export --to exported
+"$0" -m llmlite.cli import exported --to imported
+"$0" -m llmlite.cli generate --model imported --tokens 5 The
+"$0" -c 'import datasets; from llmlite.metrics import bleu_matrix
+bleu_matrix(datasets.Dataset.from_dict({"text": ["a cat sat", "a dog sat"]})["text"])'
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the lowest versions are for Python 3.11")
+def test_the_lowest_versions_that_are_asked_for_work_together(tmp_path):
+    """In a fresh environment, but for PyTorch, which is this one's; needs a package index."""
+    lines = [
+        *PROJECT["dependencies"],
+        *(x for e in ("notebooks", "hub") for x in PROJECT["optional-dependencies"][e]),
+    ]
+    lowest = [line.replace(">=", "==") for line in lines if not line.startswith("torch>")]
+    venv.create(tmp_path / "venv", with_pip=True)
+    (site,) = tmp_path.glob("venv/lib/*/site-packages")
+    for name in ("torch", "torchgen", "functorch", "torch-*", "nvidia*", "triton*", "cuda*"):
+        for part in Path(torch.__file__).parent.parent.glob(name):
+            (site / part.name).symlink_to(part)
+    (tmp_path / "notebooks").symlink_to(REPOSITORY / "notebooks")
+    python, options = (
+        tmp_path / "venv/bin/python",
+        {"cwd": tmp_path, "capture_output": True, "text": True},
+    )
+    done = subprocess.run([python, "-m", "pip", "install", "torch", *lowest], **options)
+    if "from versions: none" in done.stderr:
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr[-2000:]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(["sh", "-exc", WORK, python], env=env, **options)
+    assert done.returncode == 0, done.stderr[-2000:]
