@@ -1,6 +1,7 @@
 """Where text comes from (§III.A): the Hub, WikiText's files, the bundled sample, or any text."""
 
 import hashlib
+import math
 import os
 import re
 import sys
@@ -32,11 +33,12 @@ KNOWN_SHA256 = {
     "wiki.test.raw": "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
 }
 TRAIN_BYTES = 10_940_747  # of wiki.train.raw
-try:  # a quarter of the memory: text is held as such, in UTF-8 and as ids, each for a time twice
-    MOST_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-except (AttributeError, ValueError):  # a system that does not say
-    MOST_BYTES = sys.maxsize
 
+# Bytes of text that this machine can hold, at most: as text, as UTF-8 and as ids, each for a while
+# twice, they take four times as many.
+MOST_BYTES = math.inf
+if hasattr(os, "sysconf"):
+    MOST_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 LEAST_BYTES = 20_000  # of one's own text: a tenth, a thousand tokens or so, has to judge a model
 REACH = 0.025  # of the text: how far a cut moves for a better place, so that no split gets lost
 # Bytes, without white space, that are a coincidence no longer: about 13 words, as for GPT-3 (Brown
@@ -135,32 +137,25 @@ def _check_size(place: str | Path, n_bytes: int) -> None:
 
 
 def repeated(texts: Iterable[str]) -> list[float]:
-    """The share of each text that stands, by whole passages, in those before it."""
-    passages = [_passages(text) for text in texts]
-    sizes = np.array([len(hashes) for hashes in passages], int)
-    owner = np.arange(len(sizes)).repeat(sizes)
-    _, first, place = np.unique(_joined(passages), return_index=True, return_inverse=True)
-    earlier = np.bincount(owner, owner[first[place]] < owner, minlength=len(sizes))
-    return (earlier / np.maximum(1, sizes)).tolist()
-
-
-def _passages(text: str) -> np.ndarray:
-    """Hashes of the passages of PASSAGE bytes: of a sixteenth of them, chosen by the hash."""
-    content = np.frombuffer(text.encode().translate(None, b" \t\r\n"), np.uint8)
-    parts = []
-    for start in range(0, len(content), 1 << 18):  # which fit into a processor's cache
-        hashes = content[start : start + (1 << 18) + PASSAGE - 1].astype(np.uint64)
-        factor, length = 0x9E3779B97F4A7C15, 1
-        while length < PASSAGE:  # a polynomial in an odd factor, modulo 2**64
-            hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
-            factor, length = factor**2 % 2**64, 2 * length
-        hashes *= np.uint64(0xBF58476D1CE4E5B9)  # so that all bits move the uppermost
-        parts.append(hashes[hashes < 2**60])
-    return _joined(parts)
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.empty(0, np.uint64), *parts])
+    """The share of each text's passages of PASSAGE bytes that stand in a text before it, too; of a
+    sixteenth of them, chosen by their hash, so that a passage is chosen wherever it stands."""
+    texts, block = list(texts), 1 << 18  # bytes, which fit into a processor's cache
+    owners, passages = [], [np.empty(0, np.uint64)]
+    for owner, text in enumerate(texts):
+        content = np.frombuffer(text.encode().translate(None, b" \t\r\n"), np.uint8)
+        for start in range(0, len(content), block):
+            hashes = content[start : start + block + PASSAGE - 1].astype(np.uint64)
+            factor, length = 0x9E3779B97F4A7C15, 1
+            while length < PASSAGE:  # a polynomial in an odd factor, modulo 2**64
+                hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
+                factor, length = factor**2 % 2**64, 2 * length
+            hashes *= np.uint64(0xBF58476D1CE4E5B9)  # so that all bits move the uppermost
+            passages.append(hashes[hashes < 2**60])
+            owners += [owner] * len(passages[-1])
+    _, first, place = np.unique(np.concatenate(passages), return_index=True, return_inverse=True)
+    owners = np.array(owners, int)
+    earlier = np.bincount(owners, owners[first[place]] < owners, len(texts))
+    return (earlier / np.maximum(1, np.bincount(owners, minlength=len(texts)))).tolist()
 
 
 def resolve_source(source: str) -> str:
@@ -258,17 +253,18 @@ def _wikitext(folder: Path, title: str) -> Source:
 def _lines(path: Path, newline: str | None = "\n") -> Iterator[str]:
     """The lines of a file of UTF-8, without its byte order mark, their ends as they are; or "\\n"
     for each with `newline` None, as where the first line ends in "\\r\\n"."""
-    with open(path, "rb") as file:
-        if file.readline(1 << 20).endswith(b"\r\n"):
-            newline = None
-    with open(path, encoding="utf-8-sig", newline=newline) as file:
-        try:
+    try:
+        with open(path, "rb") as file:
+            newline = None if file.readline(1 << 20).endswith(b"\r\n") else newline
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
             yield from file
-        except UnicodeDecodeError as error:
-            wrong = error.object[error.start]
-            raise DataError(
-                f"{path} is not UTF-8: it has a byte 0x{wrong:02x}; convert the file to UTF-8."
-            ) from None
+    except UnicodeDecodeError as error:
+        wrong = error.object[error.start]
+        raise DataError(
+            f"{path} is not UTF-8: it has a byte 0x{wrong:02x}; convert the file to UTF-8."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; name another file.") from None
 
 
 def _own_text(path: Path, without: Path) -> Source:
@@ -282,18 +278,19 @@ def _own_text(path: Path, without: Path) -> Source:
     for file in files:
         try:
             text = _document(file, path)
-            if text in texts:
-                raise DataError(f"{file} has the text of {texts[text]}; leave one of them out.")
-            if text:
-                texts[text] = os.path.relpath(file, path)
-        except (DataError, OSError) as error:
+            if text and texts.setdefault(text, file) != file:
+                raise DataError(
+                    f"{file} has the text of {texts[text].name}; leave one of them out."
+                )
+        except DataError as error:
             if file == path:
                 raise
-            said.append(_why(error, path))
+            said.append(str(error))
     shares = zip(texts.values(), repeated(texts), strict=True)
-    said += [f"{name} is to {x:.0%} in files before it" for name, x in shares if x > TOO_MUCH]
+    said += [f"{file} is to {x:.0%} in files before it" for file, x in shares if x > TOO_MUCH]
     if said:
-        print(_shown(f"Left out of {path}, or copied: {'; '.join(said)}."), file=sys.stderr)
+        said = "; ".join(why.removeprefix(f"{path}{os.sep}").partition(";")[0] for why in said)
+        print(_shown(f"Left out of {path}, or copied: {said}."), file=sys.stderr)
     text = "\n".join(texts)
     if (n_bytes := len(text.encode())) < LEAST_BYTES:
         raise DataError(
@@ -305,22 +302,19 @@ def _own_text(path: Path, without: Path) -> Source:
     return Source.of(name, _splits(text, _cut(text, 0.8), _cut(text, 0.9)))
 
 
-def _files(path: Path, made: Path, said: list[str]) -> list[Path]:
-    """What is below a folder, in order; what cannot be read of it is added to `said`."""
+def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
+    """What is below a folder, in order, without `made`; a folder that cannot be read is said."""
+
+    def note(error: OSError) -> None:
+        said.append(f"{error.filename} cannot be read: {error.strerror}")
+
     found = []
-    for parent, folders, names in os.walk(path, onerror=lambda e: said.append(_why(e, path))):
+    for parent, folders, names in os.walk(folder, onerror=note):
         there = [Path(parent, name) for name in folders + names if name[0] != "."]
         there = [p for p in there if not Path(os.path.realpath(p)).is_relative_to(made)]
         folders[:] = [p.name for p in there if p.is_dir()]
         found += [p for p in there if p.is_symlink() or not p.is_dir()]  # no link is followed
     return sorted(found, key=str)
-
-
-def _why(error: DataError | OSError, folder: Path) -> str:
-    """In a list of files of the folder, without advice."""
-    unreadable = isinstance(error, OSError)
-    said = f"{error.filename} cannot be read: {error.strerror}" if unreadable else str(error)
-    return said.removeprefix(f"{folder}{os.sep}").partition(";")[0]
 
 
 def _document(path: Path, folder: Path) -> str:
