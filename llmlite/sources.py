@@ -304,16 +304,13 @@ def _own_text(path: Path, without: Path) -> Source:
 
 def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
     """What is below a folder, in order, without `made`; a folder that cannot be read is said."""
-
-    def note(error: OSError) -> None:
-        said.append(f"{error.filename} cannot be read: {error.strerror}")
-
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=note):
+    found, unread = [], []
+    for parent, folders, names in os.walk(folder, onerror=unread.append):
         there = [Path(parent, name) for name in folders + names if name[0] != "."]
         there = [p for p in there if not Path(os.path.realpath(p)).is_relative_to(made)]
         folders[:] = [p.name for p in there if p.is_dir()]
         found += [p for p in there if p.is_symlink() or not p.is_dir()]  # no link is followed
+    said += [f"{error.filename} cannot be read: {error.strerror}" for error in unread]
     return sorted(found, key=str)
 
 

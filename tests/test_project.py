@@ -10,6 +10,7 @@ import sys
 import tomllib
 import venv
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from operator import attrgetter
@@ -205,10 +206,8 @@ bleu_matrix(datasets.Dataset.from_dict({"text": ["a cat sat", "a dog sat"]})["te
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="the lowest versions are for Python 3.11")
 def test_the_lowest_versions_that_are_asked_for_work_together(tmp_path):
     """In a fresh environment, but for PyTorch, which is this one's; needs a package index."""
-    lines = [
-        *PROJECT["dependencies"],
-        *(x for e in ("notebooks", "hub") for x in PROJECT["optional-dependencies"][e]),
-    ]
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + extras["notebooks"] + extras["hub"]
     lowest = [line.replace(">=", "==") for line in lines if not line.startswith("torch>")]
     venv.create(tmp_path / "venv", with_pip=True)
     (site,) = tmp_path.glob("venv/lib/*/site-packages")
@@ -216,14 +215,12 @@ def test_the_lowest_versions_that_are_asked_for_work_together(tmp_path):
         for part in Path(torch.__file__).parent.parent.glob(name):
             (site / part.name).symlink_to(part)
     (tmp_path / "notebooks").symlink_to(REPOSITORY / "notebooks")
-    python, options = (
-        tmp_path / "venv/bin/python",
-        {"cwd": tmp_path, "capture_output": True, "text": True},
-    )
-    done = subprocess.run([python, "-m", "pip", "install", "torch", *lowest], **options)
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    run = partial(subprocess.run, cwd=tmp_path, env=env, capture_output=True, text=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    done = run([python, "-m", "pip", "install", "--no-compile", "torch", *lowest])
     if "from versions: none" in done.stderr:
         pytest.skip("no package index can be reached")
     assert done.returncode == 0, done.stderr[-2000:]
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(["sh", "-exc", WORK, python], env=env, **options)
+    done = run(["sh", "-exc", WORK, python])
     assert done.returncode == 0, done.stderr[-2000:]
