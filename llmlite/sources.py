@@ -140,7 +140,7 @@ def repeated(texts: Iterable[str]) -> list[float]:
     """The share of each text's passages of PASSAGE bytes that stand in a text before it, too; of a
     sixteenth of them, chosen by their hash, so that a passage is chosen wherever it stands."""
     texts, block = list(texts), 1 << 18  # bytes, which fit into a processor's cache
-    owners, passages = [], [np.empty(0, np.uint64)]
+    owners, passages = [np.empty(0, int)], [np.empty(0, np.uint64)]
     for owner, text in enumerate(texts):
         content = np.frombuffer(text.encode().translate(None, b" \t\r\n"), np.uint8)
         for start in range(0, len(content), block):
@@ -151,9 +151,9 @@ def repeated(texts: Iterable[str]) -> list[float]:
                 factor, length = factor**2 % 2**64, 2 * length
             hashes *= np.uint64(0xBF58476D1CE4E5B9)  # so that all bits move the uppermost
             passages.append(hashes[hashes < 2**60])
-            owners += [owner] * len(passages[-1])
+            owners.append(np.full(len(passages[-1]), owner))
     _, first, place = np.unique(np.concatenate(passages), return_index=True, return_inverse=True)
-    owners = np.array(owners, int)
+    owners = np.concatenate(owners)
     earlier = np.bincount(owners, owners[first[place]] < owners, len(texts))
     return (earlier / np.maximum(1, np.bincount(owners, minlength=len(texts)))).tolist()
 
@@ -274,7 +274,7 @@ def _own_text(path: Path, without: Path) -> Source:
     no text, what a link leads to that is not below `path`, and a text that was there already."""
     texts, said = {}, []  # text → its file
     files = _files(path, without.resolve(), said) if path.is_dir() else [path]
-    _check_size(path, sum(file.stat().st_size for file in files if file.is_file()))
+    _check_size(path, sum(os.path.getsize(file) for file in files if os.path.isfile(file)))
     for file in files:
         try:
             text = _document(file, path)
@@ -308,8 +308,8 @@ def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
     for parent, folders, names in os.walk(folder, onerror=unread.append):
         there = [Path(parent, name) for name in folders + names if name[0] != "."]
         there = [p for p in there if not Path(os.path.realpath(p)).is_relative_to(made)]
-        folders[:] = [p.name for p in there if p.is_dir()]
-        found += [p for p in there if p.is_symlink() or not p.is_dir()]  # no link is followed
+        folders[:] = [p.name for p in there if os.path.isdir(p)]
+        found += [p for p in there if p.name not in folders or p.is_symlink()]  # follows no link
     said += [f"{error.filename} cannot be read: {error.strerror}" for error in unread]
     return sorted(found, key=str)
 
@@ -318,7 +318,7 @@ def _document(path: Path, folder: Path) -> str:
     """A file's text, "\\n" for every line end and one at its end; "" where it has none."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"{path} is a link that leads out of the folder; copy what it leads to.")
-    if not path.is_file():  # it may have no end, or never begin
+    if not os.path.isfile(path):  # it may have no end, or never begin
         raise DataError(f"{path} is no regular file; name a file of UTF-8 text.")
     text = "".join(_lines(path, newline=None))
     if "\0" in text:
