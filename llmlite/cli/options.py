@@ -6,7 +6,7 @@ tyro makes the options from dataclasses: names, defaults and, from the comments,
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import reduce
 from io import StringIO
