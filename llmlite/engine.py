@@ -3,12 +3,13 @@ path pays stands at its line, by the records in tests/benchmarks/records."""
 
 import functools
 import math
-import shutil
+import re
 import sys
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -155,18 +156,17 @@ class Engine:
 
         pays = steps * step_operations(shape, self.batch) > WORTH_COMPILING[self.device.type]
         wanted = pays if paths.compile is None else paths.compile
-        self.compiled = wanted and shutil.which("g++") is not None
+        self._unproven = self.compiled = wanted  # until a whole batch has come through
         if self.compiled:
             torch._dynamo.config.recompile_limit = SHAPES
         part = world.part(self.batch)
         inputs = min(self.piece, part.stop - part.start), shape.block_size
-        loss = TrainingLoss(model, inputs if self.compiled else None)
+        self._alone = loss = TrainingLoss(model, inputs if self.compiled else None)
         self.loss = DistributedDataParallel(loss) if world.size > 1 else loss
 
-        without = "uncompiled for want of g++" if wanted else "uncompiled"
         pieces = self.piece // config.batch_size
         self.used = [  # in words
-            ("compiled" if self.compiled else without) if config.fast else "plain",
+            ("compiled" if self.compiled else "uncompiled") if config.fast else "plain",
             "attention spelled out" if spelled else "",
             f"{pieces} pieces merged" if pieces > 1 else "",
         ]
@@ -204,7 +204,29 @@ class Engine:
                 return self._update_by_graph(inputs, targets)
             return self._update(inputs, targets, windows)
 
-    def _update(self, inputs: Tensor, targets: Tensor, windows: int) -> tuple[Tensor, Tensor]:
+    def _update(self, *step) -> tuple[Tensor, Tensor]:
+        """`_compute`; where it is the compiler that fails, once more without it, from the same
+        random numbers: neither weights nor optimiser have moved by then."""
+        if not self._unproven:
+            return self._compute(*step)
+        random = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if self.cuda else None
+        try:
+            result = self._compute(*step)
+            self._unproven = step[-1] < self.batch
+            return result
+        except TorchDynamoException as error:
+            cause = getattr(error, "inner_exception", error)
+        kind, text = type(cause).__name__, str(cause)
+        why = (re.findall(r"error: (.+)", text) or text.splitlines() or [""])[0]
+        tqdm.write(f"The step is not compiled ({kind}: {why}).", file=sys.stderr)
+        self._unproven = self.compiled = False
+        self._alone.shape, self.used[0] = None, f"uncompiled after {kind}"  # text may have a path
+        torch.set_rng_state(random[0])
+        if self.cuda:
+            torch.cuda.set_rng_state(random[1], self.device)
+        return self._compute(*step)
+
+    def _compute(self, inputs: Tensor, targets: Tensor, windows: int) -> tuple[Tensor, Tensor]:
         """Nothing in here may wait for the device, or a graph could not be captured."""
         # In a graph the first piece so writes its gradients to the graph's own memory. A step
         # between two replays leaves that alone: it gets new gradients, and the graph's pool stays.

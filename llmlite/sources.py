@@ -1,14 +1,17 @@
 """Where text comes from (§III.A): the Hub, WikiText's files, the bundled sample, or any text."""
 
 import hashlib
+import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from glob import glob
 from itertools import accumulate
 from pathlib import Path
+
+import numpy as np
 
 from llmlite.config import DataConfig, fingerprint
 from llmlite.files import DataError
@@ -19,16 +22,29 @@ SPLITS = ("train", "valid", "test")
 BLANK_LINE = " \n"  # how WikiText's files write an empty line; the Hub's rows hold "" instead
 
 # SHA-256 of WikiText-2's files (Merity et al., 2016): tells a damaged copy from one's own text.
+# That of wiki.train.raw is as other projects state it of the archive wikitext-2-raw-v1.zip, and its
+# bytes are as many as those of the Hub's rows.
 KNOWN_SHA256 = {
     "wiki.train.tokens": "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
     "wiki.valid.tokens": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
     "wiki.test.tokens": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+    "wiki.train.raw": "6707892fa3788b5ab9ed78ab5ff37d9fe825f6011a2ad4fcd6a6d467f0e7da57",
     "wiki.valid.raw": "4cd0f6876d07a413aa911261ff6d363c72d757d47f0fdd6015702014c89cb9c7",
     "wiki.test.raw": "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08",
 }
+TRAIN_BYTES = 10_940_747  # of wiki.train.raw
 
+# Bytes of text that this machine can hold, at most: as text, as UTF-8 and as ids, each for a while
+# twice, they take four times as many.
+MOST_BYTES = math.inf
+if hasattr(os, "sysconf"):
+    MOST_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 LEAST_BYTES = 20_000  # of one's own text: a tenth, a thousand tokens or so, has to judge a model
 REACH = 0.025  # of the text: how far a cut moves for a better place, so that no split gets lost
+# Bytes, without white space, that are a coincidence no longer: about 13 words, as for GPT-3 (Brown
+# et al., 2020, appendix C). Of WikiText-2's other splits 0.2 and 0.04% stand in an earlier one by
+# such passages, of the bundled sample's, which is made of phrases, 2%.
+PASSAGE, TOO_MUCH = 64, 0.1
 PLACES = (r"\n(?:[^\S\n]*\n)+", r"\n", r"\s+")  # the ends of paragraphs, of lines, of words
 
 # A top-level heading between two blank lines. Without that context, lines in the middle of an
@@ -57,8 +73,10 @@ class Source:
         """What to call the text whose splits have these SHA-256. DataError if only some files are
         WikiText-2's: the others are damaged."""
         known = {split: KNOWN_SHA256.get(file.name) for split, file in self.files.items()}
-        if not any(sha256[split] == digest for split, digest in known.items()):
-            return self.title.encode(errors="replace").decode()  # files' names may be any bytes
+        same = [split for split, digest in known.items() if sha256[split] == digest]
+        larger = same == ["valid", "test"] and self.files["train"].stat().st_size > TRAIN_BYTES
+        if not same or larger:  # WikiText-103 has WikiText-2's validation and test splits
+            return self.title
         for split, digest in known.items():
             if digest and sha256[split] != digest:
                 raise DataError(
@@ -74,7 +92,8 @@ def _sha256(splits: dict[str, str]) -> dict[str, str]:
 
 def open_source(config: DataConfig, without: Path) -> Source:
     """The text that `config` names, split as it says, in memory if not as a stream; files in the
-    folder `without` are no text, but what is made of it. Raises DataError."""
+    folder `without` are no text, but what is made of it. Raises DataError. Where a split repeats an
+    earlier one, that is said; a stream's splits, which are not at hand, are not compared."""
     place = resolve_source(config.source)
     path = Path(os.path.expanduser(place))  # which leaves ~nobody as it is
     if place == "hub":
@@ -87,16 +106,56 @@ def open_source(config: DataConfig, without: Path) -> Source:
             "wiki.train/valid/test files."
         )
     elif any(file.is_file() for file in _wikitext_files(path).values()):
-        source = _wikitext(path, f"own text in {path.resolve().name}")
+        source = _wikitext(path, f"own text in {_shown(path.resolve().name)}")
     else:
         source = _own_text(path, without)
     if config.stream:  # then the text is not known yet from which the tokenizer learns
         return replace(source, key=fingerprint(source.key, config.tokenizer_bytes))
+    _check_size(place, sum(file.stat().st_size for file in source.files.values()))
     splits = {split: "".join(source.strings(split)) for split in SPLITS}
     name = source.name(_sha256(splits))
     if config.split == "paper":
         name, splits = f"{name}, split 80/10/10", paper_split("".join(splits.values()))
+    for split, share in zip(SPLITS, repeated(splits.values()), strict=True):
+        if share > TOO_MUCH:
+            copied = f"{share:.0%} of the {split} split of {name} stands word for word in earlier"
+            print(f"{copied} ones; a score on it tells what is known by heart.", file=sys.stderr)
     return Source.of(name, splits)
+
+
+def _shown(text: str) -> str:
+    """As any output and any record can have it: names of files may be no UTF-8."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def _check_size(place: str | Path, n_bytes: int) -> None:
+    if n_bytes > MOST_BYTES:
+        raise DataError(
+            f"{place} has {n_bytes:,} bytes of text, too many for this machine's memory; name a "
+            "folder of wiki.train, wiki.valid and wiki.test files, with --data.stream."
+        )
+
+
+def repeated(texts: Iterable[str]) -> list[float]:
+    """The share of each text's passages of PASSAGE bytes that stand in a text before it, too; of a
+    sixteenth of them, chosen by their hash, so that a passage is chosen wherever it stands."""
+    texts, block = list(texts), 1 << 18  # bytes, which fit into a processor's cache
+    owners, passages = [np.empty(0, int)], [np.empty(0, np.uint64)]
+    for owner, text in enumerate(texts):
+        content = np.frombuffer(text.encode().translate(None, b" \t\r\n"), np.uint8)
+        for start in range(0, len(content), block):
+            hashes = content[start : start + block + PASSAGE - 1].astype(np.uint64)
+            factor, length = 0x9E3779B97F4A7C15, 1
+            while length < PASSAGE:  # a polynomial in an odd factor, modulo 2**64
+                hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
+                factor, length = factor**2 % 2**64, 2 * length
+            hashes *= np.uint64(0xBF58476D1CE4E5B9)  # so that all bits move the uppermost
+            passages.append(hashes[hashes < 2**60])
+            owners.append(np.full(len(passages[-1]), owner))
+    _, first, place = np.unique(np.concatenate(passages), return_index=True, return_inverse=True)
+    owners = np.concatenate(owners)
+    earlier = np.bincount(owners, owners[first[place]] < owners, len(texts))
+    return (earlier / np.maximum(1, np.bincount(owners, minlength=len(texts)))).tolist()
 
 
 def resolve_source(source: str) -> str:
@@ -138,9 +197,9 @@ def _splits(text: str, first: int, second: int) -> dict[str, str]:
 
 def _hub(name: str, stream: bool) -> Source:
     """stream: read anew over the network in each pass, without a copy on disk."""
-    import datasets  # takes seconds, and only the Hub needs it
-
     with _hub_errors(name):
+        import datasets  # takes seconds, and only the Hub needs it
+
         builder = datasets.load_dataset_builder(HUB_REPOSITORY, name)
         if not stream:
             builder.download_and_prepare()
@@ -159,7 +218,10 @@ def _hub(name: str, stream: bool) -> Source:
 def _hub_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # no network, or no such configuration
+    # Of five libraries, which have no class of errors in common; the first cause is the reason.
+    except Exception as error:
+        while error.__cause__:
+            error = error.__cause__
         reason = " ".join(str(error).split())
         raise DataError(
             f"Configuration {name} of {HUB_REPOSITORY} cannot be read from the Hub "
@@ -188,52 +250,80 @@ def _wikitext(folder: Path, title: str) -> Source:
     return Source(lambda split: _lines(files[split]), key, title, files)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file of UTF-8, their ends as they are."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        try:
+def _lines(path: Path, newline: str | None = "\n") -> Iterator[str]:
+    """The lines of a file of UTF-8, without its byte order mark, their ends as they are; or "\\n"
+    for each with `newline` None, as where the first line ends in "\\r\\n"."""
+    try:
+        with open(path, "rb") as file:
+            newline = None if file.readline(1 << 20).endswith(b"\r\n") else newline
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
             yield from file
-        except UnicodeDecodeError as error:
-            wrong = error.object[error.start]
-            raise DataError(
-                f"{path} is not UTF-8: it has a byte 0x{wrong:02x}; convert the file to UTF-8."
-            ) from None
+    except UnicodeDecodeError as error:
+        wrong = error.object[error.start]
+        raise DataError(
+            f"{path} is not UTF-8: it has a byte 0x{wrong:02x}; convert the file to UTF-8."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; name another file.") from None
 
 
 def _own_text(path: Path, without: Path) -> Source:
     """A file, or all text files below a folder in the order of their paths, a blank line between
     two; cut 80/10/10 in that order: the end of the book judges, not sentences from its midst.
-    Hidden files and folders (as `glob` has it) and those in `without` are left out."""
-    documents, left_out, made = [], [], without.resolve()
-    names = sorted(glob("**", root_dir=path, recursive=True)) if path.is_dir() else ["."]
-    for file in (path / name for name in names):
-        if not file.is_file() or file.resolve().is_relative_to(made):
-            continue
+    Hidden files and folders and those in `without` are left out; so is, and that is said, what is
+    no text, what a link leads to that is not below `path`, and a text that was there already."""
+    texts, said = {}, []  # text → its file
+    files = _files(path, without.resolve(), said) if path.is_dir() else [path]
+    _check_size(path, sum(os.path.getsize(file) for file in files if os.path.isfile(file)))
+    for file in files:
         try:
-            documents.append(_document(file))
-        except DataError:  # a picture, as a rule
+            text = _document(file, path)
+            if text and texts.setdefault(text, file) != file:
+                raise DataError(
+                    f"{file} has the text of {texts[text].name}; leave one of them out."
+                )
+        except DataError as error:
             if file == path:
                 raise
-            left_out.append(str(file.relative_to(path)))
-    if left_out:
-        print(f"Left out of {path}, for it is not UTF-8 text: {', '.join(left_out)}")
-    text = "\n".join(filter(None, documents))
+            said.append(str(error))
+    shares = zip(texts.values(), repeated(texts), strict=True)
+    said += [f"{file} is to {x:.0%} in files before it" for file, x in shares if x > TOO_MUCH]
+    if said:
+        said = "; ".join(why.removeprefix(f"{path}{os.sep}").partition(";")[0] for why in said)
+        print(_shown(f"Left out of {path}, or copied: {said}."), file=sys.stderr)
+    text = "\n".join(texts)
     if (n_bytes := len(text.encode())) < LEAST_BYTES:
         raise DataError(
             f"{path} holds {n_bytes:,} bytes of text; at least {LEAST_BYTES:,} (about 3,500 words) "
             "are needed to train a model and to judge it: add more text, or name a folder with "
             "several files."
         )
-    name = "own text " + (path.resolve().name if path.is_dir() else path.stem)
+    name = "own text " + _shown(path.resolve().name if path.is_dir() else path.stem)
     return Source.of(name, _splits(text, _cut(text, 0.8), _cut(text, 0.9)))
 
 
-def _document(path: Path) -> str:
+def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
+    """What is below a folder, in order, without `made`; a folder that cannot be read is said."""
+    found, unread = [], []
+    for parent, folders, names in os.walk(folder, onerror=unread.append):
+        there = [Path(parent, name) for name in folders + names if name[0] != "."]
+        there = [p for p in there if not Path(os.path.realpath(p)).is_relative_to(made)]
+        folders[:] = [p.name for p in there if os.path.isdir(p)]
+        found += [p for p in there if p.name not in folders or p.is_symlink()]  # follows no link
+    said += [f"{error.filename} cannot be read: {error.strerror}" for error in unread]
+    return sorted(found, key=str)
+
+
+def _document(path: Path, folder: Path) -> str:
     """A file's text, "\\n" for every line end and one at its end; "" where it has none."""
-    text = "".join(_lines(path)).removeprefix("\ufeff")
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise DataError(f"{path} is a link that leads out of the folder; copy what it leads to.")
+    if not os.path.isfile(path):  # it may have no end, or never begin
+        raise DataError(f"{path} is no regular file; name a file of UTF-8 text.")
+    text = "".join(_lines(path, newline=None))
     if "\0" in text:
         raise DataError(f"{path} is not text: it has NUL bytes; name a file of UTF-8 text.")
-    text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\n").rstrip()
+    text = text.strip("\n").rstrip()
     return text and text + "\n"
 
 

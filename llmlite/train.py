@@ -126,8 +126,12 @@ class Trainer:
             except DivergedError as error:
                 self._write_record("failed", str(error))
                 raise
-            except torch.OutOfMemoryError:
-                pass  # and let go of what the failed step holds
+            except (RuntimeError, MemoryError) as error:
+                lacks_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+                # A CPU's allocator has no class of its own.
+                if not lacks_memory and "can't allocate memory" not in str(error):
+                    raise
+            # What the failed step held is let go of.
             reason = (
                 f"At step {self.step + 1}, {self.device} ran out of memory with "
                 f"{self.engine.piece} windows in a forward pass; a smaller batch_size with more "

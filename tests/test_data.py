@@ -1,6 +1,7 @@
 """From every source the same text, cut between articles; a Dataset in memory and from a stream."""
 
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -12,7 +13,9 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import datasets
+import httpx
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,8 +81,17 @@ def test_a_damaged_file_is_named(tmp_path, suffix, other, name, monkeypatch):
     write_folder(tmp_path, suffix, train=TEXTS["train"][:-1] + "x")
     with pytest.raises(DataError, match=rf"wiki\.train\.{suffix} is damaged"):
         opened(folder)
+    monkeypatch.setattr(sources, "TRAIN_BYTES", len(TEXTS["train"]))  # as of WikiText-103
+    write_folder(tmp_path, suffix, train=TEXTS["train"] * 2)
+    assert opened(folder)[1] == "own text in corpus"
     write_folder(tmp_path, suffix, **{split: text + " mine\n" for split, text in TEXTS.items()})
     assert opened(folder)[1] == "own text in corpus"
+
+
+def test_files_of_windows_are_the_same_text(tmp_path):
+    texts = {split: text.replace("\r", "") for split, text in TEXTS.items()}
+    marked = {s: "\ufeff" + text.replace("\n", "\r\n") for s, text in texts.items()}
+    assert opened(write_folder(tmp_path, **marked))[0] == texts
 
 
 @pytest.fixture
@@ -110,12 +122,24 @@ def test_the_hub_has_the_same_text_and_auto_is_a_folder_or_the_hub(hub, tmp_path
         assert opened()[1] == name
 
 
-def test_a_hub_that_fails_is_named_with_two_ways_out(hub, monkeypatch):
-    unreachable = Mock(side_effect=ConnectionError("Couldn't reach\nthe Hub"))
-    for words in ("Configuration wikitext-3 of ", r"\(ConnectionError: Couldn't reach the Hub\)"):
-        with pytest.raises(DataError, match=words + r".*\$LLMLITE_DATA.*--data sample"):
-            opened("hub", name="wikitext-3")
-        monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
+UNSAID = datasets.exceptions.DatasetGenerationError("An error occurred while …")
+UNSAID.__cause__ = httpx.RemoteProtocolError("closed")
+
+
+@pytest.mark.parametrize(("where", "error", "words"), [
+    (None, None, "BuilderConfig 'wikitext-3' not found"),
+    ("load_dataset_builder", ConnectionError("No\nroute"), "ConnectionError: No route"),
+    ("load_dataset_builder", ImportError("no 'socksio'"), "ImportError: no 'socksio'"),
+    ("load_dataset_builder", httpx.ReadError("cut"), "ReadError: cut"),  # is no OSError
+    ("DatasetBuilder.download_and_prepare", UNSAID, "RemoteProtocolError: closed"),
+    ("DatasetBuilder.as_dataset", pyarrow.ArrowInvalid("not a Parquet file"), "ArrowInvalid: not"),
+])  # fmt: skip
+def test_a_hub_that_fails_is_named_with_two_ways_out(hub, monkeypatch, where, error, words):
+    if where:
+        monkeypatch.setattr(f"datasets.{where}", Mock(side_effect=error))
+    match = rf"Configuration (\S+) of \S+ cannot be .*{words}.*\$LLMLITE_DATA.*--data sample"
+    with pytest.raises(DataError, match=match):
+        opened("hub", name="wikitext-2-v1" if where else "wikitext-3")
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [
@@ -128,12 +152,15 @@ def test_a_hub_that_fails_is_named_with_two_ways_out(hub, monkeypatch):
     ("text.txt", b"a" * 19_998, "{path} holds 19,999 bytes of text; at least 20,000"),  # one added
     ("text.txt", b"fine " * 5_000 + b"caf\xe9 ", "{path} is not UTF-8: it has a byte 0xe9"),
     ("text.txt", b"fine " * 5_000 + b"\0", "{path} is not text: it has NUL bytes"),
+    ("text.txt", os.mkfifo, "{path} is no regular file;"),
 ])  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
 def test_unusable_text_is_refused(start, tmp_path, name, content, words, stream):
     path = tmp_path / "corpus" / name
     path.unlink(missing_ok=True)
-    if content is not None:
+    if callable(content):
+        content(path)
+    elif content is not None:
         path.write_bytes(content)
     source = str(path if name == "text.txt" else path.parent)
     with pytest.raises((DataError, TokenizerError)) as error:
@@ -157,7 +184,69 @@ def test_a_folder_is_its_text_files_in_order_with_one_kind_of_line_ends(tmp_path
     expected = " one \ntwo\n\none\n\ntwo\n\n" + "long \n" * 3_999 + "long\n"
     assert "".join(source.splits.values()) == expected
     assert source.name(source.sha256) == "own text letters"
-    assert "c.png, d.bin" in capsys.readouterr().out
+    assert capsys.readouterr().err.startswith(
+        f"Left out of {folder}, or copied: c.png is not UTF-8: it has a byte 0x89; d.bin is"
+    )
+
+
+PROSE = "".join(f"{i}: {i**3 % 997} or {i**5 % 991}, as no other line has.\n" for i in range(999))
+HALF = len(PROSE) // 2
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (os.mkfifo, "is no regular file"),
+    (lambda file: file.symlink_to("/dev/zero"), "is a link that leads out of the folder"),
+    (lambda file: file.symlink_to("/etc"), "is a link that leads out of the folder"),
+    (lambda file: file.symlink_to("."), "is no regular file"),  # all of it is read already
+    (lambda file: file.symlink_to(file), "is no regular file"),
+    (lambda file: file.symlink_to("a.txt"), "has the text of a.txt"),
+    (lambda file: file.write_text(f"\n{PROSE}"), "has the text of a.txt"),
+    (Path.mkdir, "cannot be read: Permission denied"),
+    (lambda file: file.write_text(PROSE.replace("no other", "none", 50)), "is to 9.% in files be"),
+])  # fmt: skip
+def test_what_is_left_out_of_a_folder_is_said(tmp_path, capsys, monkeypatch, make, words):
+    folder = tmp_path / os.fsdecode(b"\xff\x1b[1m")
+    name, scandir = os.fsdecode(b"b\xff"), os.scandir
+
+    def locked(path):
+        if os.path.basename(path) == name:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    folder.mkdir()
+    (folder / "a.txt").write_text(PROSE)
+    make(folder / name)
+    splits, title = opened(folder)
+    assert ("".join(splits.values()) == PROSE) == ("files" not in words)
+    assert title == "own text \ufffd\ufffd[1m"  # which a record can have
+    assert re.search(rf"^Left out of .*: b\ufffd {words}", capsys.readouterr().err)
+
+
+def test_text_larger_than_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_BYTES", 30_000)
+    (tmp_path / "a.txt").write_text(PROSE)
+    for source in (tmp_path, tmp_path / "a.txt", write_folder(tmp_path, train=PROSE)):
+        with pytest.raises(DataError, match=r"bytes of text, too many.*--data\.stream\.$"):
+            opened(source)
+
+
+@pytest.mark.parametrize(("texts", "said"), [
+    ({"train": PROSE, "test": PROSE}, r"100% of the test split of own text in corpus stands word"),
+    ({"train": PROSE, "valid": PROSE.replace(" ", "\n")}, "100% of the valid split"),
+    ({"train": PROSE[:HALF], "test": PROSE}, r"[45]\d% of the test split"),
+    ({"train": PROSE[:HALF], "test": PROSE[HALF:]}, None),
+    ({"train": "語" * 30 + "文", "test": "文" * 31}, None),
+])  # fmt: skip
+def test_a_split_that_repeats_an_earlier_one_is_told_of(tmp_path, capsys, texts, said):
+    opened(write_folder(tmp_path, **texts))
+    err = capsys.readouterr().err
+    assert re.fullmatch(rf"({said}).*by heart\.\n", err) if said else err == ""
+
+
+def test_wikitext_2_repeats_next_to_nothing(wikitext_corpus):
+    shares = sources.repeated(wikitext_corpus.text(split) for split in SPLITS)
+    assert max(shares) < 0.005
 
 
 def test_cuts_lie_between_the_largest_things_near(tmp_path):

@@ -103,10 +103,37 @@ def test_one_compilation_serves_all_layers_and_the_smaller_batch_needs_none(monk
     assert counters["stats"]["unique_graphs"] == 2  # a block and the loss
 
 
-def test_without_a_compiler_a_run_says_that_it_is_not_compiled(monkeypatch):
-    monkeypatch.setattr(engine.shutil, "which", lambda _: None)
-    assert build(FastPaths(), total_steps=1e30).how == "uncompiled for want of g++"
-    assert build(FastPaths()).how == "uncompiled"
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_where_the_compiler_fails_a_run_goes_on_without_it(monkeypatch, capsys, fails_at):
+    """At the block's graph, or at the loss's, for which the blocks have drawn random numbers."""
+    graphs = []
+
+    def broken(graph, inputs):
+        graphs.append(graph)
+        if len(graphs) == fails_at:
+            raise RuntimeError(
+                "Output:\n/home/me/a.cpp:128:10: fatal error: Python.h: No such file\n"
+            )
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    torch._dynamo.reset()
+    plain, run = (build(FastPaths(compile=paths), model=DROPOUT) for paths in (False, True))
+    assert run.how == "compiled, attention spelled out"
+    theirs, ours = curve(plain), curve(run)
+    assert_same(run, plain, ours, theirs)
+    assert run.how == "uncompiled after RuntimeError, attention spelled out"
+    said = "The step is not compiled (RuntimeError: Python.h: No such file).\n"
+    assert (capsys.readouterr().err, len(graphs)) == (said, fails_at)
+
+
+def test_what_is_wrong_with_the_model_itself_is_raised(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(engine, "_mean_loss", lambda _, x, targets: x @ targets)  # shapes differ
+    torch._dynamo.reset()
+    with pytest.raises(RuntimeError) as error:
+        curve(build(FastPaths(compile=True)))
+    assert type(error.value) is RuntimeError
 
 
 def test_operations_are_those_by_hand_and_of_pytorchs_counter(make_ids):

@@ -7,8 +7,11 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
+import venv
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from operator import attrgetter
@@ -16,6 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
@@ -226,3 +230,41 @@ def test_what_is_asked_for_is_pinned_once_within_its_bounds_and_has_no_upper_one
     here = [one for one in asked if not one.marker or one.marker.evaluate({"extra": ""})]
     pins = PINS | {"pip": Version("99"), "setuptools": Version("99")}  # venv and PyTorch bring them
     assert [one for one in here if pins[canonicalize_name(one.name)] not in one.specifier] == []
+
+
+# What a user does, on the bundled sample, and each library that is only asked for late.
+WORK = """
+options='--profile quick --data sample --device cpu --out out'
+small='--model.n-layer 1 --model.n-head 1 --model.n-embd 8 --train.epochs 1'
+for command in prepare "train $small" "evaluate $small" "generate $small The" 'reproduce --only 01'
+do "$0" -m llmlite.cli $command $options; done
+"$0" -m llmlite.cli export --to exported
+"$0" -m llmlite.cli import exported --to imported
+"$0" -m llmlite.cli generate --model imported --tokens 5 The
+"$0" -c 'import datasets; from llmlite.metrics import bleu_matrix
+bleu_matrix(datasets.Dataset.from_dict({"text": ["a cat sat", "a dog sat"]})["text"])'
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the lowest versions are for Python 3.11")
+def test_the_lowest_versions_that_are_asked_for_work_together(tmp_path):
+    """In a fresh environment, but for PyTorch, which is this one's; needs a package index."""
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + extras["notebooks"] + extras["hub"]
+    lowest = [line.replace(">=", "==") for line in lines if not line.startswith("torch>")]
+    venv.create(tmp_path / "venv", with_pip=True)
+    (site,) = tmp_path.glob("venv/lib/*/site-packages")
+    for name in ("torch", "torchgen", "functorch", "torch-*", "nvidia*", "triton*", "cuda*"):
+        for part in Path(torch.__file__).parent.parent.glob(name):
+            (site / part.name).symlink_to(part)
+    (tmp_path / "notebooks").symlink_to(REPOSITORY / "notebooks")
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    run = partial(subprocess.run, cwd=tmp_path, env=env, capture_output=True, text=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    done = run([python, "-m", "pip", "install", "--no-compile", "torch", *lowest])
+    if "from versions: none" in done.stderr:
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = run(["sh", "-exc", WORK, python])
+    assert done.returncode == 0, done.stderr[-2000:]

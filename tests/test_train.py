@@ -444,6 +444,7 @@ def no_room(name, _, patch):
     (infinite_gradient, "The gradient's norm became (inf|nan) at step 14 of 24", 13),
     (Mock(side_effect=torch.OutOfMemoryError), "At step 14, cpu ran out of memory with 4 windows "
      "in a forward pass; a smaller batch_size with more accumulation", 13),
+    (lambda *_: torch.empty(1 << 50), "At step 14, cpu ran out of memory", 13),
     (partial(validation_loss, math.nan), "The validation loss became nan after epoch 2; lower", 24),
     (partial(validation_loss, 1e3), "The validation loss became 1000.0 after epoch 2; lower", 24),
     *((partial(no_room, name), rf"There is no room left to write \S+{name} \(", step) for name, step

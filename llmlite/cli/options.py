@@ -6,7 +6,7 @@ tyro makes the options from dataclasses: names, defaults and, from the comments,
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import reduce
 from io import StringIO
@@ -142,6 +142,6 @@ def _text_bytes(path: str, out: str) -> int:
     from llmlite.sources import open_source
 
     source = DataConfig(source=os.path.abspath(os.path.expanduser(path)))
-    with redirect_stdout(StringIO()):  # what is left out is said when it is read in earnest
+    with redirect_stderr(StringIO()):  # what is left out is said when it is read in earnest
         texts = open_source(source, Path(out)).splits.values()
     return sum(len(text.encode()) for text in texts)
