@@ -185,16 +185,16 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
 
     try:
         with open(path, "rb", opener=opener) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
                 raise ValueError("it is no regular file")
-            content = file.read(most + 1)
+            if about.st_size > most:
+                raise ValueError(f"it has more than {most:,} bytes")
+            return file.read(about.st_size)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ValueError(error.strerror) from None
-    if len(content) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return content
 
 
 def read_json(path: str | Path, kind: type = dict):
