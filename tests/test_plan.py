@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
-from tiny_plan import SEEDS, files, open_plan
+from tiny_plan import SEEDS, content, files, open_plan
 
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.runs import Audit
@@ -181,7 +181,7 @@ def small(some_articles, two_seeds, tmp_path_factory):
     return SimpleNamespace(experiment=experiment, runs=runs, archive=archive, files=files)
 
 
-def forged(small, name="", content="", kind=tarfile.REGTYPE, more=(), **about) -> bytes:
+def forged(small, name="", content="", kind=tarfile.REGTYPE, more=(), digest="", **about):
     """Somebody's archive with right digests: its file `name` has that content or that of the file
     of that name, or is missing (None). more: members after all. about: changes of its manifest."""
     folders = [f"runs/{small.experiment.folder(run).name}" for run in small.runs]
@@ -189,15 +189,14 @@ def forged(small, name="", content="", kind=tarfile.REGTYPE, more=(), **about) -
         text and text.replace("RUN", folders[0]).replace("OTHER", folders[1])
         for text in (name, content, *more)
     )
-    files = small.files | (
-        {name: small.files.get(content, (content or "").encode())} if name else {}
-    )
+    files = dict(small.files)
     manifest = json.loads(files.pop(MANIFEST))
     if content is None:
         del files[name]
+    elif name:
+        files[name] = files.get(content, content.encode())
     manifest["files"] = {name: hashlib.sha256(files[name]).hexdigest() for name in files}
-    if "digest" in about:
-        manifest["files"][name] = about.pop("digest")
+    manifest["files"] |= {name: digest} if digest else {}
     files = {MANIFEST: json.dumps(manifest | about).encode(), **files}
     with tarfile.open(fileobj=(packed := io.BytesIO()), mode="w:gz") as tar:
         for member in map(tarfile.TarInfo, [*files, *more]):
@@ -209,12 +208,12 @@ def forged(small, name="", content="", kind=tarfile.REGTYPE, more=(), **about) -
 
 
 OUTSIDE = (
-    "../outside /tmp/outside runs/../../outside RUN/../../../outside runs\\outside conftest.py "
+    "../outside /tmp/outside runs/../../outside RUN/../../../outside runs\\outside RUN/last.pt "
 )
 OUTSIDE += (
-    ".git/config llmlite/run.py notebooks/08_reproduction_audit.ipynb index.html RUN/last.pt "
+    ".git/config conftest.py notebooks/08_reproduction_audit.ipynb index.html RUN/notes.json "
 )
-OUTSIDE += "RUN/notes.json RUN/.owner runs/x/record.json RUN/record.json/"
+OUTSIDE += "RUN/.owner runs/x/record.json RUN/record.json/"
 TYPES = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
 DAMAGED, OTHERS = "is damaged or not an archive", "is damaged or of another run"
 MEMBER = "is not the file of its manifest"
@@ -261,10 +260,6 @@ def test_what_is_no_archive_of_ours_writes_nothing(small, tmp_path, monkeypatch,
         unpack(archive, out, "tiny")
     assert str(archive) in str(error.value)
     assert [*tmp_path.rglob("*")] == [archive.parent, archive]
-
-
-def content(folder) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_an_archive_with_a_flipped_bit_is_the_same_or_refused(small, tmp_path):

@@ -215,9 +215,7 @@ def test_record_logs_and_printed_lines_say_what_was_done(tmp_path, capsys, monke
     assert output.out == ""  # what a shell pipes on is not mixed with the log
     monkeypatch.setattr(Engine, "step", None)  # a finished run is not trained again
     assert trainer(tmp_path, accumulation=3).fit() == record
-
-
-def test_an_epochs_line_has_the_papers_form():
+    # The paper's form.
     epoch = {"epoch": 1, "train_loss": 0.45031, "valid_loss": 0.21562, "perplexity": 1.24063}
     assert epoch_line(epoch | {"lr": 0.001, "grad_norm": 168331.0}) == (
         "Epoch 1: Train Loss=0.4503, Val Loss=0.2156, Perplexity=1.2406, LR=0.001000, "
