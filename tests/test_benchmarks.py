@@ -76,9 +76,7 @@ def competitions(record: dict) -> Iterator[dict]:
     ("bench_train.py", tables.training_speed, [1 + len(PEERS)], "window 64, batch 4, float32, 1 t"),
     ("bench_generate.py", tables.generation_speed, [3], "generation, batch 2"),
 ])  # fmt: skip
-def test_a_benchmark_measures_each_contestant_and_makes_its_table(
-    run_script, script, table, competing, said
-):
+def test_a_benchmark_measures_and_makes_its_table(run_script, script, table, competing, said):
     _, record = run_script(script, "--rounds", "2")
     assert [len(rows) for rows in competitions(record)] == competing
     for rows in competitions(record):
