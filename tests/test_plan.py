@@ -208,10 +208,8 @@ def forged(small, name="", content="", kind=tarfile.REGTYPE, more=(), digest="",
 
 
 OUTSIDE = "../outside /tmp/outside runs/../../outside RUN/../../../outside runs\\outside index.html"
-OUTSIDE += (
-    " .git/config conftest.py notebooks/08_reproduction_audit.ipynb RUN/last.pt RUN/notes.json"
-)
-OUTSIDE += " RUN/.owner runs/x/record.json RUN/record.json/"
+OUTSIDE += " .git/config conftest.py notebooks/08_reproduction_audit.ipynb RUN/last.pt RUN/.owner"
+OUTSIDE += " RUN/notes.json runs/x/record.json RUN/record.json/"
 TYPES = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
 DAMAGED, OTHERS = "is damaged or not an archive", "is damaged or of another run"
 MEMBER = "is not the file of its manifest"
