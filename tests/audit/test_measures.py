@@ -105,8 +105,6 @@ def test_scores_of_seeds_and_articles_worked_out_by_hand():
     assert measures.score_table(seeds[:1]).index.tolist() == [("one rule", "articles")]
 
 
-# --- as lm-evaluation-harness has it
-
 EDGE_CASES = [
     "",
     "a b",
@@ -180,8 +178,6 @@ def test_pages_and_scores_are_those_of_the_harness(make_model, articles, tmp_pat
     for page in [*EDGE_CASES, *of_articles]:
         assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page})
 
-
-# --- leaks
 
 SHAPES = [
     ModelConfig(vocab_size=61, block_size=12, n_layer=2, n_head=4, n_embd=16),
