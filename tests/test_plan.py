@@ -192,7 +192,7 @@ def forged(small, name="", content="", kind=tarfile.REGTYPE, more=(), digest="",
     files = dict(small.files)
     manifest = json.loads(files.pop(MANIFEST))
     if content is None:
-        del files[name]
+        files.pop(name, None)
     elif name:
         files[name] = files.get(content, content.encode())
     manifest["files"] = {name: hashlib.sha256(files[name]).hexdigest() for name in files}
