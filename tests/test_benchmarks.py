@@ -30,15 +30,12 @@ def test_the_page_is_that_of_the_records():
     assert f"| generation, batch 64 | {theirs:.2f} | {plain:.2f} |" in text
 
 
-def test_bytes_by_hand_for_a_tiny_model():
+def test_the_floor_is_the_larger_of_two_times():
     shape = ModelConfig(vocab_size=10, block_size=3, n_layer=1, n_head=2, n_embd=4, dropout=0.0)
     state = 4 * (10 * 4 + 3 * 4 + 12 * 16 + 13 * 4 + 8) * 4  # four numbers a parameter, float32
     kept = 3 * (10 + 1) * 4  # values for 3 tokens: ten widths a layer, one before the last norm
     assert step_bytes(shape, 1, torch.bfloat16) == 2 * (state + kept * 2)
     assert step_bytes(shape, 5, torch.float32) == 2 * (state + 5 * kept * 4)
-
-
-def test_the_floor_is_the_larger_of_two_times():
     found = floor(ModelConfig(), 2, torch.bfloat16, Peak(operations=1e12, bytes=1e18))
     operations = step_operations(ModelConfig(), 2)
     traffic = step_bytes(ModelConfig(), 2, torch.bfloat16)
@@ -79,9 +76,7 @@ def competitions(record: dict) -> Iterator[dict]:
     ("bench_train.py", tables.training_speed, [1 + len(PEERS)], "window 64, batch 4, float32, 1 t"),
     ("bench_generate.py", tables.generation_speed, [3], "generation, batch 2"),
 ])  # fmt: skip
-def test_a_benchmark_measures_each_contestant_and_makes_its_table(
-    run_script, script, table, competing, said
-):
+def test_a_benchmark_measures_and_makes_its_table(run_script, script, table, competing, said):
     _, record = run_script(script, "--rounds", "2")
     assert [len(rows) for rows in competitions(record)] == competing
     for rows in competitions(record):

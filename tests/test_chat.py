@@ -19,9 +19,7 @@ from llmlite.tokenizer import BPETokenizer
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": None}
 
 
-def test_each_line_is_continued_as_complete_does_with_the_next_seed_until_an_interrupt(
-    tiny_config, make_model, monkeypatch, capsys
-):
+def test_each_line_is_continued_with_the_next_seed(tiny_config, make_model, monkeypatch, capsys):
     tokenizer = BPETokenizer.train("the cat sat on the mat , the cat sat there", 270)
     model = make_model(replace(tiny_config, vocab_size=tokenizer.vocab_size, block_size=24))
 
@@ -86,9 +84,7 @@ SHOWN = [  # what is printed, and what a terminal gets of it on stdout, on stder
 
 
 @pytest.mark.parametrize(("text", "out", "err", "error"), SHOWN)
-def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(
-    monkeypatch, capsys, text, out, err, error
-):
+def test_a_terminal_is_shown_control_characters(monkeypatch, capsys, text, out, err, error):
     for terminal in (False, True):  # a file and a pipe get them
         for stream in (sys.stdout, sys.stderr):
             monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)

@@ -69,15 +69,6 @@ def assert_same(run, other, ours, theirs):
         assert torch.equal(weight, other.model.state_dict()[name]), name
 
 
-def test_rates_at_the_ends_of_the_epochs_are_the_papers():
-    config = TrainConfig(epochs=10, learning_rate=1e-3)
-    rates = [f"{learning_rate(100 * epoch - 1, 1000, config):.6f}" for epoch in range(1, 11)]
-    assert rates == [
-        "0.001000", "0.000970", "0.000883", "0.000750", "0.000587",
-        "0.000413", "0.000250", "0.000117", "0.000030", "0.000000",
-    ]  # fmt: skip
-
-
 def test_warmup_is_linear_and_then_the_cosine_falls():
     config = TrainConfig(learning_rate=0.4)  # the first tenth of the steps
     rates = [learning_rate(step, 40, config) for step in range(40)]
@@ -111,9 +102,7 @@ def test_where_the_compiler_fails_a_run_goes_on_without_it(monkeypatch, capsys, 
     def broken(graph, inputs):
         graphs.append(graph)
         if len(graphs) == fails_at:
-            raise RuntimeError(
-                "Output:\n/home/me/a.cpp:128:10: fatal error: Python.h: No such file\n"
-            )
+            raise RuntimeError("Output:\n/a/a.cpp:128:10: fatal error: Python.h: No such file\n")
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
@@ -318,12 +307,10 @@ def test_a_step_waits_for_nothing(cuda):
 def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes(monkeypatch):
     config = TrainConfig(batch_size=128, accumulation=6)
     token = engine.KEPT * 2 * MODEL.n_layer * MODEL.n_embd + engine.LOGIT_BYTES * MODEL.vocab_size
-    piece = 128 * 16 * token  # bytes, in bfloat16
-    sizes = [
-        engine.piece_windows(MODEL, config, torch.bfloat16, n * piece) for n in (0, 1, 2, 5, 6, 9)
-    ]
+    piece, windows = 128 * 16 * token, partial(engine.piece_windows, MODEL, config)
+    sizes = [windows(torch.bfloat16, n * piece) for n in (0, 1, 2, 5, 6, 9)]  # bytes, in bfloat16
     assert sizes == [128, 128, 256, 384, 768, 768]
-    assert engine.piece_windows(MODEL, config, None, 6 * piece) == 384
+    assert windows(None, 6 * piece) == 384
     for small, pieces in ((engine.SMALL, [6, 2, 6]), (0, [2, 2, 6])):  # on a CPU, and on request
         monkeypatch.setattr(engine, "SMALL", small)
         paths = [FastPaths(merge=merge) for merge in (None, False, True)]
@@ -340,9 +327,7 @@ def test_pieces_are_merged_in_equal_shares_as_far_as_the_memory_goes(monkeypatch
     ("auto", "cpu", None, None),  # an older PyTorch cannot say
     ("off", "cpu", {"amx_bf16": True}, None),
 ])  # fmt: skip
-def test_auto_is_the_type_that_the_device_asked_for_multiplies_in_itself(
-    monkeypatch, amp, device, has, dtype
-):
+def test_auto_is_what_the_device_itself_multiplies_in(monkeypatch, amp, device, has, dtype):
     asked = []
     monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext(asked.append(str(index))))
     monkeypatch.setattr(

@@ -167,9 +167,7 @@ def test_a_model_without_a_mask_is_refused(make_model, model, tokenizer, tmp_pat
         export_folder(unmasked, tokenizer, tmp_path, "")
 
 
-def test_what_was_broken_off_is_taken_up_in_the_same_folder(
-    model, tokenizer, tmp_path, monkeypatch
-):
+def test_what_was_broken_off_is_taken_up_again(model, tokenizer, tmp_path, monkeypatch):
     for broken, again in (
         ("transformers.PreTrainedTokenizerFast.save_pretrained", export_folder),
         ("llmlite.hub.write_json", lambda *_: import_folder(tmp_path / "there", tmp_path / "back")),

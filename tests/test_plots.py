@@ -141,7 +141,7 @@ def test_a_figure_draws_what_it_is_given_in_words_that_can_be_read(name):
     assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
-def test_bars_are_percentages_or_probabilities():
+def test_bars_are_percentages_or_probabilities_and_a_thing_stands_where_its_axis_says():
     lengths = [bar.get_height() for bar in case("token_lengths").axes[0].patches]
     assert lengths == pytest.approx([0, 50, 37.5, 12.5, 0, 45, 25, 30])
     articles = [steps.get_xy()[:, 1].max() for steps in case("article_lengths").axes[0].patches]
@@ -149,9 +149,6 @@ def test_bars_are_percentages_or_probabilities():
     next_tokens = case("next_tokens").axes[0]
     assert [bar.get_width() for bar in next_tokens.patches] == [0.4, 0.1]
     assert next_tokens.yaxis_inverted(), "the likeliest on top"
-
-
-def test_a_thing_stands_where_its_axis_says():
     ours, papers = case("learning_rate_schedule").axes[0].get_lines()
     assert ours.get_xdata().tolist() == papers.get_xdata().tolist() == [10, 20, 30], "one width"
     measured, predicted, _ = case("window_sizes").axes[0].get_lines()
@@ -167,7 +164,7 @@ def test_a_thing_stands_where_its_axis_says():
     assert log_y == ["gradient_norm", "loss_by_position", "positions_by_run", "window_sizes"]
 
 
-def test_maps_show_each_head_on_one_scale_and_bleu_frames_what_reaches_the_threshold():
+def test_maps_have_one_scale_and_marks_tell_what_is_exact_clear_or_at_the_threshold():
     first, second = (ax.images[0] for ax in case("attention_maps").axes if ax.images)
     assert np.array_equal(first.get_array(), MAP)
     assert np.array_equal(second.get_array(), MAP.T)
@@ -179,9 +176,6 @@ def test_maps_show_each_head_on_one_scale_and_bleu_frames_what_reaches_the_thres
     ax = case("bleu_heatmap").axes[0]
     (frame,) = ax.patches
     assert (frame.get_x() + 0.46, frame.get_y() + 0.45) == (1, 0)
-
-
-def test_marks_tell_what_is_exact_and_what_is_clear():
     marks = [line for line in case("yardsticks").axes[0].get_lines() if line.get_marker() != "None"]
     assert [line.get_markerfacecolor() == "none" for line in marks] == [False, False, True]
     dots = [line for line in case("intervals").axes[0].get_lines() if line.get_marker() == "o"]

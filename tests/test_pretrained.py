@@ -16,7 +16,7 @@ from llmlite.pretrained import FOLDER, MODEL, RECORD, TOKENIZER, load_pretrained
 from llmlite.tokenizer import BPETokenizer
 
 
-def test_it_is_small_half_precision_and_what_its_record_and_card_say():
+def test_it_is_small_half_precision_and_what_its_record_and_card_say(tmp_path):
     assert (FOLDER / MODEL).stat().st_size < 6e6, "about 5 MB"
     with safe_open(FOLDER / MODEL, "pt") as file:
         header = file.metadata()
@@ -31,10 +31,6 @@ def test_it_is_small_half_precision_and_what_its_record_and_card_say():
     assert {p.dtype for p in pretrained.model.parameters()} == {torch.float32}
     assert record["environment"]["commit"] in str(pretrained)
     assert "that comes with llmlite" in str(pretrained)
-
-
-def test_its_weights_score_what_they_scored_when_they_were_shipped(tmp_path):
-    pretrained = load_pretrained()
     dataset = Dataset(DataConfig("sample"), tmp_path, progress=False).like(pretrained.tokenizer)
     score = evaluate(pretrained.model, dataset.ids["test"], dataset.counts("test"))
     assert (score.tokens, score.nats) == (24_768, pytest.approx(119_419.4, rel=1e-5))

@@ -173,15 +173,12 @@ def test_each_stop_of_the_tour_is_there():
                 attrgetter(function)(import_module(f"llmlite.{name.replace('/', '.')}"))
 
 
-def test_no_text_names_a_registry_host_or_somebodys_folder():
+def test_git_has_the_records_of_runs_and_no_registry_host_or_somebodys_folder():
     hosts = r"\b(pypi|pythonhosted|npmjs|crates|debian|anaconda)\.(org|com|io|net)\b"
     folders = r"(^|[^A-Za-z0-9_.~])/(work|root|home/[a-z0-9_]+)/[A-Za-z0-9_]"
     found = git("grep", "--untracked", "-IinE", f"{hosts}|{folders}")
     assert (found.returncode, found.stdout) == (1, "")
-
-
-def test_git_takes_in_the_records_of_runs():
-    """An ignored folder called runs once kept them all out."""
+    # An ignored folder called runs once kept all records out.
     assert git("check-ignore", "-q", "figures/records/runs/a-run/record.json").returncode == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbconvert.filters import markdown2html
 from publish import captions_in, gallery, publish, results, ship
-from tiny_plan import PROFILE, SEEDS, open_plan
+from tiny_plan import PROFILE, SEEDS, content, open_plan
 
 from llmlite.cli.notebooks import find_notebooks, report, run_notebooks
 from llmlite.cli.terminal import harmless
@@ -76,10 +76,6 @@ def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch):
 README = "before\n<!-- results -->\nold results\n<!-- end of results -->\nafter\n"
 
 
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypatch):
     root, out = tmp_path / "root", tmp_path / "out"
     figures, records = root / "figures", root / "figures" / "records"
@@ -125,17 +121,17 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     assert f"| test loss, nats per token | 0.1530 | {score.loss:.4f} |" in readme
     for words in ("Profile `tiny`", "own text", "CPU", "commit", "one seed"):
         assert words in readme
-    shown, folder = content_of(root), experiment.folder(experiment.retraining()).name
+    shown, folder = content(root), experiment.folder(experiment.retraining()).name
     run = f"figures/records/runs/{folder}"
     made = {f"{run}/steps.jsonl", f"{run}/test_score.json", "figures/records/seeds.csv"}
     assert made <= shown.keys()
     assert not (records / "runs" / "old").exists()
     assert (records / "runs" / "mine.txt").exists(), "nobody asked to delete it"
     assert not [name for name in shown if "pretrained" in name], "its card is of WikiText-2"
-    ours = [name for name, content in shown.items() if str(tmp_path).encode() in content]
+    ours = [name for name, found in shown.items() if str(tmp_path).encode() in found]
     assert ours == [], "no paths of ours"
     publish(experiment, root)
-    assert content_of(root) == shown, "publishing twice changes nothing"
+    assert content(root) == shown, "publishing twice changes nothing"
     (root / "README.md").write_text("no marks")
     with pytest.raises(LLMLiteError, match=r"README\.md has no <!-- results -->"):
         publish(experiment, root)

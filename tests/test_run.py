@@ -1,5 +1,6 @@
-"""Files and a run's folder, whole and damaged: weights, states, records; the table of all runs."""
+"""Files, and the folder of a run, held, whole and damaged: weights, states, records; all runs."""
 
+import errno
 import io
 import json
 import math
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import save
 from test_train import trainer
 
-from llmlite import run
+from llmlite import files, run
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.files import CheckpointError, LLMLiteError, hold, replacing, write_json
 from llmlite.model import GPT
@@ -52,6 +53,41 @@ def test_a_file_has_its_old_content_or_its_new_one_and_none_lies_beside_it(tmp_p
             write()
     assert json.loads(path.read_text("utf-8")) == content
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_link_points_to_stays_as_it_is(tmp_path):
+    mine, folder = tmp_path / "mine", tmp_path / "folder"
+    mine.write_text("of mine")
+    folder.mkdir()
+    (folder / ".owner").symlink_to(mine)
+    with hold(folder), pytest.raises(files.BusyError, match=f"in use by process {os.getpid()} on "):
+        hold(folder).__enter__()
+    (folder / ".lock").unlink()
+    (folder / ".lock").symlink_to(mine)
+    with pytest.raises(LLMLiteError, match=r"cannot be locked .*it is a link"):
+        hold(folder).__enter__()
+    assert mine.read_text() == "of mine"
+    assert not files.is_held(folder)
+
+
+@pytest.mark.parametrize("owner", [lambda path: path.mkdir(), lambda p: p.symlink_to("/dev/zero")])
+def test_whoever_holds_a_folder_is_named_if_that_can_be_read(tmp_path, owner):
+    with hold(tmp_path):
+        (tmp_path / ".owner").unlink()
+        owner(tmp_path / ".owner")
+        with pytest.raises(files.BusyError, match="in use by another process; wait"):
+            hold(tmp_path).__enter__()
+        assert files.is_held(tmp_path)
+        (tmp_path / ".owner").rename(tmp_path / ".other")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.EOPNOTSUPP, "?")])
+def test_a_file_system_without_locks_is_called_so(tmp_path, monkeypatch, error):
+    monkeypatch.setattr("llmlite.files.FileLock.acquire", Mock(side_effect=error))
+    with pytest.raises(LLMLiteError, match=r"cannot be locked .* file system that has locks"):
+        hold(tmp_path).__enter__()
+    (tmp_path / ".lock").touch()
+    assert not files.is_held(tmp_path)
 
 
 def test_a_run_is_found_by_all_that_it_is_and_by_nothing_else(tmp_path):

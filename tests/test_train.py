@@ -24,14 +24,7 @@ from llmlite import run as runs
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Dataset
 from llmlite.engine import Engine, FastPaths, learning_rate
-from llmlite.files import (
-    BusyError,
-    CheckpointError,
-    DiskFullError,
-    DivergedError,
-    LLMLiteError,
-    hold,
-)
+from llmlite.files import CheckpointError, DiskFullError, DivergedError, LLMLiteError, hold
 from llmlite.metrics import total_loss
 from llmlite.model import GPT
 from llmlite.run import Run, load_state, read_record, read_steps, runs_table
@@ -222,9 +215,7 @@ def test_record_logs_and_printed_lines_say_what_was_done(tmp_path, capsys, monke
     assert output.out == ""  # what a shell pipes on is not mixed with the log
     monkeypatch.setattr(Engine, "step", None)  # a finished run is not trained again
     assert trainer(tmp_path, accumulation=3).fit() == record
-
-
-def test_an_epochs_line_has_the_papers_form():
+    # The paper's form.
     epoch = {"epoch": 1, "train_loss": 0.45031, "valid_loss": 0.21562, "perplexity": 1.24063}
     assert epoch_line(epoch | {"lr": 0.001, "grad_norm": 168331.0}) == (
         "Epoch 1: Train Loss=0.4503, Val Loss=0.2156, Perplexity=1.2406, LR=0.001000, "
@@ -349,7 +340,7 @@ def test_what_a_kill_and_a_bad_disk_leave_is_made_good_by_one_process(tmp_path, 
         file.write('{"step": 21, "epo')
     (tmp_path / ".last.pt.123.tmp.pt").write_bytes(b"half")
     assert runs_table(tmp_path).state.tolist() == ["interrupted"]
-    with hold(tmp_path), pytest.raises(BusyError, match=f"in use by process {os.getpid()} on "):
+    with hold(tmp_path), pytest.raises(LLMLiteError, match=f"in use by process {os.getpid()} on "):
         trainer(tmp_path).fit()
     trainer(tmp_path).fit()
     assert_same_run(tmp_path, whole_run)
@@ -419,14 +410,6 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path, kill
     assert_same_run(killed, whole)
 
 
-def nan_weights(model, _):
-    model.norm.weight.data.fill_(math.nan)
-
-
-def infinite_gradient(model, _):
-    model.norm.weight.register_hook(lambda gradient: gradient * math.inf)
-
-
 def validation_loss(loss, _, patch):
     script_validation(patch, itertools.repeat(loss))
 
@@ -440,8 +423,10 @@ def no_room(name, _, patch):
 
 
 @pytest.mark.parametrize(("broken", "said", "step"), [
-    (nan_weights, r"The loss became nan at step 14 of 24 \(learning rate 4.29e-03\); lower", 13),
-    (infinite_gradient, "The gradient's norm became (inf|nan) at step 14 of 24", 13),
+    (lambda model, _: model.norm.weight.data.fill_(math.nan),
+     r"The loss became nan at step 14 of 24 \(learning rate 4.29e-03\); lower", 13),
+    (lambda model, _: model.norm.weight.register_hook(lambda gradient: gradient * math.inf),
+     "The gradient's norm became (inf|nan) at step 14 of 24", 13),
     (Mock(side_effect=torch.OutOfMemoryError), "At step 14, cpu ran out of memory with 4 windows "
      "in a forward pass; a smaller batch_size with more accumulation", 13),
     (lambda *_: torch.empty(1 << 50), "At step 14, cpu ran out of memory", 13),

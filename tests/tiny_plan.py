@@ -47,6 +47,10 @@ def files(experiment: Experiment) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in found if p.is_file() and not p.name.startswith(".")}
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 @pytest.fixture(scope="session")
 def some_articles(tmp_path_factory) -> Path:
     """The first articles of each split of the bundled sample."""

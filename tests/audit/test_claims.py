@@ -196,35 +196,32 @@ AS_CLAIMED = {"width": around(-0.02, 0.07), "layers": UP, "heads": DOWN, "half t
 AS_CLAIMED |= {"shallow": OPEN, "deep": DOWN, "deep minus shallow": DOWN}
 
 
-@pytest.mark.parametrize(
-    ("claim", "changed", "verdict"),
-    [
-        # Less than 2% of a loss of 5 nats.
-        (4, {"epochs": around(0.1, 0.199)}, REPRODUCED),
-        (4, {"epochs": around(-0.2, 0.099)}, NOT),
-        (4, {"epochs": around(-0.1, 0.001)}, UNCLEAR),
-        # Depth and heads do 0.1 to 0.3, up or down, and width less than both.
-        (5, {}, REPRODUCED),
-        (5, {"width": around(-0.02, 0.09)}, UNCLEAR),
-        (5, {"layers": OPEN}, UNCLEAR),
-        (5, {"heads": OPEN}, UNCLEAR),
-        (5, {"width": around(0.4, 0.09)}, NOT),
-        (5, {"width": around(0.4, 0.09), "layers": around(-0.4)}, NOT),
-        (5, {"width": around(0.4, 0.09), "heads": around(0.4)}, NOT),
-        (5, {"width": around(0.4), "layers": around(-0.4), "heads": around(0.4)}, UNCLEAR),
-        # Half the rate ends higher.
-        (7, {}, REPRODUCED),
-        (7, {"half the rate": DOWN}, NOT),
-        (7, {"half the rate": OPEN}, UNCLEAR),
-        # Heads help in deep models, and more than in shallow ones, where they do not help.
-        (8, {}, REPRODUCED),
-        (8, {"shallow": UP}, REPRODUCED),
-        (8, {"shallow": DOWN}, NOT),
-        (8, {"deep": UP}, NOT),
-        (8, {"deep": OPEN}, UNCLEAR),
-        (8, {"deep minus shallow": OPEN}, UNCLEAR),
-    ],
-)
+@pytest.mark.parametrize(("claim", "changed", "verdict"), [
+    # Less than 2% of a loss of 5 nats.
+    (4, {"epochs": around(0.1, 0.199)}, REPRODUCED),
+    (4, {"epochs": around(-0.2, 0.099)}, NOT),
+    (4, {"epochs": around(-0.1, 0.001)}, UNCLEAR),
+    # Depth and heads do 0.1 to 0.3, up or down, and width less than both.
+    (5, {}, REPRODUCED),
+    (5, {"width": around(-0.02, 0.09)}, UNCLEAR),
+    (5, {"layers": OPEN}, UNCLEAR),
+    (5, {"heads": OPEN}, UNCLEAR),
+    (5, {"width": around(0.4, 0.09)}, NOT),
+    (5, {"width": around(0.4, 0.09), "layers": around(-0.4)}, NOT),
+    (5, {"width": around(0.4, 0.09), "heads": around(0.4)}, NOT),
+    (5, {"width": around(0.4), "layers": around(-0.4), "heads": around(0.4)}, UNCLEAR),
+    # Half the rate ends higher.
+    (7, {}, REPRODUCED),
+    (7, {"half the rate": DOWN}, NOT),
+    (7, {"half the rate": OPEN}, UNCLEAR),
+    # Heads help in deep models, and more than in shallow ones, where they do not help.
+    (8, {}, REPRODUCED),
+    (8, {"shallow": UP}, REPRODUCED),
+    (8, {"shallow": DOWN}, NOT),
+    (8, {"deep": UP}, NOT),
+    (8, {"deep": OPEN}, UNCLEAR),
+    (8, {"deep minus shallow": OPEN}, UNCLEAR),
+])  # fmt: skip
 def test_a_claim_of_the_grids_is_judged_by_its_effects(claim, changed, verdict, monkeypatch):
     monkeypatch.setattr(trends, "effects", lambda _: AS_CLAIMED | changed)
     assert judge(claim).verdict == verdict
@@ -259,37 +256,34 @@ TRUE = leak("no-mask-deep", perplexity=1.1, true=6)
 TRUE["leak"]["no-mask-batch"] = leak_record()
 
 
-@pytest.mark.parametrize(
-    ("claim", "changes", "ours"),
-    [
-        (1, revised(*BEST), "best, by 0.100 [0.100, 0.100] nats over (0.001, 6, 2, 128) (3 seeds)"),
-        (1, revised(*SECOND), "(0.001, 6, 2, 128) is best; (0.001, 6, 4, 128) is 0.100 [0.100"),
-        (1, {"revised": EVIDENCE.revised[:24]}, "0.000 [no interval] nats behind (1 seed)"),
-        (2, revised(step(math.log(2), n_head=4)), "148.4 to 296.8 over 8 configurations; without"),
-        (2, TRUE, "without the mask 1.1000 to 1.1710 (3 runs)"),
-        (3, TRUE, "5.500 [5.252, 5.748], perplexity 244.7 (3 seeds); without the mask 0.1550, "),
-        (3, TRUE, "1.168, whose true perplexity is 403; in a shallow model, at twice the batch"),
-        (4, GRIDS, "-0.300 [-0.300, -0.300] nats, 7.5% of the loss (3 pairs)"),
-        (5, GRIDS, "width -0.100 [-0.100, -0.100]; depth -0.200 [-0.333, -0.067]; heads -0.500"),
-        (6, FASTER, "-0.200 [-0.200, -0.200] nats; sooner as good as the fixed rate's best in 10"),
-        (6, SLOWER | FEWER, "fixed rate's best in 0% (12 pairs)"),  # those of both grids
-        (7, GRIDS, "+0.500 [+0.500, +0.500] nats (12 pairs)"),
-        (8, GRIDS, "2 to 4 heads: -0.300 [-0.300, -0.300] nats with 2 layers, -0.700 [-0.700, "),
-        (9, studied({}, SEED_2), "0.70 [0.60, 0.80] / 0.15 on a scale from real words shuffled, 0"),
-        (9, studied({}, SEED_2), "(unfiltered 0.00 / 0.35)"),
-        (10, studied({}, SEED_2), "0.70 [0.60, 0.80] / 0.70; between samples of one prompt 0.00"),
-        (10, studied({}, SEED_2), "no effect of the wording is shown"),
-        (10, studied(SEED_2, SEED_2), "0.00 / 0.00: the wording lowers it"),
-        (11, studied({}), "entropy -0.20, paragraph -0.20, distinct-2 0.20, attested pairs -0.20"),
-        (12, studied({}), "repetition 0.20 [0.10, 0.30]; against other pairs of heads 0.00"),
-        (13, studied({}), "layer 0 minus layer 10: previous 0.20; distance -0.20; to sat -0.20"),
-        (14, {}, "off from that by 38% of the peak, from a warmup of a tenth by 0.0%"),
-        (15, {"norms": [NORMS] * 2}, "size 4.00 [4.00, 4.00], spread 2.58 [2.58, 2.58] (2 seeds)"),
-        (15, {}, "norms of the scaled gradient 1.0e+05"),
-        # 50,000 steps of 128 × 4 windows of 32 tokens.
-        (16, {}, "819 M tokens in 10 hours are 22,756 tokens/s; here on an abacus"),
-    ],
-)
+@pytest.mark.parametrize(("claim", "changes", "ours"), [
+    (1, revised(*BEST), "best, by 0.100 [0.100, 0.100] nats over (0.001, 6, 2, 128) (3 seeds)"),
+    (1, revised(*SECOND), "(0.001, 6, 2, 128) is best; (0.001, 6, 4, 128) is 0.100 [0.100"),
+    (1, {"revised": EVIDENCE.revised[:24]}, "0.000 [no interval] nats behind (1 seed)"),
+    (2, revised(step(math.log(2), n_head=4)), "148.4 to 296.8 over 8 configurations; without"),
+    (2, TRUE, "without the mask 1.1000 to 1.1710 (3 runs)"),
+    (3, TRUE, "5.500 [5.252, 5.748], perplexity 244.7 (3 seeds); without the mask 0.1550, "),
+    (3, TRUE, "1.168, whose true perplexity is 403; in a shallow model, at twice the batch"),
+    (4, GRIDS, "-0.300 [-0.300, -0.300] nats, 7.5% of the loss (3 pairs)"),
+    (5, GRIDS, "width -0.100 [-0.100, -0.100]; depth -0.200 [-0.333, -0.067]; heads -0.500"),
+    (6, FASTER, "-0.200 [-0.200, -0.200] nats; sooner as good as the fixed rate's best in 10"),
+    (6, SLOWER | FEWER, "fixed rate's best in 0% (12 pairs)"),  # those of both grids
+    (7, GRIDS, "+0.500 [+0.500, +0.500] nats (12 pairs)"),
+    (8, GRIDS, "2 to 4 heads: -0.300 [-0.300, -0.300] nats with 2 layers, -0.700 [-0.700, "),
+    (9, studied({}, SEED_2), "0.70 [0.60, 0.80] / 0.15 on a scale from real words shuffled, 0"),
+    (9, studied({}, SEED_2), "(unfiltered 0.00 / 0.35)"),
+    (10, studied({}, SEED_2), "0.70 [0.60, 0.80] / 0.70; between samples of one prompt 0.00"),
+    (10, studied({}, SEED_2), "no effect of the wording is shown"),
+    (10, studied(SEED_2, SEED_2), "0.00 / 0.00: the wording lowers it"),
+    (11, studied({}), "entropy -0.20, paragraph -0.20, distinct-2 0.20, attested pairs -0.20"),
+    (12, studied({}), "repetition 0.20 [0.10, 0.30]; against other pairs of heads 0.00"),
+    (13, studied({}), "layer 0 minus layer 10: previous 0.20; distance -0.20; to sat -0.20"),
+    (14, {}, "off from that by 38% of the peak, from a warmup of a tenth by 0.0%"),
+    (15, {"norms": [NORMS] * 2}, "size 4.00 [4.00, 4.00], spread 2.58 [2.58, 2.58] (2 seeds)"),
+    (15, {}, "norms of the scaled gradient 1.0e+05"),
+    # 50,000 steps of 128 × 4 windows of 32 tokens.
+    (16, {}, "819 M tokens in 10 hours are 22,756 tokens/s; here on an abacus"),
+])  # fmt: skip
 def test_a_claim_shows_what_it_was_judged_by(claim, changes, ours):
     assert ours in judge(claim, **changes).ours
 

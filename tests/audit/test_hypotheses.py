@@ -127,26 +127,23 @@ LINES = pd.DataFrame({"stride 1": [4900.0], "lines": [5100.0]})
 TWO = pd.DataFrame({"stride 1": [2400.0, 9000.0], "lines": [10.0, 20.0]}, index=[99, 1])
 
 
-@pytest.mark.parametrize(
-    ("fact", "hypothesis", "inside", "outside"),
-    [
-        (END, ALL, {"losses": (0.7, 0.45)}, {"losses": (0.7, 0.47)}),  # 3 × 0.153
-        (END, ALL, {"losses": (0.07, 0.052)}, {"losses": (0.07, 0.050)}),  # a third of it
-        (FALL, ALL, {"losses": (0.18, 0.16)}, {"losses": (0.17, 0.16)}),
-        (FALL, ALL, {"losses": (0.27, 0.16)}, {"losses": (0.28, 0.16)}),
-        (STEPS_OF, ALL, {"steps": STEPS * 1.04}, {"steps": STEPS * 1.06}),
-        (STEPS_OF, ALL, {"steps": STEPS * 0.96}, {"steps": STEPS * 0.94}),
-        (STEPS_OF, PADDING, {"steps": LINES}, {"steps": TWO}),
-        (RATIO, ALL, {"train_loss": 0.045}, {"train_loss": 0.047}),  # 1.25 × 0.228 is 0.285
-        (RATIO, ALL, {"train_loss": 0.030}, {"train_loss": 0.028}),  # 0.8 × 0.228 is 0.183
-        (RATIO, NO_MASK, {"train_loss": 0.01}, {"train_loss": 0.04}),  # four times as much
-        (SIZE, ALL, {"scaled": record(grad_norm=1.9e4)}, {"scaled": record(grad_norm=1.8e4)}),
-        (SIZE, ALL, {"scaled": record(grad_norm=4.3e6)}, {"scaled": record(grad_norm=4.5e6)}),
-        (SIZE, NO_MASK, {"grad_norm": 1e5}, {"grad_norm": 0.05}),
-        (WARNING, NORM, {}, {"scaled": record(skipped=0)}),
-        (TEXT, ALL, {"repetition": 0.51}, {"repetition": 0.50}),
-    ],
-)
+@pytest.mark.parametrize(("fact", "hypothesis", "inside", "outside"), [
+    (END, ALL, {"losses": (0.7, 0.45)}, {"losses": (0.7, 0.47)}),  # 3 × 0.153
+    (END, ALL, {"losses": (0.07, 0.052)}, {"losses": (0.07, 0.050)}),  # a third of it
+    (FALL, ALL, {"losses": (0.18, 0.16)}, {"losses": (0.17, 0.16)}),
+    (FALL, ALL, {"losses": (0.27, 0.16)}, {"losses": (0.28, 0.16)}),
+    (STEPS_OF, ALL, {"steps": STEPS * 1.04}, {"steps": STEPS * 1.06}),
+    (STEPS_OF, ALL, {"steps": STEPS * 0.96}, {"steps": STEPS * 0.94}),
+    (STEPS_OF, PADDING, {"steps": LINES}, {"steps": TWO}),
+    (RATIO, ALL, {"train_loss": 0.045}, {"train_loss": 0.047}),  # 1.25 × 0.228 is 0.285
+    (RATIO, ALL, {"train_loss": 0.030}, {"train_loss": 0.028}),  # 0.8 × 0.228 is 0.183
+    (RATIO, NO_MASK, {"train_loss": 0.01}, {"train_loss": 0.04}),  # four times as much
+    (SIZE, ALL, {"scaled": record(grad_norm=1.9e4)}, {"scaled": record(grad_norm=1.8e4)}),
+    (SIZE, ALL, {"scaled": record(grad_norm=4.3e6)}, {"scaled": record(grad_norm=4.5e6)}),
+    (SIZE, NO_MASK, {"grad_norm": 1e5}, {"grad_norm": 0.05}),
+    (WARNING, NORM, {}, {"scaled": record(skipped=0)}),
+    (TEXT, ALL, {"repetition": 0.51}, {"repetition": 0.50}),
+])  # fmt: skip
 def test_a_value_fits_within_its_range(fact, hypothesis, inside, outside):
     for changes, verdict in ((inside, FITS), (outside, FAILS)):
         assert fits(**changes)[0].loc[hypothesis, fact] == verdict

@@ -1,14 +1,25 @@
-"""What is measured of a model: by plain loops, by hand, and by the package's own evaluation."""
+"""What is measured of a model: by plain loops, by hand, by the package's own evaluation and by the
+code of lm-evaluation-harness; and the leak detector, on models whose leaks were put in on purpose
+and on models without one."""
 
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from lm_eval.tasks.wikitext import preprocess_wikitext
+from test_engine import needs_cuda
 
-from llmlite.audit import measures
+from llmlite.audit import causality, measures
+from llmlite.audit.causality import causal_leak
+from llmlite.audit.harness import detokenize, harness_scores, pages
 from llmlite.config import ModelConfig
+from llmlite.data import SPLITS
+from llmlite.files import LLMLiteError
 from llmlite.metrics import Score, context_in_words, evaluate, repetition_rate, token_losses
+from llmlite.model import GPT, Attention
+from llmlite.tokenizer import END_OF_TEXT
 
 SMALL = ModelConfig(vocab_size=300, block_size=6, n_layer=2, n_head=2, n_embd=16)
 
@@ -92,3 +103,150 @@ def test_scores_of_seeds_and_articles_worked_out_by_hand():
     assert table.loss.tolist() == ["3 [2, 4]", "3.5 [-2.853, 9.853]"]
     assert set(table.context) == {"a window"}
     assert measures.score_table(seeds[:1]).index.tolist() == [("one rule", "articles")]
+
+
+EDGE_CASES = [
+    "",
+    "a b",
+    " a b \n",
+    " the dogs ' bones and s 'twas ",
+    " rock /' 5/ roll /' 12/ ",
+    " 1 @-@ 2 @,@ 000 @.@ 5 @-@ @-@ @,@ @.@ x",
+    " a , @,@ b . @.@ c , @-@ : d",
+    " a : b ; c . d ! e ? f , g . . . h , , i",
+    " ( a ( b ) c ) [ d ] [ ] ( ) { e f } {} ( g \n h ) ( i",
+    ' he said " one " and " two , " three " four " five " ',
+    " it 's 'tis ' quoted ' rock 'n' roll ' open o'clock 's ",
+    " = A = \n \n = = B = = \n = = = C = = = \n = = = = D = = = = \n = = = = = = = = = = ",
+    " 20 ° C at 5 ° \n  two spaces  \n \n \n N N N ",
+    " N ' N ' \" N \" ( N ) \n N \n",
+    " \t tab \r\n carriage \v \f \x85 \u2028 Ünïcödé ( 日本 ) ' 語 ' 😀 . \n",
+    " \\1 ( \\1 ) \\g<0> [ \\n ] ",
+]
+
+
+def test_a_page_worked_out_by_hand():
+    page = " = A = \n \n 1 @,@ 000 ( big ) dogs ' \" bones \" weigh 2 @.@ 5 kg , it 's said . \n"
+    # The two apostrophes are taken for a pair of quotation marks.
+    assert detokenize(page) == " = A =\n\n1,000 (big) dogs'\"bones\" weigh 2.5 kg, it's said.\n"
+    text = " \n = A = \n \n one \n = = A1 = = \n two \n = odd = \n three \n \n = B = \n \n four \n"
+    assert pages(text) == [
+        " = A = \n \n one \n = = A1 = = \n two ",
+        " = odd = \n three \n ",
+        " = B = \n \n four \n",
+    ]
+    assert pages("no heading \n") == ["no heading \n"]
+    assert pages(" preface \n = A = \n x") == [" preface ", " = A = \n x"]
+
+
+def test_wikitexts_test_split_has_the_harnesss_62_pages(wikitext_corpus):
+    assert [len(pages(wikitext_corpus.text(split))) for split in ("test", "valid")] == [62, 60]
+
+
+def test_pages_and_scores_are_those_of_the_harness(make_model, articles, tmp_path):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerFast
+
+    from llmlite.hub import to_gpt2
+
+    of_articles = [page for split in SPLITS for page in pages(articles.text(split))]
+    whole = [article.strip() for split in SPLITS for article in articles.articles(split)]
+    assert [page.strip() for page in of_articles] == whole
+    texts = [*EDGE_CASES, *of_articles[-3:]]
+    texts += ["Q" * n for n in (1, 31, 32, 33, 63, 64)]  # a token each: windows have 32
+    tokenizer, path = articles.tokenizer, str(tmp_path / "tokenizer.json")
+    assert len(tokenizer.encode(texts[-1])) == 64
+    model = make_model(ModelConfig(300, 32, n_layer=2, n_head=2, n_embd=16))
+    tokenizer.to_tokenizers().save(path)
+    their_tokenizer = PreTrainedTokenizerFast(tokenizer_file=path, eos_token=END_OF_TEXT)
+    how = {"tokenizer": their_tokenizer, "max_length": 32, "device": "cpu", "batch_size": 8}
+    their_model = HFLM(pretrained=to_gpt2(model), **how)
+    assert their_model.prefix_token_id == tokenizer.eot_id
+    scores = harness_scores(model.train(), tokenizer, texts)
+    assert model.training
+    for page, score in zip(texts, scores, strict=True):
+        text = preprocess_wikitext.wikitext_detokenizer({"page": page})
+        request = Instance("loglikelihood_rolling", {"page": page}, (text,), 0)
+        results = their_model.loglikelihood_rolling([request], disable_tqdm=True)
+        theirs = preprocess_wikitext.process_results({"page": page}, results)
+        nats, words = theirs["word_perplexity"]
+        assert (score.words, score.bytes) == (words, theirs["byte_perplexity"][1])
+        assert score.nats == pytest.approx(-nats, rel=1e-4)
+        assert score.tokens == len(tokenizer.encode(text))
+        assert score.context.startswith("1 to 32 tokens of its own page (windows side by side; lm-")
+    for page in [*EDGE_CASES, *of_articles]:
+        assert detokenize(page) == preprocess_wikitext.wikitext_detokenizer({"page": page})
+
+
+SHAPES = [
+    ModelConfig(vocab_size=61, block_size=12, n_layer=2, n_head=4, n_embd=16),
+    ModelConfig(vocab_size=300, block_size=40, n_layer=1, n_head=2, n_embd=32),
+    ModelConfig(vocab_size=7, block_size=33, n_layer=4, n_head=1, n_embd=12),
+    ModelConfig(vocab_size=2, block_size=2, n_layer=1, n_head=1, n_embd=8),
+]
+
+
+def put_mask(model: GPT, layer: int, hidden=float("-inf"), hole=None) -> None:
+    """What attention in one layer adds to the scores of later keys; not at `hole`, (query, key)."""
+    attention = model.blocks[layer].attention
+    mask = torch.full((12, 12), hidden, dtype=model.norm.weight.dtype).triu(1)
+    if hole:
+        mask[hole] = 0.0
+
+    def with_mask(x, head_mask, want_weights, append):
+        return Attention.forward(attention, x, head_mask, want_weights, lambda k, v: (k, v, mask))
+
+    attention.forward = with_mask
+
+
+@pytest.mark.parametrize("config", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_it_fires_without_the_causal_mask_alone(config, device, dtype, make_model):
+    # Of two tokens the later one must change: another one drawn at random would often be the same.
+    for seed in range(4):
+        torch.manual_seed(seed)
+        for make in (partial(make_model, seed=seed), GPT):  # telling weights, and untrained ones
+            assert not causal_leak(make(config).to(device, dtype), seed=seed)
+            without = make(replace(config, causal=False))
+            assert causal_leak(without.to(device, dtype), seed=seed)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("rows", [1, 4, 11])
+def test_it_fires_for_a_leak_at_one_position(tiny_model, layer, rows, monkeypatch):
+    monkeypatch.setattr(causality, "LOGITS", rows * 12 * 61)
+    put_mask(tiny_model, layer)
+    passes = []
+    tiny_model.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].shape))
+    assert not causal_leak(tiny_model)
+    assert passes == [(rows, 12)] * {1: 12, 4: 4, 11: 2}[rows]  # the first is of the unchanged text
+    for hole in ((0, 1), (0, 11), (3, 9), (10, 11), (5, 6)):
+        put_mask(tiny_model, layer, hole=hole)
+        assert causal_leak(tiny_model)
+
+
+@pytest.mark.parametrize(("hidden", "leaks"), [(-1e9, False), (-20.0, False), (-7.0, True)])
+def test_a_mask_that_only_dampens_leaks_unless_it_is_rounding(tiny_model, hidden, leaks):
+    model = tiny_model.double()  # in which a change as small as that of -20 arrives
+    put_mask(model, 1, hidden)
+    assert causal_leak(model) is leaks
+
+
+def test_where_nothing_can_change_nothing_leaks(tiny_config, make_model):
+    for change in ({"block_size": 1}, {"vocab_size": 1}):
+        assert not causal_leak(make_model(replace(tiny_config, causal=False, **change)))
+
+
+def test_dropout_is_off_and_the_mode_comes_back_even_from_logits_that_are_refused(tiny_model):
+    state = torch.get_rng_state()
+    for training in (False, True):
+        tiny_model.train(training)  # with dropout
+        assert not causal_leak(tiny_model)
+        assert tiny_model.training is tiny_model.blocks[0].training is training
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.nn.init.constant_(tiny_model.norm.weight, float("nan"))
+    with pytest.raises(LLMLiteError, match="not all finite"):
+        causal_leak(tiny_model)
+    assert tiny_model.training

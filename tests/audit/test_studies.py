@@ -246,19 +246,16 @@ def test_where_heads_look_equals_plain_loops(model, articles):
         assert of_layers == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("call", "arguments", "message"),
-    [
-        (sampling, (4, StudySize(1, 40, 0)), "continuations needs at least two"),
-        (sampling, (4, StudySize(8, 96, 0)), "96 more do not fit .* window of 96"),
-        (ablation, (1, StudySize(2, 5, 0)), "heads 1 and 2, .* has 1 a layer"),
-        (ablation, (2, StudySize(2, 5, 0)), "heads 1 and 2, .* has 2 a layer"),
-        (attention, (4, StudySize(2, 5, 1)), "sentences needs at least two"),
-        (studies.passages, (HEADED, [2, 5, 5], RNG), "has 2 paragraphs.* 5 words.* 3 are needed"),
-        (studies.on_scale, (FIVE, EIGHT, TWO), "no scale"),
-        (share, (np.array([[3, 4], [1, 0]]),), "too short"),
-    ],
-)
+@pytest.mark.parametrize(("call", "arguments", "message"), [
+    (sampling, (4, StudySize(1, 40, 0)), "continuations needs at least two"),
+    (sampling, (4, StudySize(8, 96, 0)), "96 more do not fit .* window of 96"),
+    (ablation, (1, StudySize(2, 5, 0)), "heads 1 and 2, .* has 1 a layer"),
+    (ablation, (2, StudySize(2, 5, 0)), "heads 1 and 2, .* has 2 a layer"),
+    (attention, (4, StudySize(2, 5, 1)), "sentences needs at least two"),
+    (studies.passages, (HEADED, [2, 5, 5], RNG), "has 2 paragraphs.* 5 words.* 3 are needed"),
+    (studies.on_scale, (FIVE, EIGHT, TWO), "no scale"),
+    (share, (np.array([[3, 4], [1, 0]]),), "too short"),
+])  # fmt: skip
 def test_what_cannot_be_studied_is_refused(call, arguments, message, make_model, model, articles):
     if isinstance(arguments[-1], StudySize):
         heads, size = arguments

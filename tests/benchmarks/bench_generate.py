@@ -5,7 +5,6 @@ make bench-generate
 
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 
 import common
 import torch
@@ -63,13 +62,7 @@ def main() -> None:
         task = {"shape": shape, "batch": batch, "prompt": prompt, "new": new}
         rows = common.compete(title, contestant, rounds, batch * new, "tokens", **task)
         cases[f"batch {batch}"] = {**task, "contestants": rows}
-    common.record(
-        options.out,
-        "generate-cpu",
-        rounds=options.rounds,
-        versions={"transformers": version("transformers")},
-        cases=cases,
-    )
+    common.record(options, "generate-cpu", ("transformers",), cases=cases)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import random
 import re
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import common
@@ -121,24 +120,16 @@ def main() -> None:
         ours.save(Path(folder, "tokenizer.json"))
         for name, text in texts.items():
             Path(folder, f"{name}.txt").write_text(text, encoding="utf-8", newline="")
-        training = {
-            f"{n:,}": measure(f"Training, {n:,}", TRAINING, "train", folder=folder, size=n)
-            for n in sizes
-        }
-        encoding = {
-            text: measure(f"Encoding {text}", ENCODING, text, folder=folder) for text in texts
-        }
-    common.record(
-        options.out,
-        f"tokenizer-{corpus.name.lower().replace(' ', '-')}",
-        data=corpus.name,
-        bytes=n_bytes["train"],
-        rounds=options.rounds,
-        versions={name: version(name) for name in ("tokenizers", "tiktoken")},
-        training=training,
-        encoding=encoding,
-        exactness=exactness(ours, corpus, 50 if options.tiny else 100_000),
-    )
+        found = {"data": corpus.name, "bytes": n_bytes["train"], "training": {}, "encoding": {}}
+        for n in sizes:
+            row = measure(f"Training, {n:,}", TRAINING, "train", folder=folder, size=n)
+            found["training"][f"{n:,}"] = row
+        for text in texts:
+            row = measure(f"Encoding {text}", ENCODING, text, folder=folder)
+            found["encoding"][text] = row
+    exact = exactness(ours, corpus, 50 if options.tiny else 100_000)
+    name = f"tokenizer-{corpus.name.lower().replace(' ', '-')}"
+    common.record(options, name, ("tokenizers", "tiktoken"), **found, exactness=exact)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.metadata import version
 
 import common
 import torch
@@ -190,13 +189,7 @@ def main() -> None:
     for shape, batch, bfloat16, threads in cases:
         name = f"{shape.block_size}-{'bfloat16' if bfloat16 else 'float32'}-{threads}"
         measured[name] = measure(options.rounds, shape, batch, bfloat16, threads)
-    common.record(
-        options.out,
-        "train-cpu",
-        rounds=options.rounds,
-        versions={"transformers": version("transformers")},
-        cases=measured,
-    )
+    common.record(options, "train-cpu", ("transformers",), cases=measured)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 from workers import Worker
@@ -78,9 +79,10 @@ def compete(title: str, make: Callable, rounds: dict[str, int], amount: float, u
     return rows
 
 
-def record(folder: Path, name: str, **content) -> None:
-    """Write FOLDER/NAME.json with the machine and the versions beside the numbers."""
+def record(options: argparse.Namespace, name: str, libraries: tuple[str, ...], **content) -> None:
+    """Write OUT/NAME.json with the machine and the libraries' versions beside the numbers."""
     processor = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     machine = {**environment("cpu"), "processor": processor[1], "cores": os.cpu_count()}
-    write_json(folder / f"{name}.json", {"environment": machine, **content})
-    print(f"\nRecorded in {folder / name}.json")
+    about = {"rounds": options.rounds, "versions": {name: version(name) for name in libraries}}
+    write_json(options.out / f"{name}.json", {"environment": machine, **about, **content})
+    print(f"\nRecorded in {options.out / name}.json")

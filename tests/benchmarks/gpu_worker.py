@@ -83,7 +83,7 @@ class Timed(Case):
     def __init__(self, case: dict):
         super().__init__(case)
         # Random tokens: zeros would flatter.
-        ids = random_windows(self.model, BATCHES * math.prod(self.pieces), self.device)
+        ids = random_windows(self.model, BATCHES * self.windows, self.device)
         self.data = list(zip(*(part.chunk(BATCHES) for part in ids), strict=True))
         self.steps = {}
 

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from unittest.mock import patch
 
 
@@ -55,20 +55,16 @@ class Worker:
         self.process.join(5)
 
 
-def calls(pipe) -> Iterator[tuple[str, dict]]:
-    with contextlib.suppress(EOFError):  # the other end is closed
-        while True:
-            yield pipe.recv()
-
-
 def serve(pipe, served: Callable, options: dict) -> None:
     """The other end, in the process."""
     os.dup2(2, 1)  # whatever libraries print goes where errors go
     served = served(**options)
-    for method, given in calls(pipe):
-        try:
-            answer = {"result": getattr(served, method)(**given)}
-        except Exception as error:
-            last = traceback.format_exc().strip().splitlines()[-12:]
-            answer = {"error": "\n".join([f"{type(error).__name__}: {error}"[:2000], *last])}
-        pipe.send(json.dumps(answer))
+    with contextlib.suppress(EOFError):  # the other end is closed
+        while True:
+            method, given = pipe.recv()
+            try:
+                answer = {"result": getattr(served, method)(**given)}
+            except Exception as error:
+                last = traceback.format_exc().strip().splitlines()[-12:]
+                answer = {"error": "\n".join([f"{type(error).__name__}: {error}"[:2000], *last])}
+            pipe.send(json.dumps(answer))

@@ -13,9 +13,11 @@ import pytest
 from conftest import REPOSITORY
 
 from llmlite.cli.notebooks import find_notebooks, run_notebooks
-from llmlite.experiment import SEEDS
-from llmlite.plan.archive import LARGEST
+from llmlite.experiment import SEEDS, Experiment
+from llmlite.plan.archive import LARGEST, unpack
+from llmlite.plan.whole import whole_plan
 from llmlite.pretrained import load_pretrained
+from llmlite.run import read_record
 
 NOTEBOOKS = find_notebooks(REPOSITORY / "notebooks")
 SOURCES = "".join(path.read_text("utf-8") for path in NOTEBOOKS)
@@ -102,6 +104,22 @@ def test_all_notebooks_run_and_their_archive_is_shown_in_a_clone(execution):
     files = [p for p in clone.rglob("*") if p.is_file() and not p.is_relative_to(clone / "runs")]
     found = [path for path in files if str(clone.parent).encode() in path.read_bytes()]
     assert not found, "paths of the machine that ran it"
+
+
+@pytest.mark.slow
+def test_the_perplexities_and_figures_of_profile_quick(execution, tmp_path):
+    """A change of the package's shape must not move them: goldens.json, written at commit 6420dcb
+    (the list of figures without three that went on purpose)."""
+    goldens = json.loads((REPOSITORY / "tests" / "goldens.json").read_text("utf-8"))
+    clone, archive = execution()
+    drawn = {path.stem for path in (clone / "figures").glob("*.png")}
+    assert drawn >= set(goldens["figures"])
+    unpack(archive, tmp_path, "quick")
+    experiment = Experiment("quick", "sample", tmp_path, "cpu", progress=False)
+    made = {run.name: experiment.folder(run) for run in whole_plan(experiment)}
+    for name, golden in goldens["quick"].items():
+        perplexity = read_record(made[name])["best"]["perplexity"]
+        assert perplexity == pytest.approx(golden, rel=0.05), name  # other processors round
 
 
 def code_cells(path):
