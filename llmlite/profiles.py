@@ -6,15 +6,7 @@ Knows nothing about files, models or devices.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 
-from llmlite.config import (
-    Checked,
-    Count,
-    DataConfig,
-    ModelConfig,
-    SearchSpace,
-    Seed,
-    TrainConfig,
-)
+from llmlite.config import Checked, Count, DataConfig, ModelConfig, SearchSpace, Seed, TrainConfig
 from llmlite.files import LLMLiteError
 
 PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # §IV.A: 36, batch 64, fixed rate
