@@ -23,9 +23,7 @@ def run_notebooks(
     notebooks: list[Path], out: Path, profile: str, data: str | None = None, device: str = "auto"
 ) -> list[Path]:
     """Execute `notebooks` into `out/notebooks`, in order; returns the executed ones.
-
-    One that fails stops the run with one sentence, which names its executed copy and its log.
-    """
+    One that fails stops the run with one sentence, which names its executed copy and its log."""
     try:
         import papermill
     except ImportError:
