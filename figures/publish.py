@@ -130,10 +130,10 @@ def _publish_figures(made: Path, to: Path) -> None:
 def _publish_records(experiment: Experiment, trained: list, to: Path) -> None:
     """The records of these runs take the place of all that were there."""
     with tempfile.TemporaryDirectory() as scratch:
-        staged = stage(experiment, trained, Path(scratch))
+        stage(experiment, trained, Path(scratch))
         for old in to.glob(f"runs/*/{RECORD}"):
             shutil.rmtree(old.parent)
-        shutil.copytree(staged, to, copy_function=copy, dirs_exist_ok=True)
+        shutil.copytree(scratch, to, copy_function=copy, dirs_exist_ok=True)
 
 
 def read(path: Path, kind: type = dict):

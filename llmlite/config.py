@@ -90,21 +90,13 @@ class DataConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            not (self.padding and self.split == "windows"),
-            f"padding is on, and split is '{self.split}'",
-            "split official or paper",
-        )
-        require(
-            not self.stream or (self.split == "official" and self.shift == 1 and not self.padding),
-            "stream is on, with what needs the whole text",
-            "split official, shift 1 and no padding with stream",
-        )
-        require(
-            self.stride is None or self.stride <= self.block_size,
-            f"stride is {self.stride}",
-            f"1 to block_size ({self.block_size}), so that no token is left out",
-        )
+        both = self.padding and self.split == "windows"
+        require(not both, "padding is on, and split is 'windows'", "split official or paper")
+        whole = self.split != "official" or self.shift != 1 or self.padding
+        what, allowed = "stream is on, with what needs the whole text", "split official, shift 1"
+        require(not (self.stream and whole), what, f"{allowed} and no padding with stream")
+        allowed = f"1 to block_size ({self.block_size}), so that no token is left out"
+        require((self.stride or 0) <= self.block_size, f"stride is {self.stride}", allowed)
 
 
 @dataclass(frozen=True)
@@ -121,11 +113,8 @@ class ModelConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            self.n_embd % self.n_head == 0,
-            f"n_embd {self.n_embd} cannot be shared among n_head {self.n_head}",
-            "a multiple of n_head",
-        )
+        shared = f"n_embd {self.n_embd} cannot be shared among n_head {self.n_head}"
+        require(self.n_embd % self.n_head == 0, shared, "a multiple of n_head")
         parts = self.vocab_size + self.block_size + 12 * self.n_layer * self.n_embd
         size = self.n_embd * parts  # without biases
         require(size <= 2**31, f"a model of {size:,} parameters", f"up to {2**31:,}")

@@ -9,6 +9,7 @@ import stat
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -206,15 +207,16 @@ def parse_json(content: bytes, kind: type = dict):
     """JSON as a `kind`, such as a TypedDict, all of whose parts are checked. ValueError, which says
     why, where it is not, nests too deeply, or has a number or text that cannot be written again."""
     try:
-        value = json.loads(content)
-        level = [value]
+        level = [value := json.loads(content)]
         for _ in range(DEEPEST):
             for part in level:
                 if isinstance(part, str):
                     part.encode()  # no lone surrogates
                 elif isinstance(part, int | float) and not abs(part) < LARGEST:
                     raise ValueError("it has a number that nothing can be done with")
-            level = [x for p in level if isinstance(p, dict | list) for x in _parts(p)]
+            keyed = [part for part in level if isinstance(part, dict)]
+            lists = [part for part in level if isinstance(part, list)]
+            level = list(chain(*lists, *keyed, *(part.values() for part in keyed)))
         if level:
             raise RecursionError
         return check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
@@ -222,7 +224,3 @@ def parse_json(content: bytes, kind: type = dict):
         raise ValueError("it nests too deeply") from None
     except TypeCheckError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
-
-
-def _parts(value: dict | list) -> list:
-    return [*value, *value.values()] if isinstance(value, dict) else value

@@ -163,9 +163,8 @@ def check_target(folder: str | Path) -> None:
     """LLMLiteError if `folder` holds files, except those that begin with a dot, such as .git, and
     what an export or an import that was broken off has left."""
     folder = Path(folder)
-    if not folder.exists() or (folder / UNFINISHED).exists():
-        return
-    if any(path.name[0] != "." for path in folder.iterdir()):
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    if UNFINISHED not in names and any(name[0] != "." for name in names):
         raise LLMLiteError(f"{folder} holds files; name a new or empty folder.")
 
 

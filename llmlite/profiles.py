@@ -6,15 +6,7 @@ Knows nothing about files, models or devices.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 
-from llmlite.config import (
-    Checked,
-    Count,
-    DataConfig,
-    ModelConfig,
-    SearchSpace,
-    Seed,
-    TrainConfig,
-)
+from llmlite.config import Checked, Count, DataConfig, ModelConfig, SearchSpace, Seed, TrainConfig
 from llmlite.files import LLMLiteError
 
 PAPER_FIRST_GRID = SearchSpace(n_embd=(64, 128, 256))  # §IV.A: 36, batch 64, fixed rate
@@ -134,9 +126,7 @@ def get_profile(name: str, gpu_bytes: float) -> Profile:
 
 def changed(config, changes: Mapping[str, object]):
     """A dataclass with other values: {"train.epochs": 5} sets config.train.epochs.
-
-    LLMLiteError for a name that there is not, and for a value that its dataclass refuses.
-    """
+    LLMLiteError for a name that there is not, and for a value that its dataclass refuses."""
     for path, value in changes.items():
         name, _, rest = path.partition(".")
         names = [field.name for field in fields(config)]
@@ -163,9 +153,7 @@ OWN_TOKENS = 4_000_000  # to train on, on a CPU, in minutes; with CUDA 75 times 
 
 def own_profile(n_bytes: int, cuda: bool = False) -> Profile:
     """How to train on a text of so many bytes: minutes on a CPU, more of everything with CUDA.
-
-    A small text is read many times, with more dropout; early stopping says when it is enough.
-    """
+    A small text is read many times, with more dropout; early stopping says when it is enough."""
     least = max(size for size in OWN_SIZES if size <= max(n_bytes, min(OWN_SIZES)))
     vocab_size, block_size, dropout, n_layer, widths = OWN_SIZES[least]
     tokens = 75 * OWN_TOKENS if cuda else OWN_TOKENS

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llmlite.config import DataConfig, fingerprint
-from llmlite.files import DataError
+from llmlite.files import DataError, one_line
 
 HUB_REPOSITORY = "Salesforce/wikitext"
 DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder or a file of text
@@ -222,11 +222,10 @@ def _hub_errors(name: str) -> Iterator[None]:
     except Exception as error:
         while error.__cause__:
             error = error.__cause__
-        reason = " ".join(str(error).split())
         raise DataError(
             f"Configuration {name} of {HUB_REPOSITORY} cannot be read from the Hub "
-            f"({type(error).__name__}: {reason}); point ${DATA_VARIABLE} or --data at a folder of "
-            "wiki.train/valid/test files, or use the bundled sample with --data sample."
+            f"({type(error).__name__}: {one_line(error)}); point ${DATA_VARIABLE} or --data at a "
+            "folder of wiki.train/valid/test files, or use the bundled sample with --data sample."
         ) from None
 
 
@@ -278,10 +277,8 @@ def _own_text(path: Path, without: Path) -> Source:
     for file in files:
         try:
             text = _document(file, path)
-            if text and texts.setdefault(text, file) != file:
-                raise DataError(
-                    f"{file} has the text of {texts[text].name}; leave one of them out."
-                )
+            if text and (first := texts.setdefault(text, file)) != file:
+                raise DataError(f"{file} has the text of {first.name}; leave one of them out.")
         except DataError as error:
             if file == path:
                 raise

@@ -68,10 +68,9 @@ def _sentence(error: Exception) -> str:
     """What a person is told of an error; a mistake in the program is raised again."""
     if isinstance(error, LLMLiteError):
         return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; name another path."
     if isinstance(error, OSError):
-        return f"{one_line(error)}."
+        named = f"{error.filename}: {error.strerror}; name another path"
+        return f"{named if error.filename else one_line(error)}."
     # PyTorch has no class for a CPU's, and to import it for a GPU's takes a second.
     of_torch = isinstance(error, RuntimeError) and re.search("allocate|out of memory", str(error))
     if of_torch or isinstance(error, MemoryError | RecursionError):

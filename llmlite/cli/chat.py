@@ -24,9 +24,8 @@ def print_text(beginning: str, continuation: Iterable, probabilities: bool = Fal
         for text, its_nats in continuation:
             if probabilities and its_nats:
                 body = text.rstrip("\n")  # a probability stands on the line of its token
-                _write(f"{body}({math.exp(-sum(its_nats)):.2g}){text[len(body) :]}")
-            else:
-                _write(text)
+                text = f"{body}({math.exp(-sum(its_nats)):.2g}){text[len(body) :]}"
+            _write(text)
             nats += its_nats
     finally:
         _write("\n")

@@ -74,8 +74,7 @@ class Generate(Sampling):
 
         if self.probabilities and self.n != 1:
             raise LLMLiteError("--probabilities shows those of one text; leave out -n.")
-        how = self.sampling(self.n)
-        source = self.trained()
+        how, source = self.sampling(self.n), self.trained()
         model, tokenizer, tokens = source.model, source.tokenizer, self.tokens
         prompt = GENERATION_PROMPT if self.prompt is None else self.prompt
         if self.n == 1:

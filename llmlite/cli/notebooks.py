@@ -5,15 +5,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from llmlite.files import (
-    HEADLESS_VARIABLE,
-    LLMLiteError,
-    read_json,
-    room_for,
-    tqdm,
-    unlinked,
-    write_json,
-)
+from llmlite.files import HEADLESS_VARIABLE, LLMLiteError, read_json, tqdm, unlinked, write_json
 from llmlite.sources import DATA_VARIABLE
 
 
@@ -31,9 +23,7 @@ def run_notebooks(
     notebooks: list[Path], out: Path, profile: str, data: str | None = None, device: str = "auto"
 ) -> list[Path]:
     """Execute `notebooks` into `out/notebooks`, in order; returns the executed ones.
-
-    One that fails stops the run with one sentence, which names its executed copy and its log.
-    """
+    One that fails stops the run with one sentence, which names its executed copy and its log."""
     try:
         import papermill
     except ImportError:
@@ -55,17 +45,15 @@ def run_notebooks(
             target, log = folder / notebook.name, folder / f"{notebook.stem}.log"
             with open(unlinked(log), "w", encoding="utf-8") as file:
                 try:
-                    with room_for(unlinked(target)):
-                        papermill.execute_notebook(  # which fills in what stands in braces
-                            *(re.sub("[{}]", r"\g<0>" * 2, str(p)) for p in (notebook, target)),
-                            parameters=parameters,
-                            kernel_name="python3",
-                            progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
-                            stderr_file=_LastLine(file, bar),
-                            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-                        )
-                except LLMLiteError:
-                    raise
+                    paths = notebook, unlinked(target)
+                    papermill.execute_notebook(  # which fills in what stands in braces
+                        *(re.sub("[{}]", r"\g<0>" * 2, str(path)) for path in paths),
+                        parameters=parameters,
+                        kernel_name="python3",
+                        progress_bar={"desc": notebook.stem, "leave": False, "unit": "cell"},
+                        stderr_file=_LastLine(file, bar),
+                        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                    )
                 except Exception as error:  # a dozen kinds, of papermill, Jupyter and nbformat
                     raise LLMLiteError(
                         f"{notebook.name} stopped{_why(error)}; see {target} and {log}; once that "

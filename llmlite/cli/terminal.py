@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 
 # A terminal obeys these characters, so there they are replaced by their pictures, …
 PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
@@ -36,14 +36,9 @@ def take_any_character() -> None:
 def careful() -> Iterator[None]:
     """Whatever is printed meanwhile, a terminal shows it and does not obey it; a file or a pipe
     gets it as it is."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (
-        _Terminal(stream) if stream and stream.isatty() else stream for stream in before
-    )
-    try:
+    out, err = (_Terminal(s) if s.isatty() else s for s in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
         yield
-    finally:
-        sys.stdout, sys.stderr = before
 
 
 class _Terminal:

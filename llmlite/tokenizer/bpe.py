@@ -25,15 +25,13 @@ class BPETokenizer:
     def __init__(self, merges: list[Pair]):
         self.merges = [tuple(pair) for pair in merges]
         self.token_bytes, size = [bytes([byte]) for byte in BYTE_ORDER], 0
-        for number, (left, right) in enumerate(self.merges, 1):
-            if not (0 <= left < 255 + number and 0 <= right < 255 + number):
+        for n, (left, right) in enumerate(self.merges, 1):
+            if not (0 <= left < 255 + n and 0 <= right < 255 + n):
                 pair = f"({left}, {right})"
-                raise TokenizerError(f"Merge {number} joins {pair}, which are not both there yet.")
+                raise TokenizerError(f"Merge {n} joins {pair}, which are not both there yet.")
             size += len(self.token_bytes[left]) + len(self.token_bytes[right])
             if size > MOST_BYTES:  # as 43 merges, each of two tokens made last, would be 2⁴³ bytes
-                raise TokenizerError(
-                    f"Merge {number} ends tokens of more than {MOST_BYTES:,} bytes."
-                )
+                raise TokenizerError(f"Merge {n} ends tokens of more than {MOST_BYTES:,} bytes.")
             self.token_bytes.append(self.token_bytes[left] + self.token_bytes[right])
         self._merger = Merger(self.merges)
         if len(self._merger.rank) < len(self.merges):
@@ -123,13 +121,11 @@ class BPETokenizer:
     @classmethod
     def load(cls, path: str | Path) -> "BPETokenizer":
         """Read what `save` wrote. Raises TokenizerError."""
-        path = Path(path)
         try:
             content = read_json(path)
         except (OSError, ValueError) as error:
-            raise TokenizerError(
-                f"{path} cannot be read as a tokenizer: {one_line(error)}."
-            ) from None
+            why = one_line(error)
+            raise TokenizerError(f"{path} cannot be read as a tokenizer: {why}.") from None
         if content.get("format") != FORMAT:
             raise TokenizerError(f"{path} is not an llmlite tokenizer (format {FORMAT}).")
         merges = content.get("merges")
