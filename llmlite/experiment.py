@@ -18,21 +18,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from llmlite import files
 from llmlite import run as runs
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
 from llmlite.config import AXES, DataConfig, FastPaths, RayOptions, TrainConfig, with_data
 from llmlite.data import Dataset
-from llmlite.files import (
-    CheckpointError,
-    LLMLiteError,
-    MissingRunError,
-    locked,
-    read_json,
-    replacing,
-    tqdm,
-    write_json,
-)
+from llmlite.files import CheckpointError, LLMLiteError, MissingRunError, replacing, tqdm
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import gpu_bytes, resolve_device, world
@@ -78,10 +70,8 @@ class Experiment:
         if not isinstance(profile, Profile):
             profile = get_profile("auto" if profile is None else str(profile), gpu_bytes(device))
         if follow := changes.keys() & {"model.vocab_size", "model.block_size"}:
-            raise LLMLiteError(
-                f"{' and '.join(sorted(follow))} follow the data's; set data.vocab_size and "
-                "data.block_size."
-            )
+            said = f"{' and '.join(sorted(follow))} follow the data's"
+            raise LLMLiteError(f"{said}; set data.vocab_size and data.block_size.")
         if data:
             changes["data.source"] = data
         if changes.keys() & {"train.learning_rate", *(f"model.{axis}" for axis in AXES[1:])}:
@@ -246,8 +236,7 @@ class Experiment:
     def searched_best(self) -> dict | None:
         """The values of AXES with the lowest validation perplexity in the revised grid, by its
         runs' records; None while some of it is left to train."""
-        rows = [row_of(run, self.record(run)) for run in self.grid("revised")]
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame([row_of(run, self.record(run)) for run in self.grid("revised")])
         known = "finished" in table.status.values and "missing" not in table.status.values
         return best_row(table)[list(AXES)].to_dict() if known else None
 
@@ -353,11 +342,11 @@ class Experiment:
         caption += f" Profile {self.profile.name}, {self.dataset.name}, {self.made_on()}"
         caption += f"; {self.pretrained}." if self.pretrained else "."
         captions = folder / "captions.json"
-        with locked(self.out / ".captions.lock"):  # other notebooks have figures, too
+        with files.locked(self.out / ".captions.lock"):  # other notebooks have figures, too
             known = {}
             with suppress(FileNotFoundError, ValueError):  # what is damaged is drawn again
-                known = read_json(captions, dict[str, str])
-            write_json(captions, dict(sorted((known | {name: caption}).items())))
+                known = files.read_json(captions, dict[str, str])
+            files.write_json(captions, dict(sorted((known | {name: caption}).items())))
         return figure
 
 

@@ -22,20 +22,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from llmlite import __version__
+from llmlite import __version__, files
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
-from llmlite.files import (
-    CheckpointError,
-    LLMLiteError,
-    is_held,
-    one_line,
-    parse_json,
-    read_bytes,
-    read_json,
-    replacing,
-    tqdm,
-    write_json,
-)
+from llmlite.files import CheckpointError, LLMLiteError, one_line, replacing, tqdm
 from llmlite.model import GPT
 
 if TYPE_CHECKING:
@@ -150,7 +139,7 @@ def read_record(folder: str | Path) -> Record | None:
     """The record of a run, None where there is none yet. CheckpointError if it is damaged."""
     path = Path(folder) / RECORD
     try:
-        record = read_json(path, Record)
+        record = files.read_json(path, Record)
         best = min(record["epochs"], key=lambda epoch: epoch["valid_loss"], default=None)
         if record["best"] != best or (record["status"] == "finished" and not best):
             raise ValueError("its best epoch is not the best of its epochs")
@@ -193,7 +182,7 @@ def origin(record: Record) -> dict[str, str]:
 def read_measure(folder: str | Path, what: str, record: Record) -> dict | None:
     """None where it is not there, or damaged, or of another training than the record's."""
     with suppress(FileNotFoundError, ValueError):
-        result = read_json(Path(folder) / f"{what}.json")
+        result = files.read_json(Path(folder) / f"{what}.json")
         if result.pop("of", None) == fingerprint(stamp(record), what, result):
             return result
     return None
@@ -203,7 +192,7 @@ def write_measure(folder: str | Path, what: str, record: Record, result: dict) -
     """Keep what was measured, with what it is of; as it will be read."""
     result = json.loads(json.dumps(result, allow_nan=False))
     of = fingerprint(stamp(record), what, result)
-    write_json(Path(folder) / f"{what}.json", {"of": of, **result})
+    files.write_json(Path(folder) / f"{what}.json", {"of": of, **result})
     return result
 
 
@@ -243,7 +232,7 @@ def read_steps(folder: str | Path) -> "pd.DataFrame":
 
     path, columns = Path(folder) / STEPS, ["step", "epoch", "lr", "loss", "grad_norm"]
     try:
-        steps = pd.read_json(io.BytesIO(read_bytes(path, LONGEST)), lines=True)
+        steps = pd.read_json(io.BytesIO(files.read_bytes(path, LONGEST)), lines=True)
         if list(steps) != columns or not (steps.step.diff().dropna() > 0).all():
             raise ValueError("its rows are not those of steps")
         return steps.astype(dict.fromkeys(columns, float) | dict.fromkeys(columns[:2], "int64"))
@@ -287,7 +276,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            config = ModelConfig(**parse_json(header["config"].encode(), Shape))
+            config = ModelConfig(**files.parse_json(header["config"].encode(), Shape))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         # Before a model is made, for which there may be no room.
         if sum(weight.numel() for weight in weights.values()) != GPT.size(config):
@@ -419,7 +408,7 @@ def runs_table(folder: str | Path) -> "pd.DataFrame":
             record = read_record(path.parent)
             if not record:
                 continue  # a link to nothing
-            left = record["status"] == "running" and not is_held(path.parent)
+            left = record["status"] == "running" and not files.is_held(path.parent)
             row |= {
                 "state": "interrupted" if left else record["status"],
                 "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",

@@ -188,10 +188,8 @@ class Trainer:
         """Validate, log the epoch, keep the weights if they are the best so far, checkpoint."""
         valid_loss = self._validate()
         if not math.isfinite(metrics.perplexity(valid_loss)):
-            raise DivergedError(
-                f"The validation loss became {valid_loss} after epoch {len(self.epochs) + 1}; "
-                "lower the learning rate."
-            )
+            said = f"The validation loss became {valid_loss} after epoch {len(self.epochs) + 1}"
+            raise DivergedError(f"{said}; lower the learning rate.")
         epoch = {
             "epoch": len(self.epochs) + 1,
             "step": self.step,
@@ -267,10 +265,8 @@ class Trainer:
         state, there = self.world.from_main((state, there))
         self._reset()
         if there and (other := runs.difference(self.identity, there)):
-            raise CheckpointError(
-                f"{self.folder} belongs to another run ({other}); use another folder or delete "
-                "this one."
-            )
+            said = f"{self.folder} belongs to another run ({other})"
+            raise CheckpointError(f"{said}; use another folder or delete this one.")
         if state is not None:
             try:
                 self._restore(state)

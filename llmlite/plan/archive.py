@@ -27,7 +27,6 @@ from llmlite.files import (
     parse_json,
     read_bytes,
     replacing,
-    room_for,
     to_json,
     tqdm,
 )
@@ -92,11 +91,10 @@ def stage(experiment: Experiment, plan: list[Run], to: Path) -> None:
 
 def _left_by(experiment: Experiment, plan: list[Run]) -> dict[str, bytes]:
     """The files of an archive, by name, but for weights; without those that are damaged."""
-    trained = [run for run in plan if experiment.is_trained(run)]
-    whole = {experiment.folder(run) for run in trained if "steps" in run.keeps}
+    whole = {experiment.folder(run) for run in plan if "steps" in run.keeps}
     files, out = {}, experiment.runs.parent
-    folders = sorted({experiment.folder(run) for run in trained})
-    for path in (*out.glob("tokenizer-*"), *(p for f in folders for p in sorted(f.iterdir()))):
+    folders = sorted(set(map(experiment.folder, plan)))
+    for path in (*out.glob("tokenizer-*"), *(p for f in folders for p in sorted(f.glob("*")))):
         named = NAMES.fullmatch(name := path.relative_to(out).as_posix())
         if not named or path.name == WEIGHTS or not _is_what_it_says(path, named):
             continue
@@ -120,13 +118,10 @@ def unpack(archive: Path, out: Path, profile: str) -> None:
     not there yet. CheckpointError if they are of another profile, or it is no whole archive."""
     try:
         files = _read(archive, profile)
-        with tempfile.TemporaryDirectory() as scratch, room_for(scratch):
-            # A run's record comes first: the others are read by it.
-            for name in sorted(files, key=lambda name: not name.endswith(RECORD)):
-                path = Path(scratch) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(files[name])
-                if not _is_what_it_says(path, NAMES.fullmatch(name)):
+        with tempfile.TemporaryDirectory() as scratch:
+            _write(files, Path(scratch))
+            for name in files:
+                if not _is_what_it_says(Path(scratch) / name, NAMES.fullmatch(name)):
                     raise ValueError(f"{name} is damaged or of another run")
     except LLMLiteError:
         raise

@@ -13,17 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from llmlite import files
 from llmlite.config import AXES, RayOptions, SearchSpace
 from llmlite.data import Dataset
-from llmlite.files import (
-    BusyError,
-    CheckpointError,
-    DiskFullError,
-    LLMLiteError,
-    MissingRunError,
-    replacing,
-    tqdm,
-)
+from llmlite.files import LLMLiteError, MissingRunError, replacing, tqdm
 from llmlite.parallel import world
 from llmlite.plan.cluster import elsewhere, on_ray
 from llmlite.run import Record, Run
@@ -105,7 +98,7 @@ def _row(run: Run, train: Train) -> dict:
         return row_of(run, train(run))
     except MissingRunError as error:
         return row_of(run, {"status": "missing", "reason": str(error)})
-    except (CheckpointError, BusyError, DiskFullError):
+    except (files.CheckpointError, files.BusyError, files.DiskFullError):
         raise  # somebody must look at it first; the next configuration would fare no better
     except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         reason = (str(error) or type(error).__name__).splitlines()[0]
