@@ -4,13 +4,10 @@
 
 The notebooks and the command line share this object, so each of them can run alone: what an
 earlier stage should have left is made on the spot, and what is there is used. Text and tokenizers
-lie in the folder itself, runs below `runs`, each under a fingerprint of all that it is: whoever
-wants the same run (a grid, the retraining, the audit) finds it.
-"""
+lie in the folder itself, runs below `runs`, each under a fingerprint of all that it is."""
 
 import sys
 from contextlib import suppress
-from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +25,6 @@ from llmlite.files import CheckpointError, LLMLiteError, MissingRunError, replac
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import gpu_bytes, resolve_device, world
-from llmlite.plan.cluster import elsewhere
 from llmlite.plan.search import at, best_row, epochs_table, grid, point, row_of, search
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
@@ -82,10 +78,8 @@ class Experiment:
         self.compute = Compute(device, progress and world().main, paths)
         self.only_read = None  # why nothing is trained here, in a sentence, if so
         if self.profile.needs_gpu and device == "cpu":
-            self.only_read = (
-                f"profile {self.profile.name} is trained on a GPU, by `llmlite run --profile "
-                f"{self.profile.name}`, and shown here from its records."
-            )
+            how = f"is trained on a GPU, by `llmlite run --profile {self.profile.name}`"
+            self.only_read = f"profile {self.profile.name} {how}, and shown here from its records."
         self.pretrained: Pretrained | None = None
         self._datasets: dict[DataConfig, Dataset] = {}
 
@@ -136,22 +130,22 @@ class Experiment:
     def folder(self, run: Run) -> Path:
         return run.folder(self.runs, self.dataset_of(run.data).about)
 
-    def trainer(self, run: Run) -> Trainer:
-        return Trainer(run, self.dataset_of(run.data), self.folder(run), self.compute)
+    def trainer(self, run: Run, compute: Compute | None = None) -> Trainer:
+        return Trainer(run, self.dataset_of(run.data), self.folder(run), compute or self.compute)
 
     def record(self, run: Run) -> Record | None:
         """Of a run, however far it came; None where there is none that can be used."""
         return runs.record_of(self.folder(run), run.identity(self.dataset_of(run.data).about))
 
-    def train(self, run: Run) -> Record:
+    def train(self, run: Run, compute: Compute | None = None) -> Record:
         """Train a run, or carry it on, or find it finished; its record. Raises MissingRunError
-        where nothing is trained."""
+        where nothing is trained. compute: if not as the experiment's other runs."""
         record = self.record(run)
         if world().size == 1 and record and record["status"] == "finished":
             return record
         if self.only_read:
             raise MissingRunError(f"There is no finished run {run.name}: {self.only_read}")
-        return self.trainer(run).fit()
+        return self.trainer(run, compute).fit()
 
     def model_of(self, run: Run) -> GPT:
         """A run's model after its best epoch, trained first if need be, and once more if only its
@@ -199,11 +193,7 @@ class Experiment:
         self, name: str, runs: list[Run], ray: RayOptions | None = None
     ) -> pd.DataFrame:
         """The table of any runs, also written to NAME.csv. ray: the cluster to train them on."""
-        there = copy(self)
-        if ray:
-            self.runs.mkdir(parents=True, exist_ok=True)
-            ray, there.compute = elsewhere(ray, self.compute)
-        table = search(runs, there.train, self.out / f"{name}.csv", self.progress, ray)
+        table = search(runs, self.train, self.out / f"{name}.csv", self.compute, ray)
         if missing := (table.status == "missing").sum():
             print(f"{name}: {missing} of {len(table)} configurations are missing; {self.only_read}")
         return table
@@ -304,10 +294,8 @@ class Experiment:
         return Score(**{k: v for k, v in kept.items() if k != "environment"})
 
     def seed_scores(self) -> pd.DataFrame:
-        """The trained model once for each of the profile's seeds: a row a seed, test split.
-
-        Also written to `seeds.csv`.
-        """
+        """The trained model once for each of the profile's seeds, also written to `seeds.csv`: a
+        row a seed, test split."""
         rows = {}
         for seed in self.profile.seeds:
             best, score = self.train(self.retraining(seed))["best"], self.test_score(seed)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from typeguard import check_type
 
 from llmlite import __version__, files
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
@@ -237,9 +238,8 @@ def read_steps(folder: str | Path) -> "pd.DataFrame":
             raise ValueError("its rows are not those of steps")
         return steps.astype(dict.fromkeys(columns, float) | dict.fromkeys(columns[:2], "int64"))
     except (OSError, ValueError, TypeError, OverflowError) as error:
-        why = one_line(error)
-        said = f"{path} is lost or damaged ({why}); delete its folder to train the run again."
-        raise CheckpointError(said) from None
+        said = f"{path} is lost or damaged ({one_line(error)})"
+        raise CheckpointError(f"{said}; delete its folder to train the run again.") from None
 
 
 def weights_bytes(config: ModelConfig, weights: dict, **about: str) -> bytes:
@@ -291,9 +291,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     except FileNotFoundError:
         raise CheckpointError(f"There is no model at {path}; train one first.") from None
     except Exception as error:  # a damaged file has a dozen kinds
-        why = one_line(error)
-        said = f"{path} is damaged or no model of llmlite ({why}); name or train another."
-        raise CheckpointError(said) from None
+        said = f"{path} is damaged or no model of llmlite ({one_line(error)})"
+        raise CheckpointError(f"{said}; name or train another.") from None
     return model.to(device).eval(), header
 
 
@@ -328,18 +327,14 @@ def load_state(folder: Path, device: str | torch.device) -> dict | None:
                 if changed := file.testzip():  # checksums, which torch.load does not look at
                     raise ValueError(f"{changed} was changed")
             content.seek(0)
-            state = torch.load(content, map_location=device, weights_only=True)
-            if not isinstance(state, dict):
-                raise ValueError("it holds something else")
-            return state
+            return check_type(torch.load(content, map_location=device, weights_only=True), dict)
         except torch.OutOfMemoryError:
             raise  # of the machine, not of the file
         except Exception as error:  # a damaged file has a dozen kinds, of zipfile, pickle and torch
             set_aside(path, f"is damaged or no checkpoint ({one_line(error)})")
     if not found:
         return None
-    again = "make the same call again to start anew"
-    raise CheckpointError(f"No checkpoint in {folder} is whole; {again}.")
+    raise CheckpointError(f"No state in {folder} is whole; make the same call again to start anew.")
 
 
 def set_aside(path: Path, why: str) -> None:

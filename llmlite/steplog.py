@@ -88,10 +88,8 @@ class StepLog:
             what = f"gradient overflowed float16 {self.skipped} times in a row, the last time"
             advice = "choose amp bf16 or off, or lower the learning rate"
         if what:
-            raise DivergedError(
-                f"The {what} at step {step} of {self.total_steps} (learning rate {rate:.2e}); "
-                f"{advice}."
-            )
+            at = f"step {step} of {self.total_steps} (learning rate {rate:.2e})"
+            raise DivergedError(f"The {what} at {at}; {advice}.")
 
     def close_epoch(self) -> dict:
         """What the epoch's log says of its steps: means over tokens and over steps, and times."""

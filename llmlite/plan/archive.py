@@ -46,11 +46,9 @@ NAMES = re.compile(
 )
 
 
-class Manifest(TypedDict):
-    format: str
-    profile: str
-    data: str
-    files: dict[str, str]  # name → SHA-256
+# files: name → SHA-256
+ABOUT = dict.fromkeys(("format", "profile", "data"), str) | {"files": dict[str, str]}
+Manifest = TypedDict("Manifest", ABOUT)
 
 
 def pack(experiment: Experiment, plan: list[Run], archive: Path) -> Path:

@@ -40,11 +40,9 @@ def work_through(
     processes: int = 1,
     archive: Path | None = None,
 ) -> list[Run]:
-    """Make what is missing of the experiment's plan; the runs that are not done.
-
-    Stops before `minutes` are over: what is half trained carries on in the same folder. archive: is
-    packed every minute and at the end, however it ends.
-    """
+    """Make what is missing of the experiment's plan; the runs that are not done. Stops before
+    `minutes` are over: what is half trained carries on in the same folder. archive: is packed every
+    minute and at the end, however it ends."""
     if minutes is not None and minutes <= 0:
         raise LLMLiteError(f"There is nothing to do in {minutes:g} minutes; give more.")
     deadline = time.monotonic() + 60 * minutes - RESERVE if minutes else float("inf")

@@ -22,7 +22,7 @@ from llmlite.plan.cluster import elsewhere, on_ray
 from llmlite.run import Record, Run
 from llmlite.train import Compute, Trainer, epoch_line
 
-Train = Callable[[Run], Record]
+Train = Callable[[Run, Compute], Record]
 
 
 def grid(space: SearchSpace, base: Run) -> list[Run]:
@@ -48,31 +48,28 @@ def hyperparameter_search(
     ray: RayOptions | None = None,
 ) -> pd.DataFrame:
     """Train every configuration of `space`, each in a folder of its own below `folder`; the rest as
-    in `base`. ray: on this cluster, on CUDA where a run gets (a part of) a GPU.
+    in `base`. ray: on this cluster, on CUDA where a run gets (a part of) a GPU. Returns the table
+    that it also writes to `folder/results.csv`: see `search`."""
+    folder = Path(folder).absolute()
 
-    Returns the table that it also writes to `folder/results.csv`: see `search`.
-    """
-    folder, progress = Path(folder).absolute(), compute.progress
-    folder.mkdir(parents=True, exist_ok=True)
-    if ray:
-        ray, compute = elsewhere(ray, compute)
-
-    def train(run: Run) -> dict:
+    def train(run: Run, compute: Compute) -> Record:
         return Trainer(run, dataset, run.folder(folder, dataset.about), compute).fit()
 
-    return search(grid(space, base), train, folder / "results.csv", progress, ray)
+    return search(grid(space, base), train, folder / "results.csv", compute, ray)
 
 
 def search(
-    runs: list[Run], train: Train, path: Path, progress: bool = True, ray: RayOptions | None = None
+    runs: list[Run], train: Train, path: Path, compute: Compute, ray: RayOptions | None
 ) -> pd.DataFrame:
     """A row a run in the grid's order, also written to `path` after each: AXES, status ("finished",
     "failed" or "missing"), reason, the losses in nats per token and the perplexity of the best
-    epoch, and what the run cost.
-
-    A run that fails (out of memory, NaN) is recorded with its reason and the search goes on.
-    """
-    row = partial(_row, train=train)
+    epoch, and what the run cost. A run that fails (out of memory, NaN) is recorded with its reason
+    and the search goes on."""
+    progress = compute.progress
+    if ray:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ray, compute = elsewhere(ray, compute)
+    row = partial(_row, train=train, compute=compute)
     here = ((number, row(run)) for number, run in enumerate(runs))
     outcomes = on_ray(row, runs, ray, path.parent) if ray else here
     rows: dict[int, dict] = {}
@@ -92,10 +89,10 @@ def search(
     return table
 
 
-def _row(run: Run, train: Train) -> dict:
+def _row(run: Run, train: Train, compute: Compute) -> dict:
     """Train a run, or find it finished; its row of the table."""
     try:
-        return row_of(run, train(run))
+        return row_of(run, train(run, compute))
     except MissingRunError as error:
         return row_of(run, {"status": "missing", "reason": str(error)})
     except (files.CheckpointError, files.BusyError, files.DiskFullError):
