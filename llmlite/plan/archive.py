@@ -1,9 +1,7 @@
-"""What finished runs left, in one file: to carry on elsewhere, and to draw notebooks from.
-
-An archive holds records, measures and logs of steps, and the weights that somebody still needs, in
-half precision. It may be anybody's: nothing of it is written before all of it was read, each file
-as what its name says, by the reader of such files.
-"""
+"""What finished runs left, in one file: to carry on elsewhere, and to draw notebooks from. Records,
+measures and logs of steps, and the weights that somebody still needs, in half precision. It may be
+anybody's: nothing of it is written before all of it was read, each file as what its name says, by
+the reader of such files."""
 
 import gzip
 import hashlib
@@ -76,8 +74,7 @@ def pack(experiment: Experiment, plan: list[Run], archive: Path) -> Path:
             to = archive.with_name(f"too-large-{archive.name}")
         said = f"{to} has {size:,} bytes, more than the {LARGEST:,} that it should have."
         tqdm.write(said, file=sys.stderr)
-    with replacing(to) as aside:
-        aside.write_bytes(packed)
+    _write({to.name: packed}, to.parent)
     return to
 
 

@@ -1,9 +1,7 @@
-"""Runs as tasks of a Ray cluster: `llmlite search --ray ADDRESS`.
-
-Where a task runs, how many share a GPU and what becomes of the tasks of a lost machine is Ray's own
-business. Every machine needs llmlite, and the output's folder under the same path (a shared file
-system): there a run that is taken up after its worker was lost finds its checkpoint.
-"""
+"""Runs as tasks of a Ray cluster: `llmlite search --ray ADDRESS`. Where a task runs, how many share
+a GPU and what becomes of the tasks of a lost machine is Ray's own business. Every machine needs
+llmlite, and the output's folder under the same path (a shared file system): there a run that is
+taken up after its worker was lost finds its checkpoint."""
 
 import os
 import platform

@@ -1,9 +1,6 @@
 """`llmlite run`: a profile's whole plan, worked through in several processes for as long as there
-is time.
-
-A GPU is needed for as long as it computes and no longer: notebooks draw from the same records on
-any machine.
-"""
+is time. A GPU is needed for as long as it computes and no longer: notebooks draw from the same
+records on any machine."""
 
 import gc
 import os

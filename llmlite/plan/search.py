@@ -1,8 +1,6 @@
-"""`hyperparameter_search()`: a grid → a table of results (§III.E and IV.A).
-
-Called again, it skips what is finished, carries on what was interrupted and tries again what
-failed. The runs follow each other here, or share a Ray cluster (cluster.py).
-"""
+"""`hyperparameter_search()`: a grid → a table of results (§III.E and IV.A). Called again, it skips
+what is finished, carries on what was interrupted and tries again what failed. The runs follow each
+other here, or share a Ray cluster (cluster.py)."""
 
 import sys
 from collections.abc import Callable, Iterable
