@@ -47,8 +47,7 @@ class Experiment:
     """profile: "auto", "quick", "small", "full" or a Profile. data: where the text comes from
     ("sample", "hub", a folder, a file, or "auto": $LLMLITE_DATA or else the Hub; None: as the
     profile says). out: the folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda".
-    paths: how the engine computes. changes: of the profile, such as **{"train.epochs": 5}.
-    """
+    paths: how the engine computes. changes: of the profile, such as **{"train.epochs": 5}."""
 
     def __init__(
         self,
@@ -192,7 +191,7 @@ class Experiment:
     def search_runs(
         self, name: str, runs: list[Run], ray: RayOptions | None = None
     ) -> pd.DataFrame:
-        """The table of any runs, also written to NAME.csv. ray: the cluster to train them on."""
+        """The table of any runs, also written to NAME.csv. ray: a cluster to train them on."""
         table = search(runs, self.train, self.out / f"{name}.csv", self.compute, ray)
         if missing := (table.status == "missing").sum():
             print(f"{name}: {missing} of {len(table)} configurations are missing; {self.only_read}")
@@ -219,8 +218,7 @@ class Experiment:
         return grid(chosen.space, self.run(f"search-{name}", chosen.train))
 
     def search(self, name: str = "revised", ray: RayOptions | None = None) -> pd.DataFrame:
-        """A row a configuration (see plan.search.search). ray: the cluster to train it on, where it
-        is not this process."""
+        """A row a configuration (see plan.search.search). ray: as in `search_runs`."""
         return self.search_runs(f"search-{name}", self.grid(name), ray)
 
     def searched_best(self) -> dict | None:

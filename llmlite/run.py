@@ -243,8 +243,7 @@ def read_steps(folder: str | Path) -> "pd.DataFrame":
 
 
 def weights_bytes(config: ModelConfig, weights: dict, **about: str) -> bytes:
-    """Weights (name → tensor) as safetensors; `about`, such as data, goes in the header, and a
-    checksum of all."""
+    """Weights (name → tensor) as safetensors; `about` and a checksum of all go in its header."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     header = {"format": FORMAT, "config": json.dumps(asdict(config)), **about}
     return save(weights, header | {"sha256": _checksum(weights, header)})

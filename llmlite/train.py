@@ -152,7 +152,16 @@ class Trainer:
             self.windows, batch_sampler=sampler, collate_fn=tuple, generator=torch.Generator()
         )
         for (inputs, targets), whole in zip(loader, sampler.batches, strict=True):
-            self._optimiser_step(inputs, targets, len(whole))
+            rate = learning_rate(self.step, self.total_steps, self.config)
+            inputs, targets = inputs.to(self.device), targets.to(self.device)
+            # From this process's part of a batch of so many windows.
+            loss, norm = self.engine.step(inputs, targets, len(whole), rate)
+            if self.config.log_divided_loss:
+                loss = loss / self.config.accumulation
+            self.step += 1
+            row = {"step": self.step, "epoch": epoch + 1, "lr": rate, "loss": loss}
+            row |= {"grad_norm": norm, "tokens": len(whole) * inputs.size(1)}
+            self.log.pending.append(row)
             self.bar.update()
             checkpoint = self._checkpoint_is_due()
             if checkpoint or (on_cpu and self.step % FLUSH_EVERY == 0):
@@ -165,18 +174,6 @@ class Trainer:
         if self.checkpoint_every:
             return self.step % self.checkpoint_every == 0
         return time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
-
-    def _optimiser_step(self, inputs: Tensor, targets: Tensor, windows: int) -> None:
-        """One step of the engine from this process's part of a batch of so many windows."""
-        rate = learning_rate(self.step, self.total_steps, self.config)
-        inputs, targets = inputs.to(self.device), targets.to(self.device)
-        loss, norm = self.engine.step(inputs, targets, windows, rate)
-        if self.config.log_divided_loss:
-            loss = loss / self.config.accumulation
-        self.step += 1
-        row = {"step": self.step, "epoch": len(self.epochs) + 1, "lr": rate}
-        row |= {"loss": loss, "grad_norm": norm, "tokens": windows * inputs.size(1)}
-        self.log.pending.append(row)
 
     def _flush(self) -> None:
         """Write the log up to here, and show where the run stands."""

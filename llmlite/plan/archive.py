@@ -57,9 +57,8 @@ def pack(experiment: Experiment, plan: list[Run], archive: Path) -> Path:
         if needed and experiment.is_trained(run):
             folder, record = experiment.folder(run), experiment.record(run)
             with suppress(CheckpointError):  # records alone, of another machine, have none
-                model = runs.model_in(folder, record)
-                half = {name: weight.half() for name, weight in model.state_dict().items()}
-                content = runs.weights_bytes(model.config, half, **runs.origin(record))
+                half = runs.model_in(folder, record).half()
+                content = runs.weights_bytes(half.config, half.state_dict(), **runs.origin(record))
                 files[f"runs/{folder.name}/{WEIGHTS}"] = content
     unpacked, to = io.BytesIO(), archive
     with tarfile.open(fileobj=unpacked, mode="w") as tar:

@@ -78,10 +78,9 @@ def _result(ray, done):
             raise error.cause from None
         raise  # a mistake in the program: with the worker's traceback
     except ray.exceptions.RayError as error:
-        said = f"A run's worker was lost {RETRIES + 1} times ({one_line(error)}); look at the"
-        raise LLMLiteError(
-            f"{said} machine's memory, then make the same call again: it carries on."
-        ) from None
+        said = f"A run's worker was lost {RETRIES + 1} times ({one_line(error)})"
+        how = "look at the machine's memory, then make the same call again: it carries on"
+        raise LLMLiteError(f"{said}; {how}.") from None
 
 
 def _connect(ray, address: str) -> None:
@@ -92,10 +91,9 @@ def _connect(ray, address: str) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, logging_level="ERROR", **dashboard)
     except Exception as error:  # on a busy machine Ray gives up with no class of its own
+        said = f"There is no Ray cluster to be had at '{address}' ({one_line(error)})"
         how = "start one with `ray start --head`, or use `local` for one on this machine"
-        raise LLMLiteError(
-            f"There is no Ray cluster to be had at '{address}' ({one_line(error)}); {how}."
-        ) from None
+        raise LLMLiteError(f"{said}; {how}.") from None
 
 
 def _require_room(ray, cpus: int, gpus: float) -> None:

@@ -71,10 +71,8 @@ def search(
     here = ((number, row(run)) for number, run in enumerate(runs))
     outcomes = on_ray(row, runs, ray, path.parent) if ray else here
     rows: dict[int, dict] = {}
-    with (
-        closing(outcomes),
-        tqdm(total=len(runs), desc="Grid", unit="configuration", disable=not progress) as bar,
-    ):
+    bar = tqdm(total=len(runs), desc="Grid", unit="configuration", disable=not progress)
+    with closing(outcomes), bar:
         for number, outcome in outcomes:
             rows[number] = outcome
             table = pd.DataFrame([rows[number] for number in sorted(rows)])
@@ -102,9 +100,8 @@ def _row(run: Run, train: Train, compute: Compute) -> dict:
 
 def point(run: Run) -> dict:
     """A run's values of AXES."""
-    return {"learning_rate": run.train.learning_rate} | {
-        axis: getattr(run.model, axis) for axis in AXES[1:]
-    }
+    values = vars(run.train) | vars(run.model)
+    return {axis: values[axis] for axis in AXES}
 
 
 def row_of(run: Run, record: dict | None) -> dict:
