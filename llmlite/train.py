@@ -1,7 +1,6 @@
 """The trainer (§III.E): a Run and token ids → the run's folder (see run.py). Interrupted, even by
 SIGKILL, the same call carries on, and on a CPU ends with the same weights, bit for bit."""
 
-import hashlib
 import math
 import sys
 import time
@@ -25,7 +24,7 @@ from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tq
 from llmlite.model import GPT
 from llmlite.parallel import world
 from llmlite.run import LAST, PREVIOUS, RECORD, STEPS, WEIGHTS, Epoch, Record, Run
-from llmlite.steplog import StepLog, first_rows
+from llmlite.steplog import StepLog
 from llmlite.windows import EpochSampler, windows_of
 
 # Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
@@ -272,11 +271,19 @@ class Trainer:
             except Exception as error:  # of somebody else's checkpoint, of whatever kind
                 said = f"{self.folder / LAST} does not fit its run ({type(error).__name__})"
                 raise CheckpointError(f"{said}; delete it to start anew.") from None
+        if self.world.main:
+            self.log.cut(self.step)
+        lost = state is not None and self.log.sha256.hexdigest() != state.get("steps_sha256")
+        if self.world.from_main(lost):
+            self._reset()
         if not self.world.main:  # each process drops out other units
             torch.manual_seed(hash((self.config.seed, self.world.rank, self.step)))
             return
+        if lost:
+            said = f"{self.folder / STEPS} lacks steps of the checkpoint; the run begins anew."
+            tqdm.write(said, sys.stderr)
+            self.log.cut(0)
         self._write_best()  # the file may be newer than the checkpoint, or damaged
-        self.log.cut(self.step)
 
     def _state_and_identity(self) -> tuple[dict | None, dict | None]:
         """The checkpoint to carry on from, if there is one, and the run whose folder this is."""
@@ -288,14 +295,7 @@ class Trainer:
             except CheckpointError:
                 runs.set_aside(self.folder / RECORD, "is damaged")
                 return None, None
-        identity = state.get("identity") or {"model": "none"}
-        if identity == self.identity:
-            rows = first_rows(self.folder, state["step"])
-            if hashlib.sha256(rows).hexdigest() != state.get("steps_sha256"):
-                said = f"{self.folder / STEPS} lacks steps of the checkpoint; the run begins anew."
-                tqdm.write(said, sys.stderr)
-                state = None
-        return state, identity
+        return state, state.get("identity") or {"model": "none"}
 
     def _restore(self, state: dict) -> None:
         own = {name: state[name] for name in OwnState.__annotations__}
