@@ -19,15 +19,7 @@ import torch
 from torch import Tensor
 
 from llmlite.config import DataConfig, fingerprint
-from llmlite.files import (
-    DataError,
-    TokenizerError,
-    locked,
-    read_json,
-    replacing,
-    tqdm,
-    write_json,
-)
+from llmlite.files import DataError, LLMLiteError, locked, read_json, replacing, tqdm, write_json
 from llmlite.parallel import world
 from llmlite.sources import SPLITS, Source, open_source, split_articles
 from llmlite.tokenizer import BPETokenizer
@@ -108,10 +100,8 @@ class Dataset:
     def text(self, split: str) -> str:
         """DataError where the text is not in memory."""
         if self.config.stream or self._source is None:
-            raise DataError(
-                "The text is not at hand: it is read as a stream, or only its token ids were "
-                "given; leave out --data.stream."
-            )
+            why = "it is read as a stream, or only its token ids were given"
+            raise DataError(f"The text is not at hand: {why}; leave out --data.stream.")
         return self._source.splits[split]
 
     def articles(self, split: str) -> list[str]:
@@ -141,14 +131,14 @@ class Dataset:
     def tokenizer(self) -> BPETokenizer:
         """Learnt from the training split alone; of a stream, from its first `tokenizer_bytes`."""
         n_bytes = self.config.tokenizer_bytes if self.config.stream else math.inf
-        size, key = self.config.vocab_size, self._source.key
-        path = self.folder / f"tokenizer-{key[:8]}-{size}.json"
+        size = self.config.vocab_size
+        path = self.folder / f"tokenizer-{self._source.key[:8]}-{size}.json"
         with _one_at_a_time(self.folder, "tokenizer-*"):
             try:
                 if (found := BPETokenizer.load(path)).vocab_size == size:
                     return found
-                raise TokenizerError(f"{path} has {found.vocab_size} tokens, not {size}.")
-            except TokenizerError as error:
+                raise LLMLiteError(f"{path} has {found.vocab_size} tokens, not {size}.")
+            except LLMLiteError as error:
                 if path.exists():
                     tqdm.write(f"{error} It is trained again.", sys.stderr)
             text = head(self._source.strings("train"), n_bytes)
@@ -158,17 +148,15 @@ class Dataset:
 
     @cached_property
     def _encoded(self) -> dict[str, "Encoded"]:
-        tokenizer = self.tokenizer  # made before processes wait for each other below
+        # Made before processes wait for each other below.
+        tokenizer, progress = self.tokenizer, self.progress
         folder = self.folder / f"tokens-{self._source.key}-{tokenizer.fingerprint}"
-        encoded = {}
         with _one_at_a_time(folder, "*"):
-            for split in SPLITS:
-                found = Encoded.read(folder / split)
-                if not found:
-                    strings = self._source.strings(split)
-                    found = Encoded.write(folder / split, strings, tokenizer, self.progress)
-                encoded[split] = found
-        return encoded
+            return {
+                split: Encoded.read(folder / split)
+                or Encoded.write(folder / split, self._source.strings(split), tokenizer, progress)
+                for split in SPLITS
+            }
 
     @cached_property
     def ids(self) -> dict[str, Tensor] | dict[str, np.ndarray]:

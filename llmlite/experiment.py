@@ -4,13 +4,10 @@
 
 The notebooks and the command line share this object, so each of them can run alone: what an
 earlier stage should have left is made on the spot, and what is there is used. Text and tokenizers
-lie in the folder itself, runs below `runs`, each under a fingerprint of all that it is: whoever
-wants the same run (a grid, the retraining, the audit) finds it.
-"""
+lie in the folder itself, runs below `runs`, each under a fingerprint of all that it is."""
 
 import sys
 from contextlib import suppress
-from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,25 +15,16 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from llmlite import files
 from llmlite import run as runs
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
 from llmlite.config import AXES, DataConfig, FastPaths, RayOptions, TrainConfig, with_data
 from llmlite.data import Dataset
-from llmlite.files import (
-    CheckpointError,
-    LLMLiteError,
-    MissingRunError,
-    locked,
-    read_json,
-    replacing,
-    tqdm,
-    write_json,
-)
+from llmlite.files import CheckpointError, LLMLiteError, MissingRunError, replacing, tqdm
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import gpu_bytes, resolve_device, world
-from llmlite.plan.cluster import elsewhere
 from llmlite.plan.search import at, best_row, epochs_table, grid, point, row_of, search
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
@@ -59,8 +47,7 @@ class Experiment:
     """profile: "auto", "quick", "small", "full" or a Profile. data: where the text comes from
     ("sample", "hub", a folder, a file, or "auto": $LLMLITE_DATA or else the Hub; None: as the
     profile says). out: the folder to work in (None: runs/PROFILE). device: "auto", "cpu" or "cuda".
-    paths: how the engine computes. changes: of the profile, such as **{"train.epochs": 5}.
-    """
+    paths: how the engine computes. changes: of the profile, such as **{"train.epochs": 5}."""
 
     def __init__(
         self,
@@ -78,10 +65,8 @@ class Experiment:
         if not isinstance(profile, Profile):
             profile = get_profile("auto" if profile is None else str(profile), gpu_bytes(device))
         if follow := changes.keys() & {"model.vocab_size", "model.block_size"}:
-            raise LLMLiteError(
-                f"{' and '.join(sorted(follow))} follow the data's; set data.vocab_size and "
-                "data.block_size."
-            )
+            said = f"{' and '.join(sorted(follow))} follow the data's"
+            raise LLMLiteError(f"{said}; set data.vocab_size and data.block_size.")
         if data:
             changes["data.source"] = data
         if changes.keys() & {"train.learning_rate", *(f"model.{axis}" for axis in AXES[1:])}:
@@ -92,10 +77,8 @@ class Experiment:
         self.compute = Compute(device, progress and world().main, paths)
         self.only_read = None  # why nothing is trained here, in a sentence, if so
         if self.profile.needs_gpu and device == "cpu":
-            self.only_read = (
-                f"profile {self.profile.name} is trained on a GPU, by `llmlite run --profile "
-                f"{self.profile.name}`, and shown here from its records."
-            )
+            how = f"is trained on a GPU, by `llmlite run --profile {self.profile.name}`"
+            self.only_read = f"profile {self.profile.name} {how}, and shown here from its records."
         self.pretrained: Pretrained | None = None
         self._datasets: dict[DataConfig, Dataset] = {}
 
@@ -146,22 +129,22 @@ class Experiment:
     def folder(self, run: Run) -> Path:
         return run.folder(self.runs, self.dataset_of(run.data).about)
 
-    def trainer(self, run: Run) -> Trainer:
-        return Trainer(run, self.dataset_of(run.data), self.folder(run), self.compute)
+    def trainer(self, run: Run, compute: Compute | None = None) -> Trainer:
+        return Trainer(run, self.dataset_of(run.data), self.folder(run), compute or self.compute)
 
     def record(self, run: Run) -> Record | None:
         """Of a run, however far it came; None where there is none that can be used."""
         return runs.record_of(self.folder(run), run.identity(self.dataset_of(run.data).about))
 
-    def train(self, run: Run) -> Record:
+    def train(self, run: Run, compute: Compute | None = None) -> Record:
         """Train a run, or carry it on, or find it finished; its record. Raises MissingRunError
-        where nothing is trained."""
+        where nothing is trained. compute: if not as the experiment's other runs."""
         record = self.record(run)
         if world().size == 1 and record and record["status"] == "finished":
             return record
         if self.only_read:
             raise MissingRunError(f"There is no finished run {run.name}: {self.only_read}")
-        return self.trainer(run).fit()
+        return self.trainer(run, compute).fit()
 
     def model_of(self, run: Run) -> GPT:
         """A run's model after its best epoch, trained first if need be, and once more if only its
@@ -208,12 +191,8 @@ class Experiment:
     def search_runs(
         self, name: str, runs: list[Run], ray: RayOptions | None = None
     ) -> pd.DataFrame:
-        """The table of any runs, also written to NAME.csv. ray: the cluster to train them on."""
-        there = copy(self)
-        if ray:
-            self.runs.mkdir(parents=True, exist_ok=True)
-            ray, there.compute = elsewhere(ray, self.compute)
-        table = search(runs, there.train, self.out / f"{name}.csv", self.progress, ray)
+        """The table of any runs, also written to NAME.csv. ray: a cluster to train them on."""
+        table = search(runs, self.train, self.out / f"{name}.csv", self.compute, ray)
         if missing := (table.status == "missing").sum():
             print(f"{name}: {missing} of {len(table)} configurations are missing; {self.only_read}")
         return table
@@ -239,15 +218,13 @@ class Experiment:
         return grid(chosen.space, self.run(f"search-{name}", chosen.train))
 
     def search(self, name: str = "revised", ray: RayOptions | None = None) -> pd.DataFrame:
-        """A row a configuration (see plan.search.search). ray: the cluster to train it on, where it
-        is not this process."""
+        """A row a configuration (see plan.search.search). ray: as in `search_runs`."""
         return self.search_runs(f"search-{name}", self.grid(name), ray)
 
     def searched_best(self) -> dict | None:
         """The values of AXES with the lowest validation perplexity in the revised grid, by its
         runs' records; None while some of it is left to train."""
-        rows = [row_of(run, self.record(run)) for run in self.grid("revised")]
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame([row_of(run, self.record(run)) for run in self.grid("revised")])
         known = "finished" in table.status.values and "missing" not in table.status.values
         return best_row(table)[list(AXES)].to_dict() if known else None
 
@@ -315,10 +292,8 @@ class Experiment:
         return Score(**{k: v for k, v in kept.items() if k != "environment"})
 
     def seed_scores(self) -> pd.DataFrame:
-        """The trained model once for each of the profile's seeds: a row a seed, test split.
-
-        Also written to `seeds.csv`.
-        """
+        """The trained model once for each of the profile's seeds, also written to `seeds.csv`: a
+        row a seed, test split."""
         rows = {}
         for seed in self.profile.seeds:
             best, score = self.train(self.retraining(seed))["best"], self.test_score(seed)
@@ -353,11 +328,11 @@ class Experiment:
         caption += f" Profile {self.profile.name}, {self.dataset.name}, {self.made_on()}"
         caption += f"; {self.pretrained}." if self.pretrained else "."
         captions = folder / "captions.json"
-        with locked(self.out / ".captions.lock"):  # other notebooks have figures, too
+        with files.locked(self.out / ".captions.lock"):  # other notebooks have figures, too
             known = {}
             with suppress(FileNotFoundError, ValueError):  # what is damaged is drawn again
-                known = read_json(captions, dict[str, str])
-            write_json(captions, dict(sorted((known | {name: caption}).items())))
+                known = files.read_json(captions, dict[str, str])
+            files.write_json(captions, dict(sorted((known | {name: caption}).items())))
         return figure
 
 

@@ -65,10 +65,8 @@ def world() -> World:
         try:
             dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
         except (ValueError, RuntimeError) as error:
-            raise LLMLiteError(
-                f"$WORLD_SIZE is set, but these are no processes that torchrun has started "
-                f"({one_line(error)}); unset it, or use torchrun."
-            ) from None
+            said = "$WORLD_SIZE is set, but these are no processes that torchrun has started"
+            raise LLMLiteError(f"{said} ({one_line(error)}); unset it, or use torchrun.") from None
     return World(dist.get_rank(), dist.get_world_size())
 
 

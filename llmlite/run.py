@@ -21,21 +21,11 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from typeguard import check_type
 
-from llmlite import __version__
+from llmlite import __version__, files
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
-from llmlite.files import (
-    CheckpointError,
-    LLMLiteError,
-    is_held,
-    one_line,
-    parse_json,
-    read_bytes,
-    read_json,
-    replacing,
-    tqdm,
-    write_json,
-)
+from llmlite.files import CheckpointError, LLMLiteError, one_line, replacing, tqdm
 from llmlite.model import GPT
 
 if TYPE_CHECKING:
@@ -150,7 +140,7 @@ def read_record(folder: str | Path) -> Record | None:
     """The record of a run, None where there is none yet. CheckpointError if it is damaged."""
     path = Path(folder) / RECORD
     try:
-        record = read_json(path, Record)
+        record = files.read_json(path, Record)
         best = min(record["epochs"], key=lambda epoch: epoch["valid_loss"], default=None)
         if record["best"] != best or (record["status"] == "finished" and not best):
             raise ValueError("its best epoch is not the best of its epochs")
@@ -193,7 +183,7 @@ def origin(record: Record) -> dict[str, str]:
 def read_measure(folder: str | Path, what: str, record: Record) -> dict | None:
     """None where it is not there, or damaged, or of another training than the record's."""
     with suppress(FileNotFoundError, ValueError):
-        result = read_json(Path(folder) / f"{what}.json")
+        result = files.read_json(Path(folder) / f"{what}.json")
         if result.pop("of", None) == fingerprint(stamp(record), what, result):
             return result
     return None
@@ -203,7 +193,7 @@ def write_measure(folder: str | Path, what: str, record: Record, result: dict) -
     """Keep what was measured, with what it is of; as it will be read."""
     result = json.loads(json.dumps(result, allow_nan=False))
     of = fingerprint(stamp(record), what, result)
-    write_json(Path(folder) / f"{what}.json", {"of": of, **result})
+    files.write_json(Path(folder) / f"{what}.json", {"of": of, **result})
     return result
 
 
@@ -243,19 +233,17 @@ def read_steps(folder: str | Path) -> "pd.DataFrame":
 
     path, columns = Path(folder) / STEPS, ["step", "epoch", "lr", "loss", "grad_norm"]
     try:
-        steps = pd.read_json(io.BytesIO(read_bytes(path, LONGEST)), lines=True)
+        steps = pd.read_json(io.BytesIO(files.read_bytes(path, LONGEST)), lines=True)
         if list(steps) != columns or not (steps.step.diff().dropna() > 0).all():
             raise ValueError("its rows are not those of steps")
         return steps.astype(dict.fromkeys(columns, float) | dict.fromkeys(columns[:2], "int64"))
     except (OSError, ValueError, TypeError, OverflowError) as error:
-        why = one_line(error)
-        said = f"{path} is lost or damaged ({why}); delete its folder to train the run again."
-        raise CheckpointError(said) from None
+        said = f"{path} is lost or damaged ({one_line(error)})"
+        raise CheckpointError(f"{said}; delete its folder to train the run again.") from None
 
 
 def weights_bytes(config: ModelConfig, weights: dict, **about: str) -> bytes:
-    """Weights (name → tensor) as safetensors; `about`, such as data, goes in the header, and a
-    checksum of all."""
+    """Weights (name → tensor) as safetensors; `about` and a checksum of all go in its header."""
     weights = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     header = {"format": FORMAT, "config": json.dumps(asdict(config)), **about}
     return save(weights, header | {"sha256": _checksum(weights, header)})
@@ -287,7 +275,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            config = ModelConfig(**parse_json(header["config"].encode(), Shape))
+            config = ModelConfig(**files.parse_json(header["config"].encode(), Shape))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         # Before a model is made, for which there may be no room.
         if sum(weight.numel() for weight in weights.values()) != GPT.size(config):
@@ -302,9 +290,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     except FileNotFoundError:
         raise CheckpointError(f"There is no model at {path}; train one first.") from None
     except Exception as error:  # a damaged file has a dozen kinds
-        why = one_line(error)
-        said = f"{path} is damaged or no model of llmlite ({why}); name or train another."
-        raise CheckpointError(said) from None
+        said = f"{path} is damaged or no model of llmlite ({one_line(error)})"
+        raise CheckpointError(f"{said}; name or train another.") from None
     return model.to(device).eval(), header
 
 
@@ -339,18 +326,14 @@ def load_state(folder: Path, device: str | torch.device) -> dict | None:
                 if changed := file.testzip():  # checksums, which torch.load does not look at
                     raise ValueError(f"{changed} was changed")
             content.seek(0)
-            state = torch.load(content, map_location=device, weights_only=True)
-            if not isinstance(state, dict):
-                raise ValueError("it holds something else")
-            return state
+            return check_type(torch.load(content, map_location=device, weights_only=True), dict)
         except torch.OutOfMemoryError:
             raise  # of the machine, not of the file
         except Exception as error:  # a damaged file has a dozen kinds, of zipfile, pickle and torch
             set_aside(path, f"is damaged or no checkpoint ({one_line(error)})")
     if not found:
         return None
-    again = "make the same call again to start anew"
-    raise CheckpointError(f"No checkpoint in {folder} is whole; {again}.")
+    raise CheckpointError(f"No state in {folder} is whole; make the same call again to start anew.")
 
 
 def set_aside(path: Path, why: str) -> None:
@@ -419,7 +402,7 @@ def runs_table(folder: str | Path) -> "pd.DataFrame":
             record = read_record(path.parent)
             if not record:
                 continue  # a link to nothing
-            left = record["status"] == "running" and not is_held(path.parent)
+            left = record["status"] == "running" and not files.is_held(path.parent)
             row |= {
                 "state": "interrupted" if left else record["status"],
                 "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",

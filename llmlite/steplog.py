@@ -18,14 +18,6 @@ from llmlite.run import LONGEST, STEPS
 MAX_SKIPPED = 30  # steps in a row that fp16 may leave out; from its first scale 16 are already many
 
 
-def first_rows(folder: Path, steps: int) -> bytes:
-    """The log's rows of so many steps, as far as they are there."""
-    # A kill may have left the last line short; all lines up to a checkpoint are whole.
-    with suppress(FileNotFoundError, ValueError):
-        return b"".join(read_bytes(folder / STEPS, LONGEST).splitlines(True)[:steps])
-    return b""
-
-
 class StepLog:
     """Reading a number waits for the device, so steps stay there until somebody asks for them."""
 
@@ -71,8 +63,12 @@ class StepLog:
         return rows
 
     def cut(self, step: int) -> None:
-        """Cut the file back to its first `step` rows, those before a checkpoint."""
-        rows = first_rows(self.path.parent, step)
+        """Cut the file back to its first `step` rows, those before a checkpoint, or to those of
+        them that are there: `sha256` tells."""
+        rows = b""
+        # A kill may have left the last line short; all lines up to a checkpoint are whole.
+        with suppress(FileNotFoundError, ValueError):
+            rows = b"".join(read_bytes(self.path, LONGEST).splitlines(True)[:step])
         self.sha256 = hashlib.sha256(rows)
         with replacing(self.path) as aside:
             aside.write_bytes(rows)
@@ -88,10 +84,8 @@ class StepLog:
             what = f"gradient overflowed float16 {self.skipped} times in a row, the last time"
             advice = "choose amp bf16 or off, or lower the learning rate"
         if what:
-            raise DivergedError(
-                f"The {what} at step {step} of {self.total_steps} (learning rate {rate:.2e}); "
-                f"{advice}."
-            )
+            at = f"step {step} of {self.total_steps} (learning rate {rate:.2e})"
+            raise DivergedError(f"The {what} at {at}; {advice}.")
 
     def close_epoch(self) -> dict:
         """What the epoch's log says of its steps: means over tokens and over steps, and times."""

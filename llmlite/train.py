@@ -1,7 +1,6 @@
 """The trainer (§III.E): a Run and token ids → the run's folder (see run.py). Interrupted, even by
 SIGKILL, the same call carries on, and on a CPU ends with the same weights, bit for bit."""
 
-import hashlib
 import math
 import sys
 import time
@@ -25,7 +24,7 @@ from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tq
 from llmlite.model import GPT
 from llmlite.parallel import world
 from llmlite.run import LAST, PREVIOUS, RECORD, STEPS, WEIGHTS, Epoch, Record, Run
-from llmlite.steplog import StepLog, first_rows
+from llmlite.steplog import StepLog
 from llmlite.windows import EpochSampler, windows_of
 
 # Seconds between checkpoints: on a GPU, which takes 200 steps a second, one every 200 steps would
@@ -152,7 +151,16 @@ class Trainer:
             self.windows, batch_sampler=sampler, collate_fn=tuple, generator=torch.Generator()
         )
         for (inputs, targets), whole in zip(loader, sampler.batches, strict=True):
-            self._optimiser_step(inputs, targets, len(whole))
+            rate = learning_rate(self.step, self.total_steps, self.config)
+            inputs, targets = inputs.to(self.device), targets.to(self.device)
+            # From this process's part of a batch of so many windows.
+            loss, norm = self.engine.step(inputs, targets, len(whole), rate)
+            if self.config.log_divided_loss:
+                loss = loss / self.config.accumulation
+            self.step += 1
+            row = {"step": self.step, "epoch": epoch + 1, "lr": rate, "loss": loss}
+            row |= {"grad_norm": norm, "tokens": len(whole) * inputs.size(1)}
+            self.log.pending.append(row)
             self.bar.update()
             checkpoint = self._checkpoint_is_due()
             if checkpoint or (on_cpu and self.step % FLUSH_EVERY == 0):
@@ -166,18 +174,6 @@ class Trainer:
             return self.step % self.checkpoint_every == 0
         return time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
 
-    def _optimiser_step(self, inputs: Tensor, targets: Tensor, windows: int) -> None:
-        """One step of the engine from this process's part of a batch of so many windows."""
-        rate = learning_rate(self.step, self.total_steps, self.config)
-        inputs, targets = inputs.to(self.device), targets.to(self.device)
-        loss, norm = self.engine.step(inputs, targets, windows, rate)
-        if self.config.log_divided_loss:
-            loss = loss / self.config.accumulation
-        self.step += 1
-        row = {"step": self.step, "epoch": len(self.epochs) + 1, "lr": rate}
-        row |= {"loss": loss, "grad_norm": norm, "tokens": windows * inputs.size(1)}
-        self.log.pending.append(row)
-
     def _flush(self) -> None:
         """Write the log up to here, and show where the run stands."""
         if rows := self.log.flush():
@@ -188,10 +184,8 @@ class Trainer:
         """Validate, log the epoch, keep the weights if they are the best so far, checkpoint."""
         valid_loss = self._validate()
         if not math.isfinite(metrics.perplexity(valid_loss)):
-            raise DivergedError(
-                f"The validation loss became {valid_loss} after epoch {len(self.epochs) + 1}; "
-                "lower the learning rate."
-            )
+            said = f"The validation loss became {valid_loss} after epoch {len(self.epochs) + 1}"
+            raise DivergedError(f"{said}; lower the learning rate.")
         epoch = {
             "epoch": len(self.epochs) + 1,
             "step": self.step,
@@ -267,10 +261,8 @@ class Trainer:
         state, there = self.world.from_main((state, there))
         self._reset()
         if there and (other := runs.difference(self.identity, there)):
-            raise CheckpointError(
-                f"{self.folder} belongs to another run ({other}); use another folder or delete "
-                "this one."
-            )
+            said = f"{self.folder} belongs to another run ({other})"
+            raise CheckpointError(f"{said}; use another folder or delete this one.")
         if state is not None:
             try:
                 self._restore(state)
@@ -279,11 +271,19 @@ class Trainer:
             except Exception as error:  # of somebody else's checkpoint, of whatever kind
                 said = f"{self.folder / LAST} does not fit its run ({type(error).__name__})"
                 raise CheckpointError(f"{said}; delete it to start anew.") from None
+        if self.world.main:
+            self.log.cut(self.step)
+        lost = state is not None and self.log.sha256.hexdigest() != state.get("steps_sha256")
+        if self.world.from_main(lost):
+            self._reset()
         if not self.world.main:  # each process drops out other units
             torch.manual_seed(hash((self.config.seed, self.world.rank, self.step)))
             return
+        if lost:
+            said = f"{self.folder / STEPS} lacks steps of the checkpoint; the run begins anew."
+            tqdm.write(said, sys.stderr)
+            self.log.cut(0)
         self._write_best()  # the file may be newer than the checkpoint, or damaged
-        self.log.cut(self.step)
 
     def _state_and_identity(self) -> tuple[dict | None, dict | None]:
         """The checkpoint to carry on from, if there is one, and the run whose folder this is."""
@@ -295,14 +295,7 @@ class Trainer:
             except CheckpointError:
                 runs.set_aside(self.folder / RECORD, "is damaged")
                 return None, None
-        identity = state.get("identity") or {"model": "none"}
-        if identity == self.identity:
-            rows = first_rows(self.folder, state["step"])
-            if hashlib.sha256(rows).hexdigest() != state.get("steps_sha256"):
-                said = f"{self.folder / STEPS} lacks steps of the checkpoint; the run begins anew."
-                tqdm.write(said, sys.stderr)
-                state = None
-        return state, identity
+        return state, state.get("identity") or {"model": "none"}
 
     def _restore(self, state: dict) -> None:
         own = {name: state[name] for name in OwnState.__annotations__}

@@ -1,9 +1,7 @@
-"""What finished runs left, in one file: to carry on elsewhere, and to draw notebooks from.
-
-An archive holds records, measures and logs of steps, and the weights that somebody still needs, in
-half precision. It may be anybody's: nothing of it is written before all of it was read, each file
-as what its name says, by the reader of such files.
-"""
+"""What finished runs left, in one file: to carry on elsewhere, and to draw notebooks from. Records,
+measures and logs of steps, and the weights that somebody still needs, in half precision. It may be
+anybody's: nothing of it is written before all of it was read, each file as what its name says, by
+the reader of such files."""
 
 import gzip
 import hashlib
@@ -17,20 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
+from llmlite import files
 from llmlite import run as runs
 from llmlite.audit.heads import STUDIES
 from llmlite.experiment import Experiment
-from llmlite.files import (
-    CheckpointError,
-    LLMLiteError,
-    one_line,
-    parse_json,
-    read_bytes,
-    replacing,
-    room_for,
-    to_json,
-    tqdm,
-)
+from llmlite.files import CheckpointError, LLMLiteError, one_line, replacing, tqdm
 from llmlite.run import RECORD, STEPS, WEIGHTS, Run
 from llmlite.tokenizer import BPETokenizer
 
@@ -47,28 +36,25 @@ NAMES = re.compile(
 )
 
 
-class Manifest(TypedDict):
-    format: str
-    profile: str
-    data: str
-    files: dict[str, str]  # name → SHA-256
+# files: name → SHA-256
+ABOUT = dict.fromkeys(("format", "profile", "data"), str) | {"files": dict[str, str]}
+Manifest = TypedDict("Manifest", ABOUT)
 
 
 def pack(experiment: Experiment, plan: list[Run], archive: Path) -> Path:
     """What the trained runs left, with weights, in one .tar.gz."""
-    files = _left_by(experiment, plan)
+    contents = _left_by(experiment, plan)
     for run in plan:
         needed = "weights" in run.keeps or not experiment.is_done(run)
         if needed and experiment.is_trained(run):
             folder, record = experiment.folder(run), experiment.record(run)
             with suppress(CheckpointError):  # records alone, of another machine, have none
-                model = runs.model_in(folder, record)
-                half = {name: weight.half() for name, weight in model.state_dict().items()}
-                content = runs.weights_bytes(model.config, half, **runs.origin(record))
-                files[f"runs/{folder.name}/{WEIGHTS}"] = content
+                half = runs.model_in(folder, record).half()
+                content = runs.weights_bytes(half.config, half.state_dict(), **runs.origin(record))
+                contents[f"runs/{folder.name}/{WEIGHTS}"] = content
     unpacked, to = io.BytesIO(), archive
     with tarfile.open(fileobj=unpacked, mode="w") as tar:
-        for name, content in {MANIFEST: _manifest(experiment, files), **files}.items():
+        for name, content in {MANIFEST: _manifest(experiment, contents), **contents}.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -79,54 +65,50 @@ def pack(experiment: Experiment, plan: list[Run], archive: Path) -> Path:
             to = archive.with_name(f"too-large-{archive.name}")
         said = f"{to} has {size:,} bytes, more than the {LARGEST:,} that it should have."
         tqdm.write(said, file=sys.stderr)
-    with replacing(to) as aside:
-        aside.write_bytes(packed)
+    _write({to.name: packed}, to.parent)
     return to
 
 
 def stage(experiment: Experiment, plan: list[Run], to: Path) -> None:
     """Write what the trained runs left, but for their weights, into a folder."""
-    files = _left_by(experiment, plan)
-    _write({**files, MANIFEST: _manifest(experiment, files)}, to)
+    contents = _left_by(experiment, plan)
+    _write({**contents, MANIFEST: _manifest(experiment, contents)}, to)
 
 
 def _left_by(experiment: Experiment, plan: list[Run]) -> dict[str, bytes]:
     """The files of an archive, by name, but for weights; without those that are damaged."""
-    trained = [run for run in plan if experiment.is_trained(run)]
-    whole = {experiment.folder(run) for run in trained if "steps" in run.keeps}
-    files, out = {}, experiment.runs.parent
-    folders = sorted({experiment.folder(run) for run in trained})
-    for path in (*out.glob("tokenizer-*"), *(p for f in folders for p in sorted(f.iterdir()))):
+    whole = {experiment.folder(run) for run in plan if "steps" in run.keeps}
+    contents, out = {}, experiment.runs.parent
+    folders = sorted(set(map(experiment.folder, plan)))
+    for path in (*out.glob("tokenizer-*"), *(p for f in folders for p in sorted(f.glob("*")))):
         named = NAMES.fullmatch(name := path.relative_to(out).as_posix())
         if not named or path.name == WEIGHTS or not _is_what_it_says(path, named):
             continue
-        files[name] = content = read_bytes(path, UNPACKED)
+        contents[name] = content = files.read_bytes(path, UNPACKED)
         if path.name == STEPS and path.parent not in whole:
             lines = content.splitlines(keepends=True)
-            files[name] = b"".join(lines[:: max(1, -(-len(lines) // THIN))])
+            contents[name] = b"".join(lines[:: max(1, -(-len(lines) // THIN))])
         if path.name == RECORD:  # its command has the paths of the machine
-            files[name] = to_json(runs.read_record(path.parent) | {"command": None}).encode()
-    return files
+            record = runs.read_record(path.parent) | {"command": None}
+            contents[name] = files.to_json(record).encode()
+    return contents
 
 
-def _manifest(experiment: Experiment, files: dict[str, bytes]) -> bytes:
+def _manifest(experiment: Experiment, contents: dict[str, bytes]) -> bytes:
     about = {"format": FORMAT, "profile": experiment.profile.name, "data": experiment.dataset.name}
-    digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
-    return to_json(about | {"files": digests}).encode()
+    digests = {name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)}
+    return files.to_json(about | {"files": digests}).encode()
 
 
 def unpack(archive: Path, out: Path, profile: str) -> None:
     """Put the runs of an archive, or of a folder that `stage` has left, into `out`, where they are
     not there yet. CheckpointError if they are of another profile, or it is no whole archive."""
     try:
-        files = _read(archive, profile)
-        with tempfile.TemporaryDirectory() as scratch, room_for(scratch):
-            # A run's record comes first: the others are read by it.
-            for name in sorted(files, key=lambda name: not name.endswith(RECORD)):
-                path = Path(scratch) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(files[name])
-                if not _is_what_it_says(path, NAMES.fullmatch(name)):
+        contents = _read(archive, profile)
+        with tempfile.TemporaryDirectory() as scratch:
+            _write(contents, Path(scratch))
+            for name in contents:
+                if not _is_what_it_says(Path(scratch) / name, NAMES.fullmatch(name)):
                     raise ValueError(f"{name} is damaged or of another run")
     except LLMLiteError:
         raise
@@ -136,54 +118,54 @@ def unpack(archive: Path, out: Path, profile: str) -> None:
         said = f"{archive} is damaged or not an archive ({one_line(error)}); copy it once more."
         raise CheckpointError(said) from None
     # What there is of another training of the same run stays; it does not take up these measures.
-    _write({name: files[name] for name in files if not (out / name).exists()}, out)
+    _write({name: contents[name] for name in contents if not (out / name).exists()}, out)
 
 
-def _write(files: dict[str, bytes], to: Path) -> None:
+def _write(contents: dict[str, bytes], to: Path) -> None:
     # The record comes last: with it a run is finished.
-    for name in sorted(files, key=lambda name: name.endswith(RECORD)):
+    for name in sorted(contents, key=lambda name: name.endswith(RECORD)):
         with replacing(to / name) as aside:
-            aside.write_bytes(files[name])
+            aside.write_bytes(contents[name])
 
 
 def _read(archive: Path, profile: str) -> dict[str, bytes]:
     """The files of an archive, by name, as its manifest has them."""
     members = _members(archive)
     name, content = next(members, ("", b""))
-    about = parse_json(content) if name == MANIFEST else {}
+    about = files.parse_json(content) if name == MANIFEST else {}
     if about.get("format") != FORMAT:
         said = f"{archive} holds no records of `llmlite run`, or those of another version"
         raise CheckpointError(f"{said}; its manifest.json must begin it and say {FORMAT}.")
     if (theirs := about.get("profile")) != profile:
         said = f"{archive} is of profile {theirs!r:.40}, not '{profile}'; say --profile."
         raise CheckpointError(said)
-    digests = parse_json(content, Manifest)["files"]
+    digests = files.parse_json(content, Manifest)["files"]
     if len(digests) > FILES:
         raise ValueError(f"it has more than {FILES:,} files")
     if wrong := [name for name in digests if not NAMES.fullmatch(name)]:
         raise ValueError(f"no file of an archive is called {wrong[0]!r:.80}")
-    files, left = {}, UNPACKED
+    contents, left = {}, UNPACKED
     for name, content in members:
         left -= len(content)
         digest = hashlib.sha256(content).hexdigest()
-        if name in files or digests.get(name) != digest or left < 0:
+        if name in contents or digests.get(name) != digest or left < 0:
             raise ValueError(f"{name!r:.80} is not the file of its manifest")
-        files[name] = content
-    if missing := digests.keys() - files:
+        contents[name] = content
+    if missing := digests.keys() - contents:
         raise ValueError(f"{min(missing)} is missing")
-    return files
+    return contents
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of its files one after the other, the manifest first."""
     if archive.is_dir():
-        yield MANIFEST, (content := read_bytes(archive / MANIFEST))
-        for name in parse_json(content)["files"]:  # by now the names are those of an archive
+        yield MANIFEST, (content := files.read_bytes(archive / MANIFEST))
+        for name in files.parse_json(content)["files"]:  # by now the names are those of an archive
             if (path := archive.resolve() / name).resolve() != path:
                 raise ValueError(f"{name} is a link")
-            yield name, read_bytes(path, UNPACKED)
+            yield name, files.read_bytes(path, UNPACKED)
         return
-    with gzip.open(io.BytesIO(read_bytes(archive, UNPACKED))) as file:
+    with gzip.open(io.BytesIO(files.read_bytes(archive, UNPACKED))) as file:
         content = file.read(UNPACKED + 1)  # to its end, where the checksum stands
     if len(content) > UNPACKED:
         raise ValueError(f"it unpacks to more than {UNPACKED:,} bytes")

@@ -1,14 +1,11 @@
-"""Runs as tasks of a Ray cluster: `llmlite search --ray ADDRESS`.
-
-Where a task runs, how many share a GPU and what becomes of the tasks of a lost machine is Ray's own
-business. Every machine needs llmlite, and the output's folder under the same path (a shared file
-system): there a run that is taken up after its worker was lost finds its checkpoint.
-"""
+"""Runs as tasks of a Ray cluster: `llmlite search --ray ADDRESS`. Where a task runs, how many share
+a GPU and what becomes of the tasks of a lost machine is Ray's own business. Every machine needs
+llmlite, and the output's folder under the same path (a shared file system): there a run that is
+taken up after its worker was lost finds its checkpoint."""
 
 import os
 import platform
 import socket
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +14,7 @@ from pathlib import Path
 import torch
 
 from llmlite.config import RayOptions
-from llmlite.files import CheckpointError, LLMLiteError
+from llmlite.files import CheckpointError, LLMLiteError, one_line
 from llmlite.train import Compute
 
 RETRIES = 3  # of a task whose worker was lost
@@ -37,9 +34,7 @@ def on_ray(
     function: Callable, items: Sequence, options: RayOptions, folder: Path
 ) -> Iterator[tuple[int, object]]:
     """Yield (number of the item, function(item)) as they are done; `folder` is where it works.
-
-    What `function` raises is raised here and ends the others.
-    """
+    What `function` raises is raised here and ends the others."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported and started
     try:
         import ray
@@ -69,10 +64,8 @@ def on_ray(
 def _work(function: Callable, item, threads: int, folder: Path):
     """What a worker does."""
     if not folder.is_dir():
-        raise CheckpointError(
-            f"The machine {platform.node()} does not see {folder}; put the output on storage that "
-            "all machines of the cluster have under this path."
-        )
+        said = f"The machine {platform.node()} does not see {folder}; put the output on storage"
+        raise CheckpointError(f"{said} that all machines of the cluster have under this path.")
     torch.set_num_threads(threads)
     return function(item)
 
@@ -85,10 +78,9 @@ def _result(ray, done):
             raise error.cause from None
         raise  # a mistake in the program: with the worker's traceback
     except ray.exceptions.RayError as error:
-        raise LLMLiteError(
-            f"A run's worker was lost {RETRIES + 1} times ({str(error).splitlines()[0]}); look at "
-            "the machine's memory, then make the same call again: it carries on."
-        ) from None
+        said = f"A run's worker was lost {RETRIES + 1} times ({one_line(error)})"
+        how = "look at the machine's memory, then make the same call again: it carries on"
+        raise LLMLiteError(f"{said}; {how}.") from None
 
 
 def _connect(ray, address: str) -> None:
@@ -99,18 +91,14 @@ def _connect(ray, address: str) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, logging_level="ERROR", **dashboard)
     except Exception as error:  # on a busy machine Ray gives up with no class of its own
-        why = textwrap.shorten(str(error), 300).rstrip(".")
-        raise LLMLiteError(
-            f"There is no Ray cluster to be had at '{address}' ({why}); start one with `ray start "
-            "--head`, or use `local` for one on this machine."
-        ) from None
+        said = f"There is no Ray cluster to be had at '{address}' ({one_line(error)})"
+        how = "start one with `ray start --head`, or use `local` for one on this machine"
+        raise LLMLiteError(f"{said}; {how}.") from None
 
 
 def _require_room(ray, cpus: int, gpus: float) -> None:
     """A task that no machine is large enough for would wait forever without a word."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(m.get("CPU", 0) >= cpus and m.get("GPU", 0) >= gpus for m in machines):
-        raise LLMLiteError(
-            f"No machine of the Ray cluster has {cpus} CPUs and {gpus:g} GPUs for a run; ask for "
-            "less, or add such a machine first."
-        )
+        said = f"No machine of the Ray cluster has {cpus} CPUs and {gpus:g} GPUs for a run"
+        raise LLMLiteError(f"{said}; ask for less, or add such a machine first.")

@@ -1,9 +1,6 @@
 """`llmlite run`: a profile's whole plan, worked through in several processes for as long as there
-is time.
-
-A GPU is needed for as long as it computes and no longer: notebooks draw from the same records on
-any machine.
-"""
+is time. A GPU is needed for as long as it computes and no longer: notebooks draw from the same
+records on any machine."""
 
 import gc
 import os
@@ -40,11 +37,9 @@ def work_through(
     processes: int = 1,
     archive: Path | None = None,
 ) -> list[Run]:
-    """Make what is missing of the experiment's plan; the runs that are not done.
-
-    Stops before `minutes` are over: what is half trained carries on in the same folder. archive: is
-    packed every minute and at the end, however it ends.
-    """
+    """Make what is missing of the experiment's plan; the runs that are not done. Stops before
+    `minutes` are over: what is half trained carries on in the same folder. archive: is packed every
+    minute and at the end, however it ends."""
     if minutes is not None and minutes <= 0:
         raise LLMLiteError(f"There is nothing to do in {minutes:g} minutes; give more.")
     deadline = time.monotonic() + 60 * minutes - RESERVE if minutes else float("inf")
@@ -67,23 +62,22 @@ class _Runner:
 
     def __init__(self, experiment: Experiment, only, processes: int, archive: Path | None):
         self.experiment, self.only, self.processes = experiment, only, processes
-        self.archive, self._packed = archive, time.monotonic()
+        self.archive = archive
+        self.began = self._packed = time.monotonic()
         self.failed: set[Path] = set()  # folders: what failed once would fail again
         self.busy: dict[Future, Run] = {}
-        logs = experiment.out / "plan"
-        logs.mkdir(parents=True, exist_ok=True)
-        self._begin = (experiment, logs, max(1, cores() // processes))
+        self.logs = experiment.out / "plan"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        given = experiment, self.logs, max(1, cores() // processes)
+        # Fresh processes: a CUDA context cannot be forked.
+        self._workers = processes, get_context("spawn"), _begin, given
 
     def work(self, deadline: float) -> None:
-        began = time.monotonic()
         with tqdm(desc="Plan", unit="run", disable=not self.experiment.progress) as bar:
             for _ in range(LOST):
-                # Fresh processes: a CUDA context cannot be forked.
-                pool = ProcessPoolExecutor(
-                    self.processes, get_context("spawn"), _begin, self._begin
-                )
+                pool = ProcessPoolExecutor(*self._workers)
                 try:
-                    return self._hand_out(pool, deadline, bar, began)
+                    return self._hand_out(pool, deadline, bar)
                 except BrokenProcessPool:
                     tqdm.write("A worker was killed; its run and the others carry on.", sys.stderr)
                 finally:
@@ -91,9 +85,9 @@ class _Runner:
                     for worker in active_children() if self.busy else ():
                         worker.terminate()
                     pool.shutdown(cancel_futures=True)
-        tqdm.write(f"Workers were killed {LOST} times; see {self._begin[1]}.", sys.stderr)
+        tqdm.write(f"Workers were killed {LOST} times; see {self.logs}.", sys.stderr)
 
-    def _hand_out(self, pool: ProcessPoolExecutor, deadline: float, bar, began: float) -> None:
+    def _hand_out(self, pool: ProcessPoolExecutor, deadline: float, bar) -> None:
         experiment, self.busy = self.experiment, {}
         while time.monotonic() < deadline:
             # A grid that is searched adds its best to the plan.
@@ -114,7 +108,7 @@ class _Runner:
                 run = self.busy.pop(future)
                 if future.result():
                     came = outcome(read_record(experiment.folder(run)))
-                    seconds = time.monotonic() - began
+                    seconds = time.monotonic() - self.began
                     tqdm.write(f"{seconds:5.0f} s  {run.name}: {came}", sys.stderr)
                 else:
                     self.failed.add(experiment.folder(run))

@@ -1,8 +1,6 @@
-"""`hyperparameter_search()`: a grid → a table of results (§III.E and IV.A).
-
-Called again, it skips what is finished, carries on what was interrupted and tries again what
-failed. The runs follow each other here, or share a Ray cluster (cluster.py).
-"""
+"""`hyperparameter_search()`: a grid → a table of results (§III.E and IV.A). Called again, it skips
+what is finished, carries on what was interrupted and tries again what failed. The runs follow each
+other here, or share a Ray cluster (cluster.py)."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -13,23 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from llmlite import files
 from llmlite.config import AXES, RayOptions, SearchSpace
 from llmlite.data import Dataset
-from llmlite.files import (
-    BusyError,
-    CheckpointError,
-    DiskFullError,
-    LLMLiteError,
-    MissingRunError,
-    replacing,
-    tqdm,
-)
+from llmlite.files import LLMLiteError, MissingRunError, replacing, tqdm
 from llmlite.parallel import world
 from llmlite.plan.cluster import elsewhere, on_ray
 from llmlite.run import Record, Run
 from llmlite.train import Compute, Trainer, epoch_line
 
-Train = Callable[[Run], Record]
+Train = Callable[[Run, Compute], Record]
 
 
 def grid(space: SearchSpace, base: Run) -> list[Run]:
@@ -55,38 +46,33 @@ def hyperparameter_search(
     ray: RayOptions | None = None,
 ) -> pd.DataFrame:
     """Train every configuration of `space`, each in a folder of its own below `folder`; the rest as
-    in `base`. ray: on this cluster, on CUDA where a run gets (a part of) a GPU.
+    in `base`. ray: on this cluster, on CUDA where a run gets (a part of) a GPU. Returns the table
+    that it also writes to `folder/results.csv`: see `search`."""
+    folder = Path(folder).absolute()
 
-    Returns the table that it also writes to `folder/results.csv`: see `search`.
-    """
-    folder, progress = Path(folder).absolute(), compute.progress
-    folder.mkdir(parents=True, exist_ok=True)
-    if ray:
-        ray, compute = elsewhere(ray, compute)
-
-    def train(run: Run) -> dict:
+    def train(run: Run, compute: Compute) -> Record:
         return Trainer(run, dataset, run.folder(folder, dataset.about), compute).fit()
 
-    return search(grid(space, base), train, folder / "results.csv", progress, ray)
+    return search(grid(space, base), train, folder / "results.csv", compute, ray)
 
 
 def search(
-    runs: list[Run], train: Train, path: Path, progress: bool = True, ray: RayOptions | None = None
+    runs: list[Run], train: Train, path: Path, compute: Compute, ray: RayOptions | None
 ) -> pd.DataFrame:
     """A row a run in the grid's order, also written to `path` after each: AXES, status ("finished",
     "failed" or "missing"), reason, the losses in nats per token and the perplexity of the best
-    epoch, and what the run cost.
-
-    A run that fails (out of memory, NaN) is recorded with its reason and the search goes on.
-    """
-    row = partial(_row, train=train)
+    epoch, and what the run cost. A run that fails (out of memory, NaN) is recorded with its reason
+    and the search goes on."""
+    progress = compute.progress
+    if ray:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ray, compute = elsewhere(ray, compute)
+    row = partial(_row, train=train, compute=compute)
     here = ((number, row(run)) for number, run in enumerate(runs))
     outcomes = on_ray(row, runs, ray, path.parent) if ray else here
     rows: dict[int, dict] = {}
-    with (
-        closing(outcomes),
-        tqdm(total=len(runs), desc="Grid", unit="configuration", disable=not progress) as bar,
-    ):
+    bar = tqdm(total=len(runs), desc="Grid", unit="configuration", disable=not progress)
+    with closing(outcomes), bar:
         for number, outcome in outcomes:
             rows[number] = outcome
             table = pd.DataFrame([rows[number] for number in sorted(rows)])
@@ -99,13 +85,13 @@ def search(
     return table
 
 
-def _row(run: Run, train: Train) -> dict:
+def _row(run: Run, train: Train, compute: Compute) -> dict:
     """Train a run, or find it finished; its row of the table."""
     try:
-        return row_of(run, train(run))
+        return row_of(run, train(run, compute))
     except MissingRunError as error:
         return row_of(run, {"status": "missing", "reason": str(error)})
-    except (CheckpointError, BusyError, DiskFullError):
+    except (files.CheckpointError, files.BusyError, files.DiskFullError):
         raise  # somebody must look at it first; the next configuration would fare no better
     except (LLMLiteError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -114,9 +100,8 @@ def _row(run: Run, train: Train) -> dict:
 
 def point(run: Run) -> dict:
     """A run's values of AXES."""
-    return {"learning_rate": run.train.learning_rate} | {
-        axis: getattr(run.model, axis) for axis in AXES[1:]
-    }
+    values = vars(run.train) | vars(run.model)
+    return {axis: values[axis] for axis in AXES}
 
 
 def row_of(run: Run, record: dict | None) -> dict:

@@ -35,8 +35,7 @@ def chosen(plan: list[Run], only: Sequence[str] | None = None) -> list[Run]:
         if not only or run.name.startswith(tuple(only)):
             kept.setdefault((run.data, run.model, run.train, frozenset(run.measures)), run)
     if not kept:
-        raise LLMLiteError(
-            f"Nothing in the plan begins with {', '.join(only)}; `llmlite run --list` names it all "
-            "(where the best of a grid is retrained, that is in it once the grid is searched)."
-        )
+        said = f"Nothing in the plan begins with {', '.join(only)}"
+        later = "where the best of a grid is retrained, that is in it once the grid is searched"
+        raise LLMLiteError(f"{said}; `llmlite run --list` names it all ({later}).")
     return list(kept.values())

@@ -49,8 +49,6 @@ def load_pretrained(device: str | torch.device = "cpu", folder: Path = FOLDER) -
     model, header = load_model(folder / MODEL, device)
     tokenizer = BPETokenizer.load(folder / TOKENIZER)
     if header.get("tokenizer_fingerprint") != tokenizer.fingerprint:
-        raise CheckpointError(
-            f"{folder / MODEL} was trained with another tokenizer than the {TOKENIZER} beside it; "
-            "restore both from one release."
-        )
+        said = f"{folder / MODEL} was trained with another tokenizer than the {TOKENIZER} beside it"
+        raise CheckpointError(f"{said}; restore both from one release.")
     return Pretrained(model, tokenizer, record, folder)
