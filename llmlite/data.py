@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, TypedDict, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -131,11 +132,11 @@ class Dataset:
     def tokenizer(self) -> BPETokenizer:
         """Learnt from the training split alone; of a stream, from its first `tokenizer_bytes`."""
         n_bytes = self.config.tokenizer_bytes if self.config.stream else math.inf
-        size = self.config.vocab_size
-        path = self.folder / f"tokenizer-{self._source.key[:8]}-{size}.json"
+        size, key = self.config.vocab_size, self._source.key
+        path = self.folder / f"tokenizer-{key[:8]}-{size}.json"
         with _one_at_a_time(self.folder, "tokenizer-*"):
             try:
-                if (found := BPETokenizer.load(path)).vocab_size == size:
+                if (found := BPETokenizer.load(path, key)).vocab_size == size:
                     return found
                 raise LLMLiteError(f"{path} has {found.vocab_size} tokens, not {size}.")
             except LLMLiteError as error:
@@ -143,7 +144,7 @@ class Dataset:
                     tqdm.write(f"{error} It is trained again.", sys.stderr)
             text = head(self._source.strings("train"), n_bytes)
             tokenizer = BPETokenizer.train(text, size, progress=self.progress)
-            tokenizer.save(path)
+            tokenizer.save(path, key)
             return tokenizer
 
     @cached_property
@@ -153,7 +154,7 @@ class Dataset:
         folder = self.folder / f"tokens-{self._source.key}-{tokenizer.fingerprint}"
         with _one_at_a_time(folder, "*"):
             return {
-                split: Encoded.read(folder / split)
+                split: Encoded.read(folder / split, tokenizer.vocab_size)
                 or Encoded.write(folder / split, self._source.strings(split), tokenizer, progress)
                 for split in SPLITS
             }
@@ -234,6 +235,11 @@ def encode_parts(strings: Iterable[str], tokenizer) -> Iterator[tuple[bool, str,
         begins = False
 
 
+# What is kept of a split's ids and text.
+WORDS = dict.fromkeys(("sha256", "ids", "of"), str) | {"dtype": Literal["uint16", "uint32"]}
+Kept = TypedDict("Kept", WORDS | {"counts": TypedDict("Numbers", get_type_hints(Counts))})
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A split whose ids lie on disk, in NAME.bin, and what NAME.json keeps of its text."""
@@ -243,15 +249,18 @@ class Encoded:
     sha256: str  # of the text
 
     @classmethod
-    def read(cls, path: Path) -> "Encoded | None":
+    def read(cls, path: Path, vocab_size: int) -> "Encoded | None":
         """None where there is none that is whole and of the text and tokenizer that its folder is
         named by, which is said."""
         try:
-            content = read_json(path.with_suffix(".json"))
-            if content.pop("of", None) != fingerprint(path.parent.name, path.name, content):
+            content = read_json(path.with_suffix(".json"), Kept, 2**16)
+            if content.pop("of") != fingerprint(path.parent.name, path.name, content):
                 raise ValueError("of another text or tokenizer, or changed")
+            if not path.with_suffix(".bin").is_file():
+                raise ValueError("lost")
             ids = np.memmap(path.with_suffix(".bin"), content["dtype"], mode="r")
-            if hashlib.sha256(ids).hexdigest() != content["ids"]:
+            digest = hashlib.sha256(ids).hexdigest()
+            if digest != content["ids"] or len(ids) < 2 or ids.max() >= vocab_size:
                 raise ValueError("not those that were written")
             return cls(ids, Counts(**content["counts"]), content["sha256"])
         except FileNotFoundError:
@@ -278,4 +287,4 @@ class Encoded:
         content = {"dtype": tokenizer.dtype.name, "counts": counts} | digests
         content["of"] = fingerprint(path.parent.name, path.name, content)
         write_json(path.with_suffix(".json"), content)
-        return cls.read(path)
+        return cls.read(path, tokenizer.vocab_size)

@@ -289,7 +289,14 @@ class Experiment:
     def test_score(self, seed: int | None = None) -> Score:
         """The trained model on the whole test split, windows side by side (Fig. 1)."""
         kept = self.measured(self.retraining(seed), "test_score")
-        return Score(**{k: v for k, v in kept.items() if k != "environment"})
+        try:
+            score = Score(**{k: v for k, v in kept.items() if k != "environment"})
+            if min(score.perplexity, score.word_perplexity, score.bits_per_byte) >= 0:
+                return score
+        except (TypeError, ArithmeticError):
+            pass  # of somebody's own making
+        path = self.folder(self.retraining(seed)) / "test_score.json"
+        raise CheckpointError(f"{path} holds no score; delete it to measure again.")
 
     def seed_scores(self) -> pd.DataFrame:
         """The trained model once for each of the profile's seeds, also written to `seeds.csv`: a

@@ -198,9 +198,9 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
         raise ValueError(error.strerror) from None
 
 
-def read_json(path: str | Path, kind: type = dict):
+def read_json(path: str | Path, kind: type = dict, most: int = MOST_BYTES):
     """A file of JSON, by `read_bytes` and `parse_json`."""
-    return parse_json(read_bytes(path), kind)
+    return parse_json(read_bytes(path, most), kind)
 
 
 def parse_json(content: bytes, kind: type = dict):

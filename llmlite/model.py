@@ -160,6 +160,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    TENSORS, BLOCK_TENSORS = 4, 12  # of its parameters: those of no block, and in each
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config

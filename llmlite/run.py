@@ -37,7 +37,8 @@ STEPS = "steps.jsonl"  # a line an optimiser step: learning rate, loss, norm of 
 WEIGHTS = "best.safetensors"  # of the lowest validation loss; the header says what they are
 LAST = "last.pt"  # all that is needed to carry on; gone once the run is finished
 PREVIOUS = "previous.pt"  # the checkpoint before it, used if the last is damaged; likewise
-LONGEST = 1 << 32  # bytes of a log of steps
+# Bytes at most: of a log of steps, of a record, of a measure.
+LONGEST, RECORD_BYTES, MEASURE_BYTES = 2**26, 2**20, 2**22
 
 # As JSON has them.
 Shape = TypedDict("Shape", get_type_hints(ModelConfig))
@@ -93,6 +94,7 @@ class Record(TypedDict):
     epochs: list[Epoch]
     best: Epoch | None
     seconds: float
+    steps_sha256: str  # of steps.jsonl
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def read_record(folder: str | Path) -> Record | None:
     """The record of a run, None where there is none yet. CheckpointError if it is damaged."""
     path = Path(folder) / RECORD
     try:
-        record = files.read_json(path, Record)
+        record = files.read_json(path, Record, RECORD_BYTES)
         best = min(record["epochs"], key=lambda epoch: epoch["valid_loss"], default=None)
         if record["best"] != best or (record["status"] == "finished" and not best):
             raise ValueError("its best epoch is not the best of its epochs")
@@ -183,7 +185,7 @@ def origin(record: Record) -> dict[str, str]:
 def read_measure(folder: str | Path, what: str, record: Record) -> dict | None:
     """None where it is not there, or damaged, or of another training than the record's."""
     with suppress(FileNotFoundError, ValueError):
-        result = files.read_json(Path(folder) / f"{what}.json")
+        result = files.read_json(Path(folder) / f"{what}.json", dict, MEASURE_BYTES)
         if result.pop("of", None) == fingerprint(stamp(record), what, result):
             return result
     return None
@@ -227,17 +229,19 @@ def typed_command() -> str | None:
 
 
 def read_steps(folder: str | Path) -> "pd.DataFrame":
-    """The log of a run's optimiser steps: step (from 1), epoch (from 1), lr, loss, grad_norm; a row
-    a step, or fewer. CheckpointError if it is lost or damaged."""
+    """The log of a finished run's optimiser steps: step (from 1), epoch (from 1), lr, loss,
+    grad_norm; a row a step, or fewer. CheckpointError if it is lost, damaged or another's."""
     import pandas as pd
 
     path, columns = Path(folder) / STEPS, ["step", "epoch", "lr", "loss", "grad_norm"]
     try:
-        steps = pd.read_json(io.BytesIO(files.read_bytes(path, LONGEST)), lines=True)
-        if list(steps) != columns or not (steps.step.diff().dropna() > 0).all():
-            raise ValueError("its rows are not those of steps")
+        content = files.read_bytes(path, LONGEST)
+        record = finished_record(folder)
+        if not record or record["steps_sha256"] != hashlib.sha256(content).hexdigest():
+            raise ValueError("it is not the log of its record")
+        steps = pd.DataFrame(map(json.loads, content.splitlines()), columns=columns)
         return steps.astype(dict.fromkeys(columns, float) | dict.fromkeys(columns[:2], "int64"))
-    except (OSError, ValueError, TypeError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         said = f"{path} is lost or damaged ({one_line(error)})"
         raise CheckpointError(f"{said}; delete its folder to train the run again.") from None
 
@@ -276,14 +280,17 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
             if header.get("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
             config = ModelConfig(**files.parse_json(header["config"].encode(), Shape))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            weights = {}
+            if len(names) == GPT.TENSORS + GPT.BLOCK_TENSORS * config.n_layer:
+                weights = {name: file.get_tensor(name) for name in names}
         # Before a model is made, for which there may be no room.
         if sum(weight.numel() for weight in weights.values()) != GPT.size(config):
             raise ValueError("its weights are not those of its configuration")
         # The model that ships has one of its weights alone.
         if header.pop("sha256", None) not in (_checksum(weights, header), _checksum(weights)):
             raise ValueError("its checksum is another")
-        if not all(weight.isfinite().all() for weight in weights.values()):
+        if not all(w.is_floating_point() and w.isfinite().all() for w in weights.values()):
             raise ValueError("some of its weights are no finite numbers")
         model = GPT(config)
         model.load_state_dict(weights)
@@ -313,13 +320,14 @@ def save_state(state: dict, folder: Path) -> None:
             os.replace(last, folder / PREVIOUS)
 
 
-def load_state(folder: Path, device: str | torch.device) -> dict | None:
-    """The last training state that is whole, tensors on `device`; None where there is none yet. A
-    damaged file is named on stderr and set aside; CheckpointError if none is whole."""
+def load_state(folder: Path, device: str | torch.device, most: int = LONGEST) -> dict | None:
+    """The last training state that is whole, of `most` bytes, tensors on `device`; None where there
+    is none yet. A damaged file is named on stderr and set aside; CheckpointError if none is whole.
+    """
     found = [path for name in (LAST, PREVIOUS) if (path := folder / name).is_file()]
     for path in found:
-        content = io.BytesIO(path.read_bytes())
         try:
+            content = io.BytesIO(files.read_bytes(path, most))
             with zipfile.ZipFile(content) as file:
                 if sum(part.file_size for part in file.infolist()) > len(content.getbuffer()):
                     raise ValueError("it would grow when it is read")

@@ -287,7 +287,9 @@ class Trainer:
 
     def _state_and_identity(self) -> tuple[dict | None, dict | None]:
         """The checkpoint to carry on from, if there is one, and the run whose folder this is."""
-        state = runs.load_state(self.folder, "cpu" if self.world.size > 1 else self.device)
+        # Four numbers a parameter in float32 (weights, two of AdamW, the best), and the rest.
+        most = 32 * GPT.size(self.run.model) + 2**24
+        state = runs.load_state(self.folder, "cpu" if self.world.size > 1 else self.device, most)
         if state is None:
             try:  # of a finished run that is all
                 record = runs.read_record(self.folder)
@@ -295,7 +297,8 @@ class Trainer:
             except CheckpointError:
                 runs.set_aside(self.folder / RECORD, "is damaged")
                 return None, None
-        return state, state.get("identity") or {"model": "none"}
+        identity = state.get("identity")
+        return state, (isinstance(identity, dict) and identity) or {"model": "none"}
 
     def _restore(self, state: dict) -> None:
         own = {name: state[name] for name in OwnState.__annotations__}
@@ -323,6 +326,7 @@ class Trainer:
             "epochs": self.epochs,
             "best": self.best_epoch,
             "seconds": sum(epoch["seconds"] for epoch in self.epochs),
+            "steps_sha256": self.log.sha256.hexdigest(),
         }
         if self.world.main:
             write_json(self.folder / RECORD, record)

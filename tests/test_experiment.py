@@ -1,6 +1,7 @@
 """A profile in a folder: each stage is made when it is asked for, once, and found again."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import asdict, replace
@@ -19,11 +20,11 @@ from tiny_plan import PROFILE, TRAIN, files, open_plan
 
 from llmlite.config import AXES
 from llmlite.experiment import Experiment
-from llmlite.files import LLMLiteError, write_json
+from llmlite.files import CheckpointError, LLMLiteError, write_json
 from llmlite.metrics import total_loss
 from llmlite.parallel import local_device
 from llmlite.pretrained import load_pretrained
-from llmlite.run import RECORD, WEIGHTS, commit, read_record
+from llmlite.run import RECORD, WEIGHTS, commit, read_record, write_measure
 from llmlite.tokenizer import BPETokenizer
 
 SEARCHED = replace(PROFILE, searched=True, train=replace(TRAIN, epochs=2, learning_rate=1.0))
@@ -163,6 +164,10 @@ def flip(path, _):
     path.write_bytes(content)
 
 
+def of_its_text(path, _):
+    BPETokenizer([]).save(path, json.loads(path.read_text("utf-8"))["of"])
+
+
 def of_seed_1(path, other):
     shutil.copy(other / path.name, path)
 
@@ -181,8 +186,10 @@ def of_the_test_split(path, _):
     ("test_score.json", flip, "is damaged or .* it is measured again"),
     (RECORD, garbage, r"is damaged; it is damaged-record\.json now"),
     ("tokenizer-*", garbage, "cannot be read as a tokenizer.* It is trained again"),
-    ("tokenizer-*", lambda path, _: BPETokenizer([]).save(path), "has 257 tokens, not 300. It is"),
+    ("tokenizer-*", of_its_text, "has 257 tokens, not 300. It is"),
+    ("tokenizer-*", lambda path, _: BPETokenizer([]).save(path), "learnt from another text. It is"),
     ("tokens-*/valid.bin", flip, "valid.bin: .* not those that were written; they are made again"),
+    ("tokens-*/valid.bin", lambda path, _: (path.unlink(), os.mkfifo(path)), "its tokens are lost"),
     ("tokens-*/valid.json", flip, "valid.bin: .* they are made again"),
     ("tokens-*/train.json", of_the_test_split, "train.bin: .* of another text"),
 ])  # fmt: skip
@@ -203,6 +210,18 @@ def test_the_damaged_is_made_again(two_seeds, some_articles, tmp_path, capsys, n
         assert bool(re.search(said, err)) == again == bool(err), "once, and only what was changed"
     kept = load((folder / WEIGHTS).read_bytes())
     assert all(torch.equal(kept[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("forged", [
+    {}, {"nats": 1.0, "tokens": [1], "words": 1, "bytes": 1},
+    {"nats": 1.0, "tokens": 1, "words": 0, "bytes": 1}, {"nats": 1, "tokens": 1, "wheels": 4},
+])  # fmt: skip
+def test_a_score_that_somebody_made_up_is_refused(two_seeds, some_articles, tmp_path, forged):
+    experiment = open_plan(some_articles, shutil.copytree(two_seeds, tmp_path / "out"))
+    run, folder = experiment.retraining(), retrained(experiment)
+    write_measure(folder, "test_score", experiment.record(run), forged)
+    with pytest.raises(CheckpointError, match=r"test_score\.json holds no score"):
+        experiment.test_score()
 
 
 def test_where_nothing_is_trained_the_model_that_ships_stands_in(start, capsys):

@@ -183,7 +183,7 @@ def readers(two_seeds, some_articles, tmp_path) -> dict:
         ),
         "steps": (folder / "steps.jsonl", lambda path: read_steps(path.parent)),
         "weights": (folder / "best.safetensors", load_model),
-        "tokens": (tokens / "valid.json", lambda path: Encoded.read(path.with_suffix(""))),
+        "tokens": (tokens / "valid.json", lambda path: Encoded.read(path.with_suffix(""), 300)),
         "tokenizer": (tokenizer, BPETokenizer.load),
         "checkpoint": (begun / "last.pt", carry_on),
         "import's weights": (exported / "model.safetensors", into),

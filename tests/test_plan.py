@@ -226,6 +226,7 @@ FORGED = [
     ({"name": "\n\x1b[2J"}, "no file of an archive is called '"),
     ({"files": []}, "'files' of dict"),
     ({"files": dict.fromkeys(map(str, range(10_001)), "")}, "more than 10,000 files"),
+    ({"name": "RUN/steps.jsonl", "content": " " * (2**23 + 1)}, MEMBER),
     *(({"name": f"RUN/{name}", "content": content}, OTHERS) for name, content in [
         ("test_score.json", "OTHER/test_score.json"), ("test_score.json", "[" * 9999),
         ("record.json", "OTHER/record.json"), ("record.json", "{}"), ("record.json", None),

@@ -1,6 +1,7 @@
 """Files, and the folder of a run, held, whole and damaged: weights, states, records; all runs."""
 
 import errno
+import hashlib
 import io
 import json
 import math
@@ -8,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -138,6 +140,8 @@ def test_what_is_no_whole_model_of_ours_is_refused_by_name(tmp_path):
     broken = [with_config(config) for config in configs]
     whole = with_config(json.dumps(vars(CONFIG)), **ABOUT)
     parts = whole[:0], whole[:100], whole[:-1], save(weights, {"format": run.FORMAT})
+    numbers = {name: weight.int() for name, weight in weights.items()}
+    parts += (run.weights_bytes(CONFIG, numbers),)
     flipped = (whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in range(0, len(whole), 97))
     for kind in (math.nan, math.inf):
         weights["norm.weight"][0] = kind
@@ -159,6 +163,11 @@ def test_a_damaged_or_foreign_state_is_set_aside_and_not_executed(tmp_path, monk
             load_state(tmp_path, "cpu")
     assert torch.equal(load_state(tmp_path, "cpu")["model"], torch.arange(1000))
     torch.save({"step": tmp_path}, pickled)  # an object that only code of its own makes again
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZipFile", Mock(side_effect=AssertionError("it is too large")))
+        with pytest.raises(CheckpointError, match="to start anew"):
+            load_state(tmp_path, "cpu", most=len(whole) - 1)
+        assert f"it has more than {len(whole) - 1:,} bytes" in capsys.readouterr().err
     parts = [whole[:kept] for kept in (0, 300, -1)]
     flipped = whole[:1500] + bytes([whole[1500] ^ 1]) + whole[1501:]  # one bit of a number
     for content in (*parts, flipped, pickled.getvalue()):
@@ -202,13 +211,20 @@ def test_a_record_is_read_where_there_is_one_and_named_where_it_is_damaged(tmp_p
 
 def test_a_log_of_steps_is_read_or_named(tmp_path, trained):
     rows = (trained[1] / "steps.jsonl").read_text("utf-8").splitlines(True)
-    (tmp_path / "steps.jsonl").write_text("".join(rows[::5]), "utf-8")
+
+    def write(text, **changes):
+        (tmp_path / "steps.jsonl").write_text(text, "utf-8")
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        record = run.read_record(trained[1]) | {"steps_sha256": digest} | changes
+        write_json(tmp_path / "record.json", record)
+
+    write("".join(rows[::5]))
     assert run.read_steps(tmp_path).step.tolist() == [1, 6, 11, 16, 21], "of an archive"
     text = "".join(rows)
-    wrong = ["", "{", "[" * 9999, "1\n", '{"step": 1}\n', text[:-9], text + rows[0]]
-    for content in (*wrong, text.replace('loss": 3', 'loss": []'), text.replace(" 1,", " null,")):
-        assert content != text
-        (tmp_path / "steps.jsonl").write_text(content, "utf-8")
+    wrong = ["{", "[" * 9999, "1\n", '{"step": 1}\n', text[:-9]]
+    wrong += [text.replace('loss": 3', 'loss": []'), text.replace(" 1,", " null,")]
+    for content, seal in (*((content, {}) for content in wrong), (text, {"steps_sha256": "0"})):
+        write(content, **seal)
         with pytest.raises(CheckpointError, match=r"steps\.jsonl is lost or damaged"):
             run.read_steps(tmp_path)
 

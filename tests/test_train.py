@@ -363,7 +363,7 @@ def test_a_checkpoint_of_somebody_else_is_refused(tmp_path):
     interrupt(trainer(tmp_path), 14)
     state = load_state(tmp_path, "cpu")
     changes = {"model": {}}, {"epochs": 3}, {"optimizer": "Adam"}, {"rng": torch.zeros(3)}
-    for change in ({"identity": {}}, *changes):
+    for change in ({"identity": {}}, {"identity": "mine"}, *changes):
         runs.save_state(state | change, tmp_path)
         with pytest.raises(CheckpointError, match=r"does not fit its run|belongs to another run"):
             trainer(tmp_path).fit()

@@ -25,12 +25,13 @@ from llmlite.tokenizer import BPETokenizer
 
 MANIFEST, FORMAT = "manifest.json", "llmlite-records-2"
 LARGEST = 16 * 2**20  # bytes of an archive
-UNPACKED, FILES = 2**27, 10_000  # at most: bytes of all that is in one, and files
+# At most: bytes of all that is in one, of one of its files but for weights, and files.
+UNPACKED, PART, FILES = 2**27, 2**23, 10_000
 THIN = 500  # lines of a step log that nothing but a curve is drawn from
 MEASURES = ("test_score", "valid_score", "measures", "scores", *STUDIES)
 OTHERS = "|".join(map(re.escape, (RECORD, STEPS, WEIGHTS)))
 NAMES = re.compile(
-    r"tokenizer-[0-9a-f]{8}-(?P<size>[0-9]{1,9})[.]json"
+    r"tokenizer-(?P<key>[0-9a-f]{8})-(?P<size>[0-9]{1,9})[.]json"
     r"|runs/(?P<run>lr[0-9.e+-]+-[0-9]+l-[0-9]+h-[0-9]+d-[0-9a-f]{8})/"
     rf"((?P<measure>{'|'.join(MEASURES)})[.]json|{OTHERS})"
 )
@@ -84,14 +85,23 @@ def _left_by(experiment: Experiment, plan: list[Run]) -> dict[str, bytes]:
         named = NAMES.fullmatch(name := path.relative_to(out).as_posix())
         if not named or path.name == WEIGHTS or not _is_what_it_says(path, named):
             continue
-        contents[name] = content = files.read_bytes(path, UNPACKED)
-        if path.name == STEPS and path.parent not in whole:
-            lines = content.splitlines(keepends=True)
-            contents[name] = b"".join(lines[:: max(1, -(-len(lines) // THIN))])
-        if path.name == RECORD:  # its command has the paths of the machine
-            record = runs.read_record(path.parent) | {"command": None}
-            contents[name] = files.to_json(record).encode()
+        content = files.read_bytes(path, UNPACKED)
+        if path.name == RECORD:
+            content = _record(path.parent)
+        if path.name == STEPS:  # its record came before
+            if path.parent not in whole:
+                lines = content.splitlines(keepends=True)
+                content = b"".join(lines[:: max(1, -(-len(lines) // THIN))])
+            sealed = _record(path.parent, steps_sha256=hashlib.sha256(content).hexdigest())
+            contents[name.replace(STEPS, RECORD)] = sealed
+        if len(content) <= PART:
+            contents[name] = content
     return contents
+
+
+def _record(folder: Path, **changes: str) -> bytes:
+    """A record without its command, which has the paths of the machine."""
+    return files.to_json(runs.read_record(folder) | {"command": None} | changes).encode()
 
 
 def _manifest(experiment: Experiment, contents: dict[str, bytes]) -> bytes:
@@ -146,11 +156,12 @@ def _read(archive: Path, profile: str) -> dict[str, bytes]:
         raise ValueError(f"no file of an archive is called {wrong[0]!r:.80}")
     contents, left = {}, UNPACKED
     for name, content in members:
-        left -= len(content)
         digest = hashlib.sha256(content).hexdigest()
-        if name in contents or digests.get(name) != digest or left < 0:
+        most = left if name.endswith(WEIGHTS) else min(left, PART)
+        if name in contents or digests.get(name) != digest or len(content) > most:
             raise ValueError(f"{name!r:.80} is not the file of its manifest")
         contents[name] = content
+        left -= len(content)
     if missing := digests.keys() - contents:
         raise ValueError(f"{min(missing)} is missing")
     return contents

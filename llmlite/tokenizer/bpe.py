@@ -106,7 +106,8 @@ class BPETokenizer:
             raise TokenizerError(f"Token {wrong} is outside the vocabulary, 0 to {self.eot_id}.")
         return b"".join([self.token_bytes[i] for i in ids]).decode(errors="replace")
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, of: str = "") -> None:
+        """of: stands for the text that it was learnt from."""
         content = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -114,13 +115,14 @@ class BPETokenizer:
             "special_tokens": {END_OF_TEXT: self.eot_id},
             "pattern": GPT2_SPLIT_PATTERN,
             "merges": self.merges,
+            "of": of,
         }
         with replacing(path) as aside:
             aside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> "BPETokenizer":
-        """Read what `save` wrote. Raises TokenizerError."""
+    def load(cls, path: str | Path, of: str | None = None) -> "BPETokenizer":
+        """Read what `save` wrote. Raises TokenizerError, also if it is `of` another text."""
         try:
             content = read_json(path)
         except (OSError, ValueError) as error:
@@ -128,6 +130,8 @@ class BPETokenizer:
             raise TokenizerError(f"{path} cannot be read as a tokenizer: {why}.") from None
         if content.get("format") != FORMAT:
             raise TokenizerError(f"{path} is not an llmlite tokenizer (format {FORMAT}).")
+        if of not in (None, content.get("of")):
+            raise TokenizerError(f"{path} was learnt from another text.")
         merges = content.get("merges")
         if content.get("pattern") != GPT2_SPLIT_PATTERN:
             raise TokenizerError(f"{path} splits words by another pattern than GPT-2's.")
