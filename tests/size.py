@@ -9,9 +9,9 @@ def lines(folder: str) -> int:
 
 
 SIZES = {
-    "lines of package": (lines("llmlite"), 8_000),
+    "lines of package": (lines("llmlite"), 8_600),
     "modules at its top": (len(list(Path("llmlite").glob("*.py"))), 20),
-    "lines of tests": (lines("tests"), 8_000),
+    "lines of tests": (lines("tests"), 8_800),
     "bytes of README.md": (len(Path("README.md").read_bytes()), 10_000),
 }
 print(" · ".join(f"{size:,} {what} of {most:,}" for what, (size, most) in SIZES.items()))
