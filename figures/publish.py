@@ -21,7 +21,8 @@ from llmlite.audit import scorecard
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import Audit
-from llmlite.cli.terminal import harmless, take_any_character
+from llmlite.cli import guarded
+from llmlite.cli.terminal import careful, harmless
 from llmlite.experiment import SEEDS, Experiment, project_root
 from llmlite.files import LLMLiteError, read_json, replacing, write_json
 from llmlite.intervals import over_seeds
@@ -327,15 +328,16 @@ def main(profile: str, out: Path, data: str | None = None) -> None:
         out: the folder
         data: where its text is from, as for llmlite; as the profile says if not given
     """
-    take_any_character()
     root = project_root()
-    try:
+
+    def work() -> None:
         experiment = Experiment(profile, data, out, "cpu", progress=False)
         experiment.only_read = "publishing trains nothing; `llmlite run` does."
-        publish(experiment, root)
-    except LLMLiteError as error:
-        sys.exit(harmless(f"publish.py: {error}"))
-    print(f"What {out} holds is shown in {root} now; `git diff --stat` says where.")
+        with careful():
+            publish(experiment, root)
+            print(f"What {out} holds is shown in {root} now; `git diff --stat` says where.")
+
+    sys.exit(guarded("publish.py", work))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -39,6 +40,7 @@ TRAIN_BYTES = 10_940_747  # of wiki.train.raw
 MOST_BYTES = math.inf
 if hasattr(os, "sysconf"):
     MOST_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+LONGEST = 1 << 20  # characters of a line that are read at once
 LEAST_BYTES = 20_000  # of one's own text: a tenth, a thousand tokens or so, has to judge a model
 REACH = 0.025  # of the text: how far a cut moves for a better place, so that no split gets lost
 # Bytes, without white space, that are a coincidence no longer: about 13 words, as for GPT-3 (Brown
@@ -237,12 +239,19 @@ def _wikitext_files(folder: Path) -> dict[str, Path]:
 
 def _wikitext(folder: Path, title: str) -> Source:
     files = _wikitext_files(folder)
-    if missing := [file.name for file in files.values() if not file.is_file()]:
+    if missing := [
+        f"{file.name}{' (no regular file)' * os.path.lexists(file)}"
+        for file in files.values()
+        if not file.is_file()
+    ]:
         raise DataError(
             f"The folder {folder} lacks {', '.join(missing)}; it must hold "
             "wiki.train, wiki.valid and wiki.test, all ending in .raw or all in .tokens."
         )
     stats = [file.stat() for file in files.values()]
+    for file, about in zip(files.values(), stats, strict=True):
+        if not about.st_size:
+            raise DataError(f"{file} is empty; fetch the file again.")
     # What a copy with the same size and time does not have.
     changed = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
     key = fingerprint(str(folder.resolve()), changed)
@@ -250,13 +259,16 @@ def _wikitext(folder: Path, title: str) -> Source:
 
 
 def _lines(path: Path, newline: str | None = "\n") -> Iterator[str]:
-    """The lines of a file of UTF-8, without its byte order mark, their ends as they are; or "\\n"
-    for each with `newline` None, as where the first line ends in "\\r\\n"."""
+    """The lines of a file of UTF-8, the longest in parts, without its byte order mark, their ends
+    as they are; or "\\n" for each with `newline` None, as where the first ends in "\\r\\n"."""
     try:
         with open(path, "rb") as file:
-            newline = None if file.readline(1 << 20).endswith(b"\r\n") else newline
+            newline = None if file.readline(LONGEST).endswith(b"\r\n") else newline
         with open(path, encoding="utf-8-sig", newline=newline) as file:
-            yield from file
+            for line in iter(partial(file.readline, LONGEST), ""):
+                if "\0" in line:
+                    raise DataError(f"{path} is not text: it has NUL bytes; name a file of text.")
+                yield line
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
         raise DataError(
@@ -317,10 +329,7 @@ def _document(path: Path, folder: Path) -> str:
         raise DataError(f"{path} is a link that leads out of the folder; copy what it leads to.")
     if not os.path.isfile(path):  # it may have no end, or never begin
         raise DataError(f"{path} is no regular file; name a file of UTF-8 text.")
-    text = "".join(_lines(path, newline=None))
-    if "\0" in text:
-        raise DataError(f"{path} is not text: it has NUL bytes; name a file of UTF-8 text.")
-    text = text.strip("\n").rstrip()
+    text = "".join(_lines(path, newline=None)).strip("\n").rstrip()
     return text and text + "\n"
 
 

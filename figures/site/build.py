@@ -22,7 +22,8 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from llmlite.cli.terminal import take_any_character
+from llmlite.cli import guarded
+from llmlite.cli.terminal import careful
 from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
 
@@ -70,13 +71,17 @@ SENTENCES = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the static site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build/site", help="%(default)s")
     out = parser.parse_args(arguments).out
-    take_any_character()
-    Site(out).build()
-    print(f"Site: {out / 'index.html'}")
+
+    def work() -> None:
+        with careful():
+            Site(out).build()
+            print(f"Site: {out / 'index.html'}")
+
+    return guarded("build.py", work)
 
 
 class Site:
@@ -269,4 +274,4 @@ def thousandths(maps: torch.Tensor) -> list:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
