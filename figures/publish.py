@@ -35,7 +35,8 @@ from llmlite.run import RECORD, WEIGHTS, environment, finished_record, load_mode
 
 HERE = Path(__file__).resolve().parent
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
-START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md
+START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md, …
+BLOCK = re.compile(rf"(?ms)^{START}\n(.*?)^{END}$")  # … each on a line of its own
 
 GALLERY = """\
 # Figures
@@ -176,7 +177,9 @@ def plain(text: str) -> str:
     """Text, a caption or the name of somebody's file, as Markdown that shows just that, in a cell
     of a table, too: no HTML, no code, no link, on one line."""
     text = html.escape(harmless(" ".join(text.split())), quote=False)
-    return re.sub(r"[\\`|*#]|(?<=\])\(", r"\\\g<0>", text)
+    # Links: their names, what follows these, addresses; "_" stays as it is within a word.
+    marks = r"[\\`|*#~$]|\[(?=\w+\])|(?<=\])[(\[:]|(?<=:)/(?=/)|(?<=www)\.|\b_|_\b"
+    return re.sub(marks, r"\\\g<0>", text)
 
 
 def gallery(captions: dict[str, str]) -> str:
@@ -192,12 +195,11 @@ def captions_in(page: str) -> dict[str, str]:
 
 
 def with_block(readme: str, block: str) -> str:
-    """`readme` with `block` between the two marks."""
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.rpartition(END)  # a table may name the marks
-    if not (start and end):
+    """`readme` with `block` between the two marks, which may be named in it."""
+    if not (found := BLOCK.search(readme)):
         raise LLMLiteError(f"README.md has no {START} and {END} to write between.")
-    return f"{before}{START}\n{block}\n{END}{after}"
+    start, end = found.span(1)
+    return f"{readme[:start]}{block.replace('<!--', '&lt;!--')}\n{readme[end:]}"
 
 
 def results(experiment: Experiment) -> str:

@@ -28,7 +28,7 @@ from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where publish.py lies
-from publish import END, START, captions_in, copy, write
+from publish import BLOCK, captions_in, copy, write
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -225,8 +225,8 @@ def opening(text: str) -> tuple[str, str]:
 
 def findings(readme: str) -> tuple[str, str]:
     """(heading above it, Markdown) of the block that figures/publish.py writes."""
-    before, _, rest = readme.partition(START)
-    return re.findall(r"^## (.+)$", before, re.MULTILINE)[-1], rest.rpartition(END)[0]
+    block = BLOCK.search(readme)
+    return re.findall(r"^## (.+)$", readme[: block.start()], re.MULTILINE)[-1], block[1]
 
 
 def describe_pictures(notebook: nbformat.NotebookNode, captions: dict[str, str]) -> None:
