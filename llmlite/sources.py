@@ -45,8 +45,9 @@ LEAST_BYTES = 20_000  # of one's own text: a tenth, a thousand tokens or so, has
 REACH = 0.025  # of the text: how far a cut moves for a better place, so that no split gets lost
 # Bytes, without white space, that are a coincidence no longer: about 13 words, as for GPT-3 (Brown
 # et al., 2020, appendix C). Of WikiText-2's other splits 0.2 and 0.04% stand in an earlier one by
-# such passages, of the bundled sample's, which is made of phrases, 2%.
-PASSAGE, TOO_MUCH = 64, 0.1
+# such passages, of the bundled sample's, which is made of phrases, 2%. Of whole lines, shorter ones
+# are, too: 0.1% and 1.4%.
+PASSAGE, LINE, TOO_MUCH = 64, 20, 0.1
 PLACES = (r"\n(?:[^\S\n]*\n)+", r"\n", r"\s+")  # the ends of paragraphs, of lines, of words
 
 # A top-level heading between two blank lines. Without that context, lines in the middle of an
@@ -139,8 +140,9 @@ def _check_size(place: str | Path, n_bytes: int) -> None:
 
 
 def repeated(texts: Iterable[str]) -> list[float]:
-    """The share of each text's passages of PASSAGE bytes that stand in a text before it, too; of a
-    sixteenth of them, chosen by their hash, so that a passage is chosen wherever it stands."""
+    """The share of each text that stands in a text before it, too: by passages of PASSAGE bytes, or
+    by whole lines of LINE characters or more, in any order and case, where that is more. Passages
+    are a sixteenth of all, chosen by their hash, so that one is chosen wherever it stands."""
     texts, block = list(texts), 1 << 18  # bytes, which fit into a processor's cache
     owners, passages = [np.empty(0, int)], [np.empty(0, np.uint64)]
     for owner, text in enumerate(texts):
@@ -157,7 +159,14 @@ def repeated(texts: Iterable[str]) -> list[float]:
     _, first, place = np.unique(np.concatenate(passages), return_index=True, return_inverse=True)
     owners = np.concatenate(owners)
     earlier = np.bincount(owners, owners[first[place]] < owners, len(texts))
-    return (earlier / np.maximum(1, np.bincount(owners, minlength=len(texts)))).tolist()
+    shares = earlier / np.maximum(1, np.bincount(owners, minlength=len(texts)))
+    before = set()  # hashes of lines
+    for owner, text in enumerate(texts):
+        lines = ["".join(line.split()).casefold() for line in text.split("\n")]
+        found = sum(len(line) for line in lines if hash(line) in before)
+        shares[owner] = max(shares[owner], found / max(1, sum(map(len, lines))))
+        before.update(hash(line) for line in lines if len(line) >= LINE)
+    return shares.tolist()
 
 
 def resolve_source(source: str) -> str:

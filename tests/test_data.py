@@ -235,6 +235,7 @@ def test_text_larger_than_memory_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("texts", "said"), [
     ({"train": PROSE, "test": PROSE}, r"100% of the test split of own text in corpus stands word"),
     ({"train": PROSE, "valid": PROSE.replace(" ", "\n")}, "100% of the valid split"),
+    ({"train": PROSE, "test": "\n".join(PROSE.upper().split("\n")[::-1])}, "100% of the test sp"),
     ({"train": PROSE[:HALF], "test": PROSE}, r"[45]\d% of the test split"),
     ({"train": PROSE[:HALF], "test": PROSE[HALF:]}, None),
     ({"train": "語" * 30 + "文", "test": "文" * 31}, None),
