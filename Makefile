@@ -92,7 +92,7 @@ lint: $(INSTALLED)  ## ruff check, ruff format --check, and how large the projec
 	$(BIN)/python tests/size.py
 
 colab:  ## let README's links and the notebooks install your fork: make colab REPOSITORY=https://github.com/you/fork
-	@perl -e '$$ENV{REPOSITORY} =~ m!\Ahttps://[\w./~-]+\z! or die "REPOSITORY is no address such as https://github.com/you/fork.\n"'
+	@perl -e '$$ENV{REPOSITORY} =~ m!\Ahttps://[\w.-]+(/[\w.~-]+){2,}\z! or die "REPOSITORY is no address such as https://github.com/you/fork.\n"'
 	perl -pi -e 'BEGIN { ($$to = $$ENV{REPOSITORY}) =~ s!^https://github.com/!! } s!(colab.research.google.com/github/)[^/]+/[^/]+!$$1$$to!' README.md
 	perl -pi -e 's!(repository = \\")[^\\"]*!$$1$$ENV{REPOSITORY}!' notebooks/*.ipynb
 

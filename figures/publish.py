@@ -21,7 +21,8 @@ from llmlite.audit import scorecard
 from llmlite.audit.claims import FLAWED, NOT, REPRODUCED, UNCLEAR, Evidence, headline
 from llmlite.audit.measures import together
 from llmlite.audit.runs import Audit
-from llmlite.cli.terminal import harmless, take_any_character
+from llmlite.cli import guarded
+from llmlite.cli.terminal import careful, harmless
 from llmlite.experiment import SEEDS, Experiment, project_root
 from llmlite.files import LLMLiteError, read_json, replacing, write_json
 from llmlite.intervals import over_seeds
@@ -34,7 +35,8 @@ from llmlite.run import RECORD, WEIGHTS, environment, finished_record, load_mode
 
 HERE = Path(__file__).resolve().parent
 INJECTED = "injected-parameters"  # papermill's tag for the cell with a run's parameters
-START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md
+START, END = "<!-- results -->", "<!-- end of results -->"  # of the block in README.md, …
+BLOCK = re.compile(rf"(?ms)^{START}\n(.*?)^{END}$")  # … each on a line of its own
 
 GALLERY = """\
 # Figures
@@ -175,7 +177,9 @@ def plain(text: str) -> str:
     """Text, a caption or the name of somebody's file, as Markdown that shows just that, in a cell
     of a table, too: no HTML, no code, no link, on one line."""
     text = html.escape(harmless(" ".join(text.split())), quote=False)
-    return re.sub(r"[\\`|*#]|(?<=\])\(", r"\\\g<0>", text)
+    # Links: their names, what follows these, addresses; "_" stays as it is within a word.
+    marks = r"[\\`|*#~$]|\[(?=\w+\])|(?<=\])[(\[:]|(?<=:)/(?=/)|(?<=www)\.|\b_|_\b"
+    return re.sub(marks, r"\\\g<0>", text)
 
 
 def gallery(captions: dict[str, str]) -> str:
@@ -191,12 +195,11 @@ def captions_in(page: str) -> dict[str, str]:
 
 
 def with_block(readme: str, block: str) -> str:
-    """`readme` with `block` between the two marks."""
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.rpartition(END)  # a table may name the marks
-    if not (start and end):
+    """`readme` with `block` between the two marks, which may be named in it."""
+    if not (found := BLOCK.search(readme)):
         raise LLMLiteError(f"README.md has no {START} and {END} to write between.")
-    return f"{before}{START}\n{block}\n{END}{after}"
+    start, end = found.span(1)
+    return f"{readme[:start]}{block.replace('<!--', '&lt;!--')}\n{readme[end:]}"
 
 
 def results(experiment: Experiment) -> str:
@@ -327,15 +330,16 @@ def main(profile: str, out: Path, data: str | None = None) -> None:
         out: the folder
         data: where its text is from, as for llmlite; as the profile says if not given
     """
-    take_any_character()
     root = project_root()
-    try:
+
+    def work() -> None:
         experiment = Experiment(profile, data, out, "cpu", progress=False)
         experiment.only_read = "publishing trains nothing; `llmlite run` does."
-        publish(experiment, root)
-    except LLMLiteError as error:
-        sys.exit(harmless(f"publish.py: {error}"))
-    print(f"What {out} holds is shown in {root} now; `git diff --stat` says where.")
+        with careful():
+            publish(experiment, root)
+            print(f"What {out} holds is shown in {root} now; `git diff --stat` says where.")
+
+    sys.exit(guarded("publish.py", work))
 
 
 if __name__ == "__main__":

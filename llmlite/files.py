@@ -61,13 +61,16 @@ def one_line(error: Exception | str) -> str:
     return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder="…").rstrip(".")
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to; it takes the place of `path` if the block ends without an error.
     Raises DiskFullError where there is no room for both."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    with room_for(path):
+    with room_for(path, aside):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.unlink(missing_ok=True)  # of a process of before that had the same number
@@ -80,13 +83,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def room_for(path: str | Path) -> Iterator[None]:
-    """Raise DiskFullError, a sentence, if that is why `path` cannot be written."""
+def room_for(path: str | Path, aside: Path | None = None) -> Iterator[None]:
+    """Raise DiskFullError, a sentence, if that is why `path` cannot be written; other errors name
+    it, and not what is written in its place."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = error.filename or str(path)  # else nobody knows where
+        if error.errno not in FULL:
+            if error.filename is None or str(error.filename) == str(aside):
+                error.filename = str(path)
             raise
         raise DiskFullError(
             f"There is no room left to write {path} ({error.strerror}); free some and make the "

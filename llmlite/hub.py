@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from llmlite import files
 from llmlite.config import ModelConfig
 from llmlite.files import CheckpointError, LLMLiteError, one_line, read_json, write_json
 from llmlite.model import GPT
@@ -154,17 +155,18 @@ def _filling(folder: Path) -> Iterator[None]:
     """Write files to a folder that `check_target` takes; also once more, if that was broken off."""
     check_target(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / UNFINISHED).touch()
-    yield
+    files.unlinked(folder / UNFINISHED).touch()
+    with files.room_for(folder):
+        yield
     (folder / UNFINISHED).unlink()
 
 
 def check_target(folder: str | Path) -> None:
     """LLMLiteError if `folder` holds files, except those that begin with a dot, such as .git, and
     what an export or an import that was broken off has left."""
-    folder = Path(folder)
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    if UNFINISHED not in names and any(name[0] != "." for name in names):
+    mark = (folder := Path(folder)) / UNFINISHED
+    begun = mark.is_file() and not mark.is_symlink()  # which anybody may have put there
+    if not begun and folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise LLMLiteError(f"{folder} holds files; name a new or empty folder.")
 
 

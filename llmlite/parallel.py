@@ -56,13 +56,15 @@ ALONE = World()
 
 def world() -> World:
     """The world that torchrun started this process in, joined on the first call."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if (size := os.environ.get("WORLD_SIZE") or "1") == "1":
         return ALONE
     if not dist.is_initialized():
         if cuda := torch.cuda.is_available():
             torch.cuda.set_device(local_device())
         patience = timedelta(hours=2)  # of all with what one prepares: tokenizer, token ids
         try:
+            if not 0 <= int(rank := os.environ.get("RANK", "")) < int(size):
+                raise ValueError(f"$RANK is {rank}, of {size}")  # for whom it would wait
             dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
         except (ValueError, RuntimeError) as error:
             said = "$WORLD_SIZE is set, but these are no processes that torchrun has started"

@@ -228,6 +228,14 @@ def typed_command() -> str | None:
     return shlex.join(["llmlite", *sys.argv[1:]]) if typed else None
 
 
+def _to_type(command: str) -> str:
+    """A command of llmlite, of anybody's record, so quoted that it is no other; "" if it is one."""
+    with suppress(ValueError):
+        if (words := shlex.split(command))[:1] == ["llmlite"]:
+            return shlex.join(words)
+    return ""
+
+
 def read_steps(folder: str | Path) -> "pd.DataFrame":
     """The log of a finished run's optimiser steps: step (from 1), epoch (from 1), lr, loss,
     grad_norm; a row a step, or fewer. CheckpointError if it is lost, damaged or another's."""
@@ -416,7 +424,7 @@ def runs_table(folder: str | Path) -> "pd.DataFrame":
                 "epochs": f"{len(record['epochs'])} of {record['identity']['train']['epochs']}",
                 "perplexity": record["best"]["perplexity"] if record["best"] else None,
                 "reason": record.get("reason", ""),
-                "command": record.get("command") or "",
+                "command": _to_type(record.get("command") or ""),
             }
         except CheckpointError as error:
             row |= {"state": "damaged", "reason": f"{error}"}

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -39,12 +40,14 @@ TRAIN_BYTES = 10_940_747  # of wiki.train.raw
 MOST_BYTES = math.inf
 if hasattr(os, "sysconf"):
     MOST_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+LONGEST = 1 << 20  # characters of a line that are read at once
 LEAST_BYTES = 20_000  # of one's own text: a tenth, a thousand tokens or so, has to judge a model
 REACH = 0.025  # of the text: how far a cut moves for a better place, so that no split gets lost
 # Bytes, without white space, that are a coincidence no longer: about 13 words, as for GPT-3 (Brown
 # et al., 2020, appendix C). Of WikiText-2's other splits 0.2 and 0.04% stand in an earlier one by
-# such passages, of the bundled sample's, which is made of phrases, 2%.
-PASSAGE, TOO_MUCH = 64, 0.1
+# such passages, of the bundled sample's, which is made of phrases, 2%. Of whole lines, shorter ones
+# are, too: 0.1% and 1.4%.
+PASSAGE, LINE, TOO_MUCH = 64, 20, 0.1
 PLACES = (r"\n(?:[^\S\n]*\n)+", r"\n", r"\s+")  # the ends of paragraphs, of lines, of words
 
 # A top-level heading between two blank lines. Without that context, lines in the middle of an
@@ -137,8 +140,9 @@ def _check_size(place: str | Path, n_bytes: int) -> None:
 
 
 def repeated(texts: Iterable[str]) -> list[float]:
-    """The share of each text's passages of PASSAGE bytes that stand in a text before it, too; of a
-    sixteenth of them, chosen by their hash, so that a passage is chosen wherever it stands."""
+    """The share of each text that stands in a text before it, too: by passages of PASSAGE bytes, or
+    by whole lines of LINE characters or more, in any order and case, where that is more. Passages
+    are a sixteenth of all, chosen by their hash, so that one is chosen wherever it stands."""
     texts, block = list(texts), 1 << 18  # bytes, which fit into a processor's cache
     owners, passages = [np.empty(0, int)], [np.empty(0, np.uint64)]
     for owner, text in enumerate(texts):
@@ -155,7 +159,14 @@ def repeated(texts: Iterable[str]) -> list[float]:
     _, first, place = np.unique(np.concatenate(passages), return_index=True, return_inverse=True)
     owners = np.concatenate(owners)
     earlier = np.bincount(owners, owners[first[place]] < owners, len(texts))
-    return (earlier / np.maximum(1, np.bincount(owners, minlength=len(texts)))).tolist()
+    shares = earlier / np.maximum(1, np.bincount(owners, minlength=len(texts)))
+    before = set()  # hashes of lines
+    for owner, text in enumerate(texts):
+        lines = ["".join(line.split()).casefold() for line in text.split("\n")]
+        found = sum(len(line) for line in lines if hash(line) in before)
+        shares[owner] = max(shares[owner], found / max(1, sum(map(len, lines))))
+        before.update(hash(line) for line in lines if len(line) >= LINE)
+    return shares.tolist()
 
 
 def resolve_source(source: str) -> str:
@@ -237,12 +248,19 @@ def _wikitext_files(folder: Path) -> dict[str, Path]:
 
 def _wikitext(folder: Path, title: str) -> Source:
     files = _wikitext_files(folder)
-    if missing := [file.name for file in files.values() if not file.is_file()]:
+    if missing := [
+        f"{file.name}{' (no regular file)' * os.path.lexists(file)}"
+        for file in files.values()
+        if not file.is_file()
+    ]:
         raise DataError(
             f"The folder {folder} lacks {', '.join(missing)}; it must hold "
             "wiki.train, wiki.valid and wiki.test, all ending in .raw or all in .tokens."
         )
     stats = [file.stat() for file in files.values()]
+    for file, about in zip(files.values(), stats, strict=True):
+        if not about.st_size:
+            raise DataError(f"{file} is empty; fetch the file again.")
     # What a copy with the same size and time does not have.
     changed = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats]
     key = fingerprint(str(folder.resolve()), changed)
@@ -250,13 +268,16 @@ def _wikitext(folder: Path, title: str) -> Source:
 
 
 def _lines(path: Path, newline: str | None = "\n") -> Iterator[str]:
-    """The lines of a file of UTF-8, without its byte order mark, their ends as they are; or "\\n"
-    for each with `newline` None, as where the first line ends in "\\r\\n"."""
+    """The lines of a file of UTF-8, the longest in parts, without its byte order mark, their ends
+    as they are; or "\\n" for each with `newline` None, as where the first ends in "\\r\\n"."""
     try:
         with open(path, "rb") as file:
-            newline = None if file.readline(1 << 20).endswith(b"\r\n") else newline
+            newline = None if file.readline(LONGEST).endswith(b"\r\n") else newline
         with open(path, encoding="utf-8-sig", newline=newline) as file:
-            yield from file
+            for line in iter(partial(file.readline, LONGEST), ""):
+                if "\0" in line:
+                    raise DataError(f"{path} is not text: it has NUL bytes; name a file of text.")
+                yield line
     except UnicodeDecodeError as error:
         wrong = error.object[error.start]
         raise DataError(
@@ -301,10 +322,16 @@ def _own_text(path: Path, without: Path) -> Source:
 
 def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
     """What is below a folder, in order, without `made`; a folder that cannot be read is said."""
-    found, unread = [], []
+    found, unread, real = [], [], folder.resolve()
+
+    def resolved(path: Path) -> Path:  # what is no link is where it stands: no link led to it
+        if path.is_symlink():
+            return Path(os.path.realpath(path))  # whose `resolve` raises where links go round
+        return real / path.relative_to(folder)
+
     for parent, folders, names in os.walk(folder, onerror=unread.append):
         there = [Path(parent, name) for name in folders + names if name[0] != "."]
-        there = [p for p in there if not Path(os.path.realpath(p)).is_relative_to(made)]
+        there = [p for p in there if not resolved(p).is_relative_to(made)]
         folders[:] = [p.name for p in there if os.path.isdir(p)]
         found += [p for p in there if p.name not in folders or p.is_symlink()]  # follows no link
     said += [f"{error.filename} cannot be read: {error.strerror}" for error in unread]
@@ -313,14 +340,12 @@ def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
 
 def _document(path: Path, folder: Path) -> str:
     """A file's text, "\\n" for every line end and one at its end; "" where it has none."""
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+    inside = not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(folder.resolve())
+    if not inside:
         raise DataError(f"{path} is a link that leads out of the folder; copy what it leads to.")
     if not os.path.isfile(path):  # it may have no end, or never begin
         raise DataError(f"{path} is no regular file; name a file of UTF-8 text.")
-    text = "".join(_lines(path, newline=None))
-    if "\0" in text:
-        raise DataError(f"{path} is not text: it has NUL bytes; name a file of UTF-8 text.")
-    text = text.strip("\n").rstrip()
+    text = "".join(_lines(path, newline=None)).strip("\n").rstrip()
     return text and text + "\n"
 
 

@@ -81,6 +81,7 @@ REFUSED = [
     ("train --model.vocab-size 8", "model.vocab_size follow the data's; set data.vocab_size and"),
     ("train --model.width 3", "--model.width"),
     ("prepare --data ~no-such-user/x", "There is no file or folder ~no-such-user/x"),
+    ("prepare --out a\0b", "An option has a NUL in it"),
     ("train --text=", "--text is followed by nothing"),
     ("train --text a-file --data sample", "--text stands for --data"),
     ("search --revised.space.n-head 2 3", "n_embd 64 cannot be shared among n_head 3"),
@@ -125,7 +126,8 @@ SMALL = "There is not enough memory for this"
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), f"{SMALL} (DefaultCPUAlloca"),
     (torch.OutOfMemoryError("CUDA out of memory."), f"{SMALL} (CUDA out of memory); ask"),
     (PermissionError(13, "Permission denied", "a-file"), "a-file: Permission denied; name another"),
-    (OSError(27, "File too large"), "llmlite: [Errno 27] File too large."),
+    (OSError(27, "File too large"), "The output cannot be written: File too large; send"),
+    (OSError(5, "?"), "llmlite: [Errno 5] ?."),
     (OSError(), "llmlite: OSError."),
 ])  # fmt: skip
 def test_what_nobody_has_caught_is_one_sentence(llmlite, monkeypatch, error, said):
@@ -155,10 +157,18 @@ def test_a_search_goes_to_the_cluster_that_was_named(llmlite, shared, monkeypatc
     assert Path(re.search(r"Table: (.+)", said)[1]).is_file()
 
 
-def test_the_installed_command_runs():
-    command = [sys.executable, "-m", "llmlite.cli", "f\nl\x1by"]
+@pytest.mark.parametrize(("typed", "said"), [
+    ('"$0" -m llmlite.cli "$1"', "f␊l␛y"),
+    ('PYTHONIOENCODING=ascii "$0" -m llmlite.cli runs --x', "options: --x; `llmlite runs --help`"),
+    ('"$0" -m llmlite.cli --help >/dev/full', "The output cannot be written: No space left"),
+    ('"$0" -m llmlite.cli runs --help >/dev/full', "The output cannot be written: No space left"),
+    ('"$0" -m llmlite.cli --help | true', None),
+])  # fmt: skip
+def test_the_installed_command_runs(typed, said):
+    command = ["sh", "-c", typed, sys.executable, "f\nl\x1by"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n"), "f␊l␛y" in done.stderr) == (2, 1, True)
+    assert (done.returncode, done.stderr.count("\n")) == ((2, 1) if said else (0, 0))
+    assert (said or "") in done.stderr
 
 
 def test_a_user_without_home_and_name_is_given_both():

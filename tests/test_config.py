@@ -31,6 +31,7 @@ REFUSED = {
         {"n_layer": 0}, {"vocab_size": -1}, {"block_size": 0}, {"n_embd": 0}, {"dropout": 1.0},
         {"dropout": -0.1}, {"n_head": 3},  # 128 is no multiple of 3
         {"n_layer": 10**9}, {"n_layer": True}, {"n_layer": "6"}, {"dropout": 10**400},
+        {"dropout": 0.999999},  # 1 in 16 bits
     ],
     TrainConfig: [
         {"epochs": 0}, {"batch_size": 0}, {"accumulation": 0}, {"checkpoint_every": 0},

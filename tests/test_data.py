@@ -145,7 +145,9 @@ def test_a_hub_that_fails_is_named_with_two_ways_out(hub, monkeypatch, where, er
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("wiki.valid.tokens", None, "lacks wiki.valid.tokens;"),
     ("wiki.valid.tokens", b"\xc3\xa9 \xef ", "{path} is not UTF-8: it has a byte 0xef;"),
-    ("wiki.train.tokens", b"", "no text to train on"),
+    ("wiki.valid.tokens", b"", "{path} is empty"),
+    ("wiki.valid.tokens", b"a\n\0", "{path} is not text: it has NUL bytes"),
+    ("wiki.valid.tokens", os.mkfifo, "lacks wiki.valid.tokens (no regular file);"),
     ("wiki.valid.tokens", b" \n \n\n", "The valid split holds no text"),
     ("text.txt", None, "There is no file or folder {path}"),
     ("text.txt", b" \n\t\n" * 9_999, "{path} holds 0 bytes of text; at least 20,000"),
@@ -233,6 +235,7 @@ def test_text_larger_than_memory_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("texts", "said"), [
     ({"train": PROSE, "test": PROSE}, r"100% of the test split of own text in corpus stands word"),
     ({"train": PROSE, "valid": PROSE.replace(" ", "\n")}, "100% of the valid split"),
+    ({"train": PROSE, "test": "\n".join(PROSE.upper().split("\n")[::-1])}, "100% of the test sp"),
     ({"train": PROSE[:HALF], "test": PROSE}, r"[45]\d% of the test split"),
     ({"train": PROSE[:HALF], "test": PROSE[HALF:]}, None),
     ({"train": "語" * 30 + "文", "test": "文" * 31}, None),

@@ -16,6 +16,7 @@ from test_tokenizer import PROSE, VARIED
 from llmlite.files import LLMLiteError
 from llmlite.generate import generate
 from llmlite.hub import export_folder, import_folder
+from llmlite.run import RECORD
 from llmlite.tokenizer import END_OF_TEXT, BPETokenizer
 
 TEXTS = [PROSE, *VARIED[:-1], "  two  blanks \n\n and\t\r\n", " , . '"]
@@ -168,6 +169,8 @@ def test_a_model_without_a_mask_is_refused(make_model, model, tokenizer, tmp_pat
 
 
 def test_what_was_broken_off_is_taken_up_again(model, tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / ".unfinished").symlink_to(tmp_path / "of mine")
     for broken, again in (
         ("transformers.PreTrainedTokenizerFast.save_pretrained", export_folder),
         ("llmlite.hub.write_json", lambda *_: import_folder(tmp_path / "there", tmp_path / "back")),
@@ -179,6 +182,10 @@ def test_what_was_broken_off_is_taken_up_again(model, tokenizer, tmp_path, monke
         again(model, tokenizer, tmp_path / "there", "")
         with pytest.raises(LLMLiteError, match="new or empty folder"):
             again(model, tokenizer, tmp_path / "there", "")
+    (tmp_path / "back" / ".unfinished").symlink_to(tmp_path / "back" / RECORD)
+    with pytest.raises(LLMLiteError, match="new or empty folder"):
+        again(model, tokenizer, tmp_path / "there", "")
+    assert not (tmp_path / "of mine").exists()
 
 
 def test_export_import_and_generate_from_a_shell(llmlite, tmp_path):

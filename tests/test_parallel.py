@@ -78,9 +78,12 @@ def test_one_finishes_what_two_began_and_two_resume_bit_for_bit(two, tmp_path):
     assert_same_run(two / "resumed by two", two / "fast")
 
 
-def test_a_size_alone_makes_no_world(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv("RANK", raising=False)
+@pytest.mark.parametrize(("size", "rank"), [("2", ""), ("2", "2"), ("2", "x"), ("x", "0")])
+def test_a_size_alone_makes_no_world(monkeypatch, size, rank):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert world().size == 1
+    monkeypatch.setenv("WORLD_SIZE", size)
     with pytest.raises(LLMLiteError, match="unset it, or use torchrun"):
         world()
 

@@ -146,7 +146,8 @@ def test_make_passes_on_what_it_is_given_as_it_stands(tmp_path, given_by):
     subprocess.run([*make, "reproduce", "full", "render"], check=True, **here)
     calls = (tmp_path / "said").read_text("utf-8").split("\0\n\0")[:-1]
     assert [call.split("\0") for call in calls] == CALLS
-    assert subprocess.run([*make, "colab"], **here).returncode, "no address"
+    for address in ([], ["REPOSITORY=https://github.com/"], ["REPOSITORY=https://x.org/a//"]):
+        assert subprocess.run([*make, "colab", *address], **here).returncode, "no address"
     assert not (tmp_path / "made").exists()
 
 

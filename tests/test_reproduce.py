@@ -74,6 +74,7 @@ def test_notebooks_run_and_leave_bars_and_timings_out(tmp_path, monkeypatch):
 
 
 README = "before\n<!-- results -->\nold results\n<!-- end of results -->\nafter\n"
+README += "<!-- end of results -->\n"  # named once more
 
 
 def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypatch):
@@ -143,19 +144,21 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
 
 FOREIGN = ["x|y", "<script>alert(1)</script>", "<!-- end of results -->", "`a` *b* # c", "[a](b)"]
 FOREIGN += ["a\nb", "\\|", "&lt;", "\x1b[1m", "](", "\\(", "AT&T, [0.1, 0.2]"]
+FOREIGN += ["![x][1] [1]", "[1]: http://x.org", "~~s~~ $x$ $$y$$", "http://x www.x.org", "_a_b_"]
 
 
 @pytest.mark.parametrize("text", FOREIGN)
 def test_text_of_others_is_text_in_a_page_and_a_cell_is_a_cell(text):
     shown = harmless(" ".join(text.split()))
-    page = gallery({"01_x": text})
+    page, link = gallery({"01_x": text}), "[1]: http://x.org"
     assert captions_in(page) == {"01_x": shown}
     row = tool.fill("| {text} | {text} |", text=text)
-    soup = BeautifulSoup(markdown2html(f"{page}\n| a | b |\n|---|---|\n{row}\n"), "html.parser")
+    page += f"\n| a | b |\n|---|---|\n{row}\n\n{link}\n"
+    soup = BeautifulSoup(markdown2html(page), "html.parser")
     assert [(p.get_text(), p.find()) for p in (soup("p")[1], *soup("td"))] == [(shown, None)] * 3
     once = tool.with_block(README, row + text)
     assert tool.with_block(once, row + text) == once
-    assert once.endswith("<!-- end of results -->\nafter\n")
+    assert once.endswith(README.partition("old results\n")[2])
 
 
 def test_the_shipped_model_is_the_trained_one_rounded_and_scored_as_stored(whole, tmp_path):

@@ -38,6 +38,9 @@ def test_a_file_has_its_old_content_or_its_new_one_and_none_lies_beside_it(tmp_p
     for number in (math.nan, math.inf):
         with pytest.raises(ValueError, match="JSON"):
             write_json(path, {"loss": number})
+    with pytest.raises(OSError) as error:  # noqa: PT011, of a kind for each system
+        write_json(path.parent, {})
+    assert error.value.filename == str(path.parent), "and not what is written in its place"
 
     def half():
         with replacing(path) as aside:
@@ -265,9 +268,9 @@ def test_a_row_a_run_the_last_written_first(tmp_path, trained):
         run.runs_table(tmp_path)
     first = trained[0]["epochs"][0] | {"valid_loss": 4.5, "perplexity": 90.0}
     epochs = [first, first | {"valid_loss": 4.4, "perplexity": 89.0}]
-    done = trained[0] | {"epochs": epochs, "best": epochs[1], "command": None}
+    done = trained[0] | {"epochs": epochs, "best": epochs[1], "command": "rm x"}
     records = {
-        "runs/finished": done | {"command": "llmlite train"},
+        "runs/finished": done | {"command": "llmlite train; rm x"},
         "elsewhere/failed": done | {"status": "failed", "reason": "It diverged."},
         "runs/interrupted": done | {"status": "running", "epochs": [], "best": None},
         "runs/held": done | {"status": "running", "epochs": epochs[:1], "best": epochs[0]},
@@ -286,6 +289,6 @@ def test_a_row_a_run_the_last_written_first(tmp_path, trained):
     assert table.state.tolist() == ["finished", "failed", "interrupted", "running", "damaged"]
     assert table.epochs.tolist()[:4] == ["2 of 2", "2 of 2", "0 of 2", "1 of 2"]
     assert table.perplexity.fillna(0).tolist() == [89, 89, 0, 90, 0]
-    assert table.command.tolist()[:4] == ["llmlite train", "", "", ""]
+    assert table.command.tolist()[:4] == ["llmlite 'train;' rm x", "", "", ""]
     assert table.reason.tolist()[:4] == ["", "It diverged.", "", ""]
     assert "damaged or of another version" in table.reason[4]

@@ -31,7 +31,8 @@ def site(tmp_path_factory) -> Path:
     (out / "../folder").mkdir()
     (out / "index.html").symlink_to(out / "../text")
     (out / "static").symlink_to(out / "../folder")
-    build.main(["--out", str(out)])
+    assert build.main(["--out", "/dev/null/x"]) == 2, "which is said"
+    assert build.main(["--out", str(out)]) == 0
     return out
 
 

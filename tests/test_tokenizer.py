@@ -254,6 +254,7 @@ def load(content: bytes = b"", **changes) -> None:
     (lambda: load(b"[" * 10**5), "tokenizer.json cannot be read .*nests too deeply"),
     (lambda: BPETokenizer([(64, 64), *((i, i) for i in range(256, 298))]), "Merge 24 .*16,777,216"),
     (lambda: load(merges=[64], fingerprint="9f74393e33ce9f93"), "tokenizer.json has no pairs"),
+    (lambda: load(merges=[[64, 65]] * 2, fingerprint="b82c0ba19ed16d43"), "json .* merged twice"),
     (lambda: load(merges=[[64, 66]]), "tokenizer.json is damaged or was edited"),
     (lambda: load(format="other"), "tokenizer.json is not an llmlite tokenizer"),
     (lambda: load(pattern=r"\S+"), "tokenizer.json .* another pattern than GPT-2's"),

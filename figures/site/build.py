@@ -22,12 +22,13 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from llmlite.cli.terminal import take_any_character
+from llmlite.cli import guarded
+from llmlite.cli.terminal import careful
 from llmlite.interpret import attention_maps
 from llmlite.pretrained import load_pretrained
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where publish.py lies
-from publish import END, START, captions_in, copy, write
+from publish import BLOCK, captions_in, copy, write
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -70,13 +71,17 @@ SENTENCES = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the static site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build/site", help="%(default)s")
     out = parser.parse_args(arguments).out
-    take_any_character()
-    Site(out).build()
-    print(f"Site: {out / 'index.html'}")
+
+    def work() -> None:
+        with careful():
+            Site(out).build()
+            print(f"Site: {out / 'index.html'}")
+
+    return guarded("build.py", work)
 
 
 class Site:
@@ -220,8 +225,8 @@ def opening(text: str) -> tuple[str, str]:
 
 def findings(readme: str) -> tuple[str, str]:
     """(heading above it, Markdown) of the block that figures/publish.py writes."""
-    before, _, rest = readme.partition(START)
-    return re.findall(r"^## (.+)$", before, re.MULTILINE)[-1], rest.rpartition(END)[0]
+    block = BLOCK.search(readme)
+    return re.findall(r"^## (.+)$", readme[: block.start()], re.MULTILINE)[-1], block[1]
 
 
 def describe_pictures(notebook: nbformat.NotebookNode, captions: dict[str, str]) -> None:
@@ -269,4 +274,4 @@ def thousandths(maps: torch.Tensor) -> list:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

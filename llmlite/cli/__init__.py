@@ -6,11 +6,12 @@ A command is a dataclass: its fields are its options, their comments the help, `
 import os
 import re
 import sys
+from collections.abc import Callable
 
 from llmlite.cli import models, stages
 from llmlite.cli.options import parse
 from llmlite.cli.terminal import careful, harmless, take_any_character
-from llmlite.files import LLMLiteError, one_line
+from llmlite.files import FULL, LLMLiteError, one_line
 
 COMMANDS = {
     "prepare": stages.Prepare,
@@ -42,25 +43,39 @@ llmlite COMMAND --help tells what a command takes: every setting of a profile is
 
 def main(argv: list[str] | None = None) -> int:
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    take_any_character()
-    if name in ("-h", "--help"):
-        lines = [f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items()]
-        print(USAGE.format(commands="\n".join(lines)))
-        return 0
-    try:
+
+    def work() -> None:
+        if name in ("-h", "--help"):
+            lines = [f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items()]
+            return print(USAGE.format(commands="\n".join(lines)))
         if name not in COMMANDS:
             raise LLMLiteError(f"there is no command '{name}'; choose {', '.join(COMMANDS)}.")
         command = parse(name, COMMANDS[name], arguments)  # its help is in colour
         with careful():
             command.run()
+
+    return guarded("llmlite", work)
+
+
+def guarded(program: str, work: Callable[[], None]) -> int:
+    """The exit code of a program: 0 after `work`, 2 after an error, which is said."""
+    take_any_character()
+    try:
+        work()
+        sys.stdout.flush()  # now, so that an error of it is one of these
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        pass
     except KeyboardInterrupt:
-        print("\nllmlite: stopped; the same command carries on from here.", file=sys.stderr)
+        print(f"\n{program}: stopped; the same command carries on from here.", file=sys.stderr)
         return 130
     except Exception as error:
-        print(harmless(f"llmlite: {_sentence(error)}"), file=sys.stderr)
+        print(harmless(f"{program}: {_sentence(error)}"), file=sys.stderr)
         return 2
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # what is left would be tried, and said, once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -69,8 +84,11 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, LLMLiteError):
         return str(error)
     if isinstance(error, OSError):
-        named = f"{error.filename}: {error.strerror}; name another path"
-        return f"{named if error.filename else one_line(error)}."
+        if error.filename:
+            return f"{error.filename}: {error.strerror}; name another path."
+        if error.errno in FULL:  # every file has its name, by room_for
+            return f"The output cannot be written: {error.strerror}; send it to another place."
+        return f"{one_line(error)}."
     # PyTorch has no class for a CPU's, and to import it for a GPU's takes a second.
     of_torch = isinstance(error, RuntimeError) and re.search("allocate|out of memory", str(error))
     if of_torch or isinstance(error, MemoryError | RecursionError):

@@ -4,13 +4,14 @@ tyro makes the options from dataclasses: names, defaults and, from the comments,
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import reduce
 from io import StringIO
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -79,6 +80,8 @@ def parse(name: str, command: type, arguments: Sequence[str]):
     if empty := [option for option in given if option[:2] == "--" and not given[option]]:
         # A variable that was not set, perhaps; as a path it would be the working folder.
         raise LLMLiteError(f"{empty[0]} is followed by nothing; name what it should be.")
+    if any("\0" in word for word in arguments):
+        raise LLMLiteError("An option has a NUL in it, which no name can have; leave it out.")
     works = issubclass(command, Work)
     parts, profile = (command.PARTS, _start(given)) if works else ((), None)
     settings = [
@@ -100,10 +103,11 @@ def parse(name: str, command: type, arguments: Sequence[str]):
             )
     except SystemExit as stop:
         if not stop.code:  # --help
+            sys.stdout.flush()
             raise
-        # tyro has put it into a box: its beginning, up to the line below it.
-        lines = (line.strip("│ ") for line in said.getvalue().splitlines()[1:])
-        what = " ".join(takewhile(lambda line: not line.startswith("─"), lines)).rstrip(".")
+        # tyro has put it into a box: what stands between its first two lines.
+        what = re.split("[─-]{9,}", re.sub("[│╭╮╰╯]", " ", said.getvalue()))[1]
+        what = " ".join(what.split()).rstrip(".")
         raise LLMLiteError(f"{what}; `llmlite {name} --help` tells what there is.") from None
     if not works:
         return parsed.command

@@ -142,8 +142,9 @@ class BPETokenizer:
             )
         try:
             return cls(merges)
-        except (TypeError, ValueError) as error:
-            raise TokenizerError(f"{path} has no pairs of tokens: {one_line(error)}.") from None
+        except (TypeError, ValueError, TokenizerError) as error:
+            said = f"{path} has no pairs of tokens as they are learnt ({one_line(error)})"
+            raise TokenizerError(f"{said}; train it again or restore the file.") from None
 
     def to_tokenizers(self):
         """As a `tokenizers.Tokenizer`, whose `save` writes a tokenizer.json for transformers."""
