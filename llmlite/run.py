@@ -281,7 +281,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
     CheckpointError, naming the file, if it is missing, damaged or not ours."""
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
+        if os.path.lexists(path) and not path.is_file():
             raise ValueError("it is no regular file")
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
