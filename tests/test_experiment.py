@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
@@ -152,6 +153,15 @@ def test_figures_and_captions_of_notebooks_that_draw_at_a_time(start):
     assert (folder / "b-loss.svg").read_bytes() == drawn, "the same figure, the same bytes"
     assert imread(folder / "a-rate.png").size > 0
     assert len(list(folder.iterdir())) == 2 * 2 + 1
+
+
+def test_parameters_of_a_notebook_may_be_numbers_or_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = Experiment("quick", "sample", 2024, None, progress=False)
+    assert (experiment.out, experiment.device) == (Path("2024"), "cpu")
+    for wrong, said in (({"device": 0}, "no device '0'"), ({"profile": 3}, "no profile '3'")):
+        with pytest.raises(LLMLiteError, match=said):
+            Experiment(**wrong)
 
 
 def garbage(path, _):
