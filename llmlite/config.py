@@ -127,6 +127,7 @@ class TrainConfig(Checked):
     epochs: Thousands = 10  # passes over the windows
     batch_size: Thousands = 128  # windows in one forward pass
     accumulation: Thousands = 1  # forward passes in one optimiser step
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"  # see engine.optimizers
     learning_rate: Rate = 1e-3  # the peak
     # "cosine": linear warmup, then half a cosine to 0 | "fixed"
     schedule: Literal["cosine", "fixed"] = "cosine"
