@@ -93,6 +93,7 @@ def publish(experiment: Experiment, root: Path) -> None:
     """Show in the clone at `root` what this experiment's run has made; what it has not made stays
     as it is. README.md changes where both the retraining and the audit are there."""
     out, figures = experiment.out, root / "figures"
+    records = figures / "records" / experiment.profile.name
     if not (out / "figures" / "captions.json").exists():
         raise LLMLiteError(f"There are no figures in {out}; run `llmlite reproduce` first.")
     for notebook in sorted((out / "notebooks").glob("*.ipynb")):
@@ -103,12 +104,12 @@ def publish(experiment: Experiment, root: Path) -> None:
     _publish_figures(out / "figures", figures)
     trained = [run for run in whole_plan(experiment) if experiment.is_trained(run)]
     if trained:
-        _publish_records(experiment, trained, figures / "records")
+        _publish_records(experiment, trained, records)
     audited = any((out / "notebooks").glob("08_*.ipynb"))
     short = write_scorecard(Audit(experiment), figures) if audited else None
     if any(out.glob("runs/*/test_score.json")):
         table = results(experiment)
-        copy(out / SEEDS, figures / "records" / SEEDS)
+        copy(out / SEEDS, records / SEEDS)
         weights = experiment.folder(experiment.retraining()) / WEIGHTS
         # Of WikiText-2, as the model's card says; records alone have no weights.
         if experiment.dataset.name.startswith("wikitext") and weights.exists():

@@ -301,7 +301,7 @@ def test_a_break_leaves_whole_files_and_no_finished_run(small, tmp_path, monkeyp
 
 
 def test_a_folder_is_an_archive_too_and_one_too_large_takes_no_place(small, tmp_path, monkeypatch):
-    unpack(Path(__file__).parents[1] / "figures" / "records", tmp_path / "full", "full")
+    unpack(Path(__file__).parents[1] / "figures" / "records" / "full", tmp_path / "full", "full")
     logs = [len(read_steps(folder)) for folder in (tmp_path / "full" / "runs").iterdir()]
     assert max(logs) > 3_000, "each is one that notebooks can read"
     stage(small.experiment, small.runs, folder := tmp_path / "folder")

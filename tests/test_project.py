@@ -180,7 +180,7 @@ def test_git_has_the_records_of_runs_and_no_registry_host_or_somebodys_folder():
     found = git("grep", "--untracked", "-IinE", f"{hosts}|{folders}")
     assert (found.returncode, found.stdout) == (1, "")
     # An ignored folder called runs once kept all records out.
-    assert git("check-ignore", "-q", "figures/records/runs/a-run/record.json").returncode == 1
+    assert git("check-ignore", "-q", "figures/records/full/runs/a-run/record.json").returncode == 1
 
 
 def test_changelog_package_and_citation_agree():

@@ -79,7 +79,7 @@ README += "<!-- end of results -->\n"  # named once more
 
 def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypatch):
     root, out = tmp_path / "root", tmp_path / "out"
-    figures, records = root / "figures", root / "figures" / "records"
+    figures, records = root / "figures", root / "figures" / "records" / "tiny"
     for folder in (root / "notebooks", records / "runs/old", out / "figures", out / "notebooks"):
         folder.mkdir(parents=True)
     (root / "README.md").write_text(README)
@@ -123,8 +123,8 @@ def test_a_clone_shows_what_a_run_made(whole, some_articles, tmp_path, monkeypat
     for words in ("Profile `tiny`", "own text", "CPU", "commit", "one seed"):
         assert words in readme
     shown, folder = content(root), experiment.folder(experiment.retraining()).name
-    run = f"figures/records/runs/{folder}"
-    made = {f"{run}/steps.jsonl", f"{run}/test_score.json", "figures/records/seeds.csv"}
+    run = f"figures/records/tiny/runs/{folder}"
+    made = {f"{run}/steps.jsonl", f"{run}/test_score.json", "figures/records/tiny/seeds.csv"}
     assert made <= shown.keys()
     assert not (records / "runs" / "old").exists()
     assert (records / "runs" / "mine.txt").exists(), "nobody asked to delete it"
