@@ -115,8 +115,8 @@ class RunPlan(Work):
     # end, from which `llmlite reproduce` draws the notebooks on any machine;
     # llmlite-PROFILE.tar.gz in --out if not given
     archive: Path | None = None
-    # an archive of before, or a folder of records such as figures/records/full, to begin with: what it
-    # holds is not trained again; --archive, if it is there
+    # an archive of before, or a folder of records such as figures/records/full, to begin with: what
+    # it holds is not trained again; --archive, if it is there
     start: FROM = None
     list: bool = False  # name the plan's runs and their state, and train nothing
     paths: Annotated[FastPaths, UNNAMED] = FastPaths()
