@@ -96,7 +96,7 @@ FIGURES = {  # what each is given; words of it, in its axes, then on their sides
     "yardsticks": (
         (MODELS, {"ours": Interval(50.0, 45.0, 55.0, "3 seeds"), "mixed": 40.0}, ("paper", 1.17)),
         "50.0 [45.0, 55.0] | 40.0 | paper: 1.17 | test perplexity per word and line end (log scale)"
-        " | mixed | ours", [9_000], [50], [40], [29.4], [1.17, 1.17]),
+        " | ours | mixed", [9_000], [50], [40], [29.4], [1.17, 1.17]),
     "intervals": (({"nats": INTERVALS}, True), "nats | below | not clear | one pair",
         [-0.3, -0.1], [-0.2], [-0.1, 0.3], [0.1], [0.2], [0, 0]),
 }
