@@ -112,17 +112,22 @@ def losses_of(model, hidden: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(losses).view(targets.shape)
 
 
-def window_losses(model, batches: Iterable[Batch], head_mask=None) -> Iterator[Tensor]:
-    """Of each batch the losses of what is scored, (windows, scored) float32, without dropout."""
+def window_hidden(model, batches: Iterable[Batch], head_mask=None) -> Iterator[tuple]:
+    """Of what each batch scores (hidden (windows, scored, n_embd), targets), without dropout."""
     training = model.training
     model.eval()
     try:
         for inputs, targets, context in batches:
             inputs, targets = inputs.to(model.device), targets.to(model.device)
             hidden, _ = model.hidden(inputs, head_mask)
-            yield losses_of(model, hidden[:, context:], targets[:, context:])
+            yield hidden[:, context:], targets[:, context:]
     finally:
         model.train(training)
+
+
+def window_losses(model, batches: Iterable[Batch], head_mask=None) -> Iterator[Tensor]:
+    """The losses of `window_hidden`, (windows, scored) float32."""
+    return (losses_of(model, *scored) for scored in window_hidden(model, batches, head_mask))
 
 
 @torch.inference_mode()

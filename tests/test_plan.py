@@ -355,6 +355,8 @@ def test_what_needs_a_gpu_is_shown_from_its_records(whole, some_articles, tmp_pa
         assert audit.grids(grid).equals(whole.grids(grid))
     for what in ("scores", *STUDIES):
         assert audit.measured(what) == whole.measured(what)
+    first, *_ = audit.honest_runs.values()
+    assert experiment.measured(first, "mixtures")["mixtures"], "kept, and not measured again"
     for name, run in audit.leak_runs.items():
         assert audit.record(name)["measures"] == whole.record(name)["measures"]
         assert read_record(experiment.folder(run))["command"] is None

@@ -83,20 +83,24 @@ def first_layer(model: GPT, dataset: Dataset, sentences: int) -> dict:
 
 def comparable(model: GPT, dataset: Dataset) -> dict[str, list[dict]]:
     """How a model predicts the test split, by three rules: rule → a Score an article."""
-    tokenizer, ids, half = dataset.tokenizer, dataset.ids["test"], model.config.block_size // 2
-    # <|endoftext|> stands before each article; the one after it counts as its last token.
-    starts = np.flatnonzero(np.asarray(ids) == tokenizer.eot_id)[1:].tolist()
-    counts = [Counts.of(article, articles=1) for article in dataset.articles("test")]
-    rules = {}
+    ids, half, rules = dataset.ids["test"], model.config.block_size // 2, {}
     for name, stride in (("side by side", None), ("sliding by half a window", half)):
-        parts = metrics.token_losses(model, ids, stride).double().tensor_split(starts)
-        context = metrics.context_in_words(model.config, stride)
-        rules[name] = [
-            Score(part.sum().item(), len(part), count.words_and_line_ends, count.bytes, context)
-            for part, count in zip(parts, counts, strict=True)
-        ]
-    rules["lm-evaluation-harness"] = harness_scores(model, tokenizer, pages(dataset.text("test")))
-    return {name: [asdict(score) for score in scores] for name, scores in rules.items()}
+        losses = metrics.token_losses(model, ids, stride).double().numpy()
+        rules[name] = by_article(dataset, losses, metrics.context_in_words(model.config, stride))
+    of_pages = harness_scores(model, dataset.tokenizer, pages(dataset.text("test")))
+    return rules | {"lm-evaluation-harness": [asdict(score) for score in of_pages]}
+
+
+def by_article(dataset: Dataset, losses: np.ndarray, context: str) -> list[dict]:
+    """A Score an article of the test split. losses: float64 (tokens - 1,), nats."""
+    # <|endoftext|> stands before each article; the one after it counts as its last token.
+    starts = np.flatnonzero(np.asarray(dataset.ids["test"]) == dataset.tokenizer.eot_id)[1:]
+    parts = np.split(losses, starts)
+    counts = [Counts.of(article, articles=1) for article in dataset.articles("test")]
+    return [
+        asdict(Score(float(part.sum()), len(part), n.words_and_line_ends, n.bytes, context))
+        for part, n in zip(parts, counts, strict=True)
+    ]
 
 
 def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
@@ -108,16 +112,14 @@ def score_table(seeds: list[dict[str, list[dict]]]) -> pd.DataFrame:
         rows[rule, "articles"] = [*(f"{over_articles(articles, u):.4g}" for u in UNITS), context]
         if len(seeds) > 1:
             rows[rule, "seeds"] = [*(f"{over(seeds, rule, u):.4g}" for u in UNITS), context]
-    table = pd.DataFrame(rows, [*UNITS, "context"]).T
-    return table.rename_axis(["rule", "interval over"])
+    return pd.DataFrame(rows, [*UNITS, "context"]).T.rename_axis(["rule", "interval over"])
 
 
 def over_articles(articles: list[dict], unit: str) -> Interval | float:
     """One of UNITS of all articles together; of one, as of a text without headings, no interval."""
     if len(articles) == 1:
         return getattr(together(articles), unit)
-    counts = [(article["nats"], article[UNITS[unit]]) for article in articles]
-    loss = over_samples(counts, "articles")
+    loss = over_samples([(a["nats"], a[UNITS[unit]]) for a in articles], "articles")
     # Each of UNITS rises with the nats, so it may be taken of their quantiles.
     ends = (getattr(Score(x, 1, 1, 1), unit) for x in (loss.value, loss.low, loss.high))
     return Interval(*ends, loss.of)

@@ -10,6 +10,7 @@ import pandas as pd
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.hypotheses import steps_by_layout
 from llmlite.audit.measures import comparable, predicted
+from llmlite.audit.mixtures import mixtures
 from llmlite.audit.plan import HEADS, audit_of, leak_runs
 from llmlite.config import AXES, SearchSpace, with_data
 from llmlite.data import SPLITS
@@ -51,7 +52,8 @@ class Audit:
         runs = {}
         for seed in config.seeds:
             name, train = f"honest-seed-{seed}", replace(config.honest, seed=seed)
-            runs[name] = Run(name, data, model, train, measures, keeps)
+            once = {} if runs else {"mixtures": mixtures}
+            runs[name] = Run(name, data, model, train, measures | once, keeps)
         return runs
 
     @cached_property

@@ -188,17 +188,17 @@ def hypotheses_and_facts(verdicts: pd.DataFrame, values: pd.DataFrame):
 
 
 @style.figure
-def yardsticks(table: pd.DataFrame, ours: str, measured: Interval, published: tuple[str, float]):
+def yardsticks(table: pd.DataFrame, ours: dict[str, Interval], published: tuple[str, float]):
     """Perplexity per word and line end, log scale. table: columns model, PER_WORD and exact; ours:
-    the name of this project's model; published: a value of the paper and what it is, for a line."""
-    own = pd.DataFrame({"model": [ours], PER_WORD: [measured.value], "exact": [True]})
+    this project's models, by name; published: a value of the paper and what it is, for a line."""
+    values = [getattr(measured, "value", measured) for measured in ours.values()]
+    own = pd.DataFrame({"model": list(ours), PER_WORD: values, "exact": True})
     table = pd.concat([own, table]).sort_values(PER_WORD, ascending=False, ignore_index=True)
     ax = style.subplots(height=0.33 * len(table) + 1, page=True)
     for place, row in table.iterrows():
         text, marker, colour = f"{row[PER_WORD]:,.1f}", "o" if row.exact else "D", style.BLUE
-        if row.model == ours:
-            text = f"{text} [{measured.low:,.0f}, {measured.high:,.0f}]"
-            marker, colour = "s", style.RED
+        if row.model in ours:
+            text, marker, colour = f"{ours[row.model]:,.1f}", "s", style.RED
         ax.plot(row[PER_WORD], place, marker, color=colour, mfc=colour if row.exact else "none")
         style.note(ax, text, (row[PER_WORD], place), right=8, va="center", color=style.ink(colour))
     ax.set_yticks(range(len(table)), [fill(name, 42) for name in table.model])

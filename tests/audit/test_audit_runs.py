@@ -88,6 +88,7 @@ def test_the_first_seed_trains_whole_grids_and_the_others_their_corners(some_art
         assert (run.data, run.train) == (audit.experiment.data, replace(AUDIT.honest, seed=seed))
         size = {"vocab_size": 300, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 16}
         assert run.model == replace(PROFILE.model, **size, causal=True)
+        assert ("mixtures" in run.measures) is (seed == SEEDS[0])
 
 
 MISTAKES = {

@@ -1,5 +1,5 @@
 """Baselines worked out by hand on texts of a few words; Kneser-Ney smoothing by hand, by a plain
-dictionary implementation and by nltk."""
+dictionary implementation and by nltk; a cache by a plain loop."""
 
 import math
 from collections import Counter
@@ -7,16 +7,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from conftest import bytes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.lm import KneserNeyInterpolated
 from nltk.util import everygrams
 
-from llmlite.audit import baselines
+from llmlite.audit import baselines, measures, mixtures
 from llmlite.audit.baselines import Baseline, KneserNey, by_counting, published, word_ids
+from llmlite.config import ModelConfig
 from llmlite.data import Counts
 from llmlite.files import LLMLiteError
+from llmlite.metrics import token_losses
 from llmlite.sources import sample_folder
 
 
@@ -185,3 +188,51 @@ def test_the_table_goes_by_perplexity_and_other_texts_are_not_exact():
     assert table["bits per byte"].dropna().to_dict() == {2: 1.5}
     other = {(row.exact, row.remark) for row in published("bundled sample")}
     assert other == {(False, "of wikitext-2-v1, another text than bundled sample")}
+
+
+@torch.inference_mode()
+def test_a_cache_is_what_a_plain_loop_finds(tiny_model, make_ids, monkeypatch):
+    monkeypatch.setattr(mixtures, "CACHE", 50)
+    ids, hidden = make_ids(400, vocab_size=20), []
+    for start in [*range(0, 387, 6), 387]:  # windows of 12, the last moved back to be whole
+        window = tiny_model.hidden(ids[None, start : start + 12])[0][0]
+        hidden += window[len(hidden) - start :].double()
+    n_grams = KneserNey(ids.numpy(), 61)
+    alone, _, *cached = mixtures.probabilities(tiny_model, n_grams, ids, [0, 0.3])
+    for theta, found in zip([0, 0.3], cached, strict=True):
+        expected = [alone[0]]  # there is nothing in the cache yet
+        for t in range(1, 399):
+            past = range(max(0, t - 50), t)
+            weights = [math.exp(theta * (hidden[t] @ hidden[i])) for i in past]
+            same = [w for w, i in zip(weights, past, strict=True) if ids[i + 1] == ids[t + 1]]
+            expected.append(sum(same) / sum(weights))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("before", [1, 2, 30])
+def test_every_member_of_a_mixture_sums_to_one(tiny_model, make_ids, before):
+    n_grams, text = KneserNey(make_ids(200).numpy(), 61), make_ids(before)
+    texts = [torch.cat([text, torch.tensor([token])]) for token in range(61)]
+    found = [mixtures.probabilities(tiny_model, n_grams, ids, [0, 0.3])[:, -1] for ids in texts]
+    np.testing.assert_allclose(np.sum(found, axis=0), [1, 1, 1, 1], rtol=1e-5)
+
+
+def test_weights_worked_out_by_hand():
+    # 2 log(0.1 + 0.8 w) + log(0.9 - 0.8 w) is highest where 2 (0.9 - 0.8 w) = 0.1 + 0.8 w.
+    weights, perplexity = mixtures.best_weights(np.array([[0.9, 0.9, 0.1], [0.1, 0.1, 0.9]]))
+    np.testing.assert_allclose(weights, [1.7 / 2.4, 0.7 / 2.4])
+    assert perplexity == pytest.approx((2 / 3 * 2 / 3 * 1 / 3) ** (-1 / 3))
+
+
+def test_mixtures_are_chosen_on_validation_and_measured_on_the_test_split(articles, make_model):
+    model, ids = make_model(ModelConfig(300, 64, n_layer=1, n_head=2, n_embd=16)), articles.ids
+    found = mixtures.mixtures(model, articles)
+    by_theta, made = found["by_theta"], found["mixtures"]
+    assert found["theta"] == min(by_theta, key=by_theta.get)
+    assert made["with a cache"]["validation"] == min(by_theta.values())
+    n_grams = KneserNey(ids["train"].numpy(), 300)
+    given = mixtures.probabilities(model, n_grams, ids["test"], [found["theta"]])
+    mixed = -np.log(np.array(made["with both"]["weights"]) @ given).sum()
+    alone = token_losses(model, ids["test"], 32).double().sum().item()
+    assert measures.together(made["alone"]["scores"]).nats == pytest.approx(alone, rel=1e-6)
+    assert measures.together(made["with both"]["scores"]).nats == pytest.approx(mixed)
