@@ -189,20 +189,6 @@ class FastPaths(Checked):
     spell: bool | None = None
 
 
-@dataclass(frozen=True)
-class RayOptions(Checked):
-    """A Ray cluster (plan/cluster.py), and what a run gets of a machine."""
-
-    # train side by side on this cluster (pip install llmlite[ray]; all machines must see --out):
-    # auto (the one this machine is in), local (one on this machine alone), HOST:PORT or
-    # ray://HOST:PORT; here, without a cluster, if none of these three is given
-    address: str | None = None
-    # part of a GPU for a run, 0 to 1: with 0.25, four share one; 1 with CUDA here, else 0, if not
-    # given
-    gpus_per_run: Part | None = None
-    cpus_per_run: Thousands = 1  # cores and threads for a run
-
-
 AXES = ("learning_rate", "n_layer", "n_head", "n_embd")  # of a SearchSpace
 
 

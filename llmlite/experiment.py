@@ -19,7 +19,7 @@ from llmlite import files
 from llmlite import run as runs
 from llmlite.audit.heads import STUDIES
 from llmlite.audit.plan import StudySize, audit_of
-from llmlite.config import AXES, DataConfig, FastPaths, RayOptions, TrainConfig, with_data
+from llmlite.config import AXES, DataConfig, FastPaths, TrainConfig, with_data
 from llmlite.data import Dataset
 from llmlite.files import CheckpointError, LLMLiteError, MissingRunError, replacing, tqdm
 from llmlite.metrics import Score, evaluate
@@ -188,11 +188,9 @@ class Experiment:
         for what in run.measures:
             self.measured(run, what)
 
-    def search_runs(
-        self, name: str, runs: list[Run], ray: RayOptions | None = None
-    ) -> pd.DataFrame:
-        """The table of any runs, also written to NAME.csv. ray: a cluster to train them on."""
-        table = search(runs, self.train, self.out / f"{name}.csv", self.compute, ray)
+    def search_runs(self, name: str, runs: list[Run]) -> pd.DataFrame:
+        """The table of any runs, also written to NAME.csv."""
+        table = search(runs, self.train, self.out / f"{name}.csv", self.compute)
         if missing := (table.status == "missing").sum():
             print(f"{name}: {missing} of {len(table)} configurations are missing; {self.only_read}")
         return table
@@ -217,9 +215,9 @@ class Experiment:
         chosen = getattr(self.profile, name)
         return grid(chosen.space, self.run(f"search-{name}", chosen.train))
 
-    def search(self, name: str = "revised", ray: RayOptions | None = None) -> pd.DataFrame:
-        """A row a configuration (see plan.search.search). ray: as in `search_runs`."""
-        return self.search_runs(f"search-{name}", self.grid(name), ray)
+    def search(self, name: str = "revised") -> pd.DataFrame:
+        """A row a configuration (see plan.search.search)."""
+        return self.search_runs(f"search-{name}", self.grid(name))
 
     def searched_best(self) -> dict | None:
         """The values of AXES with the lowest validation perplexity in the revised grid, by its

@@ -9,7 +9,7 @@ from benchmarks.tables import benchmark
 
 from llmlite import config, paper
 from llmlite.audit.plan import AUDITS, HEADS
-from llmlite.config import DataConfig, ModelConfig, RayOptions, SearchSpace, TrainConfig, with_data
+from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig, with_data
 from llmlite.engine import step_operations
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
@@ -41,7 +41,6 @@ REFUSED = {
         {"learning_rate": INF}, {"epoch_windows": 0}, {"train_tokens": 1}, {"valid_tokens": 1},
     ],
     SearchSpace: [{"n_head": ()}, {"learning_rate": ()}, {"n_layer": (2, 0)}, {"n_embd": 8}],
-    RayOptions: [{"gpus_per_run": 1.1}, {"gpus_per_run": -1}, {"cpus_per_run": 0}],
 }  # fmt: skip
 
 

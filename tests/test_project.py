@@ -109,7 +109,7 @@ def test_commands_can_be_typed_as_they_stand(page):
     code = "\n".join(FENCE.findall(text)).splitlines()
     assert not [mistake for line in code for mistake in mistakes(line.strip())]
     spans = [mistake for span in SPAN.findall(FENCE.sub("", text)) for mistake in mistakes(span)]
-    # In a sentence, `llmlite search --ray` may do without the option's value.
+    # In a sentence, an option may do without its value.
     assert not [what for what in spans if not re.search("[Mm]issing value|expects", what)]
 
 

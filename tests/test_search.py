@@ -1,22 +1,14 @@
-"""A grid → its table: what each run comes to, what fails, what a second call does; here and on a
-real Ray cluster of this machine."""
+"""A grid → its table: what each run comes to, what fails, what a second call does."""
 
-import os
-import signal
 from collections import Counter
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from llmlite.config import DataConfig, ModelConfig, RayOptions, SearchSpace, TrainConfig
+from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig
 from llmlite.data import Dataset
 from llmlite.files import BusyError, CheckpointError, DiskFullError, LLMLiteError, MissingRunError
-from llmlite.plan import cluster
-from llmlite.plan.cluster import elsewhere, on_ray
 from llmlite.plan.search import best_row, epochs_table, grid, row_of, search_log
 from llmlite.plan.search import hyperparameter_search as search
 from llmlite.run import Run, read_record
@@ -36,8 +28,8 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def search_in(folder, progress=False, ray=None):
-    return search(GRID, BASE, DIGITS, folder, Compute(progress=progress), ray)
+def search_in(folder, progress=False):
+    return search(GRID, BASE, DIGITS, folder, Compute(progress=progress))
 
 
 def folders_in(folder):
@@ -142,68 +134,3 @@ def test_an_error_stops_all_or_is_a_row_that_is_tried_again(tmp_path, finished, 
     assert search_in(tmp_path).perplexity.tolist() == finished[1].perplexity.tolist()
     tries = len(STOPS) + len(FAILURES)
     assert trained == dict.fromkeys(ALL, 2) | {ALL[1]: tries + 2}, "what is finished stays so"
-
-
-def test_a_run_gets_a_whole_gpu_unless_it_is_told_otherwise():
-    rows = (None, "cpu", 0), (None, "cuda:1", 1), (0.25, "cpu", 0.25), (0, "cuda", 0)
-    for given, device, gpus in rows:
-        options, compute = elsewhere(RayOptions(gpus_per_run=given), Compute(device))
-        assert options.gpus_per_run == gpus
-        assert (compute.device, compute.progress) == ("cuda" if gpus else "cpu", False)
-
-
-@pytest.fixture(scope="module", params=[pytest.param("ray", marks=pytest.mark.slow)])
-def two_cpus():
-    """A cluster of this machine's cores, which each test finds started already, uses whatever the
-    address, and leaves running."""
-    import ray
-
-    for _ in range(5):  # Ray gives itself 30 seconds, few on a busy machine
-        with suppress(LLMLiteError):
-            cluster._connect(ray, "local")
-            break
-        ray.shutdown()
-    yield RayOptions("nowhere:1")
-    assert ray.is_initialized(), "no search ends what it did not start"
-    ray.shutdown()
-
-
-def test_a_killed_worker_is_replaced_and_the_table_is_the_local_one(tmp_path, two_cpus, finished):
-    runs, folders = grid(GRID, BASE), folders_in(tmp_path)
-
-    def train(number):
-        trainer = Trainer(runs[number], DIGITS, folders[number], Compute(progress=False))
-        train_epoch, kept = trainer._train_epoch, tmp_path / "epochs before"
-
-        def killed():
-            record = read_record(folders[1])
-            if number == 1 and record and record["epochs"] and not kept.exists():
-                kept.write_text(repr(record["epochs"]))
-                os.kill(os.getpid(), signal.SIGKILL)
-            return train_epoch()
-
-        trainer._train_epoch = killed
-        return trainer.fit()
-
-    records = dict(on_ray(train, range(4), two_cpus, tmp_path))
-    # Their times, to the last digit: nobody trained these epochs a second time.
-    assert repr(records[1]["epochs"][:1]) == (tmp_path / "epochs before").read_text()
-    both = replace(two_cpus, cpus_per_run=2)
-    assert list(on_ray(lambda _: torch.get_num_threads(), [0], both, tmp_path)) == [(0, 2)]
-    table, same = search_in(tmp_path, ray=two_cpus), COLUMNS[:-2]
-    pd.testing.assert_frame_equal(table[same], finished[1][same], rtol=0, atol=1e-6)
-
-
-WRONG = [
-    (str, {}, Path("gone"), LLMLiteError, r"does not see .*gone; put the output"),
-    (lambda _: os.kill(os.getpid(), 9), {}, Path("/"), LLMLiteError, "worker was lost 1 times"),
-    (lambda item: item + "a bug", {}, Path("/"), TypeError, "unsupported operand"),
-    (str, {"cpus_per_run": 99}, Path("/"), LLMLiteError, r"No machine .* has 99 CPUs and 0 GPUs"),
-]
-
-
-@pytest.mark.parametrize(("function", "options", "folder", "kind", "words"), WRONG)
-def test_what_no_worker_can_do_fails(monkeypatch, two_cpus, function, options, folder, kind, words):
-    monkeypatch.setattr(cluster, "RETRIES", 0)
-    with pytest.raises(kind, match=words):
-        list(on_ray(function, [0], replace(two_cpus, **options), folder))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from llmlite.cli.options import PARTS, UNNAMED, Work
-from llmlite.config import AXES, Amount, FastPaths, RayOptions, Thousands
+from llmlite.config import AXES, Amount, FastPaths, Thousands
 from llmlite.files import LLMLiteError
 
 TRAINED = ("data", "model", "train", "searched", "revised")  # what a trained model depends on
@@ -34,13 +34,12 @@ class Search(Work):
     PARTS = ("data", "model", "first", "revised")
 
     grid: Literal["first", "revised"] = "revised"  # first: fixed rate; revised: warmup + cosine
-    ray: RayOptions = RayOptions()
 
     def run(self) -> None:
         from llmlite.plan.search import best_row
 
         experiment = self.experiment()
-        table = experiment.search(self.grid, self.ray if self.ray != RayOptions() else None)
+        table = experiment.search(self.grid)
         columns = [*AXES, "status", "perplexity", "seconds"]
         print(table.reindex(columns=columns).to_string(index=False))
         best = best_row(table)

@@ -1,22 +1,18 @@
 """`hyperparameter_search()`: a grid → a table of results (§III.E and IV.A). Called again, it skips
-what is finished, carries on what was interrupted and tries again what failed. The runs follow each
-other here, or share a Ray cluster (cluster.py)."""
+what is finished, carries on what was interrupted and tries again what failed."""
 
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from llmlite import files
-from llmlite.config import AXES, RayOptions, SearchSpace
+from llmlite.config import AXES, SearchSpace
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError, MissingRunError, replacing, tqdm
 from llmlite.parallel import world
-from llmlite.plan.cluster import elsewhere, on_ray
 from llmlite.run import Record, Run
 from llmlite.train import Compute, Trainer, epoch_line
 
@@ -43,46 +39,32 @@ def hyperparameter_search(
     dataset: Dataset,
     folder: str | Path,
     compute: Compute = Compute(),
-    ray: RayOptions | None = None,
 ) -> pd.DataFrame:
     """Train every configuration of `space`, each in a folder of its own below `folder`; the rest as
-    in `base`. ray: on this cluster, on CUDA where a run gets (a part of) a GPU. Returns the table
-    that it also writes to `folder/results.csv`: see `search`."""
+    in `base`. Returns the table that it also writes to `folder/results.csv`: see `search`."""
     folder = Path(folder).absolute()
 
     def train(run: Run, compute: Compute) -> Record:
         return Trainer(run, dataset, run.folder(folder, dataset.about), compute).fit()
 
-    return search(grid(space, base), train, folder / "results.csv", compute, ray)
+    return search(grid(space, base), train, folder / "results.csv", compute)
 
 
-def search(
-    runs: list[Run], train: Train, path: Path, compute: Compute, ray: RayOptions | None
-) -> pd.DataFrame:
+def search(runs: list[Run], train: Train, path: Path, compute: Compute) -> pd.DataFrame:
     """A row a run in the grid's order, also written to `path` after each: AXES, status ("finished",
     "failed" or "missing"), reason, the losses in nats per token and the perplexity of the best
     epoch, and what the run cost. A run that fails (out of memory, NaN) is recorded with its reason
     and the search goes on."""
     progress = compute.progress
-    if ray:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ray, compute = elsewhere(ray, compute)
-    row = partial(_row, train=train, compute=compute)
-    here = ((number, row(run)) for number, run in enumerate(runs))
-    outcomes = on_ray(row, runs, ray, path.parent) if ray else here
-    rows: dict[int, dict] = {}
-    bar = tqdm(total=len(runs), desc="Grid", unit="configuration", disable=not progress)
-    with closing(outcomes), bar:
-        for number, outcome in outcomes:
-            rows[number] = outcome
-            table = pd.DataFrame([rows[number] for number in sorted(rows)])
-            if progress or outcome["status"] == "failed":
-                tqdm.write(_last_line(outcome) + "\n", file=sys.stderr)
-            if world().main:
-                with replacing(path) as aside:
-                    table.to_csv(aside, index=False)
-            bar.update()
-    return table
+    rows = []
+    for run in tqdm(runs, desc="Grid", unit="configuration", disable=not progress):
+        rows.append(_row(run, train, compute))
+        if progress or rows[-1]["status"] == "failed":
+            tqdm.write(_last_line(rows[-1]) + "\n", file=sys.stderr)
+        if world().main:
+            with replacing(path) as aside:
+                pd.DataFrame(rows).to_csv(aside, index=False)
+    return pd.DataFrame(rows)
 
 
 def _row(run: Run, train: Train, compute: Compute) -> dict:
