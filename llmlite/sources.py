@@ -322,16 +322,11 @@ def _own_text(path: Path, without: Path) -> Source:
 
 def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
     """What is below a folder, in order, without `made`; a folder that cannot be read is said."""
-    found, unread, real = [], [], folder.resolve()
-
-    def resolved(path: Path) -> Path:  # what is no link is where it stands: no link led to it
-        if path.is_symlink():
-            return Path(os.path.realpath(path))  # whose `resolve` raises where links go round
-        return real / path.relative_to(folder)
-
+    found, unread = [], []
     for parent, folders, names in os.walk(folder, onerror=unread.append):
         there = [Path(parent, name) for name in folders + names if name[0] != "."]
-        there = [p for p in there if not resolved(p).is_relative_to(made)]
+        # Not by `resolve`, which raises where links go round.
+        there = [p for p in there if not Path(os.path.realpath(p)).is_relative_to(made)]
         folders[:] = [p.name for p in there if os.path.isdir(p)]
         found += [p for p in there if p.name not in folders or p.is_symlink()]  # follows no link
     said += [f"{error.filename} cannot be read: {error.strerror}" for error in unread]
@@ -340,8 +335,7 @@ def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
 
 def _document(path: Path, folder: Path) -> str:
     """A file's text, "\\n" for every line end and one at its end; "" where it has none."""
-    inside = not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(folder.resolve())
-    if not inside:
+    if not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
         raise DataError(f"{path} is a link that leads out of the folder; copy what it leads to.")
     if not os.path.isfile(path):  # it may have no end, or never begin
         raise DataError(f"{path} is no regular file; name a file of UTF-8 text.")
