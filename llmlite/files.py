@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import stat
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +55,11 @@ class BusyError(LLMLiteError):
 
 class DiskFullError(LLMLiteError):
     """There is no room left for a file; what was there before is whole."""
+
+
+def say(text: str) -> None:
+    """Tell whoever watches, on stderr; a progress bar that stands there moves on."""
+    tqdm.write(text, sys.stderr)
 
 
 def one_line(error: Exception | str) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llmlite.config import DataConfig, fingerprint
-from llmlite.files import DataError, one_line
+from llmlite.files import DataError, one_line, say
 
 HUB_REPOSITORY = "Salesforce/wikitext"
 DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder or a file of text
@@ -122,7 +121,7 @@ def open_source(config: DataConfig, without: Path) -> Source:
     for split, share in zip(SPLITS, repeated(splits.values()), strict=True):
         if share > TOO_MUCH:
             copied = f"{share:.0%} of the {split} split of {name} stands word for word in earlier"
-            print(f"{copied} ones; a score on it tells what is known by heart.", file=sys.stderr)
+            say(f"{copied} ones; a score on it tells what is known by heart.")
     return Source.of(name, splits)
 
 
@@ -308,7 +307,7 @@ def _own_text(path: Path, without: Path) -> Source:
     said += [f"{file} is to {x:.0%} in files before it" for file, x in shares if x > TOO_MUCH]
     if said:
         said = "; ".join(why.removeprefix(f"{path}{os.sep}").partition(";")[0] for why in said)
-        print(_shown(f"Left out of {path}, or copied: {said}."), file=sys.stderr)
+        say(_shown(f"Left out of {path}, or copied: {said}."))
     text = "\n".join(texts)
     if (n_bytes := len(text.encode())) < LEAST_BYTES:
         raise DataError(

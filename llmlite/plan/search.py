@@ -2,7 +2,6 @@
 what is finished, carries on what was interrupted and tries again what failed. The runs follow each
 other here, or share a Ray cluster (cluster.py)."""
 
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +13,7 @@ import pandas as pd
 from llmlite import files
 from llmlite.config import AXES, RayOptions, SearchSpace
 from llmlite.data import Dataset
-from llmlite.files import LLMLiteError, MissingRunError, replacing, tqdm
+from llmlite.files import LLMLiteError, MissingRunError, replacing, say, tqdm
 from llmlite.parallel import world
 from llmlite.plan.cluster import elsewhere, on_ray
 from llmlite.run import Record, Run
@@ -77,7 +76,7 @@ def search(
             rows[number] = outcome
             table = pd.DataFrame([rows[number] for number in sorted(rows)])
             if progress or outcome["status"] == "failed":
-                tqdm.write(_last_line(outcome) + "\n", file=sys.stderr)
+                say(_last_line(outcome) + "\n")
             if world().main:
                 with replacing(path) as aside:
                     table.to_csv(aside, index=False)
