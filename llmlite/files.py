@@ -10,7 +10,6 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -185,7 +184,6 @@ def to_json(content) -> str:
 
 MOST_BYTES = 1 << 24  # of a file of JSON or of text that is read whole
 LARGEST = 10.0**100  # number in JSON
-DEEPEST = 32  # lists and objects of JSON that stand in each other
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
@@ -217,19 +215,15 @@ def read_json(path: str | Path, kind: type = dict, most: int = MOST_BYTES):
 def parse_json(content: bytes, kind: type = dict):
     """JSON as a `kind`, such as a TypedDict, all of whose parts are checked. ValueError, which says
     why, where it is not, nests too deeply, or has a number or text that cannot be written again."""
+
+    def number(text: str) -> int | float:
+        if not abs(value := float(text)) < LARGEST:
+            raise ValueError("it has a number that nothing can be done with")
+        return int(text) if text.lstrip("-").isdigit() else value
+
     try:
-        level = [value := json.loads(content)]
-        for _ in range(DEEPEST):
-            for part in level:
-                if isinstance(part, str):
-                    part.encode()  # no lone surrogates
-                elif isinstance(part, int | float) and not abs(part) < LARGEST:
-                    raise ValueError("it has a number that nothing can be done with")
-            keyed = [part for part in level if isinstance(part, dict)]
-            lists = [part for part in level if isinstance(part, list)]
-            level = list(chain(*lists, *keyed, *(part.values() for part in keyed)))
-        if level:
-            raise RecursionError
+        value = json.loads(content, parse_int=number, parse_float=number, parse_constant=number)
+        json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
         return check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except RecursionError:
         raise ValueError("it nests too deeply") from None
