@@ -293,7 +293,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
             if len(names) == GPT.TENSORS + GPT.BLOCK_TENSORS * config.n_layer:
                 weights = {name: file.get_tensor(name) for name in names}
         # Before a model is made, for which there may be no room.
-        if sum(weight.numel() for weight in weights.values()) != GPT.size(config):
+        if sum(weight.numel() for weight in weights.values()) != config.n_parameters:
             raise ValueError("its weights are not those of its configuration")
         # The model that ships has one of its weights alone.
         if header.pop("sha256", None) not in (_checksum(weights, header), _checksum(weights)):

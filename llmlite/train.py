@@ -286,7 +286,7 @@ class Trainer:
     def _state_and_identity(self) -> tuple[dict | None, dict | None]:
         """The checkpoint to carry on from, if there is one, and the run whose folder this is."""
         # Four numbers a parameter in float32 (weights, two of AdamW, the best), and the rest.
-        most = 32 * GPT.size(self.run.model) + 2**24
+        most = 32 * self.run.model.n_parameters + 2**24
         state = runs.load_state(self.folder, "cpu" if self.world.size > 1 else self.device, most)
         if state is None:
             try:  # of a finished run that is all
