@@ -118,7 +118,7 @@ def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
     try:
         if Path(path).is_symlink():  # which older versions of filelock follow, and empty its target
             raise OSError("it is a link")
-        lock.acquire()
+        held = lock.acquire()  # until it is left
     except Timeout:
         raise
     except (OSError, NotImplementedError) as error:
@@ -126,10 +126,8 @@ def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
             f"{path} cannot be locked ({one_line(error)}); name another folder, on a file system "
             "that has locks."
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
