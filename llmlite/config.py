@@ -115,9 +115,14 @@ class ModelConfig(Checked):
         super().__post_init__()
         shared = f"n_embd {self.n_embd} cannot be shared among n_head {self.n_head}"
         require(self.n_embd % self.n_head == 0, shared, "a multiple of n_head")
-        parts = self.vocab_size + self.block_size + 12 * self.n_layer * self.n_embd
-        size = self.n_embd * parts  # without biases
+        size = self.n_parameters
         require(size <= 2**31, f"a model of {size:,} parameters", f"up to {2**31:,}")
+
+    @property
+    def n_parameters(self) -> int:
+        """Of a model of this shape, the tied embedding once."""
+        width, inputs = self.n_embd, self.vocab_size + self.block_size
+        return width * (inputs + self.n_layer * (12 * width + 13) + 2)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import hashlib
 import math
 import mmap
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from llmlite import files
 from llmlite.config import DataConfig, fingerprint
-from llmlite.files import DataError, LLMLiteError, locked, read_json, replacing, tqdm, write_json
+from llmlite.files import DataError, LLMLiteError, locked, replacing, say, tqdm
 from llmlite.parallel import world
 from llmlite.sources import SPLITS, Source, open_source, split_articles
 from llmlite.tokenizer import BPETokenizer
@@ -141,7 +141,7 @@ class Dataset:
                 raise LLMLiteError(f"{path} has {found.vocab_size} tokens, not {size}.")
             except LLMLiteError as error:
                 if path.exists():
-                    tqdm.write(f"{error} It is trained again.", sys.stderr)
+                    say(f"{error} It is trained again.")
             text = head(self._source.strings("train"), n_bytes)
             tokenizer = BPETokenizer.train(text, size, progress=self.progress)
             tokenizer.save(path, key)
@@ -253,7 +253,7 @@ class Encoded:
         """None where there is none that is whole and of the text and tokenizer that its folder is
         named by, which is said."""
         try:
-            content = read_json(path.with_suffix(".json"), Kept, 2**16)
+            content = files.read_json(path.with_suffix(".json"), Kept, 2**16)
             if content.pop("of") != fingerprint(path.parent.name, path.name, content):
                 raise ValueError("of another text or tokenizer, or changed")
             if not path.with_suffix(".bin").is_file():
@@ -266,7 +266,7 @@ class Encoded:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            tqdm.write(f"{path}.bin: its tokens are {error}; they are made again.", sys.stderr)
+            say(f"{path}.bin: its tokens are {error}; they are made again.")
             return None
 
     @classmethod
@@ -286,5 +286,5 @@ class Encoded:
         digests = {"sha256": sha256.hexdigest(), "ids": sha256_of_ids.hexdigest()}
         content = {"dtype": tokenizer.dtype.name, "counts": counts} | digests
         content["of"] = fingerprint(path.parent.name, path.name, content)
-        write_json(path.with_suffix(".json"), content)
+        files.write_json(path.with_suffix(".json"), content)
         return cls.read(path, tokenizer.vocab_size)

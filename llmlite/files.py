@@ -6,10 +6,10 @@ import json
 import os
 import platform
 import stat
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -54,6 +54,11 @@ class BusyError(LLMLiteError):
 
 class DiskFullError(LLMLiteError):
     """There is no room left for a file; what was there before is whole."""
+
+
+def say(text: str) -> None:
+    """Tell whoever watches, on stderr; a progress bar that stands there moves on."""
+    tqdm.write(text, sys.stderr)
 
 
 def one_line(error: Exception | str) -> str:
@@ -113,7 +118,7 @@ def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
     try:
         if Path(path).is_symlink():  # which older versions of filelock follow, and empty its target
             raise OSError("it is a link")
-        lock.acquire()
+        held = lock.acquire()  # until it is left
     except Timeout:
         raise
     except (OSError, NotImplementedError) as error:
@@ -121,10 +126,8 @@ def locked(path: str | Path, timeout: float = -1) -> Iterator[None]:
             f"{path} cannot be locked ({one_line(error)}); name another folder, on a file system "
             "that has locks."
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -179,23 +182,18 @@ def to_json(content) -> str:
 
 MOST_BYTES = 1 << 24  # of a file of JSON or of text that is read whole
 LARGEST = 10.0**100  # number in JSON
-DEEPEST = 32  # lists and objects of JSON that stand in each other
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """All of a file that may be anybody's. FileNotFoundError where there is none; ValueError, which
     says why, if it is no regular file, cannot be read, or has more than `most` bytes."""
-
-    def opener(name, flags):  # which does not wait for the other end of a pipe
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
     try:
-        with open(path, "rb", opener=opener) as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise ValueError("it is no regular file")
-            if about.st_size > most:
-                raise ValueError(f"it has more than {most:,} bytes")
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):  # a pipe, say, whose other end would be waited for
+            raise ValueError("it is no regular file")
+        if about.st_size > most:
+            raise ValueError(f"it has more than {most:,} bytes")
+        with open(path, "rb") as file:
             return file.read(about.st_size)
     except FileNotFoundError:
         raise
@@ -211,19 +209,15 @@ def read_json(path: str | Path, kind: type = dict, most: int = MOST_BYTES):
 def parse_json(content: bytes, kind: type = dict):
     """JSON as a `kind`, such as a TypedDict, all of whose parts are checked. ValueError, which says
     why, where it is not, nests too deeply, or has a number or text that cannot be written again."""
+
+    def number(text: str) -> int | float:
+        if not abs(value := float(text)) < LARGEST:
+            raise ValueError("it has a number that nothing can be done with")
+        return int(text) if text.lstrip("-").isdigit() else value
+
     try:
-        level = [value := json.loads(content)]
-        for _ in range(DEEPEST):
-            for part in level:
-                if isinstance(part, str):
-                    part.encode()  # no lone surrogates
-                elif isinstance(part, int | float) and not abs(part) < LARGEST:
-                    raise ValueError("it has a number that nothing can be done with")
-            keyed = [part for part in level if isinstance(part, dict)]
-            lists = [part for part in level if isinstance(part, list)]
-            level = list(chain(*lists, *keyed, *(part.values() for part in keyed)))
-        if level:
-            raise RecursionError
+        value = json.loads(content, parse_int=number, parse_float=number, parse_constant=number)
+        json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
         return check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except RecursionError:
         raise ValueError("it nests too deeply") from None

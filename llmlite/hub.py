@@ -107,7 +107,7 @@ def _model_in(folder: Path) -> GPT:
         names = [n for n in file.keys() if not n.endswith(MASKS)]  # noqa: SIM118
         theirs = {n.removeprefix("transformer."): n for n in names}
         sizes = [math.prod(file.get_slice(n).get_shape()) for n in names if n != "lm_head.weight"]
-        if sum(sizes) != GPT.size(config):  # seen before memory is taken for either
+        if sum(sizes) != config.n_parameters:  # seen before memory is taken for either
             raise ValueError("its weights are not those that its config.json names")
         weights = {name: file.get_tensor(n) for name, n in theirs.items()}
     if not all(w.is_floating_point() and w.isfinite().all() for w in weights.values()):

@@ -87,12 +87,9 @@ def measure_all(counts: dict[str, dict], contrasts: Iterable[tuple[str, str]], o
     for one, other in contrasts:
         for name, rows in counts[one].items():
             both = np.stack([rows, counts[other][name]], axis=1)
-            measures[f"{name}: {one} minus {other}"] = asdict(over_samples(both, of, _difference))
+            interval = over_samples(both, of, lambda sums: share(sums[:, 0]) - share(sums[:, 1]))
+            measures[f"{name}: {one} minus {other}"] = asdict(interval)
     return measures
-
-
-def _difference(sums: np.ndarray) -> np.ndarray:
-    return share(sums[:, 0]) - share(sums[:, 1])
 
 
 def by_condition(study: dict, name: str) -> dict[str, Interval]:

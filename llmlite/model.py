@@ -224,12 +224,6 @@ class GPT(nn.Module):
         x = self.token_embedding(ids) + self.position_embedding(positions)
         return dropout(x, self.config.dropout, self.training)
 
-    @staticmethod
-    def size(config: ModelConfig) -> int:
-        """`n_parameters` of a model that is not made."""
-        width, inputs = config.n_embd, config.vocab_size + config.block_size
-        return width * (inputs + config.n_layer * (12 * width + 13) + 2)
-
     @property
     def device(self) -> torch.device:
         return self.token_embedding.weight.device

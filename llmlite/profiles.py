@@ -5,6 +5,7 @@ Knows nothing about files, models or devices.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 
 from llmlite.config import Checked, Count, DataConfig, ModelConfig, SearchSpace, Seed, TrainConfig
 from llmlite.files import LLMLiteError
@@ -40,6 +41,7 @@ class Profile(Checked):
 
 # As in the paper, the revised grid doubles the batch of the first and swaps its fixed rate for
 # warmup + cosine.
+_fixed = partial(replace, schedule="fixed")
 _QUICK_SEARCH = TrainConfig(
     epochs=2, batch_size=4, amp="off", train_tokens=30_000, valid_tokens=6_000
 )
@@ -66,9 +68,7 @@ PROFILES = {
             train_tokens=250_000,  # the whole sample; a part of anything bigger
             valid_tokens=50_000,
         ),
-        first=Grid(
-            SearchSpace((4e-3,), (2,), (4,), (32, 64)), replace(_QUICK_SEARCH, schedule="fixed")
-        ),
+        first=Grid(SearchSpace((4e-3,), (2,), (4,), (32, 64)), _fixed(_QUICK_SEARCH)),
         revised=Grid(
             SearchSpace((4e-3, 2e-3), (2, 4), (2, 4), (64,)), replace(_QUICK_SEARCH, accumulation=2)
         ),
@@ -88,8 +88,7 @@ PROFILES = {
         train=replace(_SMALL_SEARCH, epochs=20),
         # Of the first grid the axis of the width alone, which the revised one leaves out.
         first=Grid(
-            SearchSpace((1e-3,), (6,), (4,), (64, 128, 256)),
-            replace(_SMALL_SEARCH, batch_size=8, schedule="fixed"),
+            SearchSpace((1e-3,), (6,), (4,), (64, 128, 256)), _fixed(_SMALL_SEARCH, batch_size=8)
         ),
         revised=Grid(PAPER_REVISED_GRID, _SMALL_SEARCH),
         searched=True,
@@ -101,10 +100,7 @@ PROFILES = {
         model=ModelConfig(dropout=0.1),  # with the rate of `train`: paper.BEST
         train=replace(_FULL_SEARCH, epochs=20),
         # The first grid's half batch takes as many steps in one pass as the revised grid's in two.
-        first=Grid(
-            PAPER_FIRST_GRID,
-            replace(_FULL_SEARCH, batch_size=64, epoch_windows=10_240, schedule="fixed"),
-        ),
+        first=Grid(PAPER_FIRST_GRID, _fixed(_FULL_SEARCH, batch_size=64, epoch_windows=10_240)),
         revised=Grid(PAPER_REVISED_GRID, _FULL_SEARCH),
         searched=False,
         needs_gpu=True,
@@ -175,7 +171,7 @@ def own_profile(n_bytes: int, cuda: bool = False) -> Profile:
         data=DataConfig(vocab_size=vocab_size, block_size=block_size),
         model=ModelConfig(dropout=dropout),
         train=train,
-        first=Grid(space, replace(search, schedule="fixed")),
+        first=Grid(space, _fixed(search)),
         revised=Grid(space, search),
         searched=True,
         seeds=(1337,),

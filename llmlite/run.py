@@ -25,7 +25,7 @@ from typeguard import check_type
 
 from llmlite import __version__, files
 from llmlite.config import DataConfig, ModelConfig, TrainConfig, fingerprint
-from llmlite.files import CheckpointError, LLMLiteError, one_line, replacing, tqdm
+from llmlite.files import CheckpointError, LLMLiteError, one_line, replacing, say
 from llmlite.model import GPT
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[GP
             if len(names) == GPT.TENSORS + GPT.BLOCK_TENSORS * config.n_layer:
                 weights = {name: file.get_tensor(name) for name in names}
         # Before a model is made, for which there may be no room.
-        if sum(weight.numel() for weight in weights.values()) != GPT.size(config):
+        if sum(weight.numel() for weight in weights.values()) != config.n_parameters:
             raise ValueError("its weights are not those of its configuration")
         # The model that ships has one of its weights alone.
         if header.pop("sha256", None) not in (_checksum(weights, header), _checksum(weights)):
@@ -355,7 +355,7 @@ def load_state(folder: Path, device: str | torch.device, most: int = LONGEST) ->
 def set_aside(path: Path, why: str) -> None:
     """Let a file that cannot be used make room for a new one, and say so."""
     damaged = path.replace(path.with_name(f"damaged-{path.name}"))
-    tqdm.write(f"{path} {why}; it is {damaged.name} now.", sys.stderr)
+    say(f"{path} {why}; it is {damaged.name} now.")
 
 
 def environment(device: str | torch.device) -> Environment:

@@ -4,7 +4,6 @@ import hashlib
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llmlite.config import DataConfig, fingerprint
-from llmlite.files import DataError, one_line
+from llmlite.files import DataError, one_line, say
 
 HUB_REPOSITORY = "Salesforce/wikitext"
 DATA_VARIABLE = "LLMLITE_DATA"  # environment variable that names a folder or a file of text
@@ -122,7 +121,7 @@ def open_source(config: DataConfig, without: Path) -> Source:
     for split, share in zip(SPLITS, repeated(splits.values()), strict=True):
         if share > TOO_MUCH:
             copied = f"{share:.0%} of the {split} split of {name} stands word for word in earlier"
-            print(f"{copied} ones; a score on it tells what is known by heart.", file=sys.stderr)
+            say(f"{copied} ones; a score on it tells what is known by heart.")
     return Source.of(name, splits)
 
 
@@ -308,7 +307,7 @@ def _own_text(path: Path, without: Path) -> Source:
     said += [f"{file} is to {x:.0%} in files before it" for file, x in shares if x > TOO_MUCH]
     if said:
         said = "; ".join(why.removeprefix(f"{path}{os.sep}").partition(";")[0] for why in said)
-        print(_shown(f"Left out of {path}, or copied: {said}."), file=sys.stderr)
+        say(_shown(f"Left out of {path}, or copied: {said}."))
     text = "\n".join(texts)
     if (n_bytes := len(text.encode())) < LEAST_BYTES:
         raise DataError(
@@ -322,16 +321,11 @@ def _own_text(path: Path, without: Path) -> Source:
 
 def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
     """What is below a folder, in order, without `made`; a folder that cannot be read is said."""
-    found, unread, real = [], [], folder.resolve()
-
-    def resolved(path: Path) -> Path:  # what is no link is where it stands: no link led to it
-        if path.is_symlink():
-            return Path(os.path.realpath(path))  # whose `resolve` raises where links go round
-        return real / path.relative_to(folder)
-
+    found, unread = [], []
     for parent, folders, names in os.walk(folder, onerror=unread.append):
         there = [Path(parent, name) for name in folders + names if name[0] != "."]
-        there = [p for p in there if not resolved(p).is_relative_to(made)]
+        # Not by `resolve`, which raises where links go round.
+        there = [p for p in there if not Path(os.path.realpath(p)).is_relative_to(made)]
         folders[:] = [p.name for p in there if os.path.isdir(p)]
         found += [p for p in there if p.name not in folders or p.is_symlink()]  # follows no link
     said += [f"{error.filename} cannot be read: {error.strerror}" for error in unread]
@@ -340,8 +334,7 @@ def _files(folder: Path, made: Path, said: list[str]) -> list[Path]:
 
 def _document(path: Path, folder: Path) -> str:
     """A file's text, "\\n" for every line end and one at its end; "" where it has none."""
-    inside = not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(folder.resolve())
-    if not inside:
+    if not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
         raise DataError(f"{path} is a link that leads out of the folder; copy what it leads to.")
     if not os.path.isfile(path):  # it may have no end, or never begin
         raise DataError(f"{path} is no regular file; name a file of UTF-8 text.")

@@ -2,7 +2,6 @@
 SIGKILL, the same call carries on, and on a CPU ends with the same weights, bit for bit."""
 
 import math
-import sys
 import time
 from collections import Counter
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from llmlite import run as runs
 from llmlite.config import FastPaths
 from llmlite.data import Dataset, mistakes
 from llmlite.engine import Engine, autocast_dtype, learning_rate
-from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, tqdm, write_json
+from llmlite.files import CheckpointError, DivergedError, LLMLiteError, hold, say, tqdm, write_json
 from llmlite.model import GPT
 from llmlite.parallel import world
 from llmlite.run import LAST, PREVIOUS, RECORD, STEPS, WEIGHTS, Epoch, Record, Run
@@ -196,7 +195,7 @@ class Trainer:
         }
         self.epochs.append(epoch)
         if self.progress:
-            tqdm.write(epoch_line(epoch), file=sys.stderr)
+            say(epoch_line(epoch))
         if not self.warning:
             expected = self.leak_floor, self.run.model.causal
             self.warning = metrics.warn_if_implausible(valid_loss, *expected)
@@ -280,15 +279,14 @@ class Trainer:
             torch.manual_seed(hash((self.config.seed, self.world.rank, self.step)))
             return
         if lost:
-            said = f"{self.folder / STEPS} lacks steps of the checkpoint; the run begins anew."
-            tqdm.write(said, sys.stderr)
+            say(f"{self.folder / STEPS} lacks steps of the checkpoint; the run begins anew.")
             self.log.cut(0)
         self._write_best()  # the file may be newer than the checkpoint, or damaged
 
     def _state_and_identity(self) -> tuple[dict | None, dict | None]:
         """The checkpoint to carry on from, if there is one, and the run whose folder this is."""
         # Four numbers a parameter in float32 (weights, two of AdamW, the best), and the rest.
-        most = 32 * GPT.size(self.run.model) + 2**24
+        most = 32 * self.run.model.n_parameters + 2**24
         state = runs.load_state(self.folder, "cpu" if self.world.size > 1 else self.device, most)
         if state is None:
             try:  # of a finished run that is all

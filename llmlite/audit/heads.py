@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from llmlite import interpret, paper
+from llmlite.audit import said
 from llmlite.audit.plan import StudySize
 from llmlite.audit.text import SAMPLING, coherence, prompt_sensitivity, sampling
 from llmlite.data import Dataset
@@ -49,16 +50,7 @@ def ablation(model: GPT, dataset: Dataset, size: StudySize) -> dict:
     return how | {"greedy": greedy, "measures": measures, "rows": texts}
 
 
-# Of "The … sat on the … and looked at the dog .", the paper's sentence first. No word occurs twice,
-# so that sentences share no more than the template.
-SUBJECTS = (
-    "cat man woman king boy girl bird soldier player captain child queen doctor student horse "
-    "writer actor singer mother father teacher officer artist driver"
-)
-THINGS = (
-    "mat bench chair throne wall floor tree ground field ship bed stage table stairs grass roof "
-    "car rock boat bridge desk road beach train"
-)
+SUBJECTS, THINGS = said("prompts")["subjects"], said("prompts")["things"]
 
 
 def attention(model: GPT, dataset: Dataset, size: StudySize) -> dict:

@@ -19,19 +19,28 @@ class StudySize:
     sentences: int = 200  # of the test split, for attention
 
 
+_OF_QUICK, _OF_SMALL, _OF_FULL = (PROFILES[name] for name in ("quick", "small", "full"))
+# The paper's own arithmetic: a window a token, of the presumed length, and 50,000 steps of 4 × 128.
+_DATA = DataConfig(vocab_size=10_000, block_size=32, stride=1)
+_FULL = TrainConfig(epochs=10, batch_size=128, accumulation=4, patience=0)
+_FULL_SHORT = replace(_FULL, epoch_windows=256_000)
+_FULL_SCALED = replace(_FULL, epochs=1, epoch_windows=2_560_000, amp="fp16")
+
+
 @dataclass(frozen=True)
 class AuditConfig:
-    """How much of the audit to run (notebook 08)."""
+    """How much of the audit to run (notebook 08): all, if nothing else is said."""
 
-    data: DataConfig  # of the runs that look for 1.17: windows of the paper's presumed length
-    model: ModelConfig  # theirs, but for layers and heads
-    train: TrainConfig  # of the runs whose curves are published
-    again: TrainConfig  # of the same with the mask, another batch, window or seed
-    short: TrainConfig  # of those whose answer needs less
-    scaled: TrainConfig  # of the one that logs the scaled gradient's norm, in fp16
-    honest: TrainConfig  # of the scorecard's own model, a run a seed
-    first_grid: TrainConfig  # of the grids' runs: all with the first seed, corners with the rest
-    revised_grid: TrainConfig
+    data: DataConfig = _DATA  # of the runs that look for 1.17
+    model: ModelConfig = _OF_FULL.model  # theirs, but for layers and heads
+    train: TrainConfig = _FULL  # of the runs whose curves are published
+    again: TrainConfig = _FULL_SHORT  # of the same with the mask, another batch, window or seed
+    short: TrainConfig = _FULL_SHORT  # of those whose answer needs less
+    scaled: TrainConfig = _FULL_SCALED  # of the one that logs the scaled gradient's norm, in fp16
+    honest: TrainConfig = _OF_FULL.train  # of the scorecard's own model, a run a seed
+    # of the grids' runs: all with the first seed, corners with the rest
+    first_grid: TrainConfig = _OF_FULL.first.train
+    revised_grid: TrainConfig = _OF_FULL.revised.train
     seeds: tuple[int, ...] = (1337, 1, 2)  # of the honest runs and of the revised grid's corners
     first_seeds: tuple[int, ...] = (1337,)  # of the first grid, the larger one
     deep: int = 6  # layers of the paper's best configuration, (1e-3, 6, 4), and of the other one
@@ -47,9 +56,6 @@ _QUICK = TrainConfig(epochs=10, batch_size=4, accumulation=4, epoch_windows=1_28
 _QUICK = replace(_QUICK, learning_rate=4e-3, amp="off", valid_tokens=4_097)
 _QUICK_GRID = {"train_tokens": 6_000, "valid_tokens": 2_000}
 _SMALL = replace(_QUICK, epoch_windows=12_800, learning_rate=1e-3, valid_tokens=65_537)
-_FULL = TrainConfig(epochs=10, batch_size=128, accumulation=4, patience=0)
-_FULL_SHORT = replace(_FULL, epoch_windows=256_000)
-_OF_QUICK, _OF_SMALL, _OF_FULL = (PROFILES[name] for name in ("quick", "small", "full"))
 
 AUDITS = {
     "quick": AuditConfig(
@@ -87,18 +93,7 @@ AUDITS = {
         windows=20_000,
         study=StudySize(tokens=60),
     ),
-    # The paper's own arithmetic: a window a token, and 50,000 steps of 4 × 128 windows.
-    "full": AuditConfig(
-        data=DataConfig(vocab_size=10_000, block_size=32, stride=1),
-        model=ModelConfig(dropout=0.1),
-        train=_FULL,
-        again=_FULL_SHORT,
-        short=_FULL_SHORT,
-        scaled=replace(_FULL, epochs=1, epoch_windows=2_560_000, amp="fp16"),
-        honest=_OF_FULL.train,
-        first_grid=_OF_FULL.first.train,
-        revised_grid=_OF_FULL.revised.train,
-    ),
+    "full": AuditConfig(),
 }
 AUDITS["own"] = AUDITS["quick"]  # of a text of somebody's own
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmlite import paper
+from llmlite.audit import said
 from llmlite.audit.plan import StudySize
 from llmlite.data import Dataset
 from llmlite.files import LLMLiteError
@@ -107,17 +108,7 @@ def on_scale(counts: np.ndarray, zero: np.ndarray, one: np.ndarray) -> dict[str,
     return asdict(over_samples(np.stack([counts, zero, one], axis=1), "continuations", place))
 
 
-# The first two are the paper's; the other wordings are ours.
-PROMPTS = (
-    "The university student",
-    "A university student",
-    "The student",
-    "University students",
-    "The college student",
-    "One university student",
-    "A student at the university",
-    "The university 's student",
-)
+PROMPTS = tuple(said("prompts")["wordings"])
 
 
 def prompt_sensitivity(model: GPT, dataset: Dataset, size: StudySize) -> dict:

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import io
 import re
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from llmlite import files
 from llmlite import run as runs
 from llmlite.audit.heads import STUDIES
 from llmlite.experiment import Experiment
-from llmlite.files import CheckpointError, LLMLiteError, one_line, replacing, tqdm
+from llmlite.files import CheckpointError, LLMLiteError, one_line, replacing, say
 from llmlite.run import RECORD, STEPS, WEIGHTS, Run
 from llmlite.tokenizer import BPETokenizer
 
@@ -64,8 +63,7 @@ def pack(experiment: Experiment, plan: list[Run], archive: Path) -> Path:
         # It is kept, for the machine may be gone tomorrow, and so is a smaller one of before.
         if archive.exists() and archive.stat().st_size <= LARGEST:
             to = archive.with_name(f"too-large-{archive.name}")
-        said = f"{to} has {size:,} bytes, more than the {LARGEST:,} that it should have."
-        tqdm.write(said, file=sys.stderr)
+        say(f"{to} has {size:,} bytes, more than the {LARGEST:,} that it should have.")
     _write({to.name: packed}, to.parent)
     return to
 

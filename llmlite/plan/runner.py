@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from llmlite.experiment import Experiment
-from llmlite.files import LLMLiteError, tqdm, unlinked
+from llmlite.files import LLMLiteError, say, tqdm, unlinked
 from llmlite.parallel import cores
 from llmlite.plan.archive import pack
 from llmlite.plan.whole import chosen, whole_plan
@@ -79,13 +79,13 @@ class _Runner:
                 try:
                     return self._hand_out(pool, deadline, bar)
                 except BrokenProcessPool:
-                    tqdm.write("A worker was killed; its run and the others carry on.", sys.stderr)
+                    say("A worker was killed; its run and the others carry on.")
                 finally:
                     # What is broken off carries on from its last checkpoint, as after any kill.
                     for worker in active_children() if self.busy else ():
                         worker.terminate()
                     pool.shutdown(cancel_futures=True)
-        tqdm.write(f"Workers were killed {LOST} times; see {self.logs}.", sys.stderr)
+        say(f"Workers were killed {LOST} times; see {self.logs}.")
 
     def _hand_out(self, pool: ProcessPoolExecutor, deadline: float, bar) -> None:
         experiment, self.busy = self.experiment, {}
@@ -108,8 +108,7 @@ class _Runner:
                 run = self.busy.pop(future)
                 if future.result():
                     came = outcome(read_record(experiment.folder(run)))
-                    seconds = time.monotonic() - self.began
-                    tqdm.write(f"{seconds:5.0f} s  {run.name}: {came}", sys.stderr)
+                    say(f"{time.monotonic() - self.began:5.0f} s  {run.name}: {came}")
                 else:
                     self.failed.add(experiment.folder(run))
             if self.archive and time.monotonic() - self._packed > PACK_EVERY:

@@ -1,7 +1,6 @@
 """`hyperparameter_search()`: a grid → a table of results (§III.E and IV.A). Called again, it skips
 what is finished, carries on what was interrupted and tries again what failed."""
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 from llmlite import files
 from llmlite.config import AXES, SearchSpace
 from llmlite.data import Dataset
-from llmlite.files import LLMLiteError, MissingRunError, replacing, tqdm
+from llmlite.files import LLMLiteError, MissingRunError, replacing, say, tqdm
 from llmlite.parallel import world
 from llmlite.run import Record, Run
 from llmlite.train import Compute, Trainer, epoch_line
@@ -60,7 +59,7 @@ def search(runs: list[Run], train: Train, path: Path, compute: Compute) -> pd.Da
     for run in tqdm(runs, desc="Grid", unit="configuration", disable=not progress):
         rows.append(_row(run, train, compute))
         if progress or rows[-1]["status"] == "failed":
-            tqdm.write(_last_line(rows[-1]) + "\n", file=sys.stderr)
+            say(_last_line(rows[-1]) + "\n")
         if world().main:
             with replacing(path) as aside:
                 pd.DataFrame(rows).to_csv(aside, index=False)
