@@ -2,7 +2,7 @@
 
 make bench-train
 
-Beside each stands how far it is above the floor of floors.py.
+Beside each stands how far it is above the floor (common.measured_peak).
 """
 
 import math
@@ -13,13 +13,12 @@ from functools import partial
 
 import common
 import torch
-from floors import floor, measured_peak
 from torch import nn
 from torch.nn import functional as F
 
-from llmlite import engine
 from llmlite.config import DataConfig, ModelConfig, TrainConfig
 from llmlite.data import Dataset
+from llmlite.engine import FastPaths, step_operations
 from llmlite.model import GPT
 from llmlite.run import Run
 from llmlite.train import Compute, Trainer
@@ -129,7 +128,7 @@ def trainer(shape: ModelConfig, ids: torch.Tensor, batch: int, bfloat16: bool) -
     """Seconds of an epoch, a lap's steps, by our Trainer as it is."""
     config = replace(CONFIG, batch_size=batch, amp="bf16" if bfloat16 else "off")
     split = {"train": ids, "valid": ids[: shape.block_size + 1]}
-    paths = engine.FastPaths(compile=True)  # the run is short, but laps stand for a long one
+    paths = FastPaths(compile=True)  # the run is short, but laps stand for a long one
     with tempfile.TemporaryDirectory() as folder:
         run = trainer_of_ids(shape, config, split, folder, paths=paths).fit()
     return run["epochs"][0]["seconds"]
@@ -169,12 +168,12 @@ def measure(rounds: int, shape: ModelConfig, batch: int, bfloat16: bool, threads
     case = {"shape": asdict(shape), "batch": batch, "bfloat16": bfloat16, "threads": threads}
     rows = common.compete(title, contestant, turns, tokens, "tokens", **case)
     torch.set_num_threads(threads)
-    peak = measured_peak("cpu", dtype)
-    least = floor(shape, batch, dtype, peak)
+    peak = common.measured_peak("cpu", dtype)
+    floor = step_operations(shape, batch) / peak
     for row in rows.values():
         row["step_s"] = row["median_s"] / STEPS
-        row["above_floor"] = row["step_s"] / least["seconds"]
-    return {**case, "steps": STEPS, "floor": least, "peak": peak, "contestants": rows}
+        row["above_floor"] = row["step_s"] / floor
+    return {**case, "steps": STEPS, "floor_s": floor, "peak": peak, "contestants": rows}
 
 
 def main() -> None:

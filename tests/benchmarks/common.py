@@ -1,7 +1,8 @@
-"""What the benchmarks share: laps in turns, medians, records."""
+"""What the benchmarks share: processes, laps in turns, the fastest a device is, records."""
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import statistics
@@ -9,11 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
-from workers import Worker
+import torch
 
 from llmlite.config import ModelConfig
 from llmlite.files import write_json
@@ -31,6 +34,48 @@ def options(description: str, out: Path = RECORDS, **others) -> argparse.Namespa
     for name, default in {"out": out, **others}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help="%(default)s")
     return parser.parse_args()
+
+
+served = None  # in a Worker's process: the object whose methods are called
+
+
+def serve(make: Callable, options: dict) -> None:
+    global served
+    os.dup2(2, 1)  # whatever libraries print goes where errors go
+    served = make(**options)
+
+
+def answer(method: str, options: dict):
+    return getattr(served, method)(**options)
+
+
+class Worker:
+    """A process of its own, that waits while others work. After an error it goes on."""
+
+    def __init__(self, make: Callable, environment: dict, /, **options):
+        spawn, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
+        self.pool = ProcessPoolExecutor(1, spawn, serve, (make, options))
+        with patch.dict(os.environ, environment):
+            self.pool.submit(os.getpid)  # starts it
+        (self.process,) = set(multiprocessing.active_children()) - set(others)
+
+    def send(self, method: str, **options) -> Future:
+        """Several calls may be sent before the first answer is waited for."""
+        return self.pool.submit(answer, method, options)
+
+    def receive(self, sent: Future, timeout: float | None = None):
+        try:
+            return sent.result(timeout)
+        except TimeoutError:
+            self.close()  # a process that hangs disturbs the others
+            raise
+
+    def call(self, method: str, timeout: float | None = None, /, **options):
+        return self.receive(self.send(method, **options), timeout)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.pool.shutdown()
 
 
 class Contestant:
@@ -77,6 +122,44 @@ def compete(title: str, make: Callable, rounds: dict[str, int], amount: float, u
         }
         print("  ", f"{name:34}", *(f"{key} {value:.4g}" for key, value in rows[name].items()))
     return rows
+
+
+# Operations/s in bfloat16, dense (without the sparsity that data sheets double the rates by), by
+# the name that CUDA gives. NVIDIA's data sheets: "H100 Tensor Core GPU" (2023, column SXM), "H200
+# Tensor Core GPU" (2024), "A100 Tensor Core GPU" (2021).
+DATA_SHEETS = {
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+}
+
+
+def measured_peak(device: str, dtype: torch.dtype, size: int = 2048) -> float:
+    """Operations/s of the fastest product of two (size, size) matrices seen here.
+
+    The floor of a training step, than which none is faster, is its operations over this rate. They
+    are those of matrix products; what norms, softmax, activation functions and the optimiser add is
+    left out, and so is the memory's traffic, which takes models of this size less.
+    """
+    matrix = torch.randn(size, size, device=device).to(dtype)
+    products = [lambda: torch.mm(matrix, matrix)]
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if linear and device == "cpu" and dtype == torch.float32:
+        # float32 goes to MKL, which takes up to twice as long as oneDNN on AMD's processors.
+        products.append(lambda: linear(matrix, matrix, None, "none", [], ""))
+    # The first calls warm up.
+    return 2 * size**3 / min(timed(device, call) for call in products for _ in range(10))
+
+
+def timed(device: str, call: Callable) -> float:
+    """Seconds to its end on the device."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
 
 
 def record(options: argparse.Namespace, name: str, libraries: tuple[str, ...], **content) -> None:
