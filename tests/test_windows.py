@@ -111,6 +111,7 @@ def test_each_split_has_the_windows_a_loop_cuts(tmp_path_factory, kind, stride, 
     windows, expected = cut(data, ids, **limits), cut_by_a_loop(data, **limits)
     for name in SPLITS:
         assert len(windows[name]) == len(expected[name])
+        assert windows[name][0][0].tolist() == expected[name][0][:-1]
         index = torch.arange(len(windows[name])).flip(0)  # in any order, as batches are
         inputs, targets = windows[name][index]
         assert inputs.tolist() == [expected[name][i][:-1] for i in index]
