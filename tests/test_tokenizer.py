@@ -110,12 +110,6 @@ def test_a_smaller_vocabulary_is_the_beginning_and_texts_may_come_one_by_one():
     assert len({TRAINED.truncate(n).fingerprint for n in (257, 333, 400)}) == 3
 
 
-def encode_together(tokenizer: BPETokenizer, texts: list[str]) -> list[list[int]]:
-    arrays = tokenizer.encode_batch_to_arrays(iter(texts))
-    assert all(array.dtype == np.uint16 for array in arrays)
-    return [array.tolist() for array in arrays]
-
-
 @pytest.mark.parametrize("batch", [50, 1 << 20])
 def test_texts_have_the_ids_of_hf_tokenizers_and_tiktoken(monkeypatch, batch):
     """Texts of all kinds, and words that differ in one byte or in how many NUL bytes they have."""
@@ -160,7 +154,9 @@ def test_each_word_is_merged_as_in_the_textbook_alone_and_with_others(merges, te
     assert [tokenizer.encode(text) for text in texts] == expected
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(words_module, "BATCH", batch)
-        assert encode_together(tokenizer, texts) == expected
+        arrays = tokenizer.encode_batch_to_arrays(iter(texts))
+    assert [array.tolist() for array in arrays] == expected
+    assert all(array.dtype == np.uint16 for array in arrays)
     assert [tokenizer.decode(ids) for ids in expected] == texts
 
 
