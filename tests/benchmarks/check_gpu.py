@@ -40,7 +40,6 @@ CHECKS = {  # by name: the worker's method, and what it is called with
     "trainer_runs": ("trainer_runs", {}),
     "compiled_is_plain": ("is_plain", {"compile": True}),
 }
-NEED_CUDA = ("plain loop, reduce-overhead",)
 LAPS = 5  # at most; after one that warms up
 PATIENCE = 0.3  # share of the budget after which a process that does not answer is given up
 
@@ -60,11 +59,10 @@ class Check:
         self.workers, self.first_steps = {}, {}
         for label, shape in self.cases.items():
             paths = our_paths(self.cuda, shape[-1])
-            peers = [name for name in PEERS if self.cuda or name not in NEED_CUDA]
             workers = dict.fromkeys(paths, self.start(Timed, shape))
-            self.workers[label] = workers | {name: self.start(Timed, shape) for name in peers}
+            self.workers[label] = workers | {name: self.start(Timed, shape) for name in PEERS}
             self.first_steps[label] = {
-                name: worker.send("prepare", name=name, paths=paths.get(name))
+                name: worker.send(Timed.prepare, name=name, paths=paths.get(name))
                 for name, worker in self.workers[label].items()
             }
 
@@ -101,14 +99,16 @@ class Check:
         try:
             return call(*arguments, **options)
         except Exception as error:
-            lines = "".join(traceback.format_exception(error)).splitlines()
+            where = error.__cause__ or error  # in the process, if it is there
+            lines = "".join(traceback.format_exception(where)).splitlines()
             self.record["errors"][name] = lines[-12:]
             self.say(f"ERROR {name}: {type(error).__name__}: {error}"[:300])
 
     def ask(self, name: str, method: str, **options):
         """The answer of the process of checks. An error of CUDA's stays with a process, so the next
         call gets a new one."""
-        answer = self.attempt(name, self.checks.call, method, self.patience(), **options)
+        check, patience = getattr(Checks, method), self.patience()
+        answer = self.attempt(name, self.checks.call, check, patience, **options)
         if answer is None:
             self.checks.close()
             self.checks = self.start(Checks, next(iter(self.cases.values())))
@@ -154,7 +154,7 @@ class Check:
 
         def lap(name: str, worker: Worker) -> float:
             steps = 2 if self.options.tiny else 20
-            return worker.call("lap", self.patience(), name=name, count=steps)
+            return worker.call(Timed.lap, self.patience(), name=name, count=steps)
 
         self.answers(label, lap)  # warms up
         laps = [self.answers(label, lap)]
@@ -171,7 +171,7 @@ class Check:
         if not variants:
             return
         best = min(variants, key=lambda name: variants[name]["step_s"])
-        floor = self.workers[label][best].call("floor", self.patience())
+        floor = self.workers[label][best].call(Timed.floor, self.patience())
         for row in variants.values():
             row["tokens_per_s"] = window * batch * accumulation / row["step_s"]
             row["above_floor"] = row["step_s"] / floor["seconds"]

@@ -36,7 +36,7 @@ def options(description: str, out: Path = RECORDS, **others) -> argparse.Namespa
     return parser.parse_args()
 
 
-served = None  # in a Worker's process: the object whose methods are called
+served = None  # in a Worker's process: what was made, which calls begin with
 
 
 def serve(make: Callable, options: dict) -> None:
@@ -45,12 +45,13 @@ def serve(make: Callable, options: dict) -> None:
     served = make(**options)
 
 
-def answer(method: str, options: dict):
-    return getattr(served, method)(**options)
+def answer(function: Callable, options: dict):
+    return function(served, **options)
 
 
 class Worker:
-    """A process of its own, that waits while others work. After an error it goes on."""
+    """A process of its own, that waits while others work. It makes something, and calls functions
+    with it; after an error it goes on."""
 
     def __init__(self, make: Callable, environment: dict, /, **options):
         spawn, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
@@ -59,52 +60,49 @@ class Worker:
             self.pool.submit(os.getpid)  # starts it
         (self.process,) = set(multiprocessing.active_children()) - set(others)
 
-    def send(self, method: str, **options) -> Future:
+    def send(self, function: Callable, **options) -> Future:
         """Several calls may be sent before the first answer is waited for."""
-        return self.pool.submit(answer, method, options)
+        return self.pool.submit(answer, function, options)
 
     def receive(self, sent: Future, timeout: float | None = None):
         try:
             return sent.result(timeout)
         except TimeoutError:
             self.close()  # a process that hangs disturbs the others
-            raise
+            raise TimeoutError(f"No answer in {timeout:.0f} s") from None
 
-    def call(self, method: str, timeout: float | None = None, /, **options):
-        return self.receive(self.send(method, **options), timeout)
+    def call(self, function: Callable, timeout: float | None = None, /, **options):
+        return self.receive(self.send(function, **options), timeout)
 
     def close(self) -> None:
         self.process.kill()
         self.pool.shutdown()
 
 
-class Contestant:
-    """What a process serves. `make(name, **task)` gives what to run in a lap, and what makes of its
-    result JSON that all contestants must have alike; a result that is a float is the seconds."""
-
-    def __init__(self, make: Callable, name: str, task: dict):
-        self.run, self.result_of = make(name, **task)
-
-    def lap(self) -> dict:
-        start = time.perf_counter()
-        result = self.run()
-        seconds = result if isinstance(result, float) else time.perf_counter() - start
-        found = self.result_of and json.dumps(self.result_of(result))
-        return {"seconds": seconds, "result": found and sha256(found.encode()).hexdigest()}
+def lap(contestant: tuple[Callable, Callable | None]) -> dict:
+    """Of what to run, and what makes of its result JSON that all contestants must have alike. A
+    result that is a float is the seconds."""
+    run, result_of = contestant
+    start = time.perf_counter()
+    result = run()
+    seconds = result if isinstance(result, float) else time.perf_counter() - start
+    found = result_of and json.dumps(result_of(result))
+    return {"seconds": seconds, "result": found and sha256(found.encode()).hexdigest()}
 
 
 def compete(title: str, make: Callable, rounds: dict[str, int], amount: float, unit: str, **task):
     """A row for each contestant: seconds of a lap, `amount` of `unit` per second. They take turns,
-    for so many rounds each, ours is the first, and all that have a result have the same."""
+    for so many rounds each, ours is the first, and all that have a result have the same.
+    make(name, **task) → the contestant, as `lap` takes it."""
     laps, workers = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(rounds):  # with an empty cache: compiling is timed
             cache = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/{number}"}
-            workers[name] = Worker(Contestant, cache, make=make, name=name, task=task)
-            laps[name] = [workers[name].call("lap")]  # warms up, compiles
+            workers[name] = Worker(make, cache, name=name, **task)
+            laps[name] = [workers[name].call(lap)]  # warms up, compiles
         for done in range(max(rounds.values())):
             for name, worker in workers.items():
-                laps[name] += [worker.call("lap")] if done < rounds[name] else []
+                laps[name] += [worker.call(lap)] if done < rounds[name] else []
         for worker in workers.values():
             worker.close()
     if len({lap["result"] for each in laps.values() for lap in each} - {None}) > 1:
