@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_generate import moved_model
 from tiny_plan import some_articles, two_seeds, whole  # noqa: F401, fixtures
 
 from llmlite.cli import main
@@ -20,6 +21,7 @@ from llmlite.files import LLMLiteError
 from llmlite.model import GPT
 from llmlite.sources import DATA_VARIABLE, KNOWN_SHA256
 
+pytest.register_assert_rewrite("texts")  # in which are checks
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -77,21 +79,8 @@ def tiny_config() -> ModelConfig:
 
 @pytest.fixture
 def make_model() -> Callable[..., GPT]:
-    """make_model(config, seed=0): every parameter moved by N(0, 0.2), in evaluation mode.
-
-    Fresh weights give nearly even attention and logits, in which no mistake would be seen.
-    """
-
-    def make(config: ModelConfig, seed: int = 0) -> GPT:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = GPT(config)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter += 0.2 * torch.randn(parameter.shape)
-        return model.eval()
-
-    return make
+    """make_model(config, seed=0): with telling weights, in which a mistake would be seen."""
+    return moved_model
 
 
 @pytest.fixture

@@ -165,9 +165,9 @@ def test_unusable_text_is_refused(start, tmp_path, name, content, words, stream)
     elif content is not None:
         path.write_bytes(content)
     source = str(path if name == "text.txt" else path.parent)
-    with pytest.raises((DataError, TokenizerError)) as error:
+    said = re.escape(words.format(path=path))
+    with pytest.raises((DataError, TokenizerError), match=said):
         start(source=source, stream=stream).ids  # noqa: B018
-    assert words.format(path=path) in str(error.value)
 
 
 def test_a_folder_is_its_text_files_in_order_with_one_kind_of_line_ends(tmp_path, capsys):
@@ -416,18 +416,10 @@ def test_token_ids_alone_are_enough_and_neither_they_nor_a_stream_have_text(star
             call("test")
 
 
-def test_damaged_tokens_and_unfinished_ones_are_made_anew(start, capsys):
+def test_what_a_kill_leaves_of_tokens_is_gone_and_what_is_whole_stays(start):
     whole, killed = start("whole", stream=True), start("killed", stream=True)
     killed.ids  # noqa: B018
     (made,) = killed.folder.glob("tokens-*")
-    for name, part in (("bin", slice(-2)), ("bin", slice(0)), ("json", slice(20)), ("json", None)):
-        path = made / f"train.{name}"
-        content = path.read_bytes()
-        path.write_bytes(content[part] if part else b"{}")
-        ids = start("killed", stream=True).ids
-        assert all(np.array_equal(ids[split], whole.ids[split]) for split in SPLITS)
-        assert path.read_bytes() == content
-        assert f"{made / 'train.bin'}: its tokens are " in capsys.readouterr().err
     (killed.folder / ".tokenizer-1-9.json.1.tmp.json").touch()
     for split in ("valid", "test"):
         (made / f"{split}.json").unlink()  # which is written last

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -171,7 +172,6 @@ class FakeCuda:
 
     def __init__(self):
         self.run = self.calls = self.fails_at = self.error = None
-        self.generator = SimpleNamespace(graphsafe_set_state=lambda _: None)
         self.captures = 0
 
     def CUDAGraph(self):  # noqa: N802
@@ -208,23 +208,19 @@ class FakeCuda:
 @pytest.fixture
 def cuda(monkeypatch):
     fake, capture = FakeCuda(), Engine._capture
-    stream = SimpleNamespace(wait_stream=lambda _: None)
+    for name in ("device", "stream", "current_stream", "default_generators", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
     for name, stand_in in {
-        "device": lambda _: nullcontext(),
-        "stream": lambda _: nullcontext(),
-        "current_stream": lambda: stream,
         "get_rng_state": lambda _: torch.get_rng_state(),
-        "default_generators": {None: fake.generator},
         "get_device_properties": lambda _: SimpleNamespace(total_memory=80e9),
         "set_sync_debug_mode": lambda _: None,
-        "synchronize": lambda: None,
         "CUDAGraph": fake.CUDAGraph,
         "graph": fake.graph,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     on_cuda = property(lambda _: True, lambda *_: None)  # whatever the engine sets
     monkeypatch.setattr(Engine, "cuda", on_cuda, raising=False)
-    monkeypatch.setattr(engine, "_side_stream", lambda _: stream)
+    monkeypatch.setattr(engine, "_side_stream", MagicMock())
 
     def noted(run, batch):
         fake.run = run

@@ -22,7 +22,6 @@ from tiny_plan import PROFILE, TRAIN, files, open_plan
 from llmlite.config import AXES
 from llmlite.experiment import Experiment
 from llmlite.files import CheckpointError, LLMLiteError, write_json
-from llmlite.metrics import total_loss
 from llmlite.parallel import local_device
 from llmlite.pretrained import load_pretrained
 from llmlite.run import RECORD, WEIGHTS, commit, read_record, write_measure
@@ -41,7 +40,7 @@ def retrained(experiment):
     return experiment.folder(experiment.retraining())
 
 
-def test_a_searched_experiment_makes_each_stage_when_asked_and_once(start, some_articles):
+def test_a_searched_experiment_makes_each_stage_when_asked_and_once(start):
     experiment = start()
     assert not experiment.out.exists()
     assert experiment.searched_best() is None
@@ -70,19 +69,11 @@ def test_a_searched_experiment_makes_each_stage_when_asked_and_once(start, some_
     assert [type(best[axis]) for axis in AXES] == [float, int, int, int]
 
     score, record = experiment.test_score(), experiment.retrain()
-    text = (some_articles / "wiki.test.raw").read_text("utf-8")
-    assert score.tokens == len(experiment.dataset.ids["test"]) - 1
-    assert score.words == len(text.split()) + text.count("\n")
-    assert 1 < score.perplexity < 300
     identity = record["identity"]
     trained = {"learning_rate": best["learning_rate"], "epochs": 2}
     assert identity["train"].items() >= trained.items()
     assert identity["model"].items() >= {"n_head": 2, "vocab_size": 300, "block_size": 64}.items()
     assert identity["tokenizer_fingerprint"] == experiment.tokenizer.fingerprint
-    assert not experiment.model.training
-    ids = experiment.dataset.ids["valid"][: TRAIN.valid_tokens]
-    nats, tokens = total_loss(experiment.model, ids)
-    assert nats / tokens == pytest.approx(record["best"]["valid_loss"], abs=1e-5)
 
     made = files(experiment)
     for again in (experiment, start()):
@@ -199,6 +190,8 @@ def of_the_test_split(path, _):
     ("tokenizer-*", of_its_text, "has 257 tokens, not 300. It is"),
     ("tokenizer-*", lambda path, _: BPETokenizer([]).save(path), "learnt from another text. It is"),
     ("tokens-*/valid.bin", flip, "valid.bin: .* not those that were written; they are made again"),
+    ("tokens-*/valid.bin", lambda path, _: os.truncate(path, 0), "valid.bin: .* are made again"),
+    ("tokens-*/valid.json", garbage, "valid.bin: .* are made again"),
     ("tokens-*/valid.bin", lambda path, _: (path.unlink(), os.mkfifo(path)), "its tokens are lost"),
     ("tokens-*/valid.json", flip, "valid.bin: .* they are made again"),
     ("tokens-*/train.json", of_the_test_split, "train.bin: .* of another text"),

@@ -207,6 +207,12 @@ def forged(small, name="", content="", kind=tarfile.REGTYPE, more=(), digest="",
     return packed.getvalue()
 
 
+def with_flipped_bit(whole: bytes, place: int) -> bytes:
+    flipped = bytearray(whole)
+    flipped[place] ^= 16
+    return bytes(flipped)
+
+
 OUTSIDE = "../outside /tmp/outside runs/../../outside RUN/../../../outside runs\\outside index.html"
 OUTSIDE += " .git/config conftest.py notebooks/08_reproduction_audit.ipynb RUN/last.pt RUN/.owner"
 OUTSIDE += " RUN/notes.json runs/x/record.json RUN/record.json/"
@@ -236,6 +242,9 @@ FORGED = [
     ({"name": "tokenizer-00000000-9.json", "content": "RUN/record.json"}, OTHERS),
     (lambda whole: whole[: len(whole) // 2], DAMAGED),
     (lambda whole: whole + b"x", DAMAGED),
+    (lambda whole: with_flipped_bit(whole, 1), DAMAGED),
+    (lambda whole: with_flipped_bit(whole, len(whole) // 2), DAMAGED),
+    (lambda whole: with_flipped_bit(whole, -8), DAMAGED),  # of the checksum at the end
     (lambda whole: gzip.compress(bytes(2**27 + 1), 1), "it unpacks to more than 134,217,728 bytes"),
     (lambda whole: b"", DAMAGED),
     (None, "it is no regular file"),
@@ -259,25 +268,6 @@ def test_what_is_no_archive_of_ours_writes_nothing(small, tmp_path, monkeypatch,
     assert [*tmp_path.rglob("*")] == [archive.parent, archive]
 
 
-def test_an_archive_with_a_flipped_bit_is_the_same_or_refused(small, tmp_path):
-    whole, refused = small.archive.read_bytes(), 0
-    unpack(small.archive, tmp_path / "whole", "tiny")
-    expected = content(tmp_path / "whole")
-    assert expected == {n: c for n, c in small.files.items() if n != MANIFEST}
-    for place in {*range(12), *range(0, len(whole), len(whole) // 40), *range(-8, 0)}:
-        path = tmp_path / "flipped.tar.gz"
-        flipped = bytearray(whole)
-        flipped[place] ^= 16
-        path.write_bytes(flipped)
-        try:
-            unpack(path, tmp_path / str(place), "tiny")
-            assert content(tmp_path / str(place)) == expected
-        except CheckpointError:
-            refused += 1
-            assert not (tmp_path / str(place)).exists()
-    assert refused > 45
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left")])
 def test_a_break_leaves_whole_files_and_no_finished_run(small, tmp_path, monkeypatch, error):
     rename, calls = os.replace, []
@@ -297,7 +287,7 @@ def test_a_break_leaves_whole_files_and_no_finished_run(small, tmp_path, monkeyp
     assert left.items() <= small.files.items()
     assert not list(tmp_path.rglob("record.json"))
     unpack(small.archive, tmp_path, "tiny")
-    assert {MANIFEST, *content(tmp_path)} == small.files.keys()
+    assert content(tmp_path) == {n: c for n, c in small.files.items() if n != MANIFEST}
 
 
 def test_a_folder_is_an_archive_too_and_one_too_large_takes_no_place(small, tmp_path, monkeypatch):

@@ -92,6 +92,8 @@ def mistakes(line: str) -> list[str]:
             wrong.append(str(error))
         except SystemExit:  # after --help; whatever else tyro refuses is an LLMLiteError
             pass
+    for module, name in re.findall(r"([\w/]+)\.py::([\w.]+)", line):  # as the tour names functions
+        attrgetter(name)(import_module(f"llmlite.{module.replace('/', '.')}"))
     command = line.split(" #")[0]
     if made := re.search(r"^(?:\w+=\S+ +)*make((?: +[\w-]+(?:=\S*)?)+)", command):
         for word in made[1].split():
@@ -160,18 +162,6 @@ def test_make_colab_names_a_fork(tmp_path):
     assert "colab.research.google.com/github/me/a-fork/" in (tmp_path / "README.md").read_text()
     cells = json.loads((tmp_path / "notebooks/01_prepare.ipynb").read_text("utf-8"))["cells"]
     assert 'repository = "https://github.com/me/a-fork"' in "".join(cells[1]["source"])
-
-
-def test_each_stop_of_the_tour_is_there():
-    stops = re.findall(r"^\d+\. .*", prose("CONTRIBUTING.md"), re.MULTILINE)
-    assert 10 <= len(stops) <= 19
-    for stop in stops:
-        places = re.findall(r"`([\w/]+)\.(py|ipynb)(?:::([\w.]+))?`", stop)
-        assert places, stop
-        for name, suffix, function in places:
-            assert {f"{name}.{suffix}", f"llmlite/{name}.{suffix}"} & FILES, stop
-            if function:
-                attrgetter(function)(import_module(f"llmlite.{name.replace('/', '.')}"))
 
 
 def test_git_has_the_records_of_runs_and_no_registry_host_or_somebodys_folder():

@@ -1,5 +1,5 @@
-"""The tokenizer against HF tokenizers, tiktoken and examples worked out by hand, and the cutter
-against the patterns it stands for."""
+"""The tokenizer against HF tokenizers, tiktoken and the textbook, and the cutter against the
+patterns it stands for."""
 
 import json
 import random
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import regex
 import torch
-from benchmarks.texts import random_texts
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from texts import check_ids, hf_trainer, random_texts
+from tokenizers import pre_tokenizers
 
 from llmlite.files import TokenizerError
 from llmlite.tokenizer import BYTE_ORDER, END_OF_TEXT, BPETokenizer
@@ -41,12 +42,8 @@ SPECIAL = f"{END_OF_TEXT}one{END_OF_TEXT}{END_OF_TEXT} two, <|endoftext| {END_OF
 
 def hf_merges(text: str, vocab_size: int) -> list[Pair]:
     """Of HF's byte-level BPE with a vocabulary that leaves room for our special token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    tokenizer, split = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = split
-    options = {"initial_alphabet": split.alphabet(), "show_progress": False}
-    tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=vocab_size - 1, **options))
+    tokenizer, trainer = hf_trainer(vocab_size - 1)
+    tokenizer.train_from_iterator([text], trainer)
     ids, merges = tokenizer.get_vocab(), json.loads(tokenizer.to_str())["model"]["merges"]
     return [(ids[left], ids[right]) for left, right in merges]
 
@@ -69,33 +66,22 @@ def ids_of(word: str) -> list[int]:
 
 
 TRAINED = BPETokenizer.train(PROSE + TIES, 400)
-A, B, C, SPACE = ids_of("abc ")
-
-
-def test_merges_tokens_and_ids_of_examples_worked_out_by_hand():
-    """Digits are words of their own."""
-    assert (A, B, C, SPACE) == (64, 65, 66, 220)
-    for text, merges in (
-        # ab 4, bc 3, ca 1. After ab: ab+c 2, b+c and c+a 1. After abc: b before c. Then bc+a 1.
-        ("ab1ab1abc1abc1bca", [(A, B), (256, C), (B, C), (258, A)]),
-        # a+a 4 times; aa aa a: (aa, aa) and (aa, a) once each, a < aa; aa aaa
-        ("aaaaa", [(A, A), (256, A), (256, 257)]),
-        # a+b 4, b+c 2, " "+a 1; after ab: ab+c, b+c and " "+ab once each.
-        ("ab1ab1 ab1abc1bc", [(A, B), (B, C), (SPACE, 256)]),
-    ):
-        tokenizer = BPETokenizer.train(text, 257 + len(merges))
-        assert tokenizer.merges == merges
-    assert tokenizer.token_bytes[256:] == [b"ab", b"bc", b" ab", END_OF_TEXT.encode()]
-    assert (tokenizer.eot_id, tokenizer.vocab_size) == (259, 260)
-    assert tokenizer.encode("abc ab") == [256, C, 258]  # a+b was learnt before b+c
+A, B, C = ids_of("abc")
 
 
 runs = st.builds(str.__mul__, st.sampled_from(["a", "b", "ab", "aab", " ", "1"]), st.integers(1, 9))
 texts = st.lists(runs, max_size=20).map("".join) | st.text(alphabet="abc é\n's1", max_size=200)
+# Letters of the contractions, blanks of all sorts, signs of one to three bytes, a separator that
+# Python takes for white space and Unicode does not.
+alphabet = "ab '1sdmtlvre\n\t!é日\u0301\u00a0\x1c"
+any_texts = st.lists(texts | st.text(alphabet, max_size=40) | st.text(), max_size=5)
 
 
 @settings(deadline=None, max_examples=150)
 @given(texts, st.integers(0, 12))
+@example("ab1ab1abc1abc1bca", 4)  # digits are words of their own; pairs that occur equally often
+@example("aaaaa", 3)  # the same pair in two places that overlap
+@example("ab1ab1 ab1abc1bc", 3)
 def test_merges_are_those_of_hf_tokenizers_to_the_last(text, n):
     merges = hf_merges(text, 100_000)
     if merges:
@@ -122,32 +108,6 @@ def test_a_smaller_vocabulary_is_the_beginning_and_texts_may_come_one_by_one():
         assert shown.fingerprint == smaller.fingerprint
         assert smaller.decode([n - 1]) == END_OF_TEXT
     assert len({TRAINED.truncate(n).fingerprint for n in (257, 333, 400)}) == 3
-
-
-def encode_together(tokenizer: BPETokenizer, texts: list[str]) -> list[list[int]]:
-    arrays = tokenizer.encode_batch_to_arrays(iter(texts))
-    assert all(array.dtype == np.uint16 for array in arrays)
-    return [array.tolist() for array in arrays]
-
-
-def with_special(tokenizer: BPETokenizer, text: str) -> list[int]:
-    """Ids where <|endoftext|> is the special token wherever it stands, as HF has it."""
-    first, *others = [tokenizer.encode(part) for part in text.split(END_OF_TEXT)]
-    return first + [i for ids in others for i in (tokenizer.eot_id, *ids)]
-
-
-def check_ids(tokenizer: BPETokenizer, texts: list[str]) -> None:
-    """All ways and all libraries encode the texts alike, and they come back."""
-    each = [tokenizer.encode(text) for text in texts]
-    special = [with_special(tokenizer, text) for text in texts]
-    assert encode_together(tokenizer, texts) == each
-    hf, tik = tokenizer.to_tokenizers(), tokenizer.to_tiktoken()
-    assert [encoding.ids for encoding in hf.encode_batch(texts)] == special
-    assert hf.decode_batch(special, skip_special_tokens=False) == texts
-    assert tik.encode_ordinary_batch(texts, num_threads=1) == each
-    assert tik.encode_batch(texts, num_threads=1, allowed_special="all") == special
-    assert [tokenizer.decode(ids) for ids in each] == texts
-    assert list(map(tokenizer.decode, special)) == tik.decode_batch(special) == texts
 
 
 @pytest.mark.parametrize("batch", [50, 1 << 20])
@@ -183,17 +143,20 @@ def any_merges(draw) -> list[Pair]:
 
 
 @settings(deadline=None, max_examples=250)
-@given(any_merges(), st.lists(texts | st.text(), max_size=5), st.sampled_from([1, 3, 9, 10**6]))
+@given(any_merges(), any_texts, st.sampled_from([1, 3, 9, 10**6]))
 def test_each_word_is_merged_as_in_the_textbook_alone_and_with_others(merges, texts, batch):
     tokenizer = BPETokenizer(merges)
+    words = [gpt2_pattern().findall(text) for text in texts]
+    assert cut_each(texts) == words
     expected = [
-        [i for word in gpt2_pattern().findall(text) for i in textbook_merging(ids_of(word), merges)]
-        for text in texts
+        [i for w in of_text for i in textbook_merging(ids_of(w), merges)] for of_text in words
     ]
     assert [tokenizer.encode(text) for text in texts] == expected
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(words_module, "BATCH", batch)
-        assert encode_together(tokenizer, texts) == expected
+        arrays = tokenizer.encode_batch_to_arrays(iter(texts))
+    assert [array.tolist() for array in arrays] == expected
+    assert all(array.dtype == np.uint16 for array in arrays)
     assert [tokenizer.decode(ids) for ids in expected] == texts
 
 
@@ -265,11 +228,6 @@ def test_what_cannot_be_done_is_refused(call, said, tmp_path, monkeypatch):
         call()
 
 
-# Letters of the contractions, blanks of all sorts, signs of one to three bytes, a separator that
-# Python takes for white space and Unicode does not.
-ALPHABET = "ab '1sdmtlvre\n\t!é日\u0301\u00a0\x1c"
-
-
 def cut_each(texts: list[str]) -> list[list[str]]:
     """The words of each text, by one call of `cut`."""
     words, counts = cut(texts)
@@ -299,15 +257,7 @@ def test_a_text_is_cut_as_the_pattern_says():
     assert [gpt2_pattern().findall(text) for text in texts] == expected
 
 
-@settings(deadline=None, max_examples=250)
-@given(st.lists(st.text(ALPHABET, max_size=40) | st.text(max_size=40), max_size=5))
-def test_words_of_any_texts_are_those_of_the_pattern_written_out(texts):
-    assert cut_each(texts) == [gpt2_pattern().findall(text) for text in texts]
-
-
 def test_characters_are_of_the_kind_that_hf_tokenizers_has_at_the_ends_of_all_ranges_too():
-    from tokenizers import pre_tokenizers
-
     split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
     ends = regex.findall(r"\\U([0-9A-F]{8})", gpt2_pattern().pattern)
     codes = {*range(0x300), *range(0x300, 0x110000, 31)}

@@ -14,15 +14,9 @@ from llmlite.config import AXES, SearchSpace
 from llmlite.data import SPLITS
 from llmlite.engine import TrainingLoss
 from llmlite.files import LLMLiteError
-from llmlite.profiles import PROFILES
+from llmlite.profiles import PROFILES, changed
 from llmlite.run import Run, read_steps
 from llmlite.windows import windows_of
-
-
-def changed(run: Run, **parts: dict) -> Run:
-    """`run` with other fields of its data, model or train."""
-    made = {part: replace(getattr(run, part), **fields) for part, fields in parts.items()}
-    return replace(run, **made)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -41,21 +35,23 @@ def test_a_run_makes_the_mistake_in_its_name_and_no_other(profile):
 
     def short(window: int = audit.data.block_size) -> Run:
         """As many tokens as in `audit.short`, in whole windows of this size."""
-        size, windows = {"block_size": window}, audit.short.epoch_windows * audit.data.block_size
-        train = {"epochs": audit.short.epochs, "epoch_windows": windows // window}
-        return changed(plain, data=size, model=size, train=train | {"seed": audit.short.seed})
+        length = {"epochs": audit.short.epochs, "seed": audit.short.seed}
+        length["epoch_windows"] = audit.short.epoch_windows * audit.data.block_size // window
+        run = changed(plain, {f"train.{name}": value for name, value in length.items()})
+        return changed(run, {"data.block_size": window, "model.block_size": window})
 
-    mask, again = {"causal": True}, {"epoch_windows": audit.again.epoch_windows}
+    mask, again = {"model.causal": True}, {"train.epoch_windows": audit.again.epoch_windows}
+    batch = {"train.batch_size": 2 * audit.train.batch_size}
     expected = {
-        "mask": changed(plain, model=mask, train=again),
-        "no-mask-deep": changed(plain, model={"n_layer": audit.deep}),
-        "no-mask-batch": changed(plain, train=again | {"batch_size": 2 * audit.train.batch_size}),
+        "mask": changed(plain, mask | again),
+        "no-mask-deep": changed(plain, {"model.n_layer": audit.deep}),
+        "no-mask-batch": changed(plain, again | batch),
         **{f"no-mask-window-{n}": short(n) for n in audit.other_windows},
-        "unshifted": changed(short(), model=mask, data={"shift": 0}),
-        "padding": changed(short(audit.padded_window), model=mask, data={"padding": True}),
-        "split-after-windowing": changed(short(), model=mask, data={"split": "windows"}),
-        "scaled-norm": changed(plain, train=asdict(audit.scaled) | {"log_scaled_norm": True}),
-        **{f"no-mask-seed-{n}": changed(plain, train=again | {"seed": n}) for n in seeds},
+        "unshifted": changed(short(), mask | {"data.shift": 0}),
+        "padding": changed(short(audit.padded_window), mask | {"data.padding": True}),
+        "split-after-windowing": changed(short(), mask | {"data.split": "windows"}),
+        "scaled-norm": replace(plain, train=replace(audit.scaled, log_scaled_norm=True)),
+        **{f"no-mask-seed-{n}": changed(plain, again | {"train.seed": n}) for n in seeds},
     }
     for run, (name, like) in zip(runs, expected.items(), strict=True):  # the telling ones first
         assert run == replace(like, name=name)

@@ -3,7 +3,6 @@
 make bench-generate
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import common
@@ -17,34 +16,31 @@ from llmlite.model import GPT
 OURS, THEIRS, PLAIN = "llmlite", "transformers generate", "llmlite, plain"
 
 
-def moved_model(shape: ModelConfig) -> GPT:
-    """Fresh weights say one token for ever, of nearly equal ones: each is moved by N(0, 0.2)."""
-    torch.manual_seed(0)
-    model = GPT(shape)
-    with torch.no_grad():
+@torch.no_grad()
+def moved_model(shape: ModelConfig, seed: int = 0) -> GPT:
+    """In evaluation mode, each parameter moved by N(0, 0.2): fresh weights have nearly even
+    attention and say one token for ever, of nearly equal ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GPT(shape)
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn(parameter.shape)
     return model.eval()
 
 
-def continuing(name: str, model: GPT) -> Callable[[Tensor, int], Tensor]:
-    """(prompts, new) → the prompts and `new` tokens more of each, the likeliest at each step."""
-    if name != THEIRS:
-        return partial(generate, model, temperature=0, fast=name == OURS)
-    from llmlite.hub import to_gpt2  # imports transformers, which takes seconds
-
-    gpt2 = to_gpt2(model)
-    gpt2.generation_config.eos_token_id = None  # a token like any other: nothing ends before
-
-    def run(ids: Tensor, new: int) -> Tensor:
-        exactly = {"max_new_tokens": new, "pad_token_id": 0}
-        return gpt2.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **exactly)
-
-    return run
-
-
 def contestant(name: str, shape: dict, batch: int, prompt: int, new: int, device: str = "cpu"):
-    run = continuing(name, moved_model(ModelConfig(**shape)).to(device))
+    model = moved_model(ModelConfig(**shape)).to(device)
+    run = partial(generate, model, temperature=0, fast=name == OURS)
+    if name == THEIRS:
+        from llmlite.hub import to_gpt2  # imports transformers, which takes seconds
+
+        gpt2 = to_gpt2(model)
+        gpt2.generation_config.eos_token_id = None  # a token like any other: nothing ends before
+
+        def run(ids: Tensor, new: int) -> Tensor:
+            how = {"max_new_tokens": new, "pad_token_id": 0, "do_sample": False}
+            return gpt2.generate(ids, attention_mask=torch.ones_like(ids), **how)
+
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(shape["vocab_size"], (batch, prompt), generator=generator).to(device)
     run(prompts[:1], 2)  # what is set up once is no part of a lap

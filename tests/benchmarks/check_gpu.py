@@ -14,12 +14,14 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import common
+from common import Worker
 from gpu_worker import PEERS, Checks, Timed, our_paths
-from workers import CallError, Worker
 
 from llmlite.files import write_json
 
@@ -38,7 +40,6 @@ CHECKS = {  # by name: the worker's method, and what it is called with
     "trainer_runs": ("trainer_runs", {}),
     "compiled_is_plain": ("is_plain", {"compile": True}),
 }
-NEED_CUDA = ("plain loop, reduce-overhead",)
 LAPS = 5  # at most; after one that warms up
 PATIENCE = 0.3  # share of the budget after which a process that does not answer is given up
 
@@ -55,14 +56,15 @@ class Check:
         self.cases = {" × ".join(str(n) for n in shape if n > 1): shape for shape in shapes}
         self.checks = self.start(Checks, shapes[0])
         # Of each case the contestants' processes, ours in one; they compile what is timed later.
-        self.workers = {}
+        self.workers, self.first_steps = {}, {}
         for label, shape in self.cases.items():
             paths = our_paths(self.cuda, shape[-1])
-            peers = [name for name in PEERS if self.cuda or name not in NEED_CUDA]
             workers = dict.fromkeys(paths, self.start(Timed, shape))
-            self.workers[label] = workers | {name: self.start(Timed, shape) for name in peers}
-            for name, worker in self.workers[label].items():
-                worker.send("prepare", name=name, paths=paths.get(name))
+            self.workers[label] = workers | {name: self.start(Timed, shape) for name in PEERS}
+            self.first_steps[label] = {
+                name: worker.send(Timed.prepare, name=name, paths=paths.get(name))
+                for name, worker in self.workers[label].items()
+            }
 
     def left(self, share: float = 0.0) -> float:
         """Seconds, but for a share that is for others."""
@@ -88,21 +90,29 @@ class Check:
         """Print it, and keep what is known so far."""
         took = time.monotonic() - self.since
         print(f"{took:6.1f}  {line}", flush=True)
-        write_json(self.options.out, {**self.record, "seconds_in_all": round(took, 1)})
+        record = {**self.record, "seconds_in_all": round(took, 1)}
+        # Strict JSON has no NaN.
+        write_json(self.options.out, json.loads(json.dumps(record), parse_constant=str))
 
-    def failed(self, name: str, error: Exception) -> None:
-        lines = self.record["errors"][name] = f"{type(error).__name__}: {error}".splitlines()
-        self.say(f"ERROR {name}: {lines[0][:300]}")
+    def attempt(self, name: str, call: Callable, *arguments, **options):
+        """What a call gives; None where it fails, which is recorded."""
+        try:
+            return call(*arguments, **options)
+        except Exception as error:
+            where = error.__cause__ or error  # in the process, if it is there
+            lines = "".join(traceback.format_exception(where)).splitlines()
+            self.record["errors"][name] = lines[-12:]
+            self.say(f"ERROR {name}: {type(error).__name__}: {error}"[:300])
 
     def ask(self, name: str, method: str, **options):
-        """The answer of the process of checks, None where it failed. An error of CUDA's stays with
-        a process, so the next call gets a new one."""
-        try:
-            return self.checks.call(method, self.patience(), **options)
-        except CallError as error:
-            self.failed(name, error)
+        """The answer of the process of checks. An error of CUDA's stays with a process, so the next
+        call gets a new one."""
+        check, patience = getattr(Checks, method), self.patience()
+        answer = self.attempt(name, self.checks.call, check, patience, **options)
+        if answer is None:
             self.checks.close()
             self.checks = self.start(Checks, next(iter(self.cases.values())))
+        return answer
 
     def correct(self) -> None:
         self.record |= self.ask("machine", "machine") or {}
@@ -120,24 +130,22 @@ class Check:
 
     def answers(self, label: str, ask: Callable) -> dict:
         """What each contestant of a case answers; one that fails is out from then on."""
-        found, workers = {}, self.workers[label]
-        for name in list(workers):
-            try:
-                found[name] = ask(name, workers[name])
-            except CallError as error:
-                self.failed(f"{label}: {name}", error)
-                del workers[name]
+        workers = self.workers[label]
+        found = {n: self.attempt(f"{label}: {n}", ask, n, worker) for n, worker in workers.items()}
+        found = {name: answer for name, answer in found.items() if answer is not None}
+        self.workers[label] = {name: workers[name] for name in found}
         return found
 
     def wait(self) -> None:
         """Until all is compiled, so that nobody disturbs who is timed; but not for ever."""
         deadline, first = time.monotonic() + self.left(0.45), self.record["first_step_s"]
 
-        def seconds(_, worker: Worker) -> float:
-            return worker.receive(max(1.0, deadline - time.monotonic()))
+        def seconds(label: str, name: str, worker: Worker) -> float:
+            left = max(1.0, deadline - time.monotonic())
+            return worker.receive(self.first_steps[label][name], left)
 
         for label in self.cases:
-            taken = self.answers(label, seconds)
+            taken = self.answers(label, partial(seconds, label))
             first |= {f"{label}: {name}": took for name, took in taken.items()}
         self.say(f"Ready: {', '.join(first)}")
 
@@ -146,7 +154,7 @@ class Check:
 
         def lap(name: str, worker: Worker) -> float:
             steps = 2 if self.options.tiny else 20
-            return worker.call("lap", self.patience(), name=name, count=steps)
+            return worker.call(Timed.lap, self.patience(), name=name, count=steps)
 
         self.answers(label, lap)  # warms up
         laps = [self.answers(label, lap)]
@@ -163,7 +171,7 @@ class Check:
         if not variants:
             return
         best = min(variants, key=lambda name: variants[name]["step_s"])
-        floor = self.workers[label][best].call("floor", self.patience())
+        floor = self.workers[label][best].call(Timed.floor, self.patience())
         for row in variants.values():
             row["tokens_per_s"] = window * batch * accumulation / row["step_s"]
             row["above_floor"] = row["step_s"] / floor["seconds"]
@@ -180,10 +188,7 @@ class Check:
         self.correct()
         self.wait()
         for label in self.cases:
-            try:
-                self.speed(label)
-            except CallError as error:
-                self.failed(label, error)
+            self.attempt(label, self.speed, label)
         for worker in self.started:  # what is timed alone is not disturbed
             if worker is not self.checks:
                 worker.close()

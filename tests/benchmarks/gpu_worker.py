@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from bench_generate import OURS, THEIRS, contestant, moved_model
 from bench_train import CONFIG, plain_gpt, trainer_of_ids, transformers_gpt2
-from floors import DATA_SHEETS, floor, measured_peak, timed
+from common import DATA_SHEETS, measured_peak, timed
 
 from llmlite.config import ModelConfig, TrainConfig
-from llmlite.engine import WARM_UP, Engine, FastPaths, learning_rate
+from llmlite.engine import WARM_UP, Engine, FastPaths, learning_rate, step_operations
 from llmlite.generate import generate
 from llmlite.model import GPT
 from llmlite.parallel import ALONE
@@ -115,11 +115,10 @@ class Timed(Case):
         return timed(self.device, lambda: [step(x, y) for x, y in batches]) / count
 
     def floor(self) -> dict:
-        """Seconds that a step takes at least: by the data sheet, or by the rates seen here."""
+        """Seconds that a step takes at least: by the data sheet, or by the rate seen here."""
         known = DATA_SHEETS.get(torch.cuda.get_device_name()) if self.cuda else None
-        sizes = (8192, 2048) if self.cuda else (256, 4)
-        peak = known or measured_peak(self.device, torch.bfloat16, *sizes)
-        return {**floor(self.model, self.windows, torch.bfloat16, peak), "peak": peak}
+        peak = known or measured_peak(self.device, torch.bfloat16, 8192 if self.cuda else 256)
+        return {"seconds": step_operations(self.model, self.windows) / peak, "peak": peak}
 
 
 def graphed(engine: Engine) -> bool:

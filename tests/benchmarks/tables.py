@@ -1,34 +1,17 @@
-"""Write README.md of this folder: the tables of speed, from the records beside it.
+"""Write the tables of speed in README.md of this folder, from the records beside it.
 
 `make bench` and `make gpu` leave the records; `python tests/benchmarks/tables.py` makes the page.
 Knows nothing of llmlite.
 """
 
 import json
+import re
 from math import inf
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+README = FOLDER / "README.md"
 
-PAGE = """\
-# Benchmarks
-
-Other implementations do the same work in turn on one machine, and what took how long is written
-down in [records](records): `make bench` (tokenizer, training, generation), and `make gpu`
-on a GPU. This page is written from them by `python tests/benchmarks/tables.py`.
-
-## Tokenizer
-
-{tokenizer}
-
-## Training and generation
-
-{gpu}
-
-{training}
-
-{generation}
-"""
 # What is said below a table, filled in from its record.
 MACHINE = (
     "{environment[processor]}, {environment[cores]} cores, medians of {rounds} runs that took "
@@ -61,12 +44,12 @@ def benchmark(name: str) -> dict:
 
 
 def page() -> str:
-    return PAGE.format(
-        tokenizer=tokenizer_speed(benchmark("tokenizer-wikitext-2-v1")),
-        gpu=gpu_speed(benchmark("gpu-h100")),
-        training=training_speed(benchmark("train-cpu")),
-        generation=generation_speed(benchmark("generate-cpu")),
-    )
+    """README.md with its tables as the records have them."""
+    text = README.read_text("utf-8")
+    for name, speeds in TABLES.items():
+        between = rf"(?s)(?<=<!-- {name} -->\n).*?(?=\n<!-- end -->)"
+        text = re.sub(between, speeds(benchmark(name)), text)
+    return text
 
 
 def table(rows: list[dict[str, str]], about: str, record: dict, **more) -> str:
@@ -136,6 +119,13 @@ def generation_speed(record: dict) -> str:
     return table(speed(tasks), MACHINE, record)
 
 
+TABLES = {  # by their records
+    "tokenizer-wikitext-2-v1": tokenizer_speed,
+    "gpu-h100": gpu_speed,
+    "train-cpu": training_speed,
+    "generate-cpu": generation_speed,
+}
+
 if __name__ == "__main__":
-    (FOLDER / "README.md").write_text(page(), encoding="utf-8")
-    print(f"Written: {FOLDER / 'README.md'}")
+    README.write_text(page(), encoding="utf-8")
+    print(f"Written: {README}")
