@@ -187,13 +187,17 @@ LARGEST = 10.0**100  # number in JSON
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """All of a file that may be anybody's. FileNotFoundError where there is none; ValueError, which
     says why, if it is no regular file, cannot be read, or has more than `most` bytes."""
+
+    def opener(name, flags):  # which does not wait for the other end of a pipe
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
     try:
-        about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):  # a pipe, say, whose other end would be waited for
-            raise ValueError("it is no regular file")
-        if about.st_size > most:
-            raise ValueError(f"it has more than {most:,} bytes")
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opener) as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("it is no regular file")
+            if about.st_size > most:
+                raise ValueError(f"it has more than {most:,} bytes")
             return file.read(about.st_size)
     except FileNotFoundError:
         raise
