@@ -7,11 +7,9 @@ import pandas as pd
 import torch
 
 from llmlite import interpret
-from llmlite.audit.claims import Evidence
-from llmlite.audit.trends import claim_8
 from llmlite.data import Dataset
 from llmlite.experiment import Experiment
-from llmlite.intervals import Interval, over_seeds, paired
+from llmlite.intervals import Interval, over_seeds
 from llmlite.model import GPT
 from llmlite.run import Run
 

@@ -29,9 +29,9 @@ class BeyondConfig:
     )
     n_head: tuple[int, ...] = (1, 2, 4, 8, 16)
     n_layer: tuple[int, int] = (2, 6)  # the first is that of the optimisers' runs
-    # The peak rates of Adam, AdamW and Muon, whose updates are alike in size (Liu et al. 2025, §2.2,
-    # by which PyTorch's "match_rms_adamw" scales Muon's). SGD's is the gradient itself, clipped to a
-    # norm of 1: its rates are a hundred times as high.
+    # The peak rates of Adam, AdamW and Muon, whose updates are alike in size (Liu et al. 2025: that
+    # is what PyTorch's "match_rms_adamw" scales Muon's to). SGD's update is the gradient itself,
+    # clipped to a norm of 1: its rates are a hundred times as high.
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     of_sgd: float = 100.0
     seeds: tuple[int, ...] = (1337, 1, 2)  # the rates are tried with the first
@@ -39,26 +39,31 @@ class BeyondConfig:
     tokens: int = 2_048  # of the validation split, behind the cost of each head
 
 
-# An epoch is a tenth of a run: the curve over steps is the validation loss at its ends.
-_TRAIN = TrainConfig(epochs=10, batch_size=16, learning_rate=3e-3, patience=0, valid_tokens=16_384)
+# The curve over steps is the validation loss at the ends of epochs, a tenth of a run each.
+_TRAIN = TrainConfig(epochs=10, batch_size=16, learning_rate=3e-3, patience=0)
 
 BEYOND = {
     "quick": BeyondConfig(
         data=DataConfig(vocab_size=320, block_size=32),
         model=ModelConfig(n_embd=64, dropout=0.0),
-        train=replace(_TRAIN, epoch_windows=160, amp="off", valid_tokens=2_049),
+        train=replace(
+            _TRAIN, epochs=5, batch_size=8, epoch_windows=128, amp="off", valid_tokens=2_049
+        ),
         n_head=(1, 4, 16),
         n_layer=(1, 3),
         rates=(1e-3, 3e-3, 1e-2),
         sentences=20,
         tokens=1_024,
     ),
-    # 490 steps of 1,024 tokens, half a million in all.
+    # 450 steps of 1,024 tokens: a run takes one core of a CPU 80 s with 2 layers, 180 s with 6.
     "small": BeyondConfig(
         data=DataConfig(vocab_size=2048, block_size=64),
         model=ModelConfig(dropout=0.0),
-        train=replace(_TRAIN, epoch_windows=784),
+        train=replace(_TRAIN, epoch_windows=720, valid_tokens=12_289),
     ),
+    # 490 steps of 8,192 tokens. Counted, not measured: at 2.5 million tokens a second (6 layers, a
+    # CUDA graph without compilation: tests/benchmarks/records/gpu-h100.json) a run takes 1.6 s, the
+    # 57 of them 90 s, Muon's steps without a graph and the heads' costs as much again.
     "full": BeyondConfig(
         data=PROFILES["full"].data,
         model=ModelConfig(dropout=0.0),
@@ -67,7 +72,6 @@ BEYOND = {
     ),
 }
 BEYOND["own"] = BEYOND["quick"]  # of a text of somebody's own
-
 
 OPTIMISERS = ("sgd", "adam", "adamw", "muon")
 
