@@ -127,13 +127,15 @@ class TrainConfig(Checked):
     epochs: Thousands = 10  # passes over the windows
     batch_size: Thousands = 128  # windows in one forward pass
     accumulation: Thousands = 1  # forward passes in one optimiser step
-    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"  # see engine.optimizers
+    # sgd has momentum 0.9; muon is for the matrices in the blocks, with adamw for the rest
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     learning_rate: Rate = 1e-3  # the peak
     # "cosine": linear warmup, then half a cosine to 0 | "fixed"
     schedule: Literal["cosine", "fixed"] = "cosine"
     warmup_fraction: Share = 0.1  # of all optimiser steps; the paper's log fits one tenth
-    weight_decay: Amount = 0.1  # on matrices only
-    beta2: Share = 0.95  # AdamW's, of the squared gradient's average
+    # on matrices only; of adamw and muon apart from the gradient, of adam and sgd a term of it
+    weight_decay: Amount = 0.1
+    beta2: Share = 0.95  # of the squared gradient's average; sgd and muon's own part have none
     clip_norm: Amount = 1.0  # largest norm of the unscaled gradient; 0 turns clipping off
     # "auto" | "fp16" (with gradient scaling) | "bf16" | "off"
     amp: Literal["auto", "fp16", "bf16", "off"] = "auto"

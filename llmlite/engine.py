@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from llmlite.config import FastPaths, ModelConfig, TrainConfig
-from llmlite.files import tqdm
+from llmlite.files import LLMLiteError, tqdm
 from llmlite.model import GPT
 from llmlite.parallel import World
 
@@ -64,6 +64,49 @@ def parameter_groups(model: GPT, weight_decay: float) -> list[dict]:
     vectors = [p for p in model.parameters() if p.dim() < 2]
     decaying = {"params": matrices, "weight_decay": weight_decay}
     return [decaying, {"params": vectors, "weight_decay": 0.0}]
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for the matrices in the blocks, AdamW for the rest, as one: where a gradient overflowed,
+    both leave out the step."""
+
+    def __init__(self, model: GPT, rate: float, weight_decay: float, **adamw):
+        if not hasattr(torch.optim, "Muon"):
+            said = f"Optimizer muon needs PyTorch 2.9 or newer, and this is {torch.__version__}"
+            raise LLMLiteError(f"{said}; update it, or choose adamw.")
+        hidden = [p for p in model.blocks.parameters() if p.dim() == 2]
+        matrices, vectors = parameter_groups(model, weight_decay)
+        matrices["params"] = [model.token_embedding.weight, model.position_embedding.weight]
+        # A step then has AdamW's size (Liu et al. 2025): one rate and one decay serve both.
+        same_size = {"weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        muon = torch.optim.Muon(hidden, rate, **same_size)
+        self.parts = muon, torch.optim.AdamW([matrices, vectors], rate, **adamw)
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+
+    def step(self) -> None:
+        groups = self.param_groups[:1], self.param_groups[1:]  # which may have been loaded
+        for part, own in zip(self.parts, groups, strict=True):
+            part.param_groups, part.state = own, self.state
+            part.step()
+
+
+def make_optimizer(model: GPT, config: TrainConfig, graphs: bool) -> torch.optim.Optimizer:
+    """`config.optimizer` for a model. graphs: its step can be captured."""
+    rate, decay = config.learning_rate, config.weight_decay
+    # Fused, each leaves out a step whose fp16 gradient overflowed by itself, on the device: the
+    # scaler waits for nothing, and its step can be captured.
+    adam = {"betas": (0.9, config.beta2), "fused": True, "capturable": graphs}
+    if config.optimizer == "muon":
+        return MuonAndAdamW(model, rate, decay, **adam)
+    groups = parameter_groups(model, decay)
+    rate = torch.tensor(rate, device=model.device) if graphs else rate
+    if config.optimizer == "sgd":
+        sgd = torch.optim.SGD(groups, rate, momentum=0.9, fused=True)
+        for p in model.parameters():  # PyTorch fills it in the first step, unless that is left out
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return sgd
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, rate, **adam)
 
 
 def step_operations(model: ModelConfig, windows: int) -> float:
@@ -174,18 +217,11 @@ class Engine:
         # Captured once, a graph cannot wait for other processes.
         self.graphs = self.cuda and world.size == 1 and paths.graph is not False
         self.graphing = ""  # in words, what came of the capture
+        if self.graphs and config.optimizer == "muon":
+            self.graphs, self.graphing = False, "not graphed: Muon's rate is a number"
         self._steps, self._captured = 0, None  # of whole batches, towards the next capture
 
-        rate = config.learning_rate
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.weight_decay),
-            lr=torch.tensor(rate, device=self.device) if self.graphs else rate,
-            betas=(0.9, config.beta2),
-            # Leaves out a step whose fp16 gradient overflowed by itself, on the device: the scaler
-            # waits for nothing, and its step can be captured.
-            fused=True,
-            capturable=self.graphs,
-        )
+        self.optimizer = make_optimizer(model, config, self.graphs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     @property
@@ -312,10 +348,10 @@ class Engine:
     def load_state_dict(self, state: dict) -> None:
         self._steps, self._captured = 0, None  # a graph reads the optimiser's old state
         self.model.load_state_dict(state["model"])
-        own = [(group["lr"], group["capturable"]) for group in self.optimizer.param_groups]
+        own = [dict(group) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, (rate, capturable) in zip(self.optimizer.param_groups, own, strict=True):
-            group["lr"], group["capturable"] = rate, capturable  # of this device, not of the file's
+        for group, ours in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(ours)  # rate and kernels are of this device, not of the file's
         if state["scaler"]:  # empty if the run so far was not in fp16: the scale then starts anew
             self.scaler.load_state_dict(state["scaler"])
 

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmlite import engine
 from llmlite.config import ModelConfig, TrainConfig
 from llmlite.engine import Engine, FastPaths, TrainingLoss, learning_rate, step_operations
+from llmlite.files import LLMLiteError
 from llmlite.model import GPT
 from llmlite.parallel import ALONE
 
@@ -248,12 +249,13 @@ def test_the_checks_of_a_gpu_pass_with_graphs(cuda, name):
 
 
 PIECES = {"batch_size": 2, "accumulation": 2, "model": DROPOUT, "log_scaled_norm": True}
+OVERFLOWS = PIECES | {"dtype": torch.float16, "scale": 2.0**25}
 
 
 @pytest.mark.parametrize(("changes", "merge"), [
     (PIECES, None),
     # Overflows before, in and after the capture; then no more.
-    (PIECES | {"dtype": torch.float16, "scale": 2.0**25}, False),
+    *((OVERFLOWS | {"optimizer": name}, False) for name in ("adamw", "adam", "sgd")),
 ])  # fmt: skip
 def test_a_graph_gives_the_weights_and_norms_of_the_steps_one_by_one(cuda, changes, merge):
     plain = build(replace(EAGER, merge=merge), **changes)
@@ -266,6 +268,25 @@ def test_a_graph_gives_the_weights_and_norms_of_the_steps_one_by_one(cuda, chang
     finite = theirs[:, 1].isfinite()
     assert finite[-1]
     assert finite.all() == ("scale" not in changes)
+
+
+def test_muon_is_not_graphed_and_needs_a_pytorch_that_has_it(cuda, monkeypatch):
+    curve(run := build(optimizer="muon"))
+    assert (run.graphing, cuda.captures) == ("not graphed: Muon's rate is a number", 0)
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(LLMLiteError, match=r"needs PyTorch 2\.9 or newer, and this is"):
+        build(optimizer="muon")
+
+
+@pytest.mark.parametrize("where", ["norm.bias", "blocks.0.up.weight"])  # of AdamW, and of Muon
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
+def test_a_gradient_that_overflows_leaves_no_trace(name, where):
+    run, other = (build(dtype=torch.float16, optimizer=name, scale=2.0**n) for n in (16, 15))
+    _, batch, *_ = steps()
+    with run.model.get_parameter(where).register_hook(lambda grad: grad * torch.inf):
+        run.step(*batch)
+    assert_same(run, other, torch.stack(run.step(*batch)), torch.stack(other.step(*batch)))
+    assert run.model.norm.bias.any()  # which was 0
 
 
 @pytest.mark.parametrize(("old", "new"), [(None, torch.float16), (torch.float16, None)])

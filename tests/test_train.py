@@ -117,15 +117,29 @@ def script_validation(monkeypatch, losses):
     return weights
 
 
+def optimizers(model, config):
+    """PyTorch's own; beside Muon, which makes much of a last digit, with the engine's kernel."""
+    decay, betas = config.weight_decay, (0.9, config.beta2)
+    groups = [
+        {"params": [p], "weight_decay": 0 if "norm" in n or "bias" in n else decay}
+        for n, p in model.named_parameters()
+    ]
+    if config.optimizer == "muon":
+        layers = [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)]
+        rest = [g for g in groups if all(g["params"][0] is not w for w in layers)]
+        muon = torch.optim.Muon(layers, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        return [muon, torch.optim.AdamW(rest, betas=betas, fused=True)]
+    if config.optimizer == "sgd":
+        return [torch.optim.SGD(groups, momentum=0.9)]
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return [kind(groups, betas=betas)]
+
+
 def plain_loop(ids, config):
     """The same training in a plain loop: (model, losses, norms, losses of the epochs)."""
     torch.manual_seed(config.seed)
     model = GPT(SURE)
-    groups = [
-        {"params": [p], "weight_decay": 0 if "norm" in n or "bias" in n else config.weight_decay}
-        for n, p in model.named_parameters()
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, config.beta2))
+    movers = optimizers(model, config)
     windows, batch = TokenWindows(ids["train"], 16), config.batch_size * config.accumulation
     limit, seed, losses, norms, epoch_losses = config.epoch_windows, config.seed, [], [], []
     samplers = [EpochSampler(windows, batch, seed, n, limit=limit) for n in range(config.epochs)]
@@ -133,14 +147,15 @@ def plain_loop(ids, config):
         nats = tokens = 0
         for index in sampler:
             inputs, targets = windows[index]
-            for group in optimizer.param_groups:
+            for group in [group for each in movers for group in each.param_groups]:
                 group["lr"] = learning_rate(len(losses), sum(map(len, samplers)), config)
-            optimizer.zero_grad()
+            model.zero_grad()
             loss = F.cross_entropy(model(inputs).logits.reshape(-1, 50), targets.reshape(-1))
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
             norms.append(norm.item())
-            optimizer.step()
+            for each in movers:
+                each.step()
             losses.append(loss.item())
             nats += loss.item() * targets.numel()
             tokens += targets.numel()
@@ -155,6 +170,9 @@ def plain_loop(ids, config):
     (75, {"clip_norm": 0, "accumulation": 4, "learning_rate": 3e-2}, "uncompiled, 4 pieces merged"),
     (75, {"accumulation": 4, "fast": False}, "plain"),
     (75, {"epoch_windows": 36, "weight_decay": 0.3, "beta2": 0.8}, "uncompiled"),
+    (64, {"optimizer": "adam", "weight_decay": 0.01, "batch_size": 16, "fast": False}, "plain"),
+    (64, {"optimizer": "sgd", "weight_decay": 0.01, "learning_rate": 0.3}, "uncompiled"),
+    (64, {"optimizer": "muon", "weight_decay": 1.0, "batch_size": 16, "fast": False}, "plain"),
     pytest.param(75, {"accumulation": 4}, "compiled, 4 pieces merged", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_every_path_is_a_plain_loop_however_a_batch_is_cut(tmp_path, windows, changes, how):
@@ -288,6 +306,7 @@ def test_a_run_trains_and_validates_on_windows_with_their_mistake(tmp_path, mist
 @pytest.mark.parametrize(("owner", "name", "call", "changes"), [
     (Engine, "step", 3, {}),  # before the first checkpoint
     (Engine, "step", 22, {}),  # with steps that were not yet logged
+    *((Engine, "step", 22, {"optimizer": name}) for name in ("adam", "sgd", "muon")),
     # The fourth of five in the second epoch, which two pieces of each step have seen so far.
     (Engine, "step", 9, {"epoch_windows": 18, "batch_size": 2, "accumulation": 2}),
     # Between unscaling and the step; the norms show the scale, which grows.
@@ -318,7 +337,7 @@ def test_checkpoints_go_by_time_unless_steps_are_given(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({"learning_rate": 0.5}, "belongs to another run (train.learning_rate: 0.01 there, 0.5 here)"),
-    ({"model": SURE, "fast": False}, "model.dropout: 0.3 there, 0.0 here, train.fast: True there"),
+    ({"model": SURE, "optimizer": "sgd"}, "0.0 here, train.optimizer: adamw there, sgd here"),
     ({"about": "b", "data": {"stride": 8}}, "data: pairs there, b here, stride: 16 there, 8 here"),
     ({"train_tokens": 16}, "The text has 16 tokens, too few for one window of 16"),
 ])  # fmt: skip
