@@ -47,19 +47,20 @@ BEYOND = {
         data=DataConfig(vocab_size=320, block_size=32),
         model=ModelConfig(n_embd=64, dropout=0.0),
         train=replace(
-            _TRAIN, epochs=5, batch_size=8, epoch_windows=128, amp="off", valid_tokens=2_049
+            _TRAIN, epochs=4, batch_size=8, epoch_windows=96, amp="off", valid_tokens=2_049
         ),
         n_head=(1, 4, 16),
-        n_layer=(1, 3),
+        n_layer=(1, 2),
         rates=(1e-3, 3e-3, 1e-2),
         sentences=20,
-        tokens=1_024,
+        tokens=512,
     ),
-    # 450 steps of 1,024 tokens: a run takes one core of a CPU 80 s with 2 layers, 180 s with 6.
+    # 400 steps of 1,024 tokens: a run takes one core of a CPU 65 s with 2 layers, 150 s with 6, and
+    # with Muon, which computes in bfloat16, 280 s where that is emulated; all of them 110 minutes.
     "small": BeyondConfig(
         data=DataConfig(vocab_size=2048, block_size=64),
         model=ModelConfig(dropout=0.0),
-        train=replace(_TRAIN, epoch_windows=720, valid_tokens=12_289),
+        train=replace(_TRAIN, epoch_windows=640, valid_tokens=12_289),
     ),
     # 490 steps of 8,192 tokens. Counted, not measured: at 2.5 million tokens a second (6 layers, a
     # CUDA graph without compilation: tests/benchmarks/records/gpu-h100.json) a run takes 1.6 s, the
