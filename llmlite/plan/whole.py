@@ -26,7 +26,7 @@ def whole_plan(experiment: Experiment) -> list[Run]:
         *leaks.values(),
         *experiment.grid("first"),
         *(run for runs in grids.values() for run in runs),
-        *Beyond(experiment).runs,
+        *Beyond(experiment).runs(),
     ]
 
 
