@@ -66,7 +66,7 @@ def compared(epochs: pd.DataFrame) -> pd.DataFrame:
     rates = losses.groupby(OF_RUN[:2]).count().groupby("optimizer").idxmax()
     rows, adamw = {}, losses[rates["adamw"]]
     for name, best in rates.items():
-        runs = epochs[(epochs[OF_RUN[:2]] == best).all(axis=1)].groupby("seed")
+        runs = epochs[(epochs[OF_RUN[:2]] == list(best)).all(axis=1)].groupby("seed")
         shares = [steps_to(adamw[seed], run) / run.step.max() for seed, run in runs]
         rows[name] = {
             "rate": best[1],
