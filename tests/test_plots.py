@@ -41,7 +41,10 @@ HEADS = pd.DataFrame(
     pd.MultiIndex.from_tuples([(0, 0), (1, 3)], names=["layer", "head"]),
     pd.MultiIndex.from_product([["distance", "previous", "entropy"], ["value", "low", "high"]]),
 )
-BY_HEADS = {1: Interval(5.0, 4.9, 5.1, "3 seeds"), 4: Interval(4.5, 4.4, 4.6, "3 seeds")}
+BY_HEADS = pd.DataFrame(
+    [[Interval(x, x - 0.1, x + 0.1, "3 seeds")] * 6 for x in (5.0, 4.5, 4.0, 3.0)],
+    pd.MultiIndex.from_product([[2, 6], [1, 4]]), list("abcdef"),
+)
 RUNS = {"adamw": pd.DataFrame({"step": [10, 20], "elapsed": [1.0, 2.0], "valid_loss": [6.0, 5.0]})}
 ROWS = ("yardsticks", "intervals")  # where values lie on the x axis
 FIGURES = {  # what each is given; words of it, in its axes, then on their sides; its lines' values
@@ -98,9 +101,9 @@ FIGURES = {  # what each is given; words of it, in its axes, then on their sides
     "yardsticks": ((MODELS, "ours", Interval(50.0, 45.0, 55.0, "3 seeds"), ("paper", 1.17)),
         "50.0 [45, 55] | paper: 1.17 | test perplexity per word and line end (log scale) | ours",
         [9_000], [50], [29.4], [1.17, 1.17]),
-    "by_heads": (({f"measure {i}": {2: BY_HEADS, 6: BY_HEADS} for i in range(6)},),
-        "layers: 2 | layers: 6 | measure 0 | measure 5 | heads in a layer (log scale) | 1 | 4",
-        *([[5, 4.5]] * 12)),
+    "by_heads": ((BY_HEADS, {name: f"what {name} is" for name in "abcdef"}),
+        "layers: 2 | layers: 6 | what a is | what f is | heads in a layer (log scale) | 1 | 4",
+        *([[5, 4.5], [4, 3]] * 6)),
     "optimisers": ((RUNS, {"adamw": pd.Series({1e-3: 5.0, 1e-2: 5.5})}, 500),
         "adamw | optimiser step | seconds of training | peak learning rate (log scale)",
         *([[6, 5]] * 2), [5, 5.5]),

@@ -78,13 +78,12 @@ class Beyond:
         self.config = BEYOND[name]
 
     def _grid(self, name: str, space: SearchSpace, seeds: Iterable[int], **how) -> list[Run]:
-        source, train = self.experiment.data, replace(self.config.train, **how)
+        source = self.experiment.data
         data = replace(self.config.data, source=source.source, name=source.name)
-        base = Run("", data, with_data(ModelConfig(dropout=0.0), data), train, keeps=("epochs",))
-        runs = []
+        model, runs = with_data(ModelConfig(dropout=0.0), data), []
         for seed in seeds:
-            named = replace(base, name=f"{name}-seed-{seed}", train=replace(train, seed=seed))
-            runs += grid(space, named)
+            train = replace(self.config.train, seed=seed, **how)
+            runs += grid(space, Run(f"{name}-seed-{seed}", data, model, train, keeps=("epochs",)))
         return runs
 
     def head_runs(self) -> list[Run]:

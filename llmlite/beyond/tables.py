@@ -29,24 +29,15 @@ def specialisation(model: GPT, dataset: Dataset, sentences: int, tokens: int) ->
 
 def heads_table(experiment: Experiment, runs: list[Run]) -> pd.DataFrame:
     """A row a run, indexed by n_layer, n_head and seed: the lowest validation loss; the means of
-    `specialisation` over all heads; spread: the standard deviation of the distances in a layer,
-    NaN of a single head."""
+    `specialisation` over all heads; spread: the standard deviation of the distances in a layer."""
     rows = {}
     for run in runs:
         found = experiment.measured(run, "heads")
-        row = {name: np.mean(found[name]) for name in (*interpret.STATISTICS, "cost")}
-        row["spread"] = pd.DataFrame(found["distance"]).std(axis=1).mean()
-        row["loss"] = experiment.record(run)["best"]["valid_loss"]
+        row = {"loss": experiment.record(run)["best"]["valid_loss"]}
+        row |= {name: np.mean(found[name]) for name in (*interpret.STATISTICS, "cost")}
+        row["spread"] = pd.DataFrame(found["distance"]).std(axis=1).fillna(0).mean()  # 0: of one
         rows[run.model.n_layer, run.model.n_head, run.train.seed] = row
     return pd.DataFrame.from_dict(rows, "index").rename_axis(["n_layer", "n_head", "seed"])
-
-
-def by_heads(column: pd.Series) -> dict[int, dict[int, Interval]]:
-    """One column of `heads_table`: n_layer → n_head → its mean over the seeds."""
-    found = {}
-    for (n_layer, n_head), values in column.dropna().groupby(["n_layer", "n_head"]):
-        found.setdefault(n_layer, {})[n_head] = over_seeds(values)
-    return found
 
 
 def more_heads(column: pd.Series, fewer: int, more: int) -> dict[int, Interval]:
@@ -56,13 +47,10 @@ def more_heads(column: pd.Series, fewer: int, more: int) -> dict[int, Interval]:
 
 
 def compared(epochs: pd.DataFrame) -> pd.DataFrame:
-    """A row an optimiser, at its rate that has most seeds: the loss; minus AdamW's; in which share
-    of the steps it is as good as AdamW at the end (None: in some seed never); and what a step takes
-    as a multiple of AdamW's. epochs: as in Experiment.epochs, with the optimizer."""
+    """A row an optimiser, at its rate that has most seeds: the loss; minus AdamW's; after which
+    share of the steps it is as good as AdamW at the end (None: in some seed never). epochs: as
+    Beyond.epochs gives them."""
     losses = epochs.groupby(OF_RUN).valid_loss.min()
-    times = (epochs.seconds / epochs.groupby(OF_RUN).step.transform("min")).groupby(
-        epochs.optimizer
-    )
     rates = losses.groupby(OF_RUN[:2]).count().groupby("optimizer").idxmax()
     rows, adamw = {}, losses[rates["adamw"]]
     for name, best in rates.items():
@@ -73,7 +61,6 @@ def compared(epochs: pd.DataFrame) -> pd.DataFrame:
             "loss": over_seeds(losses[best]),
             "minus AdamW": paired(losses[best] - adamw),
             "share of steps": over_seeds(shares) if np.isfinite(shares).all() else None,
-            "time of a step": times.median()[name] / times.median()["adamw"],
         }
     return pd.DataFrame(rows).T
 

@@ -4,28 +4,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from llmlite.intervals import Interval
 from llmlite.plots import style
 
 
 @style.figure
-def by_heads(panels: dict[str, dict[int, dict[int, Interval]]]):
-    """A panel a measure over the number of heads, a line a depth. panels: what is measured →
-    n_layer → n_head → its mean and interval."""
+def by_heads(table: pd.DataFrame, titles: dict[str, str]):
+    """A panel a column of intervals over the number of heads, a line a depth. table: indexed by
+    n_layer and n_head; titles: what each of its columns is."""
     axes = style.subplots(2, 3, 4.4, page=True, sharex=True).flat
-    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-        ax.set(xscale="log", title=title)
-        for i, (n_layer, points) in enumerate(lines.items()):
-            ends = np.array([(p.low, p.value, p.high) for p in points.values()]).T
-            places = np.array(list(points)) * (0.97, 1.03)[i]  # bars side by side
+    for ax, (column, title) in zip(axes, titles.items(), strict=True):
+        for i, (n_layer, points) in enumerate(table[column].groupby(level=0)):
+            heads = points.index.get_level_values(1)
+            ends = np.array([(p.low, p.value, p.high) for p in points]).T
             looks = {"label": f"layers: {n_layer}", **style.series(i)}
-            ax.errorbar(places, ends[1], np.diff(ends, axis=0), **looks)
-    ticks = list(next(iter(panels.values()))[n_layer])
-    axes[-1].set_xticks(ticks, map(str, ticks))
-    axes[-1].minorticks_off()
+            # Side by side, so that no bar hides another.
+            ax.errorbar(heads * (0.97, 1.03)[i], ends[1], np.diff(ends, axis=0), **looks)
+        ax.set(xscale="log", title=title)
+    ax.set_xticks(heads, map(str, heads))
+    ax.minorticks_off()
     for ax in axes[3:]:
         ax.set_xlabel("heads in a layer (log scale)")
-    plt.figlegend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plt.figlegend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 @style.figure
@@ -38,8 +37,7 @@ def optimisers(runs: dict[str, pd.DataFrame], rates: dict[str, pd.Series], step_
         over_steps.plot(run.step, run.valid_loss, **looks)
         over_time.plot(run.elapsed, run.valid_loss, **looks)
         over_rate.plot(rates[name].index, rates[name], **looks)
-    per_step = step_tokens / 1000
-    scale = (lambda steps: steps * per_step, lambda tokens: tokens / per_step)
+    scale = (lambda x: x * step_tokens / 1000, lambda x: x * 1000 / step_tokens)
     over_steps.secondary_xaxis("top", functions=scale).set_xlabel("thousand tokens")
     over_steps.set(xlabel="optimiser step", ylabel="validation loss,\nnats per token")
     over_time.set(xlabel="seconds of training")
