@@ -25,7 +25,7 @@ from llmlite.files import CheckpointError, LLMLiteError, MissingRunError, replac
 from llmlite.metrics import Score, evaluate
 from llmlite.model import GPT
 from llmlite.parallel import gpu_bytes, resolve_device, world
-from llmlite.plan.search import at, best_row, epochs_table, grid, point, row_of, search
+from llmlite.plan.search import at, best_point, best_row, epochs_table, grid, point, search
 from llmlite.plots.style import save
 from llmlite.pretrained import Pretrained, load_pretrained
 from llmlite.profiles import Profile, changed, get_profile
@@ -220,11 +220,8 @@ class Experiment:
         return self.search_runs(f"search-{name}", self.grid(name))
 
     def searched_best(self) -> dict | None:
-        """The values of AXES with the lowest validation perplexity in the revised grid, by its
-        runs' records; None while some of it is left to train."""
-        table = pd.DataFrame([row_of(run, self.record(run)) for run in self.grid("revised")])
-        known = "finished" in table.status.values and "missing" not in table.status.values
-        return best_row(table)[list(AXES)].to_dict() if known else None
+        """The best of the revised grid; None while some of it is left to train."""
+        return best_point(self.grid("revised"), self.record)
 
     @property
     def best_configuration(self) -> dict:

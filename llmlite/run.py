@@ -107,7 +107,8 @@ class Run:
     train: TrainConfig
     # name → function of (model, dataset) that gives what JSON can hold, kept as name.json
     measures: Mapping[str, Callable] = field(default_factory=dict, compare=False)
-    # What an archive has of it besides the record: all "steps", "weights".
+    # What an archive has of it besides record and thinned steps: all "steps", "weights"; "epochs":
+    # no step.
     keeps: tuple[str, ...] = field(default=(), compare=False)
 
     def identity(self, about: dict[str, str]) -> dict:

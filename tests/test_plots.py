@@ -41,6 +41,11 @@ HEADS = pd.DataFrame(
     pd.MultiIndex.from_tuples([(0, 0), (1, 3)], names=["layer", "head"]),
     pd.MultiIndex.from_product([["distance", "previous", "entropy"], ["value", "low", "high"]]),
 )
+BY_HEADS = pd.DataFrame(
+    [[Interval(x, x - 0.1, x + 0.1, "3 seeds")] * 6 for x in (5.0, 4.5, 4.0, 3.0)],
+    pd.MultiIndex.from_product([[2, 6], [1, 4]]), list("abcdef"),
+)
+RUNS = {"adamw": pd.DataFrame({"step": [10, 20], "elapsed": [1.0, 2.0], "valid_loss": [6.0, 5.0]})}
 ROWS = ("yardsticks", "intervals")  # where values lie on the x axis
 FIGURES = {  # what each is given; words of it, in its axes, then on their sides; its lines' values
     "article_lengths": (({"train": [10, 200, 3000], "valid": [20, 400], "test": [30, 500]},),
@@ -97,6 +102,12 @@ FIGURES = {  # what each is given; words of it, in its axes, then on their sides
         (MODELS, {"ours": Interval(50.0, 45.0, 55.0, "3 seeds"), "mixed": 40.0}, ("paper", 1.17)),
         "50.0 [45.0, 55.0] | 40.0 | paper: 1.17 | test perplexity per word and line end (log scale)"
         " | ours | mixed", [9_000], [50], [40], [29.4], [1.17, 1.17]),
+    "by_heads": ((BY_HEADS, {name: f"what {name} is" for name in "abcdef"}),
+        "layers: 2 | layers: 6 | what a is | what f is | heads in a layer (log scale) | 1 | 4",
+        *([[5, 4.5], [4, 3]] * 6)),
+    "optimisers": ((RUNS, {"adamw": pd.Series({1e-3: 5.0, 1e-2: 5.5})}, 500),
+        "adamw | optimiser step | seconds of training | peak learning rate (log scale)",
+        *([[6, 5]] * 2), [5, 5.5]),
     "intervals": (({"nats": INTERVALS}, True), "nats | below | not clear | one pair",
         [-0.3, -0.1], [-0.2], [-0.1, 0.3], [0.1], [0.2], [0, 0]),
 }
@@ -154,13 +165,15 @@ def test_bars_are_percentages_or_probabilities_and_a_thing_stands_where_its_axis
     assert ours.get_xdata().tolist() == papers.get_xdata().tolist() == [10, 20, 30], "one width"
     measured, predicted, _ = case("window_sizes").axes[0].get_lines()
     assert measured.get_xdata().tolist() == predicted.get_xdata().tolist() == [16, 32]
+    (thousands,) = case("optimisers").axes[0].child_axes
+    assert np.diff(thousands.get_xlim()) == np.diff(case("optimisers").axes[0].get_xlim()) / 2
     places = [(box.get_x(), box.get_y()) for box in case("token_strips").axes[0].patches]
     assert places[:3] == [(0.06, 0.1), (4.06, 0.1), (0.06, 1.1)], "4 + 5 characters of 12, then 4"
     assert case("losses").axes[1].get_ylim()[0] < 42 - 0.15 * (51 - 42), "room for the words there"
     steps = case("gradient_norm").axes[0].get_lines()[0]
     assert steps.get_rasterized(), "50,000 of them would be as many points of an SVG"
     log_x = [name for name in FIGURES if case(name).axes[0].get_xscale() == "log"]
-    assert log_x == ["article_lengths", "tokens_per_word", "window_sizes", "yardsticks"]
+    assert log_x == ["article_lengths", "tokens_per_word", "window_sizes", "yardsticks", "by_heads"]
     log_y = [name for name in FIGURES if case(name).axes[0].get_yscale() == "log"]
     assert log_y == ["gradient_norm", "loss_by_position", "positions_by_run", "window_sizes"]
 

@@ -7,6 +7,7 @@ import pytest
 
 from llmlite.audit import plan
 from llmlite.audit.runs import Audit
+from llmlite.beyond.plan import BEYOND, BeyondConfig
 from llmlite.config import DataConfig, ModelConfig, SearchSpace, TrainConfig
 from llmlite.experiment import Experiment
 from llmlite.plan.runner import work_through
@@ -35,6 +36,8 @@ AUDIT = replace(
     vocabularies=(300, 320), windows=50, study=plan.StudySize(16, 40, 8),
 )  # fmt: skip
 plan.AUDITS["tiny"] = AUDIT
+ONE = SearchSpace((3e-3,), (1,), (4,), (8,))
+BEYOND["tiny"] = BeyondConfig(DataConfig(vocab_size=300, block_size=32), TRAIN, ONE, (3e-3,), SEEDS)
 
 
 def open_plan(text, out, profile=PROFILE, progress=False, **changes) -> Experiment:

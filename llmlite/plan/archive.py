@@ -27,7 +27,7 @@ LARGEST = 16 * 2**20  # bytes of an archive
 # At most: bytes of all that is in one, of one of its files but for weights, and files.
 UNPACKED, PART, FILES = 2**27, 2**23, 10_000
 THIN = 500  # lines of a step log that nothing but a curve is drawn from
-MEASURES = ("test_score", "valid_score", "measures", "scores", "mixtures", *STUDIES)
+MEASURES = ("test_score", "valid_score", "measures", "scores", "mixtures", "heads", *STUDIES)
 OTHERS = "|".join(map(re.escape, (RECORD, STEPS, WEIGHTS)))
 NAMES = re.compile(
     r"tokenizer-(?P<key>[0-9a-f]{8})-(?P<size>[0-9]{1,9})[.]json"
@@ -77,11 +77,13 @@ def stage(experiment: Experiment, plan: list[Run], to: Path) -> None:
 def _left_by(experiment: Experiment, plan: list[Run]) -> dict[str, bytes]:
     """The files of an archive, by name, but for weights; without those that are damaged."""
     whole = {experiment.folder(run) for run in plan if "steps" in run.keeps}
+    bare = {experiment.folder(run) for run in plan if "epochs" in run.keeps} - whole
     contents, out = {}, experiment.runs.parent
     folders = sorted(set(map(experiment.folder, plan)))
     for path in (*out.glob("tokenizer-*"), *(p for f in folders for p in sorted(f.glob("*")))):
         named = NAMES.fullmatch(name := path.relative_to(out).as_posix())
-        if not named or path.name == WEIGHTS or not _is_what_it_says(path, named):
+        left_out = path.name == WEIGHTS or (path.name == STEPS and path.parent in bare)
+        if not named or left_out or not _is_what_it_says(path, named):
             continue
         content = files.read_bytes(path, UNPACKED)
         if path.name == RECORD:

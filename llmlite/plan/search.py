@@ -114,6 +114,14 @@ def best_row(table: pd.DataFrame) -> pd.Series:
     return finished.loc[finished.perplexity.idxmin()]
 
 
+def best_point(runs: list[Run], record: Callable[[Run], Record | None]) -> dict | None:
+    """The values of AXES with the lowest validation perplexity, by the runs' records; None while
+    some of them is left to train."""
+    table = pd.DataFrame([row_of(run, record(run)) for run in runs])
+    known = "finished" in table.status.values and "missing" not in table.status.values
+    return best_row(table)[list(AXES)].to_dict() if known else None
+
+
 def epochs_table(runs: list[Run], records: Iterable[Record | None]) -> pd.DataFrame:
     """The log of every epoch of every finished run, with its configuration: a row an epoch."""
     frames = [

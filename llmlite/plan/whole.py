@@ -1,10 +1,11 @@
 """The whole plan of a profile: everything that its notebooks show, in the order in which it is
-missed most. Where the best of the revised grid is retrained, it is in the plan once that grid is
-searched."""
+missed most. Where the best of a search is trained again (of the revised grid, of an optimiser's
+rates), it is in the plan once that is searched."""
 
 from collections.abc import Sequence
 
 from llmlite.audit.runs import Audit
+from llmlite.beyond.plan import Beyond
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.run import Run
@@ -25,6 +26,7 @@ def whole_plan(experiment: Experiment) -> list[Run]:
         *leaks.values(),
         *experiment.grid("first"),
         *(run for runs in grids.values() for run in runs),
+        *Beyond(experiment).runs(),
     ]
 
 
