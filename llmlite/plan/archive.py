@@ -18,7 +18,7 @@ from typing import TypedDict
 from llmlite import files
 from llmlite import run as runs
 from llmlite.audit.heads import STUDIES
-from llmlite.experiment import Experiment
+from llmlite.experiment import PRETRAINED, Experiment
 from llmlite.files import CheckpointError, LLMLiteError, one_line, replacing, tqdm
 from llmlite.run import RECORD, STEPS, WEIGHTS, Run
 from llmlite.tokenizer import BPETokenizer
@@ -28,12 +28,20 @@ LARGEST = 16 * 2**20  # bytes of an archive
 # At most: bytes of all that is in one, of one of its files but for weights, and files.
 UNPACKED, PART, FILES = 2**27, 2**23, 10_000
 THIN = 500  # lines of a step log that nothing but a curve is drawn from
-MEASURES = ("test_score", "valid_score", "measures", "scores", *STUDIES)
+MEASURES = (
+    "test_score",
+    "valid_score",
+    "measures",
+    "scores",
+    *STUDIES,
+    "(domain|tuned)-[a-z0-9-]+",
+)
 OTHERS = "|".join(map(re.escape, (RECORD, STEPS, WEIGHTS)))
 NAMES = re.compile(
     r"tokenizer-(?P<key>[0-9a-f]{8})-(?P<size>[0-9]{1,9})[.]json"
     r"|runs/(?P<run>lr[0-9.e+-]+-[0-9]+l-[0-9]+h-[0-9]+d-[0-9a-f]{8})/"
     rf"((?P<measure>{'|'.join(MEASURES)})[.]json|{OTHERS})"
+    rf"|{PRETRAINED}/(?P<ready>{'|'.join(MEASURES)})[.]json"
 )
 
 
@@ -81,7 +89,8 @@ def _left_by(experiment: Experiment, plan: list[Run]) -> dict[str, bytes]:
     whole = {experiment.folder(run) for run in plan if "steps" in run.keeps}
     contents, out = {}, experiment.runs.parent
     folders = sorted(set(map(experiment.folder, plan)))
-    for path in (*out.glob("tokenizer-*"), *(p for f in folders for p in sorted(f.glob("*")))):
+    beside = (p for name in ("tokenizer-*", f"{PRETRAINED}/*") for p in sorted(out.glob(name)))
+    for path in (*beside, *(p for f in folders for p in sorted(f.glob("*")))):
         named = NAMES.fullmatch(name := path.relative_to(out).as_posix())
         if not named or path.name == WEIGHTS or not _is_what_it_says(path, named):
             continue
@@ -189,7 +198,9 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 def _is_what_it_says(path: Path, named: re.Match) -> bool:
     """Is a file of an archive whole, and of the run that its folder's name says?"""
-    with suppress(LLMLiteError):
+    with suppress(LLMLiteError, ValueError):
+        if named["ready"]:  # whoever draws from it sees of what it is
+            return bool(files.read_json(path, dict, runs.MEASURE_BYTES))
         if named["size"]:
             return BPETokenizer.load(path).vocab_size == int(named["size"])
         record = runs.finished_record(path.parent)
