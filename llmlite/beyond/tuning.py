@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn import Parameter
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmlite.audit.text import SAMPLING
-from llmlite.beyond import domains
-from llmlite.beyond.domains import DOMAINS
+from llmlite.beyond.domains import DOMAINS, dataset_of, key_of
 from llmlite.data import SPLITS, Dataset
 from llmlite.experiment import Experiment
 from llmlite.files import tqdm
@@ -34,11 +32,11 @@ from llmlite.run import Run, environment
 from llmlite.tokenizer.bpe import imported
 from llmlite.windows import TokenWindows
 
+NEEDED = ("transformers", "peft", "accelerate")  # the last for the Trainer
 # Which weights are trained → at which peak rate.
 WAYS = {"lora2": 1e-2, "lora8": 1e-2, "lora32": 1e-2, "head": 1e-3, "all": 1e-3}
-NEEDED = ("transformers", "peft", "accelerate")  # the last for the Trainer
 ADAPTED = ["c_attn", "c_proj", "c_fc"]  # all four matrices of a block: c_proj is two of them
-DROPPED = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+QUIET = {"save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True}
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,14 @@ class TuningConfig:
     seeds: tuple[int, ...] = (1337, 1, 2)
 
 
-TUNINGS = {"small": TuningConfig(), "full": TuningConfig()}
-TUNINGS["quick"] = TuningConfig(60_000, 4_096, 512, 2_000, 20, seeds=(1337,))
-TUNINGS["own"] = TUNINGS["quick"]
+# 30 tunings are 1.5 million tokens to train on and as many to score.
+QUICK = TuningConfig(200_000, 3_072, 512, 1_500, 16, seeds=(1337,))
+TUNINGS = {"quick": QUICK, "small": TuningConfig(), "full": TuningConfig()}
 
 
 class AsGPT:
-    """A GPT2LMHeadModel with what scores and sampling ask of a GPT: so that they take the same
-    windows, and draw by the same random numbers. config: the GPT's."""
+    """A GPT2LMHeadModel with what scores and sampling ask of a GPT, so that they take the same
+    windows and random numbers. config: the GPT's."""
 
     def __init__(self, gpt2, config):
         self.gpt2, self.config, self.device = gpt2, config, gpt2.device
@@ -74,57 +72,43 @@ class AsGPT:
         return self.gpt2(ids, use_cache=False)
 
     def check_mask(self, head_mask) -> None:
-        pass  # there is none
+        """There is none."""
 
 
-def with_trained(model: GPT, way: str, seed: int):
-    """(a GPT2LMHeadModel with only those weights to train that `way` says, what peft made of it or
-    itself). Without dropout: each window is seen once."""
+def prepared(model: GPT, way: str, seed: int):
+    """(a GPT2LMHeadModel, what is to be trained of it: itself or what peft made of it) with only
+    those weights free that `way` names. Without dropout: each window is seen once."""
     hf, *_ = map(imported, NEEDED)
     hf.set_seed(seed)
-    gpt2 = to_gpt2(model, **dict.fromkeys(DROPPED, 0.0))
+    gpt2 = to_gpt2(model, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     if way.startswith("lora"):
         from peft import LoraConfig, get_peft_model
 
         rank = int(way.removeprefix("lora"))
-        # Their Conv1D keeps (in, out). An alpha of twice the rank scales the product by 2.
+        # Their Conv1D keeps (in, out). What is added is scaled by alpha / rank, 2 for each rank.
         how = {"target_modules": ADAPTED, "fan_in_fan_out": True, "task_type": "CAUSAL_LM"}
         return gpt2, get_peft_model(gpt2, LoraConfig(r=rank, lora_alpha=2 * rank, **how))
     if way == "head":
         gpt2.requires_grad_(False)
         gpt2.config.tie_word_embeddings = False
-        gpt2.lm_head.weight = Parameter(gpt2.lm_head.weight.detach().clone())
+        gpt2.lm_head.weight = nn.Parameter(gpt2.lm_head.weight.detach().clone())
     return gpt2, gpt2
 
 
 def fit(model, windows: TokenWindows, batch_size: int, rate: float, seed: int) -> dict:
-    """Train in one pass over the windows; how long it took."""
+    """One pass over the windows; how long it took."""
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    def loss(outputs, targets, **_):  # which are the next tokens already
+    def loss(outputs, targets, **_) -> Tensor:  # they are the next tokens already
         return F.cross_entropy(outputs.logits.flatten(0, 1), targets.flatten())
 
-    steps = -(-len(windows) // batch_size)
+    how = {"learning_rate": rate, "lr_scheduler_type": "cosine", "num_train_epochs": 1}
+    how |= {"warmup_steps": len(windows) // batch_size // 10, "optim": "adamw_torch", "seed": seed}
+    how |= {"per_device_train_batch_size": batch_size, "dataloader_pin_memory": False}
     with tempfile.TemporaryDirectory() as scratch:
-        how = TrainingArguments(
-            scratch,
-            num_train_epochs=1,
-            per_device_train_batch_size=batch_size,
-            learning_rate=rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=steps // 10,
-            optim="adamw_torch",
-            seed=seed,
-            use_cpu=model.device.type == "cpu",
-            dataloader_pin_memory=False,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
         trainer = Trainer(
             model,
-            how,
+            TrainingArguments(scratch, use_cpu=model.device.type == "cpu", **how, **QUIET),
             train_dataset=windows,
             data_collator=lambda batch: dict(zip(("input_ids", "labels"), batch, strict=True)),
             compute_loss_func=loss,
@@ -136,106 +120,105 @@ def fit(model, windows: TokenWindows, batch_size: int, rate: float, seed: int) -
 
 
 def pieces(model, ids: Tensor, tokenizer) -> np.ndarray:
-    """(bits, bytes) of each window of a text, side by side: (windows, 2)."""
+    """(bits, bytes, tokens) of each window of a text, side by side, (windows, 3)."""
     bits = token_losses(model, ids).double().numpy() / math.log(2)
     length = np.array([len(token) for token in tokenizer.token_bytes])
     length[tokenizer.eot_id] = 0  # stands between articles, and for no byte of them
-    starts = np.arange(0, len(bits), model.config.block_size)
-    return np.stack([np.add.reduceat(x, starts) for x in (bits, length[ids[1:]])], axis=1)
+    starts, columns = np.arange(0, len(bits), model.config.block_size), (bits, length[ids[1:]])
+    return np.stack([np.add.reduceat(x, starts) for x in (*columns, np.ones_like(bits))], axis=1)
 
 
-def drawn(model, tokenizer, domain: str, config: TuningConfig) -> str:
-    """The continuation of the domain's prompt; the same random numbers for each model."""
-    how = SAMPLING | {"seed": 0, "fast": False}
-    return complete(model, tokenizer, domains.about(domain)[1], config.text, **how)[0]
-
-
-def untuned(model: GPT, dataset: Dataset, domain: str, config: TuningConfig) -> dict:
-    """How the model predicts a domain, and its own text, as it is."""
-    text = domains.dataset_of(domain, dataset, config.domain_bytes)
-    return _scored(model, dataset, text, domain, config)
-
-
-def _scored(model, dataset: Dataset, text: Dataset, domain: str, config: TuningConfig) -> dict:
-    parts = {"domain": text.ids["test"], "own": dataset.ids["test"]}
-    tokenizer = dataset.tokenizer
-    scores = {n: pieces(model, ids[: config.test_tokens], tokenizer) for n, ids in parts.items()}
-    return {
-        **{name: scored.round(4).tolist() for name, scored in scores.items()},
-        "text": drawn(model, tokenizer, domain, config),
-        "about": domains.about(domain)[0],
-        "sha256": hashlib.sha256("".join(map(text.text, SPLITS)).encode()).hexdigest(),
-    }
-
-
-def adapters(dataset: Dataset) -> Path:
-    return dataset.folder / "adapters"
+def scored(model, dataset: Dataset, domain: str, config: TuningConfig) -> dict:
+    """How a model predicts a domain and the text that it is from, by `pieces`, and what it makes of
+    the beginning of the domain's test part, with the same random numbers each time."""
+    text = dataset_of(domain, dataset, config.domain_bytes)
+    found, tokenizer = {}, dataset.tokenizer
+    for name, ids in (("domain", text.ids["test"]), ("own", dataset.ids["test"])):
+        found[name] = pieces(model, ids[: config.test_tokens], tokenizer).round(3).tolist()
+    prompt = " ".join(text.text("test").split()[:8])
+    how = {"seed": 0, "fast": False, **SAMPLING}
+    found["text"] = prompt + complete(model, tokenizer, prompt, config.text, **how)[0]
+    sha256 = hashlib.sha256("".join(map(text.text, SPLITS)).encode()).hexdigest()
+    return found | {"about": DOMAINS.get(domain, domain), "sha256": sha256}
 
 
 def tuned(
     model: GPT, dataset: Dataset, domain: str, way: str, seed: int, config: TuningConfig
 ) -> dict:
-    """`untuned` after training; what was trained, and for how long. An adapter is kept below the
-    dataset's folder."""
-    text, size = domains.dataset_of(domain, dataset, config.domain_bytes), model.config.block_size
-    windows = TokenWindows(text.ids["train"], size)
+    """`scored` after training; an adapter is kept, by `adapter`."""
+    size, rate = model.config.block_size, WAYS[way]
+    windows = TokenWindows(dataset_of(domain, dataset, config.domain_bytes).ids["train"], size)
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
     windows.only = order[: config.tokens // size]
-    gpt2, trained = with_trained(model, way, seed)
-    rate, batch_size = WAYS[way], max(1, config.batch_tokens // size)
-    took = fit(trained, windows, batch_size, rate, seed)
+    gpt2, trained = prepared(model, way, seed)
+    took = fit(trained, windows, max(1, config.batch_tokens // size), rate, seed)
     if trained is not gpt2:
-        trained.save_pretrained(adapters(dataset) / name_of(domain, way, seed))
+        trained.save_pretrained(adapter(dataset, domain, way, seed))
     return {
         "trained": sum(p.numel() for p in trained.parameters() if p.requires_grad),
-        **took,
         "tokens": len(windows) * size,
         "learning_rate": rate,
-        **_scored(AsGPT(gpt2, model.config), dataset, text, domain, config),
-        "environment": environment(model.device),
-        "versions": {name: version(name) for name in NEEDED},
+        **took,
+        **scored(AsGPT(gpt2, model.config), dataset, domain, config),
+        "environment": environment(model.device) | {name: version(name) for name in NEEDED},
     }
 
 
-def name_of(domain: str, way: str, seed: int) -> str:
-    return f"tuned-{domains.key_of(domain)}-{way}-{seed}"
+def adapter(dataset: Dataset, domain: str, way: str, seed: int) -> Path:
+    return dataset.folder / "adapters" / f"{key_of(domain)}-{way}-{seed}"
+
+
+def merged(experiment: Experiment, domain: str, way: str, seed: int):
+    """The model with an adapter's products added to its weights, a GPT2LMHeadModel; tuned once more
+    where the adapter is not kept."""
+    peft, model, dataset = imported("peft"), experiment.model, experiment.dataset
+    if not (kept := adapter(dataset, domain, way, seed)).exists():
+        tuned(model, dataset, domain, way, seed, config_of(experiment))
+    return peft.PeftModel.from_pretrained(to_gpt2(model), kept).merge_and_unload()
+
+
+def config_of(experiment: Experiment) -> TuningConfig:
+    return TUNINGS.get(experiment.profile.name, QUICK)
 
 
 def measures(config: TuningConfig, names: Iterable[str] = DOMAINS) -> dict[str, Callable]:
     """All that is measured of a model: each domain as it is, and after each tuning."""
-    made = {f"domain-{domains.key_of(n)}": partial(untuned, domain=n, config=config) for n in names}
+    made = {f"domain-{key_of(n)}": partial(scored, domain=n, config=config) for n in names}
     for seed, domain, way in product(config.seeds, names, WAYS):
         how = {"domain": domain, "way": way, "seed": seed, "config": config}
-        made[name_of(domain, way, seed)] = partial(tuned, **how)
+        made[f"tuned-{key_of(domain)}-{way}-{seed}"] = partial(tuned, **how)
     return made
 
 
 def tuning_run(experiment: Experiment) -> list[Run]:
-    """The trained model with these measures, for a plan; nothing where it is not known yet, where
-    the profile says nothing of it, or without the extra."""
+    """The trained model with these measures, for a plan; none where it is not known yet, where the
+    profile says nothing of it, or without the extra."""
     config = TUNINGS.get(experiment.profile.name)
     if not (config and experiment.known_configuration and all(map(find_spec, NEEDED))):
         return []
     return [replace(experiment.retraining(), name="tuned", measures=measures(config))]
 
 
-# Written before any of these runs: a question, what was expected, and that as an inequality: for
-# each domain, over the seeds, `factor` times a column of the table for one way is below that of the
-# other. The opposite, with its whole interval, refutes it. (Known by then: how the model predicts
-# the domains' validation parts untuned, and that rank 8 at a rate of 3e-3 helps with one of them.)
-PREDICTIONS = (
-    ("Which way learns a domain best?", "all weights end below rank 32", "after", 1, "all", "lora32"),
-    ("Does the rank matter?", "rank 32 ends below rank 2", "after", 1, "lora32", "lora2"),
-    (
-        "Is the last layer enough?",
-        "the head ends above rank 2, with fifty times as many parameters",
-        "after", 1, "lora2", "head",
-    ),
-    ("Who forgets most?", "all weights forget more than rank 32", "forgotten", 1, "lora32", "all"),
-    ("Does a low rank protect?", "rank 2 forgets less than rank 32", "forgotten", 1, "lora2", "lora32"),
-    (
-        "Do few parameters save time?",
-        "hardly: rank 8 takes over 0.7 of the time of all weights",
-        "seconds", 0.7, "all", "lora8",
-    ),
-)  # fmt: skip
+def results(experiment: Experiment, names: Iterable[str] = DOMAINS) -> tuple[dict, pd.DataFrame]:
+    """(domain → `scored`, a row a tuning: the trained parameters, seconds, bits per byte of the
+    domain's test part `before` and `after`, by how much those of the own text rose: `forgot`)."""
+    config = config_of(experiment)
+    made = measures(config, names).items()
+    bar = tqdm(made, "Tunings", disable=not experiment.progress)
+    found = {name: experiment.measure(name, measure) for name, measure in bar}
+    untuned, rows = {name: found[f"domain-{key_of(name)}"] for name in names}, {}
+    for domain, way, seed in product(names, WAYS, config.seeds):
+        before, after = untuned[domain], found[f"tuned-{key_of(domain)}-{way}-{seed}"]
+        numbers = {name: after[name] for name in ("trained", "tokens", "seconds", "text")}
+        numbers |= {"before": per_byte(before["domain"]), "after": per_byte(after["domain"])}
+        numbers["forgot"] = per_byte(after["own"]) - per_byte(before["own"])
+        rows[domain, way, seed] = numbers
+    table = pd.DataFrame.from_dict(rows, "index").rename_axis(["domain", "way", "seed"])
+    table.attrs["environment"] = after["environment"]
+    return untuned, table
+
+
+def per_byte(scored: list) -> float:
+    """Bits per byte of `pieces`."""
+    bits, n_bytes, _ = np.sum(scored, axis=0)
+    return bits / n_bytes
