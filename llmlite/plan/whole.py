@@ -5,6 +5,7 @@ searched."""
 from collections.abc import Sequence
 
 from llmlite.audit.runs import Audit
+from llmlite.beyond.tuning import tuning_run
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.run import Run
@@ -25,6 +26,7 @@ def whole_plan(experiment: Experiment) -> list[Run]:
         *leaks.values(),
         *experiment.grid("first"),
         *(run for runs in grids.values() for run in runs),
+        *tuning_run(experiment),
     ]
 
 

@@ -3,3 +3,4 @@
 
 from llmlite.plots.model import *
 from llmlite.plots.runs import *
+from llmlite.plots.tuning import *
