@@ -7,6 +7,7 @@ earlier stage should have left is made on the spot, and what is there is used. T
 lie in the folder itself, runs below `runs`, each under a fingerprint of all that it is."""
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -34,6 +35,7 @@ from llmlite.sources import resolve_source
 from llmlite.tokenizer import BPETokenizer
 from llmlite.train import Compute, Trainer
 
+PRETRAINED = "pretrained"  # the folder of what was measured of the model that ships
 SEEDS = "seeds.csv"  # the scores of the trained model, a row a seed
 
 
@@ -162,14 +164,22 @@ class Experiment:
 
     def measured(self, run: Run, what: str) -> dict:
         """One of the run's measures, from its folder if it is there."""
-        record, folder = self.train(run), self.folder(run)
-        if (found := runs.read_measure(folder, what, record)) is not None:
+
+        def measure() -> dict:
+            return run.measures[what](self.model_of(run), self.dataset_of(run.data))
+
+        return self._kept(self.folder(run), what, partial(self.train, run), measure)
+
+    def _kept(self, folder: Path, what: str, record: Callable, measure: Callable) -> dict:
+        """A measure in a folder; measured if it is not there. Both are asked when they are needed:
+        to measure may be to train once more."""
+        if (found := runs.read_measure(folder, what, record())) is not None:
             return found
         if (folder / f"{what}.json").exists() and world().main:
             said = f"{folder / what}.json is damaged or of another training; it is measured again."
             tqdm.write(said, sys.stderr)
-        result = run.measures[what](self.model_of(run), self.dataset_of(run.data))
-        return runs.write_measure(folder, what, self.train(run), result)
+        result = measure()
+        return runs.write_measure(folder, what, record(), result)
 
     def is_trained(self, run: Run) -> bool:
         record = self.record(run)
@@ -315,10 +325,18 @@ class Experiment:
 
     def study(self, name: str) -> dict:
         """One of the audit's STUDIES, of the trained model."""
-        study = partial(STUDIES[name], size=self.study_size)
-        if self.pretrained:
-            return study(self.model, self.dataset)
-        return self.measured(replace(self.retraining(), measures={name: study}), name)
+        return self.measure(name, partial(STUDIES[name], size=self.study_size))
+
+    def measure(self, what: str, function: Callable) -> dict:
+        """What a function of (model, dataset) finds of the trained model, or of the one that ships
+        in its place; kept."""
+        if not (ready := self.pretrained):
+            return self.measured(replace(self.retraining(), measures={what: function}), what)
+        # It is measured on any text, by the profile's sizes.
+        of = self.dataset.about | {"profile": self.profile.name}
+        record = ready.record | {"identity": ready.record["identity"] | of}
+        made = partial(function, ready.model, self.dataset)
+        return self._kept(self.out / PRETRAINED, what, lambda: record, made)
 
     def save_figure(self, figure: Figure, name: str, caption: str) -> Figure:
         """Write `figures/NAME.png` and `NAME.svg`, and keep the caption, with where its numbers are

@@ -47,13 +47,17 @@ def to_gpt2(model: GPT, **options):
 def export_folder(model: GPT, tokenizer: BPETokenizer, to: str | Path, description: str) -> None:
     """Write a folder for transformers' Auto classes; `description`: where the model is from, for
     its config.json."""
-    gpt2 = to_gpt2(model, exported_by_llmlite=description)
+    save_gpt2(to_gpt2(model, exported_by_llmlite=description), tokenizer, to)
+
+
+def save_gpt2(gpt2, tokenizer: BPETokenizer, to: str | Path) -> None:
+    """Write a GPT2LMHeadModel, adapted perhaps, with its tokenizer as such a folder."""
     gpt2.generation_config.pad_token_id = tokenizer.eot_id  # else each generation warns
     theirs = imported("transformers").PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.to_tokenizers(),
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
-        model_max_length=model.config.block_size,
+        model_max_length=gpt2.config.n_positions,
         clean_up_tokenization_spaces=False,  # older versions take blanks away
     )
     with _filling(Path(to)):

@@ -28,6 +28,7 @@ LARGEST = 16 * 2**20  # bytes of an archive
 UNPACKED, PART, FILES = 2**27, 2**23, 10_000
 THIN = 500  # lines of a step log that nothing but a curve is drawn from
 MEASURES = ("test_score", "valid_score", "measures", "scores", "mixtures", "heads", *STUDIES)
+MEASURES += ("tuned-[a-z0-9-]+",)  # a pattern
 OTHERS = "|".join(map(re.escape, (RECORD, STEPS, WEIGHTS)))
 NAMES = re.compile(
     r"tokenizer-(?P<key>[0-9a-f]{8})-(?P<size>[0-9]{1,9})[.]json"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from llmlite.audit.runs import Audit
 from llmlite.beyond.plan import Beyond
+from llmlite.beyond.tuning import tuning_run
 from llmlite.experiment import Experiment
 from llmlite.files import LLMLiteError
 from llmlite.run import Run
@@ -27,6 +28,7 @@ def whole_plan(experiment: Experiment) -> list[Run]:
         *experiment.grid("first"),
         *(run for runs in grids.values() for run in runs),
         *Beyond(experiment).runs(),
+        *tuning_run(experiment),
     ]
 
 
