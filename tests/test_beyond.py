@@ -67,7 +67,7 @@ def test_the_best_rate_is_trained_with_the_other_seeds_once_all_are_tried():
 def test_what_heads_look_at_is_the_audits_and_their_cost_the_loss_without_them(
     make_model, articles
 ):
-    model = make_model(ModelConfig(300, 16, n_layer=2, n_head=2, n_embd=16))
+    model = make_model(ModelConfig(300, 96, n_layer=2, n_head=2, n_embd=16))
     found, ids = specialisation(model, articles, 3, 50), articles.ids["valid"][:50]
     study = by_head(attention(model, articles, StudySize(sentences=3)))
     for name in interpret.STATISTICS:
