@@ -48,6 +48,7 @@ def test_docstrings_are_read_without_code():
     assert domains.docstrings(MODULE) == "Of the module.\n\nOf f.\n\nMore:\n    indented\n\nOf C."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", domains.DOMAINS)
 def test_a_domain_is_the_same_each_time_and_has_words_of_its_own(dataset, name):
     text = domains.dataset_of(name, dataset, 100_000)
@@ -85,6 +86,7 @@ def test_what_is_trained(model, way):
     assert same == (way != "head"), "its own copy, so that inputs stay as they are"
 
 
+@pytest.mark.slow
 def test_an_adapter_is_kept_merged_and_brought_back(dataset, model, tmp_path):
     domain = tmp_path / "domain.txt"
     domain.write_text("\n".join(f"x = {n} * y" for n in range(2000)), "utf-8")

@@ -1,34 +1,29 @@
-"""Notebook 10: what a tuning gains on a domain, and what it forgets of its own text."""
+"""Notebook 10: what a tuning gains on a domain, and what is forgotten."""
 
 import numpy as np
 
 from llmlite.intervals import Interval
 from llmlite.plots import style
 
-Ways = dict[int, tuple[str, Interval, Interval]]  # trained parameters → name, after, forgot
-
 
 @style.figure
-def tunings(domains: dict[str, tuple[float, Ways]]):
-    """Bits per byte against trained parameters, log scale, with 95% intervals over seeds: of each
-    domain's test part, untuned as a dotted line; and by how much those of the own text rose."""
-    gained, forgot = style.subplots(1, 2, 3.2, page=True)
-    for i, (domain, (before, ways)) in enumerate(domains.items()):
-        looks = style.series(i)
-        for place, ax in enumerate((gained, forgot)):
-            found = [row[1 + place] for _, row in sorted(ways.items())]
-            x, y = sorted(ways), [interval.value for interval in found]
-            ax.plot(x, y, label=domain, **looks)
-            for n, interval in zip(x, found, strict=True):  # one seed has none
-                if np.isfinite(interval.low):
-                    ax.plot([n, n], [interval.low, interval.high], color=looks["color"])
-        gained.axhline(before, color=looks["color"], linestyle=":")
-        style.note(gained, f"{domain}, untuned", (min(ways), before), up=-9, fontsize=style.SMALL)
-    for n, (name, after, _) in ways.items():
-        style.note(gained, name, (n, after.value), up=8, ha="center", fontsize=style.SMALL)
-    for ax in (gained, forgot):
-        ax.set(xscale="log", xlabel="trained parameters (log scale)")
-        ax.margins(0.12, 0.12)
-    gained.set(ylabel="bits per byte", title="The domain's test part, tuned")
-    forgot.set(ylabel="rise in bits per byte", title="Forgotten of the own text")
-    forgot.legend()
+def tunings(trained: dict[str, int], panels: dict[str, dict[str, dict[str, Interval]]]):
+    """Over the trained parameters, log scale: a panel a title, a line a domain. trained: way →
+    parameters; panels: title → domain → way → the mean over seeds and its 95% interval."""
+    axes = style.subplots(1, len(panels), 3.2, page=True)
+    ways, size = sorted(trained, key=trained.get), {"fontsize": style.SMALL}
+    for ax, (title, domains) in zip(axes, panels.items(), strict=True):
+        for i, (domain, found) in enumerate(domains.items()):
+            x, rows = [trained[way] for way in ways], [found[way] for way in ways]
+            ax.plot(x, [row.value for row in rows], label=domain, **style.series(i))
+            for n, row in zip(x, rows, strict=True):
+                if np.isfinite(row.low):  # a single seed has none
+                    ax.plot([n, n], [row.low, row.high], color=style.COLOURS[i], linewidth=3)
+        for way in ways:
+            rows = [found[way] for found in domains.values()]
+            top = max(row.high if np.isfinite(row.high) else row.value for row in rows)
+            style.note(ax, way, (trained[way], top), up=5, ha="center", **size)
+        ax.set(xscale="log", xlabel="trained parameters (log scale)", title=title)
+        ax.margins(0.1, 0.15)
+    axes[0].set_ylabel("bits per byte")
+    axes[0].legend()

@@ -21,7 +21,7 @@ from llmlite.run import read_record
 
 NOTEBOOKS = find_notebooks(REPOSITORY / "notebooks")
 SOURCES = "".join(path.read_text("utf-8") for path in NOTEBOOKS)
-FIGURES = set(re.findall(r'\\"(0\d_\w+)\\"', SOURCES))  # what they must draw
+FIGURES = set(re.findall(r'\\"(\d\d_\w+)\\"', SOURCES))  # what they must draw
 # Python runs a file of this name at its start, so the notebooks' kernels have this profile, too.
 SITE = """
 from dataclasses import replace
