@@ -4,4 +4,3 @@
 from llmlite.plots.beyond import *
 from llmlite.plots.model import *
 from llmlite.plots.runs import *
-from llmlite.plots.tuning import *

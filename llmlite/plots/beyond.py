@@ -1,9 +1,10 @@
-"""Notebook 09: numbers of heads, and optimisers."""
+"""Notebooks 09 and 10: numbers of heads, optimisers, and tunings."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from llmlite.intervals import Interval
 from llmlite.plots import style
 
 
@@ -44,3 +45,26 @@ def optimisers(runs: dict[str, pd.DataFrame], rates: dict[str, pd.Series], step_
     over_rate.set(xlabel="peak learning rate (log scale)", xscale="log")
     over_rate.minorticks_off()
     plt.figlegend(*over_steps.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+
+
+@style.figure
+def tunings(trained: dict[str, int], panels: dict[str, dict[str, dict[str, Interval]]]):
+    """Over the trained parameters, log scale: a panel a title, a line a domain. trained: way →
+    parameters; panels: title → domain → way → the mean over seeds and its 95% interval."""
+    axes = style.subplots(1, len(panels), 3.2, page=True)
+    ways, size = sorted(trained, key=trained.get), {"fontsize": style.SMALL}
+    for ax, (title, domains) in zip(axes, panels.items(), strict=True):
+        for i, (domain, found) in enumerate(domains.items()):
+            x, rows = [trained[way] for way in ways], [found[way] for way in ways]
+            ax.plot(x, [row.value for row in rows], label=domain, **style.series(i))
+            for n, row in zip(x, rows, strict=True):
+                if np.isfinite(row.low):  # a single seed has none
+                    ax.plot([n, n], [row.low, row.high], color=style.COLOURS[i], linewidth=3)
+        for way in ways:
+            rows = [found[way] for found in domains.values()]
+            top = max(row.high if np.isfinite(row.high) else row.value for row in rows)
+            style.note(ax, way, (trained[way], top), up=5, ha="center", **size)
+        ax.set(xscale="log", xlabel="trained parameters (log scale)", title=title)
+        ax.margins(0.1, 0.15)
+    axes[0].set_ylabel("bits per byte")
+    axes[0].legend()
