@@ -58,6 +58,10 @@ def test_each_run_of_a_plan_is_made_once_whoever_wants_it(whole):
     for seed in SEEDS:
         assert folder[f"honest-seed-{seed}"] == folder[f"retrain-seed-{seed}"]
     assert {"retrain-seed-1337", "honest-seed-1337"} <= set(one_each), "of two measures"
+    with tarfile.open(experiment.out / "all.tar.gz") as archive:
+        logged = {Path(name).parent.name for name in archive.getnames() if name.endswith(STEPS)}
+    bare = {folder[run.name].name for run in runs if run.keeps == ("epochs",)}
+    assert logged == {path.name for path in folder.values()} - bare
     assert names(chosen(runs, ["no-mask-s", "mask"])) == ["mask", "no-mask-seed-1"]
 
 

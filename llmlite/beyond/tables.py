@@ -66,7 +66,7 @@ def compared(epochs: pd.DataFrame) -> pd.DataFrame:
 
 
 def steps_to(target: float, run: pd.DataFrame) -> float:
-    """The step at which a run is first as good as a loss, on a line from epoch to epoch; NaN if it
-    never is. run: a row an epoch."""
+    """The step at which a run is first as good as a loss, on a line from epoch to epoch: the first
+    one's end at the soonest, NaN if it never is. run: a row an epoch."""
     lowest = np.minimum.accumulate(run.valid_loss)
     return float(np.interp(target, lowest[::-1], run.step[::-1], left=np.nan))
