@@ -45,6 +45,8 @@ BY_HEADS = pd.DataFrame(
     [[Interval(x, x - 0.1, x + 0.1, "3 seeds")] * 6 for x in (5.0, 4.5, 4.0, 3.0)],
     pd.MultiIndex.from_product([[2, 6], [1, 4]]), list("abcdef"),
 )
+TRAINED = {"few": 100, "all": 10_000}
+TUNED = {"few": Interval(4, 3.5, 4.5, "3 seeds"), "all": Interval(3, -np.inf, np.inf, "1 pair")}
 RUNS = {"adamw": pd.DataFrame({"step": [10, 20], "elapsed": [1.0, 2.0], "valid_loss": [6.0, 5.0]})}
 ROWS = ("yardsticks", "intervals")  # where values lie on the x axis
 FIGURES = {  # what each is given; words of it, in its axes, then on their sides; its lines' values
@@ -108,6 +110,9 @@ FIGURES = {  # what each is given; words of it, in its axes, then on their sides
     "optimisers": ((RUNS, {"adamw": pd.Series({1e-3: 5.0, 1e-2: 5.5})}, 500),
         "adamw | optimiser step | seconds of training | peak learning rate (log scale)",
         *([[6, 5]] * 2), [5, 5.5]),
+    "tunings": ((TRAINED, {"gained": {"code": TUNED}, "forgot": {"code": TUNED}}),
+        "gained | few | all | code | trained parameters (log scale) | bits per byte | forgot",
+        *([[4, 3], [3.5, 4.5]] * 2)),
     "intervals": (({"nats": INTERVALS}, True), "nats | below | not clear | one pair",
         [-0.3, -0.1], [-0.2], [-0.1, 0.3], [0.1], [0.2], [0, 0]),
 }
@@ -173,7 +178,9 @@ def test_bars_are_percentages_or_probabilities_and_a_thing_stands_where_its_axis
     steps = case("gradient_norm").axes[0].get_lines()[0]
     assert steps.get_rasterized(), "50,000 of them would be as many points of an SVG"
     log_x = [name for name in FIGURES if case(name).axes[0].get_xscale() == "log"]
-    assert log_x == ["article_lengths", "tokens_per_word", "window_sizes", "yardsticks", "by_heads"]
+    assert log_x == [
+        "article_lengths", "tokens_per_word", "window_sizes", "yardsticks", "by_heads", "tunings",
+    ]  # fmt: skip
     log_y = [name for name in FIGURES if case(name).axes[0].get_yscale() == "log"]
     assert log_y == ["gradient_norm", "loss_by_position", "positions_by_run", "window_sizes"]
 
