@@ -91,9 +91,9 @@ lint: $(INSTALLED)  ## ruff check, ruff format --check, and how large the projec
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/size.py
 
-colab:  ## let README's links and the notebooks install your fork: make colab REPOSITORY=https://github.com/you/fork
+colab:  ## let the links to Colab and the notebooks lead to your fork: make colab REPOSITORY=https://github.com/you/fork
 	@perl -e '$$ENV{REPOSITORY} =~ m!\Ahttps://[\w.-]+(/[\w.~-]+){2,}\z! or die "REPOSITORY is no address such as https://github.com/you/fork.\n"'
-	perl -pi -e 'BEGIN { ($$to = $$ENV{REPOSITORY}) =~ s!^https://github.com/!! } s!(colab.research.google.com/github/)[^/]+/[^/]+!$$1$$to!' README.md
+	perl -pi -e 'BEGIN { ($$to = $$ENV{REPOSITORY}) =~ s!^https://github.com/!! } s!(colab.research.google.com/github/)[^/]+/[^/]+!$$1$$to!' README.md notebooks/*.ipynb
 	perl -pi -e 's!(repository = \\")[^\\"]*!$$1$$ENV{REPOSITORY}!' notebooks/*.ipynb
 
 format: $(INSTALLED)  ## let ruff put the style right

@@ -9,7 +9,7 @@ def lines(folder: str) -> int:
 
 
 SIZES = {
-    "lines of package": (lines("llmlite"), 8_650),
+    "lines of package": (lines("llmlite"), 9_170),
     "modules at its top": (len(list(Path("llmlite").glob("*.py"))), 20),
     "lines of tests": (lines("tests"), 8_800),
     "bytes of README.md": (len(Path("README.md").read_bytes()), 10_000),

@@ -161,6 +161,7 @@ def test_make_colab_names_a_fork(tmp_path):
     subprocess.run([*make, "REPOSITORY=https://github.com/me/a-fork"], check=True)
     assert "colab.research.google.com/github/me/a-fork/" in (tmp_path / "README.md").read_text()
     cells = json.loads((tmp_path / "notebooks/01_prepare.ipynb").read_text("utf-8"))["cells"]
+    assert "colab.research.google.com/github/me/a-fork/blob" in "".join(cells[0]["source"])
     assert 'repository = "https://github.com/me/a-fork"' in "".join(cells[1]["source"])
 
 
