@@ -55,11 +55,12 @@ BEYOND = {
         sentences=20,
         tokens=1_024,
     ),
-    # 450 steps of 1,024 tokens: a run takes one core of a CPU 80 s with 2 layers, 180 s with 6.
+    # 360 steps of 1,024 tokens: a run takes one core of a CPU 50 to 60 s with 2 layers, 110 to 140
+    # with 6, and with Muon, whose products are in bfloat16, minutes where the CPU has none.
     "small": BeyondConfig(
         data=DataConfig(vocab_size=2048, block_size=64),
         model=ModelConfig(dropout=0.0),
-        train=replace(_TRAIN, epoch_windows=720, valid_tokens=12_289),
+        train=replace(_TRAIN, epoch_windows=576, valid_tokens=12_289),
     ),
     # 490 steps of 8,192 tokens. Counted, not measured: at 2.5 million tokens a second (6 layers, a
     # CUDA graph without compilation: tests/benchmarks/records/gpu-h100.json) a run takes 1.6 s, the
