@@ -178,9 +178,8 @@ def test_bars_are_percentages_or_probabilities_and_a_thing_stands_where_its_axis
     steps = case("gradient_norm").axes[0].get_lines()[0]
     assert steps.get_rasterized(), "50,000 of them would be as many points of an SVG"
     log_x = [name for name in FIGURES if case(name).axes[0].get_xscale() == "log"]
-    assert log_x == [
-        "article_lengths", "tokens_per_word", "window_sizes", "yardsticks", "by_heads", "tunings",
-    ]  # fmt: skip
+    assert log_x[:4] == ["article_lengths", "tokens_per_word", "window_sizes", "yardsticks"]
+    assert log_x[4:] == ["by_heads", "tunings"]
     log_y = [name for name in FIGURES if case(name).axes[0].get_yscale() == "log"]
     assert log_y == ["gradient_norm", "loss_by_position", "positions_by_run", "window_sizes"]
 

@@ -53,12 +53,10 @@ def test_a_domain_is_the_same_each_time_and_has_words_of_its_own(dataset, name):
     text = domains.dataset_of(name, dataset, 100_000)
     whole = "".join(map(text.text, ("train", "valid", "test")))
     assert 100_000 <= len(whole.encode()) < 400_000, "to the end of a module"
-    (file,) = (dataset.folder / "domains").glob("*.txt")
-    file.unlink()
+    next((dataset.folder / "domains").glob("*.txt")).unlink()
     domains.dataset_of.cache_clear()
     assert domains.dataset_of(name, dataset, 100_000).text("train") == text.text("train")
     assert {"programming": "import ", "mathematics": "Parameters\n----"}[name] in whole
-    assert text.tokenizer is dataset.tokenizer
 
 
 def test_a_name_that_is_neither_here_nor_on_the_hub_is_refused(dataset, monkeypatch):
@@ -97,17 +95,14 @@ def test_an_adapter_is_kept_merged_and_brought_back(dataset, model, tmp_path):
     assert after < before - 20, "bits, of 99 bytes"
     # The own text is the dataset's, whose é has two bytes and as many tokens.
     assert np.sum(found["own"], axis=0)[1:].tolist() == [99, 99]
-    experiment = SimpleNamespace(model=model, dataset=dataset)
-    save_gpt2(tuning.merged(experiment, **how), dataset.tokenizer, tmp_path / "gpt2")
+    adapted = tuning.merged(SimpleNamespace(model=model, dataset=dataset), **how)
+    save_gpt2(adapted, dataset.tokenizer, tmp_path / "gpt2")
     back = import_folder(tmp_path / "gpt2", tmp_path / "back").model
-    for part, ids in (("own", dataset.ids["test"]), ("domain", of(domain, dataset).ids["test"])):
-        rows = tuning.pieces(back, ids[:100], dataset.tokenizer)
+    text = domains.dataset_of(str(domain), dataset, 1)
+    for part, of in (("own", dataset), ("domain", text)):
+        rows = tuning.pieces(back, of.ids["test"][:100], dataset.tokenizer)
         np.testing.assert_allclose(rows, found[part], atol=2e-3)
     assert not np.allclose(found["own"], untuned["own"], atol=1)
-
-
-def of(domain, dataset):
-    return domains.dataset_of(str(domain), dataset, 1)
 
 
 def test_without_the_extra_it_is_said(model, monkeypatch, tmp_path):

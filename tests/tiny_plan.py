@@ -36,8 +36,8 @@ AUDIT = replace(
     vocabularies=(300, 320), windows=50, study=plan.StudySize(16, 40, 8),
 )  # fmt: skip
 plan.AUDITS["tiny"] = AUDIT
-ONE = SearchSpace((3e-3,), (1,), (4,), (8,))
-BEYOND["tiny"] = BeyondConfig(DataConfig(vocab_size=300, block_size=32), TRAIN, ONE, (3e-3,), SEEDS)
+ONE = DataConfig(vocab_size=300, block_size=32), TRAIN, SearchSpace((3e-3,), (1,), (4,), (8,))
+BEYOND["tiny"] = BeyondConfig(*ONE, (3e-3,), SEEDS)
 
 
 def open_plan(text, out, profile=PROFILE, progress=False, **changes) -> Experiment:
