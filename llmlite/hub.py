@@ -60,6 +60,7 @@ def save_gpt2(gpt2, tokenizer: BPETokenizer, to: str | Path) -> None:
         model_max_length=gpt2.config.n_positions,
         clean_up_tokenization_spaces=False,  # older versions take blanks away
     )
+    imported("transformers").utils.logging.disable_progress_bar()  # of a moment
     with _filling(Path(to)):
         gpt2.save_pretrained(to)
         theirs.save_pretrained(to)
