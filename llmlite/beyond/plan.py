@@ -39,7 +39,7 @@ class BeyondConfig:
 
 # The curve over steps is the validation loss at the ends of epochs, a tenth of a run each.
 _TRAIN = TrainConfig(epochs=10, batch_size=16, patience=0)
-_QUICK = replace(_TRAIN, epochs=4, batch_size=8, epoch_windows=96, amp="off", valid_tokens=1_025)
+_QUICK = replace(_TRAIN, epochs=4, batch_size=8, epoch_windows=64, amp="off", valid_tokens=1_025)
 
 BEYOND = {
     "quick": BeyondConfig(
