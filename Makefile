@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # A run for each core, in one thread: models this small give a second one nothing to do.
 QUICK := --profile quick --data sample --device cpu --out runs/quick
-demo: $(INSTALLED)  ## run notebooks 01 to 07 and 09 on the bundled sample, on the CPU, in about 4 minutes
+demo: $(INSTALLED)  ## run notebooks 01 to 07 and 09 on the bundled sample, on the CPU, in a few minutes
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite run $(QUICK) --only search retrain heads optimiser
 	HF_HUB_OFFLINE=1 $(BIN)/llmlite reproduce $(QUICK) --only 01 02 03 04 05 06 07 09
 
