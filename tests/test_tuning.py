@@ -85,7 +85,7 @@ def test_what_is_trained(model, way):
 
 @pytest.mark.slow
 def test_an_adapter_is_kept_merged_and_brought_back(dataset, model, tmp_path):
-    domain = tmp_path / "domain.txt"
+    domain, empty = tmp_path / "domain.txt", domains.key_of(str(tmp_path / "domain.txt"))
     domain.write_text("\n".join(f"x = {n} * y" for n in range(2000)), "utf-8")
     how = {"domain": str(domain), "way": "lora8", "seed": 1}
     untuned = tuning.tuned(model, dataset, **how | {"way": "untuned"}, config=CONFIG)
@@ -103,14 +103,14 @@ def test_an_adapter_is_kept_merged_and_brought_back(dataset, model, tmp_path):
         rows = tuning.pieces(back, of.ids["test"][:100], dataset.tokenizer)
         np.testing.assert_allclose(rows, found[part], atol=2e-3)
     assert not np.allclose(found["own"], untuned["own"], atol=1)
+    assert domains.key_of(str(domain)) != empty, "what is measured of another text is another's"
 
 
 def test_without_the_extra_it_is_said(model, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(LLMLiteError, match="needs peft"):
         tuning.prepared(model, "all", 0)
-    experiment = Experiment("quick", "sample", tmp_path, "cpu", progress=False)
-    assert tuning.tuning_run(experiment) == []
+    assert tuning.tuning_run(Experiment("quick", "sample", tmp_path, "cpu", progress=False)) == []
 
 
 def test_what_is_measured_of_the_model_that_ships_is_kept(tmp_path):

@@ -54,8 +54,10 @@ def docstrings(source: str) -> str:
 
 
 def key_of(name: str) -> str:
-    """A domain in the name of a file."""
-    return name if name in DOMAINS else f"own-{fingerprint(name)[:8]}"
+    """A domain in the name of a file; one's own text has another once its files have changed."""
+    files = [path for path in (Path(name), *Path(name).rglob("*")) if path.is_file()]
+    state = sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+    return name if name in DOMAINS else f"own-{fingerprint(name, state)[:8]}"
 
 
 @lru_cache(maxsize=4)
